@@ -1,0 +1,46 @@
+# Each target makes what it needs: `make demo` and `make test` work in a fresh clone.
+#
+#   make demo                      the whole way on handwritten digits, in minutes
+#   make test                      lint, types, tests           make test ARGS="tests/unit -k layout"
+#   make lint                      ruff and mypy only
+#   make bench                     every benchmarks/bench_*.py, one after the other
+#   make clean                     remove .venv and caches; zoos, runs and reports stay
+#
+# ARGS is passed on to what the target runs; JOBS is the number of test processes.
+
+PYTHON ?= python3
+JOBS ?= 2
+BIN := .venv/bin
+
+.PHONY: demo test lint bench clean
+.NOTPARALLEL:
+
+demo: .venv/.installed
+	$(BIN)/rpg demo $(ARGS)
+
+# Each process has one thread: the tests' networks are too small to share among several.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.installed-dev
+	set -e; for file in $(sort $(wildcard benchmarks/bench_*.py)); do $(BIN)/python $$file $(ARGS); done
+
+# The stamps make a second call skip pip, so that it is quick and needs no network.
+.venv/.installed: pyproject.toml
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -e .
+	touch $@
+
+.venv/.installed-dev: pyproject.toml
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -e '.[dev]'
+	touch .venv/.installed $@
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,137 @@
+"""How close networks are to reference networks, in behaviour (error-IoU) and in weights (Euclidean distance).
+
+A generator that copies its training checkpoints scores as well as they do; these measures expose the copies.
+The nearest-neighbour ones have a leave-one-out form, which compares the reference networks with one another:
+the yardstick.
+
+Shape suffixes: A networks, B reference networks, N test samples, P weights.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Float64Array = NDArray[np.float64]
+
+CHUNK = 2**14  # samples or weights at a time: a chunk of a few dozen networks fits the cache
+
+
+def error_iou(wrong: NDArray[np.bool_], reference: NDArray[np.bool_]) -> Float64Array:
+    """Similarity of the errors, |E_a & E_b| / |E_a | E_b|, where E is the set of samples a network gets wrong.
+
+    wrong (A, N) and reference (B, N), both bool and True where wrong -> (A, B), in [0, 1]. Two networks without
+    any error behave alike: 1. Source: RPG, section B.4, after p-diff (Wang et al., 2024).
+
+    Raises ValueError for other dtypes, or shapes that do not fit.
+    """
+    _check_matrices(wrong, reference, "error matrices")
+    if wrong.dtype != np.bool_ or reference.dtype != np.bool_:
+        raise ValueError(f"error matrices are {wrong.dtype} and {reference.dtype}; expected bool, True where wrong")
+    both_AB = np.zeros((len(wrong), len(reference)))
+    for start in range(0, wrong.shape[1], CHUNK):  # float32 counts are exact up to 2**24, far above a chunk
+        part = slice(start, start + CHUNK)
+        both_AB += wrong[:, part].astype(np.float32) @ reference[:, part].astype(np.float32).T
+    either_AB = wrong.sum(1)[:, None] + reference.sum(1)[None, :] - both_AB
+    return np.divide(both_AB, either_AB, out=np.ones_like(both_AB), where=either_AB > 0)
+
+
+def max_error_iou(wrong: NDArray[np.bool_], reference: NDArray[np.bool_], leave_one_out: bool = False) -> Float64Array:
+    """The error-IoU of each network with the reference network that is most like it: (A, N), (B, N) -> (A,).
+
+    `leave_one_out`: `wrong` is `reference` itself, and no network is compared with itself.
+
+    Raises ValueError as `error_iou` does, and without a reference network to compare with.
+    """
+    iou_AB = error_iou(wrong, reference)
+    return _pairs(iou_AB, leave_one_out, self_value=-np.inf).max(1)
+
+
+def squared_distances(weights: NDArray[np.floating], reference: NDArray[np.floating]) -> Float64Array:
+    """Squared Euclidean distances, (A, P) and (B, P) -> (A, B). Those of a network's tensors add up to its own.
+
+    Sums squared differences in float64. The faster |a|² + |b|² - 2ab would cancel: consecutive checkpoints of a
+    run differ by far less than their norms. Weights that are not finite give NaN or infinity, in their own row
+    or column only.
+
+    Raises ValueError for shapes that do not fit.
+    """
+    _check_matrices(weights, reference, "weight matrices")
+    total_AB = torch.zeros(len(weights), len(reference), dtype=torch.float64)
+    for start in range(0, weights.shape[1], CHUNK):
+        part = slice(start, start + CHUNK)
+        a_AP = torch.from_numpy(weights[:, part].astype(np.float64))
+        b_BP = torch.from_numpy(reference[:, part].astype(np.float64))
+        total_AB += torch.cdist(a_AP, b_BP, compute_mode="donot_use_mm_for_euclid_dist").square()
+    return total_AB.numpy()
+
+
+def nearest(distances: Float64Array, leave_one_out: bool = False) -> tuple[Float64Array, NDArray[np.int64]]:
+    """The nearest reference of each network: distances (A, B) -> its distance (A,) and its index in B (A,).
+
+    Of equally near ones the first. `leave_one_out`: A is B, and no network is its own nearest. A NaN distance
+    counts as the smallest, so it shows in the result.
+
+    Raises ValueError without a reference network to compare with.
+    """
+    pairs_AB = _pairs(distances, leave_one_out, self_value=np.inf)
+    return pairs_AB.min(1), pairs_AB.argmin(1)
+
+
+def novel_and_good(nearest_distances: Float64Array, threshold: float, accuracies: Float64Array, bar: float) -> float:
+    """The share of networks, in percent, with nearest distance > threshold (novel) and accuracy >= bar (good).
+
+    nearest_distances (A,), accuracies (A,). The usual threshold is the median of the reference networks'
+    leave-one-out distances, the usual bar the median accuracy of the originals less 2 points. NaN is neither
+    novel nor good.
+
+    Raises ValueError if the two differ in length or are empty.
+    """
+    if nearest_distances.shape != accuracies.shape or nearest_distances.ndim != 1 or not len(accuracies):
+        raise ValueError(
+            f"got distances of shape {nearest_distances.shape} and accuracies of shape {accuracies.shape}; "
+            "expected one of each for at least one network"
+        )
+    return 100 * float(np.mean((nearest_distances > threshold) & (accuracies >= bar)))
+
+
+def rms_spread(distances: Float64Array) -> float:
+    """How far the networks of one group scatter: the root of the summed variance of all their weights.
+
+    distances (A, A), Euclidean (not squared), within the group. The variances (divisor A - 1) sum to half the
+    mean squared distance of distinct pairs, so the weights are not needed: sqrt(mean of d² over i != j, / 2).
+    One network has a spread of 0.
+
+    Raises ValueError if the matrix is not square or empty.
+    """
+    networks = len(distances)
+    if distances.shape != (networks, networks) or not networks:
+        raise ValueError(f"distances have shape {distances.shape}; expected all pairs of one group, (A, A)")
+    if networks == 1:
+        return 0.0
+    return float(np.sqrt(np.square(distances).sum() / (networks * (networks - 1)) / 2))
+
+
+def _check_matrices(networks: NDArray[np.generic], reference: NDArray[np.generic], what: str) -> None:
+    if networks.ndim != 2 or reference.ndim != 2 or networks.shape[1] != reference.shape[1]:
+        raise ValueError(
+            f"{what} have shapes {networks.shape} and {reference.shape}; "
+            "expected a row per network and the same columns in both"
+        )
+
+
+def _pairs(matrix: Float64Array, leave_one_out: bool, self_value: float) -> Float64Array:
+    """The matrix (A, B) to reduce over B; `self_value` on the diagonal never wins if one is left out."""
+    if matrix.ndim != 2 or matrix.shape[1] < 1 + leave_one_out:
+        raise ValueError(
+            f"comparing over shape {matrix.shape}; expected (networks, reference networks) with at least "
+            f"{1 + leave_one_out} reference networks"
+        )
+    if not leave_one_out:
+        return matrix
+    if matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"leave_one_out compares a group with itself, expected (A, A), got shape {matrix.shape}")
+    pairs_AA = matrix.copy()
+    np.fill_diagonal(pairs_AA, self_value)
+    return pairs_AA

@@ -1,0 +1,1 @@
+"""Recipes: YAML only, found by name through `zoo.recipe`."""

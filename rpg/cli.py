@@ -1,0 +1,250 @@
+"""`rpg`: train the recurrent diffusion on a zoo, generate networks, score them, report honestly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zoo.console import command_line, emit, pick_device, run_cli, say
+
+if TYPE_CHECKING:
+    from rpg.run import Run
+    from zoo.recipe import Recipe
+    from zoo.store import Zoo
+    from zoo.tasks.base import Task
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's short name, or a YAML file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be made and stop.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Where to write, instead of the default place.")]
+Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a field of the recipe.")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option("--data-root", envvar="RPG_DATA", help="Where data sets are; without it, from the Hub."),
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, or auto.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Where to write.")] = Path("demo"),
+    overrides: Set = [],  # noqa: B006  # typer reads the default, nobody writes to it
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Collect, train, generate, compare and report on handwritten digits, in a few minutes on two CPU cores."""
+    from rpg.demo import demo as run_demo
+    from rpg.report import table
+    from zoo.recipe import load_recipe
+
+    recipe = load_recipe("digits", overrides)
+    task = open_task(recipe, None, device)
+    comparison, result = run_demo(recipe, task, out, command_line("rpg"), pick_device(device), say)
+    times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result["seconds"].items())
+    emit(result, as_json, f"{table(comparison)}\n\n{times}\nreport: {result['report']}")
+
+
+@app.command()
+def train(
+    recipe: RecipeName,
+    zoo: Annotated[Path | None, typer.Option("--zoo", help="The zoo to learn from (default: zoos/<recipe>).")] = None,
+    overrides: Set = [],  # noqa: B006
+    out: Out = None,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train a generator on a zoo's training split (default place: runs/<recipe>). Run it again to continue."""
+    from rpg.config import RPGConfig
+    from rpg.train import train as train_run
+    from zoo.recipe import load_recipe
+    from zoo.store import Zoo
+
+    plan = load_recipe(recipe, overrides)
+    config = plan.section("rpg", RPGConfig)
+    originals = Zoo.open(zoo or Path("zoos") / plan.name)
+    entries = originals.select("train")
+    path = out or Path("runs") / plan.name
+    if dry_run:
+        result = {
+            "out": str(path),
+            "zoo": str(originals.path),
+            "checkpoints": len(entries),
+            "steps": config.train.steps,
+        }
+        emit(result, as_json, f"would train {config.train.steps} steps on {len(entries)} checkpoints into {path}")
+        return
+    say(f"training on {len(entries)} checkpoints of {originals.path} into {path}")
+    origin = plan.origin("trained", command_line("rpg"), (originals.sha256,))
+    run: Run = train_run(config, originals, entries, origin, path, pick_device(device))
+    emit(describe_run(run), as_json, f"trained generator in {path}")
+
+
+@app.command()
+def generate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or its name under runs/.")],
+    n: Annotated[int | None, typer.Option("-n", help="How many networks.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of noise and permutation states.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddpm or ddim.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    mode: Annotated[str | None, typer.Option(help="sequential, partial or full: tokens denoised together.")] = None,
+    out: Out = None,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Generate networks from a trained run as a zoo (default place: zoos/<recipe>-generated)."""
+    from rpg.config import GenerateConfig
+    from rpg.generate import generate as generate_zoo
+    from zoo.recipe import validate
+
+    trained = open_run(run)
+    recipe = trained.recipe()
+    flags = {"n": n, "seed": seed, "sampler": sampler, "steps": steps, "mode": mode}
+    settings = recipe.section("generate", GenerateConfig).model_dump(mode="json")
+    settings |= {key: value for key, value in flags.items() if value is not None}
+    config = validate(GenerateConfig, settings, "rpg generate: ")
+    path = out or Path("zoos") / f"{recipe.name}-generated"
+    if dry_run:
+        emit({"out": str(path), **settings}, as_json, f"would generate {config.n} networks into {path}")
+        return
+    origin = recipe.origin("generated", command_line("rpg"), (trained.sha256,), config)
+    zoo = generate_zoo(trained, config, origin, path, pick_device(device))
+    ids = [entry.id for entry in zoo.entries]
+    emit({"zoo": str(path), "sha256": zoo.sha256, "checkpoints": ids}, as_json, f"{len(ids)} networks in {path}")
+
+
+@app.command("eval")
+def evaluate(
+    weights: Annotated[
+        Path | None,
+        typer.Argument(help="A zoo, or one .safetensors or .pth file (default: the newest generated zoo)."),
+    ] = None,
+    task: Annotated[str, typer.Option("--task", help="A recipe or task name.")] = ...,  # type: ignore[assignment]
+    out: Out = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Score weights on a task's test data with the paper's statistics (default place: scores/<zoo>)."""
+    from zoo.recipe import load_recipe, recipe_from_text
+    from zoo.scoring import result, score, score_file, table
+    from zoo.store import Zoo
+
+    if weights is not None and weights.is_file():
+        scores = [score_file(weights, open_task(load_recipe(task), data_root, device))]
+    else:
+        zoo = find_generated(task) if weights is None else Zoo.open(weights)
+        origin = zoo.manifest.origin
+        if task not in (origin.name, origin.task):
+            raise ValueError(f"{zoo.path} was made for {origin.name} ({origin.task}), not for --task {task}")
+        opened = open_task(recipe_from_text(origin.name, origin.recipe), data_root, device)
+        scores = score(zoo, opened, out or Path("scores") / zoo.path.resolve().name)
+    emit(result(task, scores), as_json, table(scores))
+
+
+@app.command()
+def report(
+    generated: Annotated[Path | None, typer.Argument(help="A generated zoo (default: the newest of --task).")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="A recipe or task name.")] = None,
+    originals: Annotated[
+        Path | None, typer.Option("--originals", help="The zoo it learnt from (default: zoos/<recipe>).")
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", help="The run that made it, for the loss curve (default: runs/<recipe>)."),
+    ] = None,
+    overrides: Set = [],  # noqa: B006
+    out: Out = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Compare generated networks with originals and baselines; write Markdown and HTML (default: reports/<recipe>)."""
+    from rpg.compare import compare
+    from rpg.config import EvalConfig
+    from rpg.demo import as_json as groups_json
+    from rpg.report import provenance_of, table, write_report
+    from rpg.run import Run, read_losses
+    from zoo.recipe import recipe_from_text
+    from zoo.store import Zoo
+
+    if generated is None and task is None:
+        raise ValueError("say which networks: a generated zoo, or --task RECIPE for the newest of a recipe")
+    zoo = Zoo.open(generated) if generated else find_generated(str(task))
+    origin = zoo.manifest.origin
+    recipe = recipe_from_text(origin.name, origin.recipe, overrides)
+    config = recipe.section("eval", EvalConfig)
+    source = Zoo.open(originals or Path("zoos") / origin.name)
+    path = out or Path("reports") / origin.name
+    command = command_line("rpg")
+    opened = open_task(recipe, data_root, device)
+    comparison = compare(source, zoo, opened, config, recipe.origin("perturbed", command), path)
+    losses = read_losses(open_run(run)) if run else read_losses(Run(Path("runs") / origin.name))
+    page = write_report(comparison, losses, provenance_of(recipe, command), path)
+    emit(
+        groups_json(comparison, config) | {"report": str(page)},
+        as_json,
+        f"{table(comparison)}\n\nreport: {page}",
+    )
+
+
+@app.command()
+def doctor(as_json: Json = False) -> int:
+    """Say what this machine has and lacks. Exit code 1 when the core cannot work."""
+    from rpg.doctor import describe, examine
+
+    found = examine()
+    emit(found, as_json, describe(found))
+    return 1 if found["problems"] else 0
+
+
+def open_task(recipe: Recipe, data_root: Path | None, device: str) -> Task:
+    """The recipe's task with its data, on this device."""
+    from zoo.tasks import build_task
+
+    return build_task(recipe.sections["task"], data_root, pick_device(device))
+
+
+def open_run(name: str) -> Run:
+    """A trained run by directory, or by name under runs/. Raises MissingData when there is none."""
+    from rpg.run import Run
+
+    path = Path(name)
+    return Run(path if path.is_dir() else Path("runs") / name).require_trained()
+
+
+def find_generated(task: str) -> Zoo:
+    """The newest generated zoo under zoos/ for this recipe or task. Raises MissingData when there is none."""
+    from zoo.errors import MissingData
+    from zoo.store import Zoo
+
+    manifests = sorted(Path("zoos").glob("*/manifest.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for zoo in map(Zoo.open, (manifest.parent for manifest in manifests)):
+        origin = zoo.manifest.origin
+        if origin.kind == "generated" and task in (origin.name, origin.task):
+            return zoo
+    raise MissingData(
+        f"no generated zoo for {task!r} under zoos/; make one with `rpg generate runs/{task}`, or name one"
+    )
+
+
+def describe_run(run: Run) -> dict[str, Any]:
+    """A run in a few fields, for `--json`."""
+    layout, record = run.layout(), run.record()
+    return {
+        "run": str(run.path),
+        "recipe": record.origin.name,
+        "num_parameters": record.num_parameters,
+        "num_tokens": layout.num_tokens,
+        "useful": layout.useful,
+        "checkpoints": len(record.states),
+    }
+
+
+def main() -> None:
+    run_cli(app, "rpg")

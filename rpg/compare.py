@@ -1,0 +1,170 @@
+"""Set generated networks beside what they must beat: originals, held-out originals, noised copies, means, a Gaussian.
+
+Every group is a Zoo, scored on the same test data, and compared with the training checkpoints in behaviour (largest
+error-IoU) and in weights (distance to the nearest). The training checkpoints are compared with one another,
+leave-one-out: the yardstick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluators.metrics import Summary
+from evaluators.similarity import max_error_iou, nearest, novel_and_good, rms_spread, squared_distances
+from rpg.config import EvalConfig
+from zoo.manifest import Entry, Origin
+from zoo.ops import PerturbConfig, perturb
+from zoo.scoring import Score, score, summaries
+from zoo.store import Zoo
+from zoo.structure import Frozen
+from zoo.tasks.base import Task
+
+MARGIN = 2.0  # points below the originals' median that still count as good (CONTRIBUTING, Honesty)
+
+
+class Group(Frozen):
+    """One group of networks. Per network, in order: `accuracy` (the headline metric), `max_error_iou` with the
+    training checkpoints, `nearest` distance to one of them and `nearest_ratio`, the same over the leave-one-out
+    median. For `original` all three leave the network itself out. `spread` is the root mean square distance within
+    the group (evaluators.similarity.rms_spread), also over the leave-one-out median.
+    """
+
+    name: str
+    metrics: dict[str, Summary]
+    accuracy: tuple[float, ...]
+    max_error_iou: tuple[float, ...]
+    nearest: tuple[float, ...]
+    nearest_ratio: tuple[float, ...]
+    spread: float
+    novel_and_good: float
+
+
+class Comparison(Frozen):
+    """All groups, and the yardsticks: medians over the training checkpoints of their leave-one-out nearest distance
+    and max error-IoU.
+    """
+
+    recipe: str
+    headline: str
+    protocol: str
+    evaluator: str
+    samples: int
+    leave_one_out_distance: float
+    leave_one_out_iou: float
+    good_from: float
+    groups: tuple[Group, ...]
+
+    def group(self, name: str) -> Group:
+        return next(group for group in self.groups if group.name == name)
+
+
+@dataclass(frozen=True)
+class _Members:
+    """A group before the comparison: entries of one zoo and their scores."""
+
+    name: str
+    zoo: Zoo
+    entries: Sequence[Entry]
+    scores: list[Score]
+
+    def wrong(self) -> NDArray[np.bool_]:
+        return ~np.stack([s.correct_per_sample() for s in self.scores])
+
+
+def compare(originals: Zoo, generated: Zoo, task: Task, config: EvalConfig, origin: Origin, out: Path) -> Comparison:
+    """Make the baselines under `out`, score every group there and compare. Resumable; `originals` and `generated`
+    stay untouched.
+
+    Raises ValueError when the two zoos do not fit the same model.
+    """
+    if differences := originals.structure.diff(generated.structure):
+        raise ValueError(f"{generated.path} and {originals.path} hold different models: {'; '.join(differences[:3])}")
+    train = originals.select("train")
+    zoos = [("original", originals, train)]
+    if any(entry.split == "heldout" for entry in originals.entries):
+        zoos.append(("heldout", originals, originals.select("heldout")))
+    zoos.append(("generated", generated, generated.select()))
+    zoos += [(name, zoo, zoo.select()) for name, zoo in _baselines(originals, train, config, origin, out)]
+    members = [_Members(name, zoo, entries, score(zoo, task, out, entries)) for name, zoo, entries in zoos]
+    return _compare(members, task, origin.name)
+
+
+def _baselines(
+    originals: Zoo, train: Sequence[Entry], config: EvalConfig, origin: Origin, out: Path
+) -> list[tuple[str, Zoo]]:
+    common: dict[str, Any] = {"n": config.n, "seed": config.seed}
+    wanted = {f"noised_{sigma:g}": PerturbConfig(kind="noise", sigma=sigma, **common) for sigma in config.noise}
+    wanted["mean_of_all"] = PerturbConfig(kind="mean", **common)
+    if config.average_of < len(train):
+        wanted[f"average_of_{config.average_of}"] = PerturbConfig(
+            kind="average", average_of=config.average_of, **common
+        )
+    wanted["gaussian"] = PerturbConfig(kind="gaussian", **common)
+    return [
+        (name, perturb(settings, originals, train, origin, out / "baselines" / name))
+        for name, settings in wanted.items()
+    ]
+
+
+def _compare(members: Sequence[_Members], task: Task, recipe: str) -> Comparison:
+    original = members[0]
+    reference = _vectors(original)
+    wrong = original.wrong()
+    own_distance = np.sqrt(_distances(reference, reference))
+    loo_distance = float(np.median(nearest(own_distance, leave_one_out=True)[0]))
+    loo_iou = float(np.median(max_error_iou(wrong, wrong, leave_one_out=True)))
+    good_from = float(np.median([s.metrics[task.headline].value for s in original.scores])) - MARGIN
+    groups = []
+    for member in members:
+        own = member is original
+        vectors = reference if own else _vectors(member)
+        distance = nearest(np.sqrt(_distances(vectors, reference)), leave_one_out=own)[0]
+        accuracy = np.array([s.metrics[task.headline].value for s in member.scores])
+        unit = loo_distance or 1.0
+        groups.append(
+            Group(
+                name=member.name,
+                metrics=summaries(member.scores),
+                accuracy=tuple(accuracy.tolist()),
+                max_error_iou=tuple(max_error_iou(member.wrong(), wrong, leave_one_out=own).tolist()),
+                nearest=tuple(distance.tolist()),
+                nearest_ratio=tuple((distance / unit).tolist()),
+                spread=rms_spread(np.sqrt(_distances(vectors, vectors))) / unit,
+                novel_and_good=novel_and_good(distance, loo_distance, accuracy, good_from),
+            )
+        )
+    return Comparison(
+        recipe=recipe,
+        headline=task.headline,
+        protocol=task.protocol,
+        evaluator=task.evaluator,
+        samples=original.scores[0].samples,
+        leave_one_out_distance=loo_distance,
+        leave_one_out_iou=loo_iou,
+        good_from=good_from,
+        groups=tuple(groups),
+    )
+
+
+Vectors = dict[str, NDArray[np.float32]]
+
+
+def _vectors(member: _Members) -> Vectors:
+    """Per floating-point tensor the values of all networks, (networks, values); tied tensors once."""
+    specs = [spec for spec in member.zoo.structure if spec.kind != "constant" and spec.tied_to is None]
+    rows: dict[str, list[NDArray[np.float32]]] = {spec.name: [] for spec in specs}
+    for weights in member.zoo.checkpoints(member.entries):
+        for spec in specs:
+            rows[spec.name].append(weights[spec.name].float().reshape(-1).numpy())
+    return {name: np.stack(values) for name, values in rows.items()}
+
+
+def _distances(a: Vectors, b: Vectors) -> NDArray[np.float64]:
+    """Squared distances between whole networks."""
+    return np.sum([squared_distances(a[name], b[name]) for name in a], axis=0)

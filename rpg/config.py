@@ -1,0 +1,93 @@
+"""The `rpg:`, `generate:` and `eval:` sections of a recipe. Defaults are the paper's (Tables 11 and 12, RPG-Tiny)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from typing_extensions import Self
+
+from zoo.structure import Frozen
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class GeneratorConfig(Frozen):
+    """The generator's architecture: recurrent model, projection, denoiser (paper, Table 12 and section A.3)."""
+
+    token_size: PositiveInt = 256
+    d_model: PositiveInt = 256
+    d_state: PositiveInt = 32
+    d_conv: PositiveInt = 4
+    expand: PositiveInt = 2
+    head_dim: PositiveInt = 64
+    num_layers: PositiveInt = 2
+    channels: tuple[PositiveInt, ...] = (1, 32, 64, 128, 64, 32, 1)
+    kernel_size: PositiveInt = 7
+    permutation_state: Literal["one-hot", "none"] = "one-hot"
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        inner = self.expand * self.d_model
+        if inner % self.head_dim:
+            raise ValueError(f"expand * d_model = {inner} must be a multiple of head_dim = {self.head_dim}")
+        if self.d_model % 4:
+            raise ValueError(f"d_model = {self.d_model} must be a multiple of 4 (sine and cosine of two positions)")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size = {self.kernel_size} must be odd, so that a token keeps its length")
+        if len(self.channels) < 3 or self.channels[0] != 1 or self.channels != self.channels[::-1]:
+            raise ValueError(f"channels = {list(self.channels)} must start and end with 1 and read the same backwards")
+        return self
+
+
+class DiffusionConfig(Frozen):
+    """The forward process (paper, Table 12): `num_steps` noise levels, betas linear from `beta_start` to `beta_end`."""
+
+    num_steps: PositiveInt = 1000
+    beta_start: PositiveFloat = 1e-4
+    beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
+
+
+class TrainConfig(Frozen):
+    """How the generator is trained (paper, Table 11)."""
+
+    batch_size: PositiveInt = 16
+    steps: PositiveInt = 80_000
+    learning_rate: PositiveFloat = 3e-5
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    diffusion_batch: PositiveInt = 1024
+    save_every: PositiveInt = 1000
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class RPGConfig(Frozen):
+    """Section `rpg:`."""
+
+    generator: GeneratorConfig = GeneratorConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    train: TrainConfig = TrainConfig()
+
+
+class GenerateConfig(Frozen):
+    """Section `generate:` (paper, sections 3.1 and B.3).
+
+    `mode` says how many tokens are denoised together: one (sequential), 256 (partial) or all (full). It changes time
+    and memory, not the weights.
+    """
+
+    n: PositiveInt = 10
+    seed: Annotated[int, Field(ge=0)] = 0
+    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    steps: PositiveInt = 1000
+    mode: Literal["sequential", "partial", "full"] = "partial"
+
+
+class EvalConfig(Frozen):
+    """Section `eval:` — the groups that a report sets beside the generated networks (CONTRIBUTING, Honesty)."""
+
+    batch_size: PositiveInt = 1000
+    noise: tuple[PositiveFloat, ...] = (0.01, 0.05, 0.1)
+    average_of: PositiveInt = 16
+    n: PositiveInt = 10
+    seed: Annotated[int, Field(ge=0)] = 0

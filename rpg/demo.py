@@ -1,0 +1,86 @@
+"""The whole way in one call: collect, train, generate, compare, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from evaluators.metrics import summarize
+from rpg.compare import Comparison, compare
+from rpg.config import EvalConfig, GenerateConfig, RPGConfig
+from rpg.generate import generate
+from rpg.report import provenance_of, write_report
+from rpg.run import read_losses
+from rpg.train import train
+from zoo.collect import CollectConfig, collect
+from zoo.recipe import Recipe
+from zoo.tasks.base import Task
+
+Result = TypeVar("Result")
+
+
+def demo(
+    recipe: Recipe,
+    task: Task,
+    out: Path,
+    command: tuple[str, ...],
+    device: torch.device,
+    say: Callable[[str], None],
+) -> tuple[Comparison, dict[str, Any]]:
+    """Run all stages into `out`; an interrupted call is continued by the same call.
+
+    Returns the comparison and what `rpg demo --json` prints.
+    """
+    seconds: dict[str, float] = {}
+
+    def stage(name: str, work: Callable[[], Result]) -> Result:
+        say(f"[{len(seconds) + 1}/4] {name}")
+        start = time.perf_counter()
+        result = work()
+        seconds[name] = round(time.perf_counter() - start, 1)
+        return result
+
+    zoo_config, rpg_config = recipe.section("zoo", CollectConfig), recipe.section("rpg", RPGConfig)
+    generate_config, eval_config = (
+        recipe.section("generate", GenerateConfig),
+        recipe.section("eval", EvalConfig),
+    )
+
+    originals = stage("collect", lambda: collect(zoo_config, task, recipe.origin("collected", command), out / "zoo"))
+    origin = recipe.origin("trained", command, (originals.sha256,))
+    run = stage("train", lambda: train(rpg_config, originals, originals.select("train"), origin, out / "run", device))
+    origin = recipe.origin("generated", command, (run.sha256,), generate_config)
+    generated = stage("generate", lambda: generate(run, generate_config, origin, out / "generated", device))
+    origin = recipe.origin("perturbed", command)
+    comparison = stage("compare", lambda: compare(originals, generated, task, eval_config, origin, out / "report"))
+    report = write_report(comparison, read_losses(run), provenance_of(recipe, command), out / "report")
+    return comparison, as_json(comparison, eval_config) | {"report": str(report), "seconds": seconds}
+
+
+def as_json(comparison: Comparison, config: EvalConfig) -> dict[str, Any]:
+    """The main groups, each with the metrics of `rpg eval --json`, and the similarity of all groups."""
+    shown = {
+        "original": "original",
+        "generated": "generated",
+        "noised": f"noised_{config.noise[0]:g}",
+        "mean_of_all": "mean_of_all",
+    }
+    groups = {
+        key: {"metrics": {name: summary.to_json() for name, summary in comparison.group(group).metrics.items()}}
+        for key, group in shown.items()
+    }
+    similarity = {
+        group.name: {
+            "max_error_iou": summarize(group.max_error_iou).to_json(),
+            "nearest_distance": summarize(group.nearest, higher_is_better=False).to_json(),
+            "nearest_ratio": summarize(group.nearest_ratio, higher_is_better=False).to_json(),
+            "spread": group.spread,
+            "novel_and_good": group.novel_and_good,
+        }
+        for group in comparison.groups
+    }
+    return {"task": comparison.recipe, "protocol": comparison.protocol, **groups, "similarity": similarity}

@@ -1,0 +1,71 @@
+"""What this machine has and lacks for the toolkit: versions, devices, extras, disk, data."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGE = "rpg-zoo"
+REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)[^;]*(?:;.*extra == ['\"](?P<extra>[^'\"]+)['\"])?")
+
+
+def examine() -> dict[str, Any]:
+    """Everything as one JSON-ready object. `problems` lists what keeps the core from working; it is empty on a sound
+    machine.
+    """
+    groups: dict[str, dict[str, str | None]] = {}
+    for requirement in metadata.requires(PACKAGE) or []:
+        match = REQUIREMENT.match(requirement)
+        assert match
+        groups.setdefault(match["extra"] or "core", {})[match["name"]] = _version(match["name"])
+    core = groups.pop("core")
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    data_root = os.environ.get("RPG_DATA")
+    problems = [f"{name} is not installed; `pip install {name}`" for name, version in core.items() if version is None]
+    if data_root and not Path(data_root).is_dir():
+        problems.append(f"RPG_DATA is {data_root}, which is not a directory")
+    return {
+        "rpg-zoo": metadata.version(PACKAGE),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "core": core,
+        "extras": groups,
+        "threads": torch.get_num_threads(),
+        "cuda": cuda,
+        "bfloat16": torch.cuda.is_bf16_supported() if cuda else True,
+        "free_disk_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
+        "data_root": data_root,
+        "hub_offline": os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"),
+        "problems": problems,
+    }
+
+
+def describe(found: dict[str, Any]) -> str:
+    """The same for people."""
+    lines = [
+        f"rpg-zoo {found['rpg-zoo']} on Python {found['python']}, {found['platform']}",
+        f"devices: cpu with {found['threads']} threads" + "".join(f", {name}" for name in found["cuda"]),
+        f"free disk here: {found['free_disk_gib']} GiB",
+        f"data: {found['data_root'] or 'from the Hub (set RPG_DATA or --data-root for local copies)'}"
+        + (", but the Hub is switched off by HF_HUB_OFFLINE" if found["hub_offline"] else ""),
+        "core: " + ", ".join(f"{name} {version or 'MISSING'}" for name, version in found["core"].items()),
+    ]
+    for extra, packages in found["extras"].items():
+        absent = [name for name, version in packages.items() if version is None]
+        state = f"lacks {', '.join(absent)}; `pip install '{PACKAGE}[{extra}]'`" if absent else "complete"
+        lines.append(f"extra [{extra}]: {state}")
+    return "\n".join(lines + [f"PROBLEM: {problem}" for problem in found["problems"]])
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,243 @@
+"""Layout: the only bridge between checkpoints and tokens (paper, section 2.2).
+
+Every floating-point tensor is standardised with its own two numbers, flattened, cut into tokens of `token_size` values,
+and its last token padded. "Layer" means one tensor, as in the published code. Legend: L tokens, D token size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+from typing_extensions import Self
+
+from zoo.structure import DTYPES, Frozen, Size, Structure, TensorSpec
+
+VARIANCE_SHIFT, VARIANCE_SCALE = 0.05, 0.95  # of the published code's log transform of running variances
+
+
+class TensorLayout(Frozen):
+    """Where one tensor lies in the token sequence and how it is normalised.
+
+    Tokens hold (u - mean) / std, where u is the value itself, or log(value / log_scale + 0.05) for running variances.
+    """
+
+    name: str
+    shape: tuple[Size, ...]
+    dtype: str
+    kind: Literal["float", "running_var"]
+    mean: float
+    std: PositiveFloat
+    log_scale: PositiveFloat | None
+    first_token: NonNegativeInt
+    num_tokens: NonNegativeInt
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    def normalise(self, value: Tensor) -> Tensor:
+        """The tensor's values in tokens, flat, float64. Raises ValueError when they are not finite."""
+        return (_unscaled(self.name, value, self.log_scale) - self.mean) / self.std
+
+    def denormalise(self, flat: Tensor) -> Tensor:
+        """The inverse: shape and dtype restored, clamped to the dtype's finite range."""
+        u = flat.double() * self.std + self.mean
+        if self.log_scale is not None:
+            # The published code clips at 0.001, which would not give back the zero variance of a dead channel.
+            u = (u.exp() - VARIANCE_SHIFT).clamp_min(0) * self.log_scale
+        dtype = DTYPES[self.dtype]
+        limit = torch.finfo(dtype).max
+        return u.clamp(-limit, limit).to(dtype).reshape(self.shape)
+
+
+class Layout(Frozen):
+    """How a checkpoint of this structure becomes L tokens of `token_size` values, and back.
+
+    `tensors` has an entry for every tensor that is generated, in the structure's order: constants and the later ones
+    of tied tensors have none.
+    """
+
+    token_size: PositiveInt
+    structure: Structure
+    tensors: tuple[TensorLayout, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        specs = _generated(self.structure)
+        if [spec.name for spec in specs] != [tensor.name for tensor in self.tensors]:
+            raise ValueError("the layout's tensors are not those that its structure generates")
+        first = 0
+        for spec, tensor in zip(specs, self.tensors, strict=True):
+            same = (tensor.shape, tensor.dtype, tensor.kind) == (spec.shape, spec.dtype, spec.kind)
+            if not same or (tensor.log_scale is not None) != (spec.kind == "running_var"):
+                raise ValueError(f"tensor {spec.name!r} of the layout differs from its structure's")
+            if (tensor.first_token, tensor.num_tokens) != (first, -(-spec.numel // self.token_size)):
+                raise ValueError(f"tensor {spec.name!r} does not lie where its token sequence has it")
+            first += tensor.num_tokens
+        return self
+
+    @classmethod
+    def fit(
+        cls, structure: Structure, checkpoints: Callable[[], Iterable[Mapping[str, Tensor]]], token_size: int
+    ) -> Layout:
+        """Measure the statistics over training checkpoints and lay out the tokens.
+
+        The mean and the population standard deviation are those of all values of a tensor in all checkpoints, in
+        float64; 1 stands in for a deviation of zero. `checkpoints` gives a fresh iterable at each call: running
+        variances need a pass for their scale before the pass for the statistics. Raises ValueError when there is no
+        checkpoint, or one does not fit the structure or holds values that are not finite.
+        """
+        if token_size < 1:
+            raise ValueError(f"token_size is {token_size}; it must be at least 1")
+        specs = _generated(structure)
+        variances = [spec for spec in specs if spec.kind == "running_var"]
+        scales: dict[str, float] = {}
+        if variances:
+            moments = _measure(structure, variances, checkpoints(), scales)
+            # 1 for a BatchNorm that has only dead channels
+            scales = {name: VARIANCE_SCALE * found.mean or 1.0 for name, found in moments.items()}
+        moments = _measure(structure, specs, checkpoints(), scales)
+        tensors, first = [], 0
+        for spec in specs:
+            tensor = TensorLayout(
+                name=spec.name,
+                shape=spec.shape,
+                dtype=spec.dtype,
+                kind="running_var" if spec.kind == "running_var" else "float",
+                mean=moments[spec.name].mean,
+                std=moments[spec.name].std or 1.0,
+                log_scale=scales.get(spec.name),
+                first_token=first,
+                num_tokens=-(-spec.numel // token_size),
+            )
+            tensors.append(tensor)
+            first += tensor.num_tokens
+        return cls(token_size=token_size, structure=structure, tensors=tuple(tensors))
+
+    @property
+    def num_tokens(self) -> int:
+        """L."""
+        return sum(tensor.num_tokens for tensor in self.tensors)
+
+    @property
+    def useful(self) -> float:
+        """Share of the L x D values that are weights; the rest is padding."""
+        return sum(tensor.numel for tensor in self.tensors) / max(self.num_tokens * self.token_size, 1)
+
+    def mask(self) -> Tensor:
+        """bool (L, D), False where there is padding."""
+        mask = torch.zeros(self.num_tokens, self.token_size, dtype=torch.bool)
+        for tensor in self.tensors:
+            mask.view(-1)[self._values(tensor)] = True
+        return mask
+
+    def positions(self) -> Tensor:
+        """int64 (L, 2): of every token the index of its layer and its index inside the layer."""
+        pairs = [(layer, token) for layer, tensor in enumerate(self.tensors) for token in range(tensor.num_tokens)]
+        return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+
+    def encode(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Tokens float32 (L, D), zero in the padding.
+
+        Raises ValueError when the weights do not fit the structure or one of them is not finite.
+        """
+        self.structure.check(weights, "this checkpoint")
+        tokens = torch.zeros(self.num_tokens, self.token_size)
+        for tensor in self.tensors:
+            tokens.view(-1)[self._values(tensor)] = tensor.normalise(weights[tensor.name])
+        return tokens
+
+    def decode(self, tokens: Tensor, constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The checkpoint of tokens (L, D), in the structure's order; tied tensors are one tensor, constants are taken
+        from `constants`. The inverse of `encode` up to float32 rounding of the standardised values.
+
+        Raises ValueError when the tokens or the constants do not fit.
+        """
+        if tokens.shape != (self.num_tokens, self.token_size):
+            expected = (self.num_tokens, self.token_size)
+            raise ValueError(f"tokens have shape {tuple(tokens.shape)}; this layout has {expected}")
+        flat = tokens.reshape(-1)
+        generated = {tensor.name: tensor.denormalise(flat[self._values(tensor)]) for tensor in self.tensors}
+        values = {**constants, **generated}
+        sources = {spec.name: spec.tied_to or spec.name for spec in self.structure}
+        weights = {name: values[source] for name, source in sources.items() if source in values}
+        self.structure.check(weights, "the checkpoint of these tokens and constants")  # reports missing constants
+        return weights
+
+    def _values(self, tensor: TensorLayout) -> slice:
+        """Where one tensor's values are in the flattened tokens, padding excluded."""
+        start = tensor.first_token * self.token_size
+        return slice(start, start + tensor.numel)
+
+
+class _Moments:
+    """Mean and population deviation of a stream of values, merged in float64 (Chan et al. 1979).
+
+    Values are taken relative to the first one, so that equal values have a deviation of exactly zero.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.origin, self.offset, self.squares = 0, 0.0, 0.0, 0.0
+
+    def add(self, values: Tensor) -> None:
+        count = values.numel()
+        if count == 0:
+            return
+        if self.count == 0:
+            self.origin = values[0].item()
+        relative = values - self.origin
+        mean = relative.mean().item()
+        delta = mean - self.offset
+        total = self.count + count
+        self.squares += (relative - mean).square().sum().item() + delta * delta * self.count * count / total
+        self.offset += delta * count / total
+        self.count = total
+
+    @property
+    def mean(self) -> float:
+        return self.origin + self.offset
+
+    @property
+    def std(self) -> float:
+        return math.sqrt(self.squares / self.count) if self.count else 0.0
+
+
+def _measure(
+    structure: Structure,
+    specs: list[TensorSpec],
+    checkpoints: Iterable[Mapping[str, Tensor]],
+    scales: Mapping[str, float],
+) -> dict[str, _Moments]:
+    """Moments of every tensor's values over all checkpoints: in logarithm where `scales` has the tensor's scale."""
+    moments = {spec.name: _Moments() for spec in specs}
+    count = 0
+    for count, weights in enumerate(checkpoints, 1):
+        structure.check(weights, f"training checkpoint {count}")
+        for spec in specs:
+            moments[spec.name].add(_unscaled(spec.name, weights[spec.name], scales.get(spec.name)))
+            if not math.isfinite(moments[spec.name].std):
+                raise ValueError(f"tensor {spec.name} of training checkpoint {count} holds values too large to square")
+    if count == 0:
+        raise ValueError("there are no training checkpoints to measure; give at least one")
+    return moments
+
+
+def _unscaled(name: str, value: Tensor, log_scale: float | None) -> Tensor:
+    """The u of TensorLayout, flat, float64. Raises ValueError when it is not finite."""
+    flat = value.detach().double().reshape(-1)
+    u = flat
+    if log_scale is not None:
+        # The shift would let slightly negative variances through, and they would come back as zero.
+        u = (flat / log_scale + VARIANCE_SHIFT).log().masked_fill(flat < 0, math.nan)
+    if not bool(u.isfinite().all()):
+        raise ValueError(f"tensor {name} holds values that are NaN, infinite or, for a variance, negative")
+    return u
+
+
+def _generated(structure: Structure) -> list[TensorSpec]:
+    return [spec for spec in structure if spec.kind != "constant" and spec.tied_to is None]

@@ -1,0 +1,101 @@
+"""The diffusion process on tokens: noise schedule, masked loss (Eq. 5) and sampling; the steps are diffusers'.
+
+Legend: K tokens, D token size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler
+from torch import Tensor
+
+from rpg.config import DiffusionConfig
+from rpg.models.denoiser import Denoiser
+
+DDIM_ETA = 0.05  # stochasticity of the published DDIM sampler
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """The noise levels that a sampler visits: `steps` goes from one to the next, `timesteps` int64 (levels,) names them
+    in the training schedule, ascending.
+    """
+
+    steps: DDPMScheduler | DDIMScheduler
+    timesteps: Tensor
+
+
+def make_scheduler(config: DiffusionConfig, sampler: Literal["ddpm", "ddim"], steps: int) -> Scheduler:
+    """A sampler with `steps` denoising steps, spread evenly over the training schedule from its noisiest level down.
+
+    diffusers gets a schedule of exactly the visited levels. Left to skip levels itself, its DDIM always goes down by
+    num_steps // steps, which misses the next level unless `steps` divides the schedule (and 60 steps end short of
+    noise-free), and its "trailing" grid has one level too many for some counts. Values are never clipped: standardised
+    weights have long tails. Raises ValueError when `steps` exceeds the schedule.
+    """
+    if not 1 <= steps <= config.num_steps:
+        raise ValueError(
+            f"{steps} sampling steps, but the schedule has {config.num_steps}; use 1 to {config.num_steps}"
+        )
+    timesteps = config.num_steps - 1 - torch.arange(steps).flip(0) * config.num_steps // steps
+    betas = torch.linspace(config.beta_start, config.beta_end, config.num_steps, dtype=torch.float64)
+    signal = (1 - betas).cumprod(0)[timesteps]
+    previous_signal = torch.cat([torch.ones(1, dtype=torch.float64), signal[:-1]])
+    kind = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}[sampler]
+    scheduler = kind(
+        num_train_timesteps=steps, trained_betas=(1 - signal / previous_signal).tolist(), clip_sample=False
+    )
+    scheduler.set_timesteps(steps)
+    return Scheduler(scheduler, timesteps)
+
+
+def diffusion_loss(
+    denoiser: Denoiser,
+    schedule: Scheduler,
+    tokens: Tensor,
+    mask: Tensor,
+    prototypes: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """Mean squared error of the noise estimate over unpadded values (Eq. 5), a scalar.
+
+    tokens (K, D), mask bool (K, D), prototypes (K, D); `schedule` has all levels. Each token gets its own level and
+    noise, drawn on the CPU from `generator`, so that they do not depend on the device. What padding holds is ignored.
+    """
+    levels = torch.randint(len(schedule.timesteps), (len(tokens),), generator=generator).to(tokens.device)
+    noise = torch.randn(tokens.shape, generator=generator).to(tokens)
+    noisy = schedule.steps.add_noise(tokens.masked_fill(~mask, 0), noise, levels)
+    estimate = denoiser(noisy, schedule.timesteps.to(tokens.device)[levels], prototypes)
+    return ((estimate - noise).square() * mask).sum() / mask.sum()
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    scheduler: Scheduler,
+    prototypes: Tensor,
+    generators: Sequence[torch.Generator],
+    chunk_size: int,
+) -> Tensor:
+    """Denoise K tokens from pure noise under their prototypes (K, D) -> tokens (K, D), float32.
+
+    `chunk_size` tokens pass through the denoiser together (paper, section B.3: 1 is sequential, K fully parallel). Each
+    token draws all its noise from its own generator and the denoiser is in evaluation mode, so chunks change time and
+    memory, not the result (beyond float rounding). Generators on the CPU give the same noise on every device;
+    generators on the prototypes' device spare a copy, and so a wait for the device, per step.
+    """
+    assert not denoiser.training, "batch statistics would mix the tokens of a chunk"
+    streams, device = list(generators), prototypes.device
+    chunks = [slice(start, start + chunk_size) for start in range(0, len(prototypes), chunk_size)]
+    eta = {"eta": DDIM_ETA} if isinstance(scheduler.steps, DDIMScheduler) else {}
+    tokens = torch.stack([torch.randn(prototypes.shape[1], generator=g, device=g.device) for g in streams]).to(device)
+    timesteps = scheduler.timesteps.to(device)
+    for level in reversed(range(len(timesteps))):
+        time = denoiser.time_embedding(timesteps[level : level + 1])
+        noise = torch.cat([denoiser.denoise(tokens[chunk], time, prototypes[chunk]) for chunk in chunks])
+        tokens = scheduler.steps.step(noise, level, tokens, generator=streams, **eta).prev_sample
+    return tokens

@@ -1,0 +1,104 @@
+"""A RUN: the directory of one generator.
+
+    recipe.yaml            the resolved recipe
+    layout.json            structure, token size, statistics: all that turns tokens into weights
+    constants.safetensors  what is not generated (integer buffers), from the first training checkpoint
+    run.json               parents, command, versions, permutation states (written before training)
+    metrics.jsonl          loss and learning rate by step
+    tokens.npy             the tokenised zoo, memory-mapped (training only)
+    state.safetensors      model, optimiser and step, to resume from (training only)
+    generator.safetensors  the trained generator, written last
+
+With layout, constants and generator, generating needs neither the zoo nor the task's data.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from rpg.config import GeneratorConfig, RPGConfig
+from rpg.layout import Layout
+from rpg.models.generator import Generator
+from zoo.checkpoint import load_tensors
+from zoo.errors import MissingData
+from zoo.files import read_records, sha256_file, write_bytes
+from zoo.manifest import Origin, Sha256
+from zoo.recipe import Recipe, recipe_from_text
+from zoo.seeds import global_seed
+from zoo.structure import Frozen
+
+
+class RunRecord(Frozen):
+    """`run.json`. `states` are the training checkpoints in the order of their permutation states."""
+
+    origin: Origin
+    states: tuple[Sha256, ...]
+    num_parameters: int
+
+
+class Run:
+    """Paths and parts of one run directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.layout_path = path / "layout.json"
+        self.record_path = path / "run.json"
+        self.constants_path = path / "constants.safetensors"
+        self.tokens_path = path / "tokens.npy"
+        self.state_path = path / "state.safetensors"
+        self.metrics_path = path / "metrics.jsonl"
+        self.generator_path = path / "generator.safetensors"
+
+    @property
+    def trained(self) -> bool:
+        return self.generator_path.is_file()
+
+    def require_trained(self) -> Run:
+        """This run. Raises MissingData unless it is trained."""
+        if not self.trained:
+            what = "is not finished" if self.record_path.is_file() else "holds no run"
+            raise MissingData(f"{self.path} {what}: expected generator.safetensors; train it with `rpg train RECIPE`")
+        return self
+
+    def record(self) -> RunRecord:
+        return RunRecord.parse(self.record_path.read_bytes(), self.record_path)
+
+    @property
+    def sha256(self) -> str:
+        """Of `generator.safetensors`: what generated zoos name as their parent."""
+        return sha256_file(self.generator_path)
+
+    def recipe(self) -> Recipe:
+        origin = self.record().origin
+        return recipe_from_text(origin.name, origin.recipe)
+
+    def layout(self) -> Layout:
+        return Layout.parse(self.layout_path.read_bytes(), self.layout_path)
+
+    def constants(self) -> dict[str, torch.Tensor]:
+        return load_tensors(self.constants_path)
+
+    def generator(self, device: torch.device) -> Generator:
+        """The trained generator in evaluation mode."""
+        config = self.recipe().section("rpg", RPGConfig)
+        generator = build_generator(config.generator, self.layout(), len(self.record().states), config.train.seed)
+        generator.load_state_dict(load_tensors(self.generator_path))
+        return generator.to(device).eval()
+
+    def write_json(self, path: Path, content: Frozen) -> None:
+        write_bytes(path, content.to_json(indent=1).encode())
+
+
+def build_generator(config: GeneratorConfig, layout: Layout, num_states: int, seed: int) -> Generator:
+    """A freshly initialised generator for this layout, the same for the same seed."""
+    with global_seed(seed, "generator"):
+        return Generator(config, layout.positions(), num_states)
+
+
+def read_losses(run: Run) -> list[tuple[int, float]]:
+    """(step, mean loss since the line before) from `metrics.jsonl`; nothing when there is none."""
+    if not run.metrics_path.is_file():
+        return []
+    return [(record["step"], record["loss"]) for record in read_records(run.metrics_path)]

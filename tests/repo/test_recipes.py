@@ -1,0 +1,67 @@
+"""Every recipe that comes with the package parses and says in its header what to expect of it.
+
+The header is the comment at the top of the file: a line of description, then a line for each key, such as
+
+    # command:   rpg-zoo collect digits
+    # hardware:  2 CPU cores
+    # hours:     0.05
+    # expected:  top-1 about 97
+    # paper:     Table 8, CNN (s): original 49.0, RPG 49.0
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import takewhile
+from pathlib import Path
+
+import pytest
+
+from zoo.recipe import load_recipe, recipe_names
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+KEYS = ("command", "hardware", "hours", "expected", "paper")
+FILES = sorted(path for path in RECIPES.rglob("*.yaml") if "_base" not in path.parts)
+
+
+def header_faults(text: str) -> list[str]:
+    """What the header of a recipe lacks."""
+    lines = [line.lstrip("#").strip() for line in takewhile(lambda line: line.startswith("#"), text.splitlines())]
+    entries = dict(re.findall(r"^(\w+): +(\S.*)$", "\n".join(lines), re.MULTILINE))
+    faults = [f"no line '# {key}: ...'" for key in KEYS if key not in entries]
+    if not lines or lines[0].split(":")[0] in KEYS:
+        faults.append("no description in the first line")
+    if not re.search(r"\d", entries.get("hours", "0")):
+        faults.append("hours without a number")
+    return faults
+
+
+def test_there_are_recipes() -> None:
+    assert {"digits", "cifar10-cnn-small", "cifar10-cnn-medium"} <= {path.stem for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_recipe_parses(path: Path) -> None:
+    recipe = load_recipe(str(path))
+    assert recipe.name == path.stem
+    assert load_recipe(path.stem).sha256 == recipe.sha256
+
+
+def test_short_names_are_unique() -> None:
+    names = [path.stem for path in FILES]
+    assert sorted(set(names)) == sorted(names)
+    assert recipe_names() == {path.stem: path for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_recipe_has_a_header(path: Path) -> None:
+    assert header_faults(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_poor_header_is_found() -> None:
+    good = "# Digits.\n" + "".join(f"# {key}:  1 of something\n" for key in KEYS) + "task: {}\n"
+    assert header_faults(good) == []
+    assert header_faults(good.replace("# paper:  1 of something\n", "")) == ["no line '# paper: ...'"]
+    assert header_faults(good.replace("hours:  1 of", "hours:  some")) == ["hours without a number"]
+    assert header_faults(good.removeprefix("# Digits.\n")) == ["no description in the first line"]
+    assert len(header_faults("task: {}\n" + good)) == len(KEYS) + 1

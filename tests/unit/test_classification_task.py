@@ -1,0 +1,241 @@
+"""The classification task: its stream of batches, its weights, its evaluation."""
+
+from itertools import islice
+
+import pytest
+import torch
+from torch import nn
+
+from zoo.structure import Structure
+from zoo.tasks import build_task, task_module
+from zoo.tasks.classification import ClassificationTask, Config
+from zoo.tasks.images import Images
+
+CPU = torch.device("cpu")
+
+
+def digits_task(augment: str = "none") -> ClassificationTask:
+    config = Config(name="classification", model="cnn_digits", data="digits", augment=augment)
+    task = build_task(config, None, CPU)
+    assert isinstance(task, ClassificationTask)
+    return task
+
+
+def numbered_task(n: int, augment: str = "none", validation: float = 0.1) -> ClassificationTask:
+    """A task whose image i is filled with the value i, and whose label is i % 10."""
+    number, labels = torch.arange(n, dtype=torch.uint8), torch.arange(n) % 10
+    pixels = number.view(n, 1, 1, 1).expand(n, 1, 8, 8).contiguous()
+    config = Config(name="classification", model="cnn_digits", data="digits", augment=augment, validation=validation)
+    return ClassificationTask(config, Images(pixels, labels, pixels, labels, (0.0,), (1.0,), classes=10), CPU)
+
+
+def numbers(images: torch.Tensor) -> list[int]:
+    """Which images of a numbered task these are."""
+    return (images[:, 0, 0, 0] * 255).round().int().tolist()
+
+
+def assert_same_batches(left: list, right: list) -> None:
+    for (images, labels), (other_images, other_labels) in zip(left, right, strict=True):
+        assert torch.equal(images, other_images)
+        assert torch.equal(labels, other_labels)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 50, 180, 1000])
+def test_an_epoch_visits_every_training_image_once_and_no_validation_image(batch_size):
+    task = numbered_task(200)
+    steps = task.steps_per_epoch(batch_size)
+    epochs = [list(islice(task.batches(5, epoch * steps, batch_size), steps)) for epoch in range(2)]
+    visits = [[number for images, _ in epoch for number in numbers(images)] for epoch in epochs]
+    for visit in visits:
+        assert sorted(visit) == task.train_index.tolist()
+    assert visits[0] != visits[1]
+
+    sizes = [len(labels) for _, labels in epochs[0]]
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_validation_images_are_a_stratified_share_and_the_same_for_every_seed():
+    task = numbered_task(200)
+    assert sorted([*task.train_index.tolist(), *task.validation_index.tolist()]) == list(range(200))
+    assert torch.bincount(task.images.train_labels[task.validation_index]).tolist() == [2] * 10
+    assert torch.equal(task.validation_index, numbered_task(200).validation_index)
+
+
+def test_labels_stay_with_their_images():
+    for images, labels in islice(numbered_task(100).batches(0, 0, 16), 20):
+        assert [number % 10 for number in numbers(images)] == labels.tolist()
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "autoaugment"])
+@pytest.mark.parametrize("first_step", [1, 10, 11, 25])
+def test_a_resumed_stream_equals_the_uninterrupted_one(augment, first_step):
+    task = digits_task(augment)
+    assert task.steps_per_epoch(100) == 11  # so the steps above are mid-epoch, its last, the next one's first, later
+    whole = list(islice(task.batches(3, 0, 100), 27))
+    torch.rand(3)  # the global generator's state plays no part
+    assert_same_batches(
+        list(islice(digits_task(augment).batches(3, first_step, 100), 27 - first_step)), whole[first_step:]
+    )
+
+
+@pytest.mark.parametrize("augment", ["none", "autoaugment"])
+def test_other_seeds_give_other_batches(augment):
+    task = digits_task(augment)
+    (first, _), (second, _) = (next(task.batches(seed, 0, 100)) for seed in (0, 1))
+    assert not torch.equal(first, second)
+
+
+def test_batches_leave_the_global_generator_alone():
+    before = torch.get_rng_state()
+    list(islice(digits_task("autoaugment").batches(0, 0, 100), 3))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_augmentation_changes_training_images_only():
+    plain, augmented = digits_task("none"), digits_task("autoaugment")
+    model = plain.build(0)
+    assert not torch.equal(next(plain.batches(0, 0, 100))[0], next(augmented.batches(0, 0, 100))[0])
+    for split in ("validation", "test"):
+        assert plain.evaluate(model, split).metrics == augmented.evaluate(model, split).metrics
+
+
+def test_weights_and_load_are_inverse_with_batchnorm_statistics():
+    task = digits_task()
+    model = task.build(0)
+    model.train()
+    for batch in islice(task.batches(0, 0, 100), 3):
+        task.loss(model, batch)  # moves the running statistics
+    weights = task.weights(model)
+    assert list(weights) == list(model.state_dict())
+    assert int(weights["module.1.num_batches_tracked"]) == 3
+    assert not torch.equal(weights["module.1.running_mean"], torch.zeros(8))
+
+    other = task.build(1)
+    parameters = list(other.parameters())
+    task.load(other, weights)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in other.state_dict().items())
+    assert all(a is b for a, b in zip(other.parameters(), parameters, strict=True))  # in place
+    assert task.evaluate(other, "test").metrics == task.evaluate(model, "test").metrics
+
+
+def test_weights_are_copies():
+    task = digits_task()
+    model = task.build(0)
+    weights = task.weights(model)
+    before = weights["head.0.bias"].clone()
+    with torch.no_grad():
+        model.head[0].bias += 1
+    assert torch.equal(weights["head.0.bias"], before)
+    assert not any(tensor.requires_grad for tensor in weights.values())
+
+
+def test_tied_tensors_stay_tied():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    task = digits_task()
+    weights = task.weights(model)
+    assert weights["1.weight"] is weights["0.weight"]
+    assert [spec.tied_to for spec in Structure.of(weights)] == [None, None, "0.weight", None]
+
+    task.load(model, {name: torch.full_like(tensor, 2.0) for name, tensor in weights.items()})
+    assert model[1].weight is model[0].weight
+    assert torch.equal(model[0].weight, torch.full((4, 4), 2.0))
+
+
+def test_load_is_strict():
+    task = digits_task()
+    model = task.build(0)
+    weights = task.weights(model)
+    for wrong, message in [
+        ({name: tensor for name, tensor in weights.items() if name != "head.0.bias"}, "missing: head.0.bias"),
+        (weights | {"extra": torch.zeros(1)}, "unexpected: extra"),
+        (weights | {"head.0.bias": torch.zeros(1)}, "differs: expected head.0.bias"),
+        (weights | {"head.0.bias": torch.zeros(10, dtype=torch.float64)}, "differs: expected head.0.bias float32"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            task.load(model, wrong)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in task.weights(model).items())
+
+
+def test_equal_seeds_build_equal_models():
+    task = digits_task()
+    first, again, other = (task.weights(task.build(seed)) for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["head.0.weight"], other["head.0.weight"])
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_evaluation_is_a_hand_loop_over_the_images_in_order(split):
+    task = digits_task()
+    images = task.images
+    pixels, labels = images.test, images.test_labels
+    if split == "validation":
+        pixels, labels = images.train[task.validation_index], images.train_labels[task.validation_index]
+
+    model = task.build(0)
+    model.train()
+    for batch in islice(task.batches(0, 0, 100), 5):
+        task.loss(model, batch)
+    evaluation = task.evaluate(model, split)
+    assert not model.training
+
+    correct, loss = [], 0.0
+    with torch.no_grad():
+        for image, label in zip(pixels, labels, strict=True):
+            logits = model((image[None].float() / 255 - images.mean[0]) / images.std[0])[0]
+            correct.append(int(logits.argmax()) == int(label))
+            loss += float(logits.logsumexp(0) - logits[label]) / len(labels)
+    assert evaluation.correct.tolist() == correct
+    metrics = {metric.name: metric for metric in evaluation.metrics}
+    assert metrics[task.headline].value == pytest.approx(100 * sum(correct) / len(correct))
+    assert metrics["loss"].value == pytest.approx(loss, rel=1e-4)
+
+
+def test_a_second_network_is_evaluated_on_the_same_images():
+    task = digits_task()
+    first, second = task.build(0), task.build(1)
+    expected = digits_task().evaluate(second, "test")
+    task.evaluate(first, "test")
+    assert task.evaluate(second, "test").metrics == expected.metrics
+
+
+def test_training_by_the_demos_settings_reads_digits():
+    task = digits_task()
+    model = task.build(0)
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
+    for batch in islice(task.batches(0, 0, 100), 12 * task.steps_per_epoch(100)):
+        optimizer.zero_grad()
+        task.loss(model, batch).backward()
+        optimizer.step()
+    assert task.evaluate(model, "test").metrics[0].value >= 95
+
+
+def test_the_protocol_names_the_data():
+    assert numbered_task(200).protocol.startswith("digits test, 200 images, data ")
+    assert numbered_task(200).protocol != numbered_task(199).protocol
+
+
+def test_a_validation_share_without_images_is_refused():
+    with pytest.raises(ValueError, match=r"task\.validation 0\.1 of 20 images leaves 20 to train on and 0"):
+        numbered_task(20)
+    with pytest.raises(ValueError, match=r"validation"):
+        Config(name="classification", model="cnn_digits", data="digits", validation=0.0)
+
+
+def test_an_unknown_network_or_task_gets_a_suggestion():
+    task = ClassificationTask(
+        Config(name="classification", model="cnn_digit", data="digits"), digits_task().images, CPU
+    )
+    with pytest.raises(ValueError, match="did you mean cnn_digits"):
+        task.build(0)
+    with pytest.raises(ValueError, match="did you mean classification"):
+        task_module("clasification")
+
+
+def test_all_of_it_runs_on_the_given_device():
+    task = ClassificationTask(digits_task("flip").config, digits_task().images, torch.device("meta"))
+    images, labels = next(task.batches(0, 0, 100))
+    assert images.device.type == labels.device.type == "meta"
+    assert next(task.build(0).parameters()).device.type == "meta"

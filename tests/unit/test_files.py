@@ -1,0 +1,86 @@
+import errno
+import os
+
+import pytest
+
+from zoo.errors import Corrupt, Failed
+from zoo.files import Journal, atomic_path, read_records, write_bytes
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    write_bytes(tmp_path / "a", b"old")
+
+    def write_half():
+        with atomic_path(tmp_path / "a") as temporary:
+            temporary.write_bytes(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_full_disk_is_one_line_with_the_remedy(tmp_path, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Failed, match=r"No space left on device.*run the same command again"):
+        write_bytes(tmp_path / "a", b"x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_journal_drops_the_line_that_a_kill_cut_off_at_every_byte(tmp_path):
+    records = [{"n": 1}, {"n": 2, "text": "ä"}]
+    with Journal(tmp_path / "whole") as journal:
+        for record in records:
+            journal.append(record)
+    data = (tmp_path / "whole").read_bytes()
+    first = data.index(b"\n") + 1
+    for cut in range(len(data) + 1):
+        path = tmp_path / f"cut-{cut}"
+        path.write_bytes(data[:cut])
+        expected = records[: (cut >= first) + (cut == len(data))]
+        assert read_records(path) == expected
+        with Journal(path) as journal:
+            assert journal.records == expected
+            journal.append({"n": 3})
+        assert read_records(path) == [*expected, {"n": 3}]
+
+
+def test_a_full_disk_leaves_the_journal_at_its_last_whole_line(tmp_path, monkeypatch):
+    with Journal(tmp_path / "j") as journal:
+        journal.append({"n": 1})
+        before = (tmp_path / "j").read_bytes()
+        with monkeypatch.context() as patch:
+
+            def full(descriptor: int) -> None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(Failed):
+                journal.append({"n": 2})
+        assert (tmp_path / "j").read_bytes() == before
+        journal.append({"n": 3})
+    assert read_records(tmp_path / "j") == [{"n": 1}, {"n": 3}]
+
+
+def test_keep_truncates_the_journal(tmp_path):
+    with Journal(tmp_path / "j") as journal:
+        for n in range(5):
+            journal.append({"n": n})
+        journal.keep(2)
+        journal.append({"n": 9})
+    assert [record["n"] for record in read_records(tmp_path / "j")] == [0, 1, 9]
+
+
+def test_a_damaged_line_in_the_middle_is_corrupt(tmp_path):
+    (tmp_path / "j").write_bytes(b'{"n":1}\n{"n":\n{"n":3}\n')
+    with pytest.raises(Corrupt, match="line 2"):
+        read_records(tmp_path / "j")
+
+
+def test_two_processes_cannot_hold_one_journal(tmp_path):
+    with Journal(tmp_path / "j"), pytest.raises(Failed, match="another process"):
+        Journal(tmp_path / "j")

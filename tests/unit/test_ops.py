@@ -1,0 +1,102 @@
+"""Perturbed zoos against plain numpy over all checkpoints at once."""
+
+import numpy as np
+import pytest
+import torch
+
+from zoo.manifest import Origin
+from zoo.ops import PerturbConfig, perturb
+from zoo.store import Zoo, ZooWriter
+from zoo.structure import Structure
+
+ORIGIN = Origin(
+    name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
+)
+
+
+def network(seed: int) -> dict[str, torch.Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    weight = torch.randn(40, 50, generator=rng) * 3 + 1
+    return {
+        "weight": weight,
+        "tied": weight,
+        "norm.running_var": torch.rand(30, generator=rng),
+        "half": torch.randn(10, generator=rng).half(),
+        "constant": torch.full((5,), 2.0),
+        "steps": torch.tensor(100 + seed),
+    }
+
+
+@pytest.fixture
+def zoo(tmp_path) -> Zoo:
+    with ZooWriter(tmp_path / "zoo", ORIGIN, Structure.of(network(0))) as writer:
+        for seed in range(6):
+            writer.add(f"net-{seed}", network(seed), seed=seed, split="train")
+        return writer.finish()
+
+
+def made(zoo, **settings):
+    return perturb(PerturbConfig(**settings), zoo, zoo.select(), ORIGIN, zoo.path.parent / "made")
+
+
+def stack(name):
+    return np.stack([network(seed)[name].double().numpy() for seed in range(6)])
+
+
+def test_mean_is_the_mean_of_all(zoo):
+    result = made(zoo, kind="mean", n=3)
+    assert len(result.entries) == 1
+    weights = result.load(result.entries[0])
+    for name in ("weight", "norm.running_var", "half", "constant"):
+        np.testing.assert_allclose(weights[name].double(), stack(name).mean(0), rtol=1e-3 if name == "half" else 1e-6)
+    assert weights["tied"] is weights["weight"]
+    assert weights["steps"] == 100
+    assert result.entries[0].parents == tuple(entry.sha256 for entry in zoo.entries)
+    assert result.manifest.origin.parents == (zoo.sha256,)
+
+
+def test_average_is_the_mean_of_its_recorded_parents(zoo):
+    result = made(zoo, kind="average", n=4, average_of=2)
+    by_hash = {entry.sha256: seed for seed, entry in enumerate(zoo.entries)}
+    chosen = [tuple(by_hash[parent] for parent in entry.parents) for entry in result.entries]
+    assert all(len(set(pair)) == 2 for pair in chosen)
+    assert len(set(chosen)) > 1
+    for entry, pair in zip(result.entries, chosen, strict=True):
+        np.testing.assert_allclose(result.load(entry)["weight"], stack("weight")[list(pair)].mean(0), rtol=1e-5)
+
+
+def test_noise_has_the_asked_size_relative_to_each_tensor(zoo):
+    result = made(zoo, kind="noise", n=2, sigma=0.1)
+    by_hash = {entry.sha256: seed for seed, entry in enumerate(zoo.entries)}
+    for entry in result.entries:
+        original, noised = network(by_hash[entry.parents[0]]), result.load(entry)
+        difference = (noised["weight"] - original["weight"]).double()
+        expected = 0.1 * original["weight"].double().std(correction=0)
+        assert difference.std() == pytest.approx(expected.item(), rel=0.05)
+        log_ratio = (noised["norm.running_var"] / original["norm.running_var"]).log().double()
+        expected = 0.1 * original["norm.running_var"].double().log().std(correction=0)
+        assert log_ratio.std() == pytest.approx(expected.item(), rel=0.5)
+        assert torch.equal(noised["constant"], original["constant"])
+        assert torch.equal(noised["steps"], original["steps"])
+
+
+def test_gaussian_has_the_moments_of_every_value(zoo):
+    result = made(zoo, kind="gaussian", n=400)
+    draws = np.stack([result.load(entry)["weight"].double().numpy() for entry in result.entries])
+    mean, std = stack("weight").mean(0), stack("weight").std(0, ddof=1)
+    z = (draws.mean(0) - mean) / (std / 20)
+    assert abs(z.mean()) < 0.1
+    assert z.std() == pytest.approx(1, abs=0.1)
+    assert np.median(draws.std(0, ddof=1) / std) == pytest.approx(1, abs=0.02)
+    assert all((result.load(entry)["norm.running_var"] >= 0).all() for entry in result.entries[:50])
+
+
+def test_networks_do_not_depend_on_how_many_are_made(zoo, tmp_path):
+    few = perturb(PerturbConfig(kind="noise", n=2), zoo, zoo.select(), ORIGIN, tmp_path / "few")
+    many = perturb(PerturbConfig(kind="noise", n=5), zoo, zoo.select(), ORIGIN, tmp_path / "many")
+    assert [entry.sha256 for entry in few.entries] == [entry.sha256 for entry in many.entries[:2]]
+
+
+def test_averaging_more_networks_than_there_are_is_refused(zoo):
+    with pytest.raises(ValueError, match="cannot average 7"):
+        made(zoo, kind="average", average_of=7)

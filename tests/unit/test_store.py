@@ -1,0 +1,316 @@
+"""Zoo and ZooWriter: what is written is read back exactly; damage is found; a kill anywhere is repaired."""
+
+import errno
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import zoo.store
+from evaluators.metrics import Metric
+from zoo.checkpoint import content_hash, load_foreign, load_tensors, save_tensors
+from zoo.errors import Corrupt, Failed, MissingData
+from zoo.manifest import Entry, Manifest, Origin
+from zoo.store import Zoo, ZooWriter
+from zoo.structure import Structure
+
+ORIGIN = Origin(
+    name="toy",
+    kind="collected",
+    task="toy",
+    recipe="task: {}\n",
+    recipe_sha256="0" * 64,
+    command=("x",),
+    versions={},
+)
+
+
+def network(seed: int) -> dict[str, torch.Tensor]:
+    """A state dict with everything that is awkward: ties, BatchNorm, scalars, empty, constant and non-float tensors."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 3))
+    model[2].weight = model[0].weight
+    weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    return weights | {
+        "scalar": torch.tensor(seed + 0.5),
+        "empty": torch.zeros(0, 4),
+        "half": torch.randn(5).half(),
+        "brain": torch.randn(2, 2).bfloat16(),
+        "double": torch.randn(2, dtype=torch.float64),
+        "index": torch.arange(4).reshape(2, 2),
+        "flag": torch.tensor([True, False]),
+        "constant": torch.full((7,), 3.0),
+        "strided": torch.randn(4, 6).t(),
+    }
+
+
+def write(path, count=3, origin=ORIGIN):
+    structure = Structure.of(network(0))
+    with ZooWriter(path, origin, structure) as writer:
+        for seed in range(count):
+            metrics = [Metric("top1", 90.0 + seed, 100, 1.0)]
+            writer.add(f"net-{seed}", network(seed), seed=seed, split="train", step=seed, metrics=metrics)
+        return writer.finish()
+
+
+def content(path):
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+@pytest.fixture(params=["stacked", "single"])
+def storage(request, monkeypatch):
+    if request.param == "single":
+        monkeypatch.setattr(zoo.store, "STACK_BELOW", 0)
+    return request.param
+
+
+def test_round_trip_of_every_dtype_tie_and_shape(tmp_path, storage):
+    made = write(tmp_path / "zoo")
+    assert made.structure == Structure.of(network(0))
+    for seed, entry in enumerate(Zoo.open(tmp_path / "zoo").entries):
+        loaded, expected = made.load(entry), network(seed)
+        assert list(loaded) == list(expected)
+        for name, tensor in expected.items():
+            assert loaded[name].dtype == tensor.dtype
+            assert torch.equal(loaded[name], tensor)
+        assert loaded["2.weight"] is loaded["0.weight"]
+        assert entry.sha256 == content_hash(expected)
+        assert entry.metrics["top1"].value == 90.0 + seed
+    assert list(made.problems()) == []
+    assert {p.name for p in (tmp_path / "zoo").iterdir()} == {"manifest.json", "index.parquet", "checkpoints"}
+
+
+def test_a_single_file_is_complete_for_plain_torch(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo.store, "STACK_BELOW", 0)
+    write(tmp_path / "zoo")
+    loaded = load_file(tmp_path / "zoo/checkpoints/net-1.safetensors")
+    assert {name: t.tolist() for name, t in loaded.items()} == {name: t.tolist() for name, t in network(1).items()}
+
+
+def test_stacks_split_at_their_size_and_a_row_is_read_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo.store, "STACK_ROWS", 2)
+    made = write(tmp_path / "zoo", count=5)
+    places = [(f"checkpoints/stack-{i // 2:05d}.safetensors", i % 2) for i in range(5)]
+    assert [(entry.file, entry.row) for entry in made.entries] == places
+    assert torch.equal(made.load(made.entries[4])["double"], network(4)["double"])
+    with pytest.raises(Corrupt, match="no row 9"):
+        load_tensors(tmp_path / "zoo" / made.entries[0].file, 9)
+
+
+def test_the_index_lists_every_checkpoint(tmp_path):
+    import pyarrow.parquet
+
+    rows = pyarrow.parquet.read_table(write(tmp_path / "zoo").path / "index.parquet").to_pylist()
+    assert [(row["id"], row["top1"], row["split"]) for row in rows] == [
+        (f"net-{i}", 90.0 + i, "train") for i in range(3)
+    ]
+
+
+def test_order_of_arrival_does_not_matter(tmp_path):
+    write(tmp_path / "a")
+    with ZooWriter(tmp_path / "b", ORIGIN, Structure.of(network(0))) as writer:
+        for seed in (2, 0, 1):
+            metrics = [Metric("top1", 90.0 + seed, 100, 1.0)]
+            writer.add(f"net-{seed}", network(seed), seed=seed, split="train", step=seed, metrics=metrics)
+        writer.finish()
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+
+
+class Killed(BaseException):
+    """Not an Exception: nothing on the way may handle it, as nothing handles SIGKILL."""
+
+
+def test_a_kill_before_any_disk_operation_is_repaired_to_the_same_bytes(tmp_path, storage, monkeypatch):
+    expected = content(write(tmp_path / "whole").path)
+    real, finished = os.fsync, False
+
+    def killing_fsync(kill_at):
+        calls = iter(range(10**6))
+
+        def fsync(descriptor: int) -> None:
+            if next(calls) == kill_at:
+                raise Killed
+            real(descriptor)
+
+        return fsync
+
+    for kill_at in range(200):
+        path = tmp_path / f"killed-{kill_at}"
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", killing_fsync(kill_at))
+            try:
+                write(path)
+                finished = True
+            except Killed:
+                pass
+        write(path)
+        assert content(path) == expected
+        shutil.rmtree(path)
+        if finished:
+            break
+    assert kill_at > 10
+    assert finished
+
+
+def test_an_unfinished_zoo_is_not_opened(tmp_path):
+    with ZooWriter(tmp_path / "zoo", ORIGIN, Structure.of(network(0))) as writer:
+        writer.add("net-0", network(0), seed=0, split="train")
+    with pytest.raises(MissingData, match="not finished"):
+        Zoo.open(tmp_path / "zoo")
+    with pytest.raises(MissingData, match="no zoo at"):
+        Zoo.open(tmp_path / "nowhere")
+
+
+def test_another_recipe_or_foreign_files_are_never_overwritten(tmp_path):
+    made = write(tmp_path / "zoo")
+    before = content(made.path)
+    other = ORIGIN.model_copy(update={"recipe_sha256": "1" * 64})
+    with pytest.raises(ValueError, match="of another recipe"):
+        write(tmp_path / "zoo", origin=other)
+    assert content(made.path) == before
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not a zoo"):
+        write(tmp_path / "home")
+    assert content(tmp_path / "home") == {"thesis.txt": b"mine"}
+
+
+def test_a_checkpoint_of_another_structure_is_refused_and_the_zoo_goes_on(tmp_path):
+    with ZooWriter(tmp_path / "zoo", ORIGIN, Structure.of(network(0))) as writer:
+        wrong = network(0) | {"scalar": torch.zeros(2)}
+        with pytest.raises(ValueError, match=r"net-0 does not fit.*scalar float32\[\], found scalar float32\[2\]"):
+            writer.add("net-0", wrong, seed=0, split="train")
+        writer.add("net-0", network(0), seed=0, split="train")
+        assert len(writer.finish().entries) == 1
+
+
+def test_a_full_disk_keeps_what_was_finished(tmp_path, monkeypatch):
+    with ZooWriter(tmp_path / "zoo", ORIGIN, Structure.of(network(0))) as writer:
+        writer.add("net-0", network(0), seed=0, split="train")
+        with monkeypatch.context() as patch:
+
+            def full(descriptor: int) -> None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(Failed, match="No space left"):
+                writer.add("net-1", network(1), seed=1, split="train")
+    with ZooWriter(tmp_path / "zoo", ORIGIN, Structure.of(network(0))) as writer:
+        assert list(writer.done) == ["net-0"]
+        writer.add("net-1", network(1), seed=1, split="train")
+        assert list(writer.finish().problems()) == []
+
+
+@pytest.mark.parametrize("offset", [0, 9, 300, -1])
+def test_every_flipped_bit_is_found(tmp_path, storage, offset):
+    made = write(tmp_path / "zoo")
+    path = made.path / made.entries[0].file
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+    assert any("has changed" in problem for problem in made.problems())
+
+
+def test_truncated_missing_swapped_and_extra_files_are_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo.store, "STACK_BELOW", 0)
+    made = write(tmp_path / "zoo")
+    files = [made.path / entry.file for entry in made.entries]
+    a, b = files[0].read_bytes(), files[1].read_bytes()
+    files[0].write_bytes(b)
+    files[1].write_bytes(a)
+    with pytest.raises(Corrupt, match=r"net-0 .* is not the checkpoint of the manifest"):
+        made.load(made.entries[0])
+    files[1].write_bytes(b[: len(b) // 2])
+    with pytest.raises(Corrupt, match="not a whole safetensors file"):
+        made.load(made.entries[1])
+    files[2].unlink()
+    with pytest.raises(Corrupt, match="missing"):
+        made.load(made.entries[2])
+    (made.path / "checkpoints" / "extra").write_bytes(b"")
+    problems = "\n".join(made.problems())
+    assert "net-1.safetensors has" in problems
+    assert "net-2.safetensors is missing" in problems
+    assert "extra is not in the manifest" in problems
+
+
+def test_swapped_rows_of_a_stack_are_found(tmp_path):
+    made = write(tmp_path / "zoo")
+    path = made.path / made.entries[0].file
+    save_tensors(path, {name: tensor.flip(0) for name, tensor in load_file(path).items()})
+    assert torch.equal(made.load(made.entries[1])["double"], network(1)["double"])
+    with pytest.raises(Corrupt, match="is not the checkpoint"):
+        made.load(made.entries[0])
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/passwd", "a/../b", "a//b", "./a", "a\\b", "C:evil", "a\nb", ""])
+def test_names_that_leave_the_directory_are_refused(tmp_path, name):
+    manifest = json.loads((write(tmp_path / "zoo").path / "manifest.json").read_text())
+    manifest["entries"][0]["file"] = name
+    manifest["files"][name] = manifest["files"]["index.parquet"]
+    with pytest.raises(Corrupt, match="damaged or not a Manifest"):
+        Manifest.parse(json.dumps(manifest), "manifest.json")
+
+
+def test_a_link_out_of_the_zoo_is_not_followed(tmp_path):
+    made = write(tmp_path / "zoo")
+    path = made.path / made.entries[0].file
+    outside = tmp_path / "outside.safetensors"
+    path.rename(outside)
+    path.symlink_to(outside)
+    with pytest.raises(Corrupt, match="points outside"):
+        made.load(made.entries[0])
+    assert any("points outside" in problem for problem in made.problems())
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"schema_version": 2}'])
+def test_a_damaged_manifest_is_one_clear_error(tmp_path, text):
+    made = write(tmp_path / "zoo")
+    (made.path / "manifest.json").write_bytes(text)
+    with pytest.raises(Corrupt, match=r"manifest\.json is damaged"):
+        Zoo.open(made.path)
+
+
+def test_selecting_a_split_that_is_not_there_names_those_that_are(tmp_path):
+    made = write(tmp_path / "zoo")
+    assert len(made.select("train")) == 3
+    with pytest.raises(ValueError, match=r"it has train"):
+        made.select("heldout")
+    with pytest.raises(ValueError, match=r"no checkpoint 'x'"):
+        made.entry("x")
+
+
+def test_tied_tensors_that_differ_are_corrupt(tmp_path):
+    weights = network(0)
+    weights["2.weight"] = weights["2.weight"].clone() + 1
+    structure = Structure.of(network(0))
+    with ZooWriter(tmp_path / "zoo", ORIGIN, structure) as writer:
+        writer.add("net-0", weights, seed=0, split="train")
+        made = writer.finish()
+    with pytest.raises(Corrupt, match="tied but differ"):
+        made.load(made.entries[0])
+
+
+def test_foreign_files_never_run_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.system, (f"touch {tmp_path}/owned",))
+
+    torch.save({"a": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(Corrupt, match="needs more than tensors"):
+        load_foreign(tmp_path / "evil.pth")
+    assert not (tmp_path / "owned").exists()
+    torch.save({"state_dict": {"a": torch.ones(2)}, "epoch": 3}, tmp_path / "fine.pth")
+    assert torch.equal(load_foreign(tmp_path / "fine.pth")["a"], torch.ones(2))
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="expected a state dict"):
+        load_foreign(tmp_path / "list.pth")
+
+
+def test_entries_and_manifests_round_trip_as_json(tmp_path):
+    made = write(tmp_path / "zoo")
+    assert Manifest.from_json(made.manifest.to_json()) == made.manifest
+    assert Entry.from_json(made.entries[0].to_json()) == made.entries[0]

@@ -1,0 +1,121 @@
+"""Checkpoints as files: the only place that touches safetensors.
+
+A file holds one checkpoint under the model's own tensor names, loadable as it is by timm, peft or plain torch; or,
+for small models, a stack of them, every tensor with a leading axis over checkpoints. The header carries `{"format":
+"pt"}` and nothing else, so equal tensors give equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from zoo.errors import Corrupt, Failed
+from zoo.files import atomic_path
+from zoo.structure import Structure
+
+
+def content_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a checkpoint's content: names, dtypes, shapes and bytes, whatever the file around them.
+
+    Equal for the same weights stored alone or in a stack, on every machine.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        header = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+        digest.update(json.dumps(header).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write one safetensors file atomically. Tied tensors are written under each of their names, so that the file is
+    complete.
+    """
+    seen: set[int] = set()
+    whole: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        whole[name] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    with atomic_path(path) as temporary:
+        try:
+            save_file(whole, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:  # its wrapper of the operating system's error
+            raise Failed(
+                f"cannot write {path}: {error}; what was finished is kept, make room and run the same command again"
+            ) from error
+
+
+def load_tensors(path: Path, row: int | None = None) -> dict[str, Tensor]:
+    """All tensors of a file, or those of checkpoint `row` of a stack. Memory-mapped: a row costs a row.
+
+    Raises Corrupt when the file is not whole safetensors, or has no such row.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            if row is None:
+                return {name: file.get_tensor(name) for name in names}
+            return {name: _row(file.get_slice(name), row, path) for name in names}
+    except SafetensorError as error:
+        raise Corrupt(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def load_foreign(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file from anywhere: .safetensors, or .pth/.pt/.bin with tensors only, bare or under
+    `state_dict` or `model`. Pickle code is never run: a file that needs it is refused with Corrupt.
+    """
+    if path.suffix == ".safetensors":
+        return load_tensors(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise Corrupt(
+            f"{path} is damaged, or a pickle that needs more than tensors: {str(error).splitlines()[0]}"
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path} holds {type(content).__name__}; expected a state dict: names and tensors")
+    return content
+
+
+def _row(stack, row: int, path: Path) -> Tensor:  # type: ignore[no-untyped-def]  # safetensors has no type for slices
+    shape = stack.get_shape()
+    if not shape or row >= shape[0]:
+        raise Corrupt(f"{path} has no row {row}")
+    return stack[row : row + 1][0].clone()
+
+
+def save_stack(path: Path, checkpoints: Sequence[Mapping[str, Tensor]]) -> None:
+    """Write checkpoints of one structure as a stack: each tensor (n, *shape)."""
+    save_tensors(path, {name: torch.stack([c[name] for c in checkpoints]) for name in checkpoints[0]})
+
+
+def restore(structure: Structure, tensors: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    """The checkpoint in the structure's order, with tied names on one tensor again.
+
+    Raises ValueError when the tensors do not fit the structure, Corrupt when two tied tensors hold different values.
+    """
+    structure.check(tensors, what)
+    restored: dict[str, Tensor] = {}
+    for spec in structure:
+        if spec.tied_to is None:
+            restored[spec.name] = tensors[spec.name]
+        elif torch.equal(tensors[spec.name], tensors[spec.tied_to]):
+            restored[spec.name] = restored[spec.tied_to]
+        else:
+            raise Corrupt(f"{what}: {spec.name} and {spec.tied_to} are tied but differ")
+    return restored

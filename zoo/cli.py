@@ -1,0 +1,198 @@
+"""`rpg-zoo`: make, look at, check, score and perturb zoos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from zoo.console import command_line, emit, pick_device, run_cli, say
+
+if TYPE_CHECKING:
+    from zoo.recipe import Recipe
+    from zoo.store import Zoo
+    from zoo.tasks.base import Task
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
+
+ZooPath = Annotated[Path, typer.Argument(metavar="ZOO", help="A zoo's directory.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be made and stop.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Where to write, instead of the default place.")]
+Set = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a field of the recipe, such as zoo.epochs=3."),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option("--data-root", envvar="RPG_DATA", help="Where data sets are; without it, from the Hub."),
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, or auto.")]
+
+
+@app.command()
+def recipes(as_json: Json = False) -> None:
+    """List the recipes that come with the package."""
+    from zoo.recipe import load_recipe, recipe_names
+
+    rows = {name: load_recipe(name).sections["task"].model_dump(mode="json") for name in recipe_names()}
+    text = "\n".join(f"{name:<28}{row['name']:<16}{row['model']} on {row['data']}" for name, row in rows.items())
+    emit({"recipes": rows}, as_json, text)
+
+
+@app.command()
+def collect(
+    recipe: Annotated[str, typer.Argument(help="A recipe's short name, or a YAML file.")],
+    overrides: Set = [],  # noqa: B006  # typer reads the default, nobody writes to it
+    out: Out = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train networks and save their weights as a zoo. Run it again to continue after an interruption."""
+    from zoo.collect import CollectConfig, jobs
+    from zoo.collect import collect as collect_zoo
+    from zoo.recipe import load_recipe
+
+    plan = load_recipe(recipe, overrides)
+    config = plan.section("zoo", CollectConfig)
+    path = out or Path("zoos") / plan.name
+    total = len(jobs(config)) * config.checkpoints
+    if dry_run:
+        result = {
+            "out": str(path),
+            "runs": len(jobs(config)),
+            "checkpoints": total,
+            "recipe_sha256": plan.sha256,
+        }
+        emit(result, as_json, f"would train {result['runs']} network(s) and save {total} checkpoints to {path}")
+        return
+    say(f"collecting {total} checkpoints into {path}")
+    task = open_task(plan, data_root, device)
+    zoo = collect_zoo(config, task, plan.origin("collected", command_line("rpg-zoo")), path)
+    emit(describe(zoo), as_json, f"{len(zoo.entries)} checkpoints in {path}")
+
+
+@app.command()
+def ls(path: ZooPath, as_json: Json = False) -> None:
+    """List a zoo's checkpoints."""
+    from zoo.store import Zoo
+
+    zoo = Zoo.open(path)
+    rows = [entry.model_dump(mode="json") for entry in zoo.entries]
+    lines = [f"{'id':<24}{'split':<12}{'seed':>8}{'step':>9}  metrics"]
+    for entry in zoo.entries:
+        metrics = "  ".join(f"{m.name} {m.value:.3f}±{m.stderr:.3f}" for m in entry.metrics.values())
+        lines.append(f"{entry.id:<24}{entry.split:<12}{entry.seed:>8}{entry.step:>9}  {metrics}")
+    emit({"zoo": str(path), "checkpoints": rows}, as_json, "\n".join(lines))
+
+
+@app.command()
+def show(path: ZooPath, as_json: Json = False) -> None:
+    """Show what a zoo is and where it came from."""
+    from zoo.store import Zoo
+
+    zoo = Zoo.open(path)
+    origin = zoo.manifest.origin
+    tensors = "\n".join(f"  {spec}" for spec in zoo.structure)
+    emit(
+        describe(zoo) | {"structure": zoo.structure.model_dump(mode="json"), "origin": origin.model_dump(mode="json")},
+        as_json,
+        f"{path}: {origin.kind} with recipe {origin.name} ({origin.task}) by `{' '.join(origin.command)}`\n"
+        f"{len(zoo.entries)} checkpoints of {zoo.structure.numel:,} values in {len(zoo.structure)} tensors\n"
+        f"{tensors}\nrecipe:\n{origin.recipe}",
+    )
+
+
+@app.command()
+def verify(path: ZooPath, as_json: Json = False) -> int:
+    """Check every file and every checkpoint against the manifest. Exit code 1 when something is wrong."""
+    from zoo.store import Zoo
+
+    zoo = Zoo.open(path)
+    problems = list(zoo.problems())
+    sound = f"{path} is sound: {len(zoo.entries)} checkpoints, {len(zoo.manifest.files)} files"
+    emit({"zoo": str(path), "sound": not problems, "problems": problems}, as_json, "\n".join(problems) or sound)
+    return 1 if problems else 0
+
+
+@app.command()
+def score(
+    path: ZooPath, out: Out = None, data_root: DataRoot = None, device: Device = "auto", as_json: Json = False
+) -> None:
+    """Score every checkpoint on the test data of the zoo's task (default place: scores/<zoo>)."""
+    from zoo.recipe import recipe_from_text
+    from zoo.scoring import result, table
+    from zoo.scoring import score as score_zoo
+    from zoo.store import Zoo
+
+    zoo = Zoo.open(path)
+    origin = zoo.manifest.origin
+    task = open_task(recipe_from_text(origin.name, origin.recipe), data_root, device)
+    scores = score_zoo(zoo, task, out or Path("scores") / path.resolve().name)
+    emit(result(origin.name, scores), as_json, table(scores))
+
+
+@app.command()
+def perturb(
+    path: ZooPath,
+    kind: Annotated[str, typer.Option(help="noise, mean, average or gaussian.")] = "noise",
+    sigma: Annotated[float, typer.Option(help="Noise, in standard deviations of each tensor.")] = 0.05,
+    average_of: Annotated[int, typer.Option(help="How many networks an average takes.")] = 16,
+    n: Annotated[int, typer.Option("-n", help="How many networks to make.")] = 10,
+    seed: int = 0,
+    split: Annotated[str, typer.Option(help="Which checkpoints to start from.")] = "train",
+    out: Out = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Make a zoo of noised, averaged or Gaussian networks from a zoo (default place: zoos/<zoo>-<kind>)."""
+    from zoo.ops import PerturbConfig
+    from zoo.ops import perturb as perturb_zoo
+    from zoo.recipe import validate
+    from zoo.store import Zoo
+
+    zoo = Zoo.open(path)
+    entries = zoo.select(split)
+    target = out or path.parent / f"{path.name}-{kind}"
+    settings = {"kind": kind, "n": n, "seed": seed, "sigma": sigma, "average_of": average_of}
+    config = validate(PerturbConfig, settings, "rpg-zoo perturb: ")
+    if dry_run:
+        emit(
+            {"out": str(target), **settings},
+            as_json,
+            f"would write {kind} networks from {len(entries)} to {target}",
+        )
+        return
+    origin = zoo.manifest.origin.model_copy(update={"command": command_line("rpg-zoo")})
+    made = perturb_zoo(config, zoo, entries, origin, target)
+    emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
+
+
+def open_task(recipe: Recipe, data_root: Path | None, device: str) -> Task:
+    """The recipe's task with its data, on this device."""
+    from zoo.tasks import build_task
+
+    return build_task(recipe.sections["task"], data_root, pick_device(device))
+
+
+def describe(zoo: Zoo) -> dict[str, object]:
+    """A zoo in a few fields, for `--json`."""
+    splits = [entry.split for entry in zoo.entries]
+    return {
+        "zoo": str(zoo.path),
+        "sha256": zoo.sha256,
+        "kind": zoo.manifest.origin.kind,
+        "recipe": zoo.manifest.origin.name,
+        "task": zoo.manifest.origin.task,
+        "checkpoints": len(zoo.entries),
+        "splits": {split: splits.count(split) for split in sorted(set(splits))},
+        "values": zoo.structure.numel,
+        "bytes": sum(record.bytes for record in zoo.manifest.files.values()),
+    }
+
+
+def main() -> None:
+    run_cli(app, "rpg-zoo")

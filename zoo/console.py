@@ -1,0 +1,70 @@
+"""What all commands of both programs share: exit codes, one-line errors, `--json`, the choice of a device."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from zoo.errors import Corrupt, Failed, MissingData, MissingExtra
+
+EXIT_CODES: dict[type[Exception], int] = {
+    ValueError: 2,
+    Corrupt: 1,
+    Failed: 1,
+    MissingExtra: 3,
+    MissingData: 4,
+}
+INTERRUPTED = 130  # what typer returns after Ctrl-C
+
+
+def run_cli(app: Callable[..., Any], program: str) -> None:
+    """Run a typer application; end the process with the exit code of the contract, on failure with one line on stderr.
+
+    A command may return an exit code. Exceptions outside the contract are our own bugs and keep their traceback.
+    """
+    try:
+        code = app(prog_name=program, standalone_mode=False) or 0
+    except Exception as error:
+        code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), None)
+        if hasattr(error, "format_message"):  # typer's own usage errors; their class has no public name
+            code = 2
+            error = ValueError(f"{error.format_message()}; `{program} --help` shows what there is")
+        if code is None:
+            raise
+        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+    if code == INTERRUPTED:
+        print(f"{program}: interrupted; run the same command again to continue", file=sys.stderr)
+    sys.exit(code)
+
+
+def command_line(program: str) -> tuple[str, ...]:
+    """The command as it was typed, for the records of what it makes."""
+    return (program, *sys.argv[1:])
+
+
+def say(message: str) -> None:
+    """A line for people, on stderr, so that stdout holds results alone."""
+    print(message, file=sys.stderr)
+
+
+def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
+    """The command's result on stdout: one JSON object with `--json`, text for people otherwise."""
+    print(json.dumps(result, allow_nan=False) if as_json else text)
+
+
+def pick_device(name: str):  # type: ignore[no-untyped-def]  # returns torch.device; torch is imported when needed
+    """The device of this name; `auto` is the first GPU, else the CPU. Raises ValueError for a device that is not here."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"--device {name} cannot be used here: {str(error).splitlines()[0]}; try --device auto"
+        ) from error
+    return device

@@ -1,0 +1,28 @@
+"""What can go wrong for a user, by exit code of the command-line contract.
+
+| exception       | exit | meaning                                                          |
+|-----------------|------|------------------------------------------------------------------|
+| `ValueError`    | 2    | bad input: what was given, what was expected, what to type       |
+| `Corrupt`       | 1    | a file is not what its manifest says                             |
+| `Failed`        | 1    | the work ran and its outcome is bad (NaN loss, full disk)        |
+| `MissingExtra`  | 3    | an optional library is not installed                             |
+| `MissingData`   | 4    | data or weights are not there                                    |
+"""
+
+from __future__ import annotations
+
+
+class Corrupt(Exception):
+    """A file on disk is not what its manifest says: truncated, changed, swapped or foreign."""
+
+
+class Failed(Exception):
+    """The work ran and its outcome is bad; what was finished before is kept."""
+
+
+class MissingExtra(Exception):
+    """An optional library is not installed; the message names the extra and the install line."""
+
+
+class MissingData(Exception):
+    """Data or weights are not there; the message gives the expected layout and where they come from."""

@@ -1,0 +1,137 @@
+"""Files that survive a kill: whole or not there (`atomic_path`), or whole up to the last line (`Journal`)."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import Corrupt, Failed
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; on success it is synced to disk and renamed to `path`.
+
+    The temporary name is fixed, so what a kill leaves behind is overwritten by the next attempt. Raises Failed when the
+    disk is full, leaving neither file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with full_disk_is_failed(path):
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a whole file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def full_disk_is_failed(path: Path) -> Iterator[None]:
+    """Turn the operating system's write errors (full disk, quota, read-only) into one line that names the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise Failed(
+            f"cannot write {path}: {error.strerror or error}; what was finished is kept, "
+            f"make room and run the same command again"
+        ) from error
+
+
+def sha256_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Journal:
+    """An append-only file of JSON records, a line each, held by one process at a time.
+
+    A line that a kill left unfinished is dropped on opening; a damaged line anywhere else is Corrupt. Raises Failed
+    when another process holds the file. `records` are those already there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise Failed(f"another process is writing {path}; wait for it or stop it first") from error
+        self._file.seek(0)
+        data = self._file.read()
+        whole = data.rfind(b"\n") + 1
+        self._file.truncate(whole)
+        self.records = [_parse(path, number, line) for number, line in enumerate(data[:whole].splitlines(), 1)]
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add a record; on return it is on disk. After a failed write the file ends where it ended before."""
+        end = self._file.seek(0, os.SEEK_END)
+        with full_disk_is_failed(self.path):
+            try:
+                self._file.write(json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            except OSError:
+                os.ftruncate(self._file.fileno(), end)
+                raise
+        self.records.append(record)
+
+    def keep(self, count: int) -> None:
+        """Drop all records after the first `count`."""
+        self.records = self.records[:count]
+        self._file.seek(0)
+        for _ in range(count):
+            self._file.readline()
+        self._file.truncate(self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The whole records of a journal that nobody has to hold; an unfinished last line is left out."""
+    data = path.read_bytes()
+    lines = data[: data.rfind(b"\n") + 1].splitlines()
+    return [_parse(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise Corrupt(f"{path}, line {number} is not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise Corrupt(f"{path}, line {number} is not a record")
+    return record

@@ -1,0 +1,99 @@
+"""The manifest: what a Zoo is, what is in it and where it came from. Written last, so its existence means the zoo is
+complete.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, JsonValue, NonNegativeInt, model_validator
+from typing_extensions import Self
+
+from evaluators.metrics import Metric
+from zoo.structure import Frozen, Structure
+
+
+def _safe_name(name: str) -> str:
+    path = PurePosixPath(name)
+    unsafe = path.is_absolute() or any(part in ("..", ".") for part in name.split("/")) or str(path) != name
+    if unsafe or "\\" in name or ":" in name or not name.isprintable():
+        raise ValueError(f"file name {name!r} leaves the zoo's directory or is not plain")
+    return name
+
+
+FileName = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_safe_name)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+OriginKind = Literal["collected", "generated", "perturbed", "trained"]
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+
+
+class FileRecord(Frozen):
+    """Size and SHA-256 of one file of the zoo."""
+
+    bytes: NonNegativeInt
+    sha256: Sha256
+
+
+class Entry(Frozen):
+    """One checkpoint. `sha256` is its content's (zoo.checkpoint.content_hash), `row` its place in a stack, `step`
+    counts optimiser steps, `metrics` were measured on validation data while it was made, `parents` are the
+    checkpoints it was derived from.
+    """
+
+    id: Id
+    file: FileName
+    row: NonNegativeInt | None = None
+    sha256: Sha256
+    seed: int
+    step: NonNegativeInt = 0
+    split: Id
+    condition: str | None = None
+    metrics: dict[str, Metric] = Field(default_factory=dict)
+    parents: tuple[Sha256, ...] = ()
+
+
+class Origin(Frozen):
+    """How the zoo was made: everything that is known before the first checkpoint.
+
+    `kind` says by what (collected, generated, perturbed); `parents` are SHA-256 of the manifests (or run records) it
+    came from; `recipe` is the whole resolved recipe as YAML, `settings` what else decides the content (seed, sampler,
+    noise level).
+    """
+
+    name: str
+    kind: OriginKind
+    task: str
+    recipe: str
+    recipe_sha256: Sha256
+    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    command: tuple[str, ...]
+    versions: dict[str, str]
+    parents: tuple[Sha256, ...] = ()
+
+
+class Manifest(Frozen):
+    """`manifest.json`."""
+
+    schema_version: Literal[1] = 1
+    origin: Origin
+    structure: Structure
+    files: dict[FileName, FileRecord]
+    entries: tuple[Entry, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        ids = {entry.id for entry in self.entries}
+        if len(ids) != len(self.entries):
+            raise ValueError("an id is listed twice")
+        if unknown := {entry.file for entry in self.entries} - set(self.files):
+            raise ValueError(f"{min(unknown)} belongs to an entry but is not among the files")
+        return self
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes: they belong to every artefact's record."""
+    packages = ("rpg-zoo", "torch", "numpy", "safetensors")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}

@@ -1,0 +1,123 @@
+"""Score a Zoo on its task's test data: a line per checkpoint in `scores.jsonl`, resumable, keyed by the checkpoint's
+content.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from evaluators.metrics import Metric, Summary, summarize
+from zoo.checkpoint import content_hash, load_foreign
+from zoo.files import Journal
+from zoo.manifest import Entry, Sha256, versions
+from zoo.progress import progress
+from zoo.store import Zoo
+from zoo.structure import Frozen, Structure
+from zoo.tasks.base import Task
+
+
+class Score(Frozen):
+    """Metrics of one checkpoint on test data. `correct` is the packed per-sample correctness (base64), `evaluator`
+    says which code and version produced it, `protocol` on which data: scores are comparable only where both are
+    equal.
+    """
+
+    id: str
+    sha256: Sha256
+    evaluator: str
+    protocol: str
+    metrics: dict[str, Metric]
+    samples: int
+    correct: str
+    versions: dict[str, str]
+
+    def correct_per_sample(self) -> NDArray[np.bool_]:
+        """(samples,) bool: which test samples the network gets right, in data order."""
+        packed = np.frombuffer(base64.b64decode(self.correct), dtype=np.uint8)
+        return np.unpackbits(packed, count=self.samples).astype(bool)
+
+
+def score(zoo: Zoo, task: Task, out: Path, entries: Sequence[Entry] | None = None) -> list[Score]:
+    """Scores of these entries (default: all) in their order, from `out/scores.jsonl` where they are already there.
+
+    One model is built and the weights are swapped in place.
+    """
+    entries = zoo.entries if entries is None else entries
+    with Journal(out / "scores.jsonl") as journal:
+        known = {
+            (s.sha256, s.evaluator, s.protocol): s for s in (Score.from_json(json.dumps(r)) for r in journal.records)
+        }
+        scores = []
+        model = task.build(0)
+        with progress("score", len(entries)) as bar:
+            for entry in entries:
+                key = (entry.sha256, task.evaluator, task.protocol)
+                if key not in known:
+                    task.load(model, zoo.load(entry))
+                    known[key] = _score(entry.id, entry.sha256, task, model)
+                    journal.append(known[key].model_dump(mode="json"))
+                scores.append(known[key].model_copy(update={"id": entry.id}))
+                bar.advance(1)
+    return scores
+
+
+def score_file(path: Path, task: Task) -> Score:
+    """The score of one checkpoint file. Raises ValueError when it does not fit the task's model, Corrupt when it is
+    damaged.
+    """
+    weights = load_foreign(path)
+    model = task.build(0)
+    Structure.of(task.weights(model)).check(weights, str(path))
+    task.load(model, weights)
+    return _score(path.name, content_hash(weights), task, model)
+
+
+def _score(id: str, sha256: str, task: Task, model: nn.Module) -> Score:
+    evaluation = task.evaluate(model, "test")
+    return Score(
+        id=id,
+        sha256=sha256,
+        evaluator=task.evaluator,
+        protocol=task.protocol,
+        metrics={metric.name: metric for metric in evaluation.metrics},
+        samples=len(evaluation.correct),
+        correct=base64.b64encode(np.packbits(evaluation.correct).tobytes()).decode(),
+        versions=versions(),
+    )
+
+
+def summaries(scores: Sequence[Score]) -> dict[str, Summary]:
+    """The paper's statistics over networks (section 3.1), for every metric that all of them have."""
+    names = [name for name in scores[0].metrics if all(name in s.metrics for s in scores)]
+    return {
+        name: summarize([s.metrics[name].value for s in scores], scores[0].metrics[name].higher_is_better)
+        for name in names
+    }
+
+
+def result(task_name: str, scores: Sequence[Score]) -> dict[str, Any]:
+    """What `rpg-zoo score --json` and `rpg eval --json` print."""
+    return {
+        "task": task_name,
+        "protocol": scores[0].protocol,
+        "metrics": {name: summary.to_json() for name, summary in summaries(scores).items()},
+        "checkpoints": [
+            {"id": s.id, "sha256": s.sha256, "metrics": {n: m.to_json() for n, m in s.metrics.items()}} for s in scores
+        ],
+    }
+
+
+def table(scores: Sequence[Score]) -> str:
+    """The same for people: a row per metric."""
+    lines = [f"{'metric':<10}{'best':>9}{'mean':>9}{'median':>9}{'min':>9}{'std':>9}{'n':>5}"]
+    for name, s in summaries(scores).items():
+        lines.append(f"{name:<10}{s.best:>9.3f}{s.mean:>9.3f}{s.median:>9.3f}{s.min:>9.3f}{s.std:>9.3f}{s.n:>5}")
+    return "\n".join([*lines, f"protocol {scores[0].protocol}, {scores[0].samples} samples per network"])

@@ -1,0 +1,290 @@
+"""Zoo: a directory of checkpoints with a manifest. ZooWriter makes one, a kill at any moment notwithstanding.
+
+    manifest.json                written last
+    index.parquet                a row per checkpoint, for people and viewers
+    checkpoints/*.safetensors    one file per checkpoint, or stacks of them for models under a million values
+
+While it is being written: `journal.jsonl` (origin, then a line per finished checkpoint) and `.parts/` (checkpoints
+that will be stacked). Entries are sorted by id, so the result does not depend on the order in which checkpoints were
+finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from evaluators.metrics import Metric
+from zoo.checkpoint import content_hash, load_tensors, restore, save_stack, save_tensors
+from zoo.errors import Corrupt, MissingData
+from zoo.files import Journal, atomic_path, sha256_file, write_bytes
+from zoo.manifest import Entry, FileRecord, Manifest, Origin
+from zoo.structure import Frozen, Structure
+
+STACK_BELOW = 1_000_000  # values; smaller models are stacked
+STACK_ROWS = 256  # checkpoints in a stack
+
+
+class Zoo:
+    """A finished zoo, opened for reading. Checkpoints are read when asked for and checked against their hash."""
+
+    def __init__(self, path: Path, manifest: Manifest, sha256: str) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.sha256 = sha256
+
+    @classmethod
+    def open(cls, path: Path) -> Zoo:
+        """Open a directory. Raises MissingData when there is no finished zoo, Corrupt when its manifest is damaged."""
+        manifest_path = path / "manifest.json"
+        if not manifest_path.is_file():
+            if (path / "journal.jsonl").is_file():
+                raise MissingData(f"{path} is not finished; run the command that was making it again")
+            raise MissingData(
+                f"no zoo at {path}: expected manifest.json and checkpoints/; make one with `rpg-zoo collect`"
+            )
+        text = manifest_path.read_bytes()
+        return cls(path, Manifest.parse(text, manifest_path), hashlib.sha256(text).hexdigest())
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        return self.manifest.entries
+
+    @property
+    def structure(self) -> Structure:
+        return self.manifest.structure
+
+    def select(self, split: str | None = None) -> list[Entry]:
+        """The entries of a split, or all. Raises ValueError when there are none, naming the splits that exist."""
+        chosen = [entry for entry in self.entries if split is None or entry.split == split]
+        if not chosen:
+            splits = sorted({entry.split for entry in self.entries})
+            raise ValueError(
+                f"{self.path} has no checkpoints of split {split!r}; it has {', '.join(splits) or 'none at all'}"
+            )
+        return chosen
+
+    def entry(self, id: str) -> Entry:
+        """The entry with this id. Raises ValueError when there is none."""
+        for entry in self.entries:
+            if entry.id == id:
+                return entry
+        raise ValueError(f"{self.path} has no checkpoint {id!r}; `rpg-zoo ls {self.path}` lists them")
+
+    def load(self, entry: Entry) -> dict[str, Tensor]:
+        """A checkpoint in state-dict order, ties restored. Raises Corrupt unless it is what the manifest promised."""
+        path = self._inside(entry.file)
+        if not path.is_file():
+            raise Corrupt(f"{path} is missing")
+        tensors = load_tensors(path, entry.row)
+        where = f"{entry.id} in {path}"
+        try:
+            self.structure.check(tensors, where)
+        except ValueError as error:
+            raise Corrupt(str(error)) from error
+        if content_hash(tensors) != entry.sha256:
+            raise Corrupt(f"{where} is not the checkpoint of the manifest (its SHA-256 differs)")
+        return restore(self.structure, tensors, where)
+
+    def checkpoints(self, entries: Iterable[Entry]) -> Iterator[dict[str, Tensor]]:
+        """The checkpoints of these entries, one in memory at a time."""
+        return (self.load(entry) for entry in entries)
+
+    def problems(self) -> Iterator[str]:
+        """Everything in the directory that is not as the manifest says, a line each; nothing for a sound zoo."""
+        for name, record in self.manifest.files.items():
+            try:
+                path = self._inside(name)
+            except Corrupt as error:
+                yield str(error)
+                continue
+            if not path.is_file():
+                yield f"{path} is missing"
+            elif path.stat().st_size != record.bytes:
+                yield f"{path} has {path.stat().st_size} bytes, expected {record.bytes}"
+            elif sha256_file(path) != record.sha256:
+                yield f"{path} has changed (its SHA-256 differs)"
+        for path in sorted((self.path / "checkpoints").rglob("*")):
+            if path.relative_to(self.path).as_posix() not in self.manifest.files and not path.is_dir():
+                yield f"{path} is not in the manifest"
+        for entry in self.entries:
+            try:
+                self.load(entry)
+            except Corrupt as error:
+                yield str(error)
+
+    def _inside(self, name: str) -> Path:
+        path = self.path / name
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise Corrupt(f"{path} points outside the zoo")
+        return path
+
+
+class JournalHeader(Frozen):
+    """First line of a zoo's journal; an Entry per line follows."""
+
+    origin: Origin
+    structure: Structure
+
+
+class ZooWriter:
+    """Makes a Zoo at `path`, or continues one that was interrupted, if it has the same origin and structure.
+
+    `done` maps the ids that are already there to their entries. One process writes a zoo at a time. Raises ValueError
+    when `path` holds something else.
+    """
+
+    def __init__(self, path: Path, origin: Origin, structure: Structure) -> None:
+        self.path = path
+        self.origin = origin
+        self.structure = structure
+        self.done: dict[str, Entry] = {}
+        self.complete = (path / "manifest.json").is_file()
+        header = JournalHeader(origin=origin, structure=structure).model_dump(mode="json")
+        if self.complete:
+            manifest = Zoo.open(path).manifest
+            self._same(manifest.origin, manifest.structure)
+            self.done = {entry.id: entry for entry in manifest.entries}
+            self._clean()
+            return
+        if path.is_dir() and any(path.iterdir()) and not (path / "journal.jsonl").exists():
+            raise ValueError(f"{path} exists and is not a zoo; choose another place with --out")
+        self._journal = Journal(path / "journal.jsonl")
+        try:
+            if not self._journal.records:
+                self._journal.append(header)
+            self._continue()
+        except BaseException:
+            self._journal.close()
+            raise
+
+    def _continue(self) -> None:
+        """Take up what the journal holds."""
+        first, *rest = map(json.dumps, self._journal.records)
+        header = JournalHeader.parse(first, self._journal.path)
+        self._same(header.origin, header.structure)
+        entries = [Entry.parse(record, self._journal.path) for record in rest]
+        self.done = {entry.id: entry for entry in entries}
+
+    def _same(self, origin: Origin, structure: Structure) -> None:
+        mine = self.origin.model_copy(update={"command": origin.command, "versions": origin.versions})
+        if mine != origin or structure != self.structure:
+            raise ValueError(
+                f"{self.path} holds a zoo of another recipe, parent or setting ({origin.name}, "
+                f"{origin.recipe_sha256[:12]}); choose another place with --out or remove it"
+            )
+
+    @property
+    def stacked(self) -> bool:
+        return self.structure.numel < STACK_BELOW
+
+    def add(
+        self,
+        id: str,
+        tensors: Mapping[str, Tensor],
+        *,
+        seed: int,
+        split: str,
+        step: int = 0,
+        condition: str | None = None,
+        metrics: Sequence[Metric] = (),
+        parents: Sequence[str] = (),
+    ) -> Entry:
+        """Store one checkpoint durably. An id that is already there is left as it is and returned."""
+        if id in self.done:
+            return self.done[id]
+        self.structure.check(tensors, f"checkpoint {id}")
+        entry = Entry(
+            id=id,
+            file=f"checkpoints/{id}.safetensors",
+            sha256=content_hash(tensors),
+            seed=seed,
+            step=step,
+            split=split,
+            condition=condition,
+            metrics={metric.name: metric for metric in metrics},
+            parents=tuple(parents),
+        )
+        save_tensors(self._part(id) if self.stacked else self.path / entry.file, tensors)
+        self._journal.append(entry.model_dump(mode="json"))
+        self.done[id] = entry
+        return entry
+
+    def finish(self) -> Zoo:
+        """Stack, index and seal the zoo. Doing it again, after a kill or on a finished zoo, changes nothing."""
+        if not self.complete:
+            entries = [self.done[id] for id in sorted(self.done)]
+            if self.stacked:
+                entries = self._stack(entries)
+            _write_index(self.path / "index.parquet", entries)
+            names = sorted({entry.file for entry in entries} | {"index.parquet"})
+            files = {name: _record(self.path / name) for name in names}
+            manifest = Manifest(origin=self.origin, structure=self.structure, files=files, entries=tuple(entries))
+            write_bytes(self.path / "manifest.json", manifest.to_json(indent=1).encode())
+            self.complete = True
+            self._journal.close()
+            self._clean()
+        return Zoo.open(self.path)
+
+    def close(self) -> None:
+        """Let go of the directory; an unfinished zoo stays resumable."""
+        if not self.complete:
+            self._journal.close()
+
+    def __enter__(self) -> ZooWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _part(self, id: str) -> Path:
+        return self.path / ".parts" / f"{id}.safetensors"
+
+    def _stack(self, entries: list[Entry]) -> list[Entry]:
+        stacked = []
+        for start in range(0, len(entries), STACK_ROWS):
+            group = entries[start : start + STACK_ROWS]
+            name = f"checkpoints/stack-{start // STACK_ROWS:05d}.safetensors"
+            save_stack(self.path / name, [load_tensors(self._part(entry.id)) for entry in group])
+            stacked += [entry.model_copy(update={"file": name, "row": row}) for row, entry in enumerate(group)]
+        return stacked
+
+    def _clean(self) -> None:
+        shutil.rmtree(self.path / ".parts", ignore_errors=True)
+        for leftover in self.path.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        (self.path / "journal.jsonl").unlink(missing_ok=True)
+
+
+def _record(path: Path) -> FileRecord:
+    return FileRecord(bytes=path.stat().st_size, sha256=sha256_file(path))
+
+
+def _write_index(path: Path, entries: Sequence[Entry]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    metrics = sorted({name for entry in entries for name in entry.metrics})
+    rows = [
+        entry.model_dump(include={"id", "file", "row", "sha256", "seed", "step", "split", "condition"})
+        | {"parents": list(entry.parents)}
+        | {name: entry.metrics[name].value if name in entry.metrics else None for name in metrics}
+        for entry in entries
+    ]
+    types = {
+        "row": pyarrow.int64(),
+        "seed": pyarrow.int64(),
+        "step": pyarrow.int64(),
+        "parents": pyarrow.list_(pyarrow.string()),
+    }
+    columns = list(rows[0]) if rows else []
+    schema = pyarrow.schema(
+        [(name, pyarrow.float64() if name in metrics else types.get(name, pyarrow.string())) for name in columns]
+    )
+    with atomic_path(path) as temporary:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), temporary)

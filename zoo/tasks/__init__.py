@@ -1,0 +1,35 @@
+"""Tasks: what the networks of a zoo do. One file per family, with its recipe schema `Config` and `build`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from zoo.structure import Frozen
+from zoo.tasks.base import Task, TaskConfig
+
+FAMILIES = {"classification": "zoo.tasks.classification"}
+
+
+def task_module(name: str) -> ModuleType:
+    """The module of a task family, with `Config` (section `task:` of a recipe) and `build(config, data_root, device)`.
+
+    Raises ValueError for a family that does not exist.
+    """
+    if name not in FAMILIES:
+        from zoo.recipe import suggest  # here, because recipes import this module for their `task:` section
+
+        raise ValueError(f"no task named {name!r}{suggest(name, FAMILIES)}")
+    return import_module(FAMILIES[name])
+
+
+def build_task(config: Frozen, data_root: Path | None, device: torch.device) -> Task:
+    """The task of a recipe's validated `task:` section, with its data, on this device.
+
+    Raises ValueError for settings that do not fit together, MissingData when the data are not there.
+    """
+    assert isinstance(config, TaskConfig)
+    return task_module(config.name).build(config, data_root, device)

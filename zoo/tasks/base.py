@@ -1,0 +1,64 @@
+"""The Task protocol: everything that collecting and scoring need to know about what a network does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal, Protocol, TypeAlias
+
+from torch import Tensor, nn
+
+from evaluators.classification import Evaluation
+from zoo.structure import Frozen
+
+Batch: TypeAlias = tuple[Tensor, Tensor]
+Split: TypeAlias = Literal["validation", "test"]
+
+
+class TaskConfig(Frozen):
+    """Base of all `task:` sections; `name` is the task family."""
+
+    name: str
+
+
+class Task(Protocol):
+    """A model, its data, its loss and its evaluator.
+
+    `evaluator` names the scoring code and its version, `protocol` the data and their preparation: scores are
+    comparable only where both are equal. `headline` is the metric that tables show.
+    """
+
+    evaluator: str
+    protocol: str
+    headline: str
+
+    def build(self, seed: int) -> nn.Module:
+        """A freshly initialised model on the task's device. Equal seeds give equal models."""
+        ...
+
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """The tensors that are "the weights", in state-dict order: detached copies on the CPU. Tied tensors stay
+        one tensor under several names.
+        """
+        ...
+
+    def load(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        """The inverse of `weights`, in place. Raises ValueError unless names, shapes and dtypes are the model's."""
+        ...
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """How many batches of at most `batch_size` samples make one pass over the training data."""
+        ...
+
+    def batches(self, seed: int, first_step: int, batch_size: int) -> Iterator[Batch]:
+        """Endless training batches from number `first_step` on. Batch k is a function of (seed, k) alone, so a
+        resumed run sees what an uninterrupted one would have seen.
+        """
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The training loss of a batch, a scalar."""
+        ...
+
+    def evaluate(self, model: nn.Module, split: Split) -> Evaluation:
+        """Score the model, and leave it in evaluation mode. `validation` is for choices, `test` for reports."""
+        ...

@@ -1,0 +1,154 @@
+"""Labelled image data sets as plain tensors. scikit-learn and `datasets` are imported here only.
+
+Shape suffixes: N images, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from zoo.errors import Corrupt, MissingData
+from zoo.seeds import generator
+
+Name = Literal["digits", "cifar10"]
+
+CIFAR10_REPO = "uoft-cs/cifar10"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+DIGITS_MEAN, DIGITS_STD = (0.3044,), (0.3752,)  # of the training images
+DIGITS_SPLIT_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images uint8 (N, C, H, W) and labels int64 (N,) on the CPU; mean and std per channel, of pixels in [0, 1]."""
+
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: int
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 (N, C, H, W) -> float32 of the same shape on the same device, standardised per channel."""
+        mean_C11 = torch.tensor(self.mean, device=images.device)[:, None, None]
+        std_C11 = torch.tensor(self.std, device=images.device)[:, None, None]
+        return (images.float() / 255 - mean_C11) / std_C11
+
+    def fingerprint(self) -> str:
+        """8 hexadecimal digits that change with any pixel, label or order of the test data, or the normalisation."""
+        digest = hashlib.sha256(repr((self.mean, self.std)).encode())
+        digest.update(self.test.numpy().data)
+        digest.update(self.test_labels.numpy().data)
+        return digest.hexdigest()[:8]
+
+
+def load_images(name: Name, data_root: Path | None) -> Images:
+    """A data set by name.
+
+    - `digits`: scikit-learn's 1,797 handwritten digits, 1 x 8 x 8; a stratified third of them is the test set.
+    - `cifar10`: 3 x 32 x 32, from parquet files under `data_root`, or from the Hub without one. Standardised with
+      ImageNet's statistics, as in RPG's published code.
+
+    Raises MissingData when files are not there, Corrupt when they are not what they should be.
+    """
+    return _digits() if name == "digits" else _cifar10(data_root)
+
+
+def stratified_split(labels: Tensor, share: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Split indices at random, class by class: labels int64 (N,) -> sorted int64 indices (rest, taken).
+
+    `taken` gets `share` of each class, rounded to whole images.
+    """
+    taken_N = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        members = (labels == label).nonzero().squeeze(1)
+        order = torch.randperm(len(members), generator=rng)
+        taken_N[members[order[: round(share * len(members))]]] = True
+    return (~taken_N).nonzero().squeeze(1), taken_N.nonzero().squeeze(1)
+
+
+def _digits() -> Images:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = torch.from_numpy(digits.images)[:, None].mul(255 / 16).round().to(torch.uint8)  # values are 0 to 16
+    labels = torch.from_numpy(digits.target).to(torch.int64)
+    train, test = stratified_split(labels, 1 / 3, generator(DIGITS_SPLIT_SEED, "digits", "test"))
+    return Images(images[train], labels[train], images[test], labels[test], DIGITS_MEAN, DIGITS_STD, classes=10)
+
+
+def _cifar10(data_root: Path | None) -> Images:
+    train, train_labels = _cifar10_split("train", data_root)
+    test, test_labels = _cifar10_split("test", data_root)
+    return Images(train, train_labels, test, test_labels, IMAGENET_MEAN, IMAGENET_STD, classes=10)
+
+
+def _cifar10_split(split: str, data_root: Path | None) -> tuple[Tensor, Tensor]:
+    """Images uint8 (N, 3, 32, 32) and labels int64 (N,) of `train` or `test`, in the order of the files."""
+    where = f"the {split} split of cifar10 in {data_root or CIFAR10_REPO}"
+    try:
+        images_NHWC, labels_N = _decode(_open_hub(split) if data_root is None else _open_local(split, data_root))
+    except (OSError, ValueError) as error:  # pyarrow's and Pillow's errors are among these
+        raise Corrupt(f"{where} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    classes = np.unique(labels_N).tolist()
+    if images_NHWC.shape[1:] != (32, 32, 3) or not set(classes) <= set(range(10)):
+        raise Corrupt(
+            f"{where} has images of shape {images_NHWC.shape[1:]} with labels {classes[:12]}; "
+            "expected shape (32, 32, 3) and labels from 0 to 9"
+        )
+    return torch.from_numpy(images_NHWC).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels_N)
+
+
+def _open_local(split: str, data_root: Path) -> Any:
+    """The parquet files of a local copy as a stream, so nothing is copied into the cache of `datasets`."""
+    from datasets import load_dataset
+
+    folder = data_root / "cifar10" / "plain_text"
+    files = sorted(map(str, folder.glob(f"{split}-*.parquet")))
+    if not files:
+        raise MissingData(
+            f"no {split}-*.parquet in {folder}; expected {folder}/train-*.parquet and {folder}/test-*.parquet from "
+            f"https://huggingface.co/datasets/{CIFAR10_REPO}, or no data root at all, to read them from there"
+        )
+    return load_dataset("parquet", data_files=files, split="train", streaming=True)
+
+
+def _open_hub(split: str) -> Any:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(CIFAR10_REPO, split=split)
+    except OSError as error:
+        raise MissingData(
+            f"cannot get {CIFAR10_REPO} from the Hugging Face Hub ({' '.join(str(error).split())[:120]}); without "
+            "network, give a data root with cifar10/plain_text/train-*.parquet and test-*.parquet from there"
+        ) from error
+
+
+def _decode(dataset: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """All images (N, H, W, C) and labels (N,) of a data set with the columns `img` (encoded) and `label`."""
+    from datasets import Image as ImageFeature
+
+    if not {"img", "label"} <= set(dataset.column_names):
+        raise ValueError(f"its columns are {', '.join(dataset.column_names)}; expected img and label")
+    images, labels = [], []
+    # Arrow tables, not rows: building a dictionary for each row would take longer than decoding its image.
+    for table in dataset.cast_column("img", ImageFeature(decode=False)).with_format("arrow").iter(batch_size=1000):
+        encoded = table["img"].combine_chunks().field("bytes").to_pylist()
+        images.append(np.stack([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded]))
+        labels.append(table["label"].to_numpy())
+    if not images:
+        raise ValueError("there are no images in it")
+    return np.concatenate(images), np.concatenate(labels).astype(np.int64)
