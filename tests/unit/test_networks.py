@@ -78,7 +78,7 @@ def test_the_number_of_classes_reaches_the_head_of_any_timm_network():
 
 
 def test_an_unknown_name_gets_a_suggestion():
-    with pytest.raises(ValueError, match="'cnn_smal'.*did you mean cnn_small"):
+    with pytest.raises(ValueError, match=r"'cnn_smal'.*did you mean cnn_small"):
         create_network("cnn_smal", 10, seed=0)
 
 
