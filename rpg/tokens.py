@@ -27,8 +27,9 @@ def write_tokens(path: Path, layout: Layout, checkpoints: Iterable[Mapping[str, 
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         found = 0
-        for found, weights in enumerate(checkpoints, 1):
+        for weights in checkpoints:
             file.write(layout.encode(weights).numpy().astype("<f4", copy=False).tobytes())
+            found += 1
         if found != count:
             raise ValueError(f"found {found} checkpoints to tokenise where {count} were announced")
 
@@ -38,10 +39,12 @@ def open_tokens(path: Path, layout: Layout, count: int) -> np.memmap:
     shape = (count, layout.num_tokens, layout.token_size)
     try:
         tokens_NLD = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError) as error:
+    except Exception as error:  # on damaged bytes numpy's header parser fails in many ways
         raise Corrupt(f"{path} cannot be read: {error}; remove its directory and train again") from error
     if tokens_NLD.shape != shape or tokens_NLD.dtype != np.float32:
         raise Corrupt(f"{path} holds {tokens_NLD.dtype}{tokens_NLD.shape}, expected float32{shape}")
+    if tokens_NLD.offset + tokens_NLD.nbytes != path.stat().st_size:  # also when the header's own length is damaged
+        raise Corrupt(f"{path} is {path.stat().st_size} bytes long, which is not what its header says")
     return tokens_NLD
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rpg.config import RPGConfig, TrainConfig
 from rpg.layout import Layout
-from rpg.models.diffusion import diffusion_loss, make_scheduler
+from rpg.models.diffusion import Scheduler, diffusion_loss, make_scheduler
 from rpg.models.generator import Generator
 from rpg.run import Run, RunRecord, build_generator
 from rpg.tokens import gather, open_tokens, write_tokens
@@ -114,7 +114,7 @@ class Batches:
     def __init__(self, settings: TrainConfig, tokens: np.memmap, mask: Tensor, device: torch.device) -> None:
         self.settings, self.tokens, self.mask, self.device = settings, tokens, mask, device
 
-    def loss(self, model: Generator, schedule, step: int) -> Tensor:  # type: ignore[no-untyped-def]  # a diffusers scheduler
+    def loss(self, model: Generator, schedule: Scheduler, step: int) -> Tensor:
         """Masked noise-prediction error (Eq. 5) on `diffusion_batch` tokens drawn from the batch's sequences."""
         rng = seeded_generator(self.settings.seed, "train", step)
         count, length = self.tokens.shape[:2]

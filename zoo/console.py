@@ -20,7 +20,7 @@ INTERRUPTED = 130  # what typer returns after Ctrl-C
 
 
 def run_cli(app: Callable[..., Any], program: str) -> None:
-    """Run a typer application; end the process with the exit code of the contract, on failure with one line on stderr.
+    """Run a typer application; end the process with the contract's exit code, on failure with one line on stderr.
 
     A command may return an exit code. Exceptions outside the contract are our own bugs and keep their traceback.
     """

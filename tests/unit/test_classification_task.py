@@ -86,6 +86,15 @@ def test_other_seeds_give_other_batches(augment):
     assert not torch.equal(first, second)
 
 
+def test_every_batch_of_every_epoch_is_augmented_by_draws_of_its_own():
+    image = torch.randint(0, 256, (1, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images, labels = image.expand(100, 1, 8, 8).contiguous(), torch.arange(100) % 10
+    config = Config(name="classification", model="cnn_digits", data="digits", augment="flip")
+    task = ClassificationTask(config, Images(images, labels, images, labels, (0.0,), (1.0,), classes=10), CPU)
+    flips = [tuple(batch[:, 0, 0, 0].tolist()) for batch, _ in islice(task.batches(0, 0, 30), 9)]  # of equal images
+    assert len(set(flips)) == 9
+
+
 def test_batches_leave_the_global_generator_alone():
     before = torch.get_rng_state()
     list(islice(digits_task("autoaugment").batches(0, 0, 100), 3))

@@ -136,7 +136,7 @@ def test_a_hub_out_of_reach_is_missing_data(monkeypatch):
         raise ConnectionError("Couldn't reach the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(MissingData, match=r"uoft-cs/cifar10.*data root with cifar10/plain_text"):
+    with pytest.raises(MissingData, match=r"uoft-cs/cifar10.*--data-root DIR with DIR/cifar10/plain_text"):
         load_images("cifar10", None)
 
 

@@ -133,7 +133,7 @@ def _open_hub(split: str) -> Any:
     except OSError as error:
         raise MissingData(
             f"cannot get {CIFAR10_REPO} from the Hugging Face Hub ({' '.join(str(error).split())[:120]}); without "
-            "network, give a data root with cifar10/plain_text/train-*.parquet and test-*.parquet from there"
+            "network, give --data-root DIR with DIR/cifar10/plain_text/train-*.parquet and test-*.parquet from there"
         ) from error
 
 

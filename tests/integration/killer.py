@@ -1,0 +1,64 @@
+"""Collects, trains and generates, killing every command with SIGKILL at random moments and starting it again.
+
+    python killer.py SEED KILLS RECIPE
+
+Commands run in forks of this process, where everything is already imported, so that the kills fall into their work.
+Prints how many kills there were.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+
+import rpg.cli
+import rpg.demo
+import zoo.cli
+import zoo.tasks.classification
+import zoo.tasks.networks
+from zoo.console import run_cli
+
+APPS = {"rpg-zoo": zoo.cli.app, "rpg": rpg.cli.app}
+COMMANDS = (
+    "rpg-zoo collect RECIPE --out zoo",
+    "rpg train RECIPE --zoo zoo --out run",
+    "rpg generate run --out generated",
+)
+LONGEST = 0.4  # seconds before a kill; the tiny recipe's commands take a few times that
+
+
+def run(argv: list[str], kill_after: float | None) -> int | None:
+    """Exit code of the command, or None when it was killed first."""
+    child = os.fork()
+    if child == 0:
+        sys.argv = argv
+        try:
+            run_cli(APPS[argv[0]], argv[0])
+        except SystemExit as exit:
+            os._exit(int(exit.code or 0))
+        except BaseException:
+            os._exit(99)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def main(seed: str, kills: str, recipe: str) -> None:
+    rng = random.Random(int(seed))
+    killed = 0
+    for command in COMMANDS:
+        argv = command.replace("RECIPE", recipe).split()
+        codes = [run(argv, rng.uniform(0, LONGEST)) for _ in range(int(kills))]
+        killed += codes.count(None)
+        if run(argv, None) != 0 or not set(codes) <= {None, 0}:
+            sys.exit(f"{command} failed: {codes}")
+    print(killed)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,266 @@
+"""Both programs through their command lines, on one tiny run of everything: results, JSON, exit codes, one-line errors."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import rpg.cli
+import zoo.cli
+from zoo.console import run_cli
+from zoo.store import Zoo
+
+TINY = str(Path(__file__).parent / "tiny.yaml")
+APPS = {"rpg-zoo": zoo.cli.app, "rpg": rpg.cli.app}
+
+
+class Shell:
+    """Runs commands in-process: exit code, stdout, stderr."""
+
+    def __init__(self, monkeypatch, capsys):
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, command):
+        argv = command.split()
+        self.monkeypatch.setattr("sys.argv", argv)
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            run_cli(APPS[argv[0]], argv[0])
+        out, err = self.capsys.readouterr()
+        return exit.value.code or 0, out, err
+
+    def json(self, command):
+        code, out, err = self(f"{command} --json")
+        assert code == 0, err
+        return json.loads(out)
+
+    def fails(self, command, code, *words):
+        """The command exits with this code and one line on stderr that holds these words."""
+        found, out, err = self(command)
+        assert (found, out) == (code, ""), (found, out, err)
+        line = [line for line in err.splitlines() if line.startswith(("rpg:", "rpg-zoo:"))]
+        assert len(line) == 1, err
+        assert err.splitlines()[-1] == line[0]
+        for word in words:
+            assert word in line[0]
+
+
+@pytest.fixture
+def shell(monkeypatch, capsys):
+    monkeypatch.delenv("RPG_DATA", raising=False)
+    return Shell(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A directory in which `tiny` was collected, trained and generated in the default places."""
+    place = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for command in (f"rpg-zoo collect {TINY}", f"rpg train {TINY}", "rpg generate tiny"):
+            patch.setattr("sys.argv", command.split())
+            with pytest.raises(SystemExit) as exit:
+                run_cli(APPS[command.split()[0]], command.split()[0])
+            assert not exit.value.code
+    return place
+
+
+@pytest.fixture
+def place(made, tmp_path, monkeypatch):
+    """A copy of it to work in and to damage."""
+    shutil.copytree(made, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place"
+
+
+def test_collected_zoo_is_what_the_recipe_says(shell, place):
+    shown = shell.json("rpg-zoo show zoos/tiny")
+    assert (shown["checkpoints"], shown["splits"], shown["kind"]) == (8, {"train": 8}, "collected")
+    rows = shell.json("rpg-zoo ls zoos/tiny")["checkpoints"]
+    assert [row["step"] for row in rows] == [rows[0]["step"] + 2 * k for k in range(8)]
+    assert set(rows[0]["metrics"]) == {"top1", "top5", "loss"}
+    assert shell.json("rpg-zoo verify zoos/tiny") == {"zoo": "zoos/tiny", "sound": True, "problems": []}
+    code, out, _ = shell("rpg-zoo ls zoos/tiny")
+    assert code == 0
+    assert len(out.splitlines()) == 9
+
+
+def test_generated_zoo_is_a_zoo_of_the_same_structure_with_recorded_parents(shell, place):
+    original, generated = Zoo.open(Path("zoos/tiny")), Zoo.open(Path("zoos/tiny-generated"))
+    assert generated.structure == original.structure
+    assert list(generated.problems()) == []
+    known = {entry.sha256 for entry in original.entries}
+    assert all(set(entry.parents) <= known and len(entry.parents) == 1 for entry in generated.entries)
+    assert generated.manifest.origin.settings["sampler"] == "ddim"
+    steps = [weights["module.1.num_batches_tracked"] for weights in generated.checkpoints(generated.entries)]
+    first = original.load(original.entries[0])["module.1.num_batches_tracked"]
+    assert all(torch.equal(step, first) for step in steps)
+
+
+def test_inference_modes_and_group_sizes_give_the_same_weights(shell, place):
+    partial = Zoo.open(Path("zoos/tiny-generated"))
+    for mode in ("sequential", "full"):
+        shell.json(f"rpg generate runs/tiny --mode {mode} --out zoos/{mode}")
+        other = Zoo.open(Path(f"zoos/{mode}"))
+        for a, b in zip(partial.entries, other.entries, strict=True):
+            mine, theirs = partial.load(a), other.load(b)
+            for name in mine:
+                torch.testing.assert_close(mine[name], theirs[name], rtol=1e-3, atol=1e-4)
+    shell.json("rpg generate runs/tiny --seed 1 --out zoos/seed")
+    seeded = Zoo.open(Path("zoos/seed"))
+    assert not {entry.sha256 for entry in seeded.entries} & {entry.sha256 for entry in partial.entries}
+
+
+def test_eval_json_has_the_contract_and_score_agrees_with_it(shell, place):
+    result = shell.json("rpg eval --task tiny")
+    assert set(result) == {"task", "protocol", "metrics", "checkpoints"}
+    assert set(result["metrics"]["top1"]) == {"best", "mean", "median", "min", "std", "n"}
+    values = [row["metrics"]["top1"]["value"] for row in result["checkpoints"]]
+    top1 = result["metrics"]["top1"]
+    assert (top1["best"], top1["min"], top1["n"]) == (max(values), min(values), 3)
+    assert top1["mean"] == pytest.approx(sum(values) / 3)
+    hashes = [entry.sha256 for entry in Zoo.open(Path("zoos/tiny-generated")).entries]
+    assert [row["sha256"] for row in result["checkpoints"]] == hashes
+    before = Path("scores/tiny-generated/scores.jsonl").read_bytes()
+    again = shell.json("rpg-zoo score zoos/tiny-generated")
+    assert again["metrics"] == result["metrics"]
+    assert Path("scores/tiny-generated/scores.jsonl").read_bytes() == before
+
+
+def test_eval_reads_single_files_and_refuses_other_networks(shell, place):
+    zoo = Zoo.open(Path("zoos/tiny"))
+    weights = zoo.load(zoo.entries[3])
+    save_file(weights, "one.safetensors")
+    torch.save({"state_dict": weights}, "one.pth")
+    expected = shell.json("rpg eval zoos/tiny --task tiny")["checkpoints"][3]
+    for name in ("one.safetensors", "one.pth"):
+        found = shell.json(f"rpg eval {name} --task digits")["checkpoints"][0]
+        assert (found["sha256"], found["metrics"]) == (expected["sha256"], expected["metrics"])
+    save_file({"weight": torch.zeros(3)}, "other.safetensors")
+    shell.fails("rpg eval other.safetensors --task digits", 2, "does not fit", "missing: module.0.weight")
+    Path("broken.safetensors").write_bytes(Path("one.safetensors").read_bytes()[:100])
+    shell.fails("rpg eval broken.safetensors --task digits", 1, "not a whole safetensors file")
+    shell.fails("rpg eval zoos/tiny --task cifar10-cnn-small", 2, "was made for tiny")
+
+
+def test_report_compares_all_groups(shell, place):
+    result = shell.json("rpg report --task tiny")
+    for group in ("original", "generated", "noised", "mean_of_all"):
+        assert set(result[group]["metrics"]["top1"]) == {"best", "mean", "median", "min", "std", "n"}
+    assert result["original"]["metrics"] == shell.json("rpg-zoo score zoos/tiny")["metrics"]
+    expected = {
+        "original",
+        "generated",
+        "noised_0.01",
+        "noised_0.05",
+        "noised_0.1",
+        "mean_of_all",
+        "average_of_4",
+        "gaussian",
+    }
+    assert set(result["similarity"]) == expected
+    assert result["similarity"]["original"]["nearest_ratio"]["median"] == pytest.approx(1)
+    page = Path(result["report"]).read_text()
+    assert page.count("<svg") >= 3
+    assert (place / "reports/tiny/report.md").is_file()
+    saved = json.loads((place / "reports/tiny/report.json").read_text())
+    assert [group["name"] for group in saved["groups"]][0] == "original"
+
+
+def test_perturb_makes_zoos(shell, place):
+    made = shell.json("rpg-zoo perturb zoos/tiny --kind noise --sigma 0.1 -n 4")
+    assert (made["kind"], made["checkpoints"]) == ("perturbed", 4)
+    assert shell("rpg-zoo verify zoos/tiny-noise")[0] == 0
+    shell.fails("rpg-zoo perturb zoos/tiny --kind noise --sigma 0.2 -n 4", 2, "another recipe, parent or setting")
+    shell.fails("rpg-zoo perturb zoos/tiny --kind nois", 2, "kind", "'noise'", '"nois"')
+    shell.fails("rpg-zoo perturb zoos/tiny --kind average --average-of 99", 2, "cannot average 99")
+
+
+def test_dry_runs_write_nothing(shell, tmp_path, monkeypatch, place):
+    before = sorted(place.rglob("*"))
+    assert shell.json("rpg-zoo collect digits --dry-run")["checkpoints"] == 50
+    assert shell.json("rpg train digits --zoo zoos/tiny --dry-run --set rpg.train.steps=7")["steps"] == 7
+    assert shell.json("rpg generate tiny -n 5 --dry-run")["n"] == 5
+    assert shell.json("rpg-zoo perturb zoos/tiny --dry-run")["kind"] == "noise"
+    assert sorted(place.rglob("*")) == before
+
+
+def test_lists_and_doctor(shell, place):
+    recipes = shell.json("rpg-zoo recipes")["recipes"]
+    assert {"digits", "cifar10-cnn-small", "cifar10-cnn-medium"} <= set(recipes)
+    found = shell.json("rpg doctor")
+    assert found["problems"] == []
+    assert found["core"]["torch"] == torch.__version__.split("+")[0] or found["core"]["torch"] == torch.__version__
+
+
+def test_bad_input_is_one_line_and_the_right_exit_code(shell, place):
+    shell.fails("rpg-zoo collect digit", 2, "no recipe named 'digit'", "did you mean digits?")
+    shell.fails("rpg-zoo collect digits --set zoo.epoch=3", 2, "zoo.epoch is not a known key", "did you mean epochs?")
+    shell.fails("rpg-zoo collect digits --set rpg.train.steps=many", 2, "rpg.train.steps", "integer", '"many"')
+    shell.fails("rpg-zoo collect digits --set rpg.generator.d_model=30", 2, "rpg.generator", "multiple of")
+    shell.fails("rpg-zoo collect digits --set task.model=resnet9999 --out x", 2, "resnet9999")
+    shell.fails("rpg-zoo collect digits --set task.name=clasification", 2, "did you mean classification?")
+    shell.fails("rpg-zoo collect digits --set epochs", 2, "key.path=value")
+    shell.fails("rpg-zoo collect nowhere.yaml", 2, "no recipe file nowhere.yaml")
+    shell.fails("rpg-zoo colect digits", 2, "No such command 'colect'")
+    shell.fails("rpg-zoo show zoos/none", 4, "no zoo at zoos/none")
+    shell.fails("rpg train digits", 4, "no zoo at zoos/digits")
+    shell.fails("rpg generate nothing", 4, "runs/nothing", "rpg train")
+    shell.fails("rpg generate tiny --steps 5000 --out y", 2, "5000")
+    shell.fails("rpg generate tiny --sampler dpm --out y", 2, "sampler", '"dpm"')
+    shell.fails("rpg generate tiny -n 7", 2, "another recipe, parent or setting")
+    shell.fails("rpg eval --task nothing", 4, "no generated zoo for 'nothing'")
+    shell.fails("rpg-zoo score zoos/tiny --device tpu", 2, "--device tpu")
+    shell.fails(
+        "rpg-zoo collect cifar10-cnn-small --data-root /nonexistent", 4, "cifar10/plain_text", "uoft-cs/cifar10"
+    )
+    shell.fails("rpg-zoo collect cifar10-cnn-small", 4, "uoft-cs/cifar10", "--data-root")
+    assert not Path("x").exists()
+    assert not Path("y").exists()
+
+
+def test_a_diverging_training_says_what_to_lower_and_keeps_the_run(shell, place):
+    command = f"rpg train {TINY} --zoo zoos/tiny --out runs/hot --set rpg.train.learning_rate=1e30"
+    shell.fails(command, 1, "the loss is", "lower rpg.train.learning_rate")
+    shell.fails(
+        f"rpg-zoo collect {TINY} --out zoos/hot --set zoo.learning_rate=1e30", 1, "diverged", "zoo.learning_rate"
+    )
+    shell.fails("rpg-zoo show zoos/hot", 4, "not finished")
+
+
+def test_damage_is_found_and_named(shell, place):
+    zoo = Zoo.open(Path("zoos/tiny"))
+    path = Path("zoos/tiny") / zoo.entries[0].file
+    tensors = load_file(path)
+    tensors["head.0.bias"] = tensors["head.0.bias"].flip(0)
+    save_file(tensors, path, metadata={"format": "pt"})
+    code, out, _ = shell("rpg-zoo verify zoos/tiny")
+    assert code == 1
+    assert "has changed" in out
+    assert zoo.entries[0].id in out
+    shell.fails(f"rpg train {TINY} --out runs/other", 1, "is not the checkpoint of the manifest")
+    shell.fails("rpg-zoo score zoos/tiny", 1, "is not the checkpoint of the manifest")
+    Path("runs/tiny/layout.json").write_text("{}")
+    shell.fails("rpg generate tiny --out zoos/z", 1, "runs/tiny/layout.json is damaged")
+
+
+def test_an_interrupt_exits_130_and_stays_resumable(shell, place, monkeypatch):
+    import zoo.collect
+
+    real, calls = zoo.collect._learning_rate, []
+
+    def interrupted(config, step, train_steps):
+        calls.append(step)
+        if len(calls) == 30:
+            raise KeyboardInterrupt
+        return real(config, step, train_steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zoo.collect, "_learning_rate", interrupted)
+        shell.fails(f"rpg-zoo collect {TINY} --out zoos/again", 130, "run the same command again")
+    assert shell.json(f"rpg-zoo collect {TINY} --out zoos/again")["checkpoints"] == 8
+    mine, theirs = Zoo.open(Path("zoos/tiny")), Zoo.open(Path("zoos/again"))
+    assert [entry.sha256 for entry in mine.entries] == [entry.sha256 for entry in theirs.entries]

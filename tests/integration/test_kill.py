@@ -1,0 +1,43 @@
+"""SIGKILL at random moments: the same command continues, and the final files equal those of an uninterrupted run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def run(cwd: Path, seed: int, kills: int) -> int:
+    """Collect, train and generate with up to `kills` kills of each; returns how many there were."""
+    cwd.mkdir()
+    argv = [sys.executable, str(HERE / "killer.py"), str(seed), str(kills), str(HERE / "tiny.yaml")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout.splitlines()[-1])
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def kill_and_compare(tmp_path: Path, seed: int, kills: int) -> int:
+    run(tmp_path / "whole", seed, 0)
+    killed = run(tmp_path / "killed", seed, kills)
+    expected, found = content(tmp_path / "whole"), content(tmp_path / "killed")
+    assert sorted(found) == sorted(expected)
+    assert [name for name in expected if found[name] != expected[name]] == []
+    return killed
+
+
+def test_killed_commands_end_in_the_same_bytes(tmp_path):
+    assert kill_and_compare(tmp_path, seed=0, kills=6) >= 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_killed_commands_end_in_the_same_bytes_many_times(tmp_path, seed):
+    assert kill_and_compare(tmp_path, seed=seed, kills=20) >= 10

@@ -1,0 +1,207 @@
+"""Loss and samplers against closed forms: on Gaussian data the noise predictor is known, sampler steps are affine."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rpg.config import DiffusionConfig
+from rpg.models.denoiser import Denoiser
+from rpg.models.diffusion import DDIM_ETA, diffusion_loss, make_scheduler, sample
+from zoo.seeds import generator, global_seed
+
+CONFIG = DiffusionConfig()
+SIGNAL = (1 - torch.linspace(CONFIG.beta_start, CONFIG.beta_end, CONFIG.num_steps, dtype=torch.float64)).cumprod(0)
+SAMPLERS: tuple[Literal["ddpm", "ddim"], ...] = ("ddpm", "ddim")
+
+
+class Predictor(nn.Module):
+    """A denoiser given by a function of (noisy (K, D), share of signal (K, 1) in float32, prototypes (K, D))."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.visited: list[Tensor] = []
+        self.eval()
+
+    def time_embedding(self, timesteps: Tensor) -> Tensor:
+        self.visited.append(timesteps)
+        return SIGNAL[timesteps].float()[:, None]
+
+    def denoise(self, noisy: Tensor, time: Tensor, prototypes: Tensor) -> Tensor:
+        return self.function(noisy, time, prototypes)
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, prototypes: Tensor) -> Tensor:
+        return self.denoise(noisy, self.time_embedding(timesteps), prototypes)
+
+
+def gaussian(std: float) -> Predictor:
+    """The exact noise predictor for data that are N(prototype, std² I)."""
+
+    def noise(noisy: Tensor, signal: Tensor, mean: Tensor) -> Tensor:
+        return (1 - signal).sqrt() * (noisy - signal.sqrt() * mean) / (signal * std**2 + 1 - signal)
+
+    return Predictor(noise)
+
+
+def streams(count: int) -> list[torch.Generator]:
+    return [generator(0, token) for token in range(count)]
+
+
+def small_denoiser() -> Denoiser:
+    with global_seed(0):
+        return Denoiser(16, (1, 4, 8, 4, 1), 7).eval()
+
+
+# Loss
+
+
+def test_loss_is_the_squared_error_over_unpadded_values() -> None:
+    rng = generator(1)
+    tokens, prototypes = torch.randn(2, 6, 40, generator=rng)
+    mask = torch.arange(40) < torch.tensor([40, 40, 13, 1, 27, 40])[:, None]
+    offset = torch.tensor([0.0, 0.5, 1.0, 3.0, -2.0, 0.1])[:, None]
+
+    def wrong_by_offset(noisy: Tensor, signal: Tensor, _: Tensor) -> Tensor:
+        exact = (noisy - signal.sqrt() * tokens) / (1 - signal).sqrt()
+        return torch.where(mask, exact + offset, 1e6)
+
+    schedule = make_scheduler(CONFIG, "ddpm", 1000)
+    loss = diffusion_loss(Predictor(wrong_by_offset), schedule, tokens, mask, prototypes, rng)
+    expected = (offset.square() * mask).sum() / mask.sum()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_padding_is_zero_before_noise_and_levels_are_uniform_and_per_token() -> None:
+    count = 20_000
+    seen: list[Tensor] = []
+
+    def remember(noisy: Tensor, signal: Tensor, prototypes: Tensor) -> Tensor:
+        seen.extend([noisy / (1 - signal).sqrt(), prototypes])
+        return torch.zeros_like(noisy)
+
+    predictor = Predictor(remember)
+    mask = torch.tensor([True, False]).expand(count, 2)
+    tokens = torch.tensor([0.0, torch.nan]).expand(count, 2)
+    prototypes = torch.randn(count, 2, generator=generator(3))
+    loss = diffusion_loss(predictor, make_scheduler(CONFIG, "ddpm", 1000), tokens, mask, prototypes, generator(2))
+    noise, conditions = seen
+    assert loss.item() == pytest.approx(noise[:, 0].square().mean().item(), rel=1e-4)
+    torch.testing.assert_close(noise.var(0), torch.ones(2), rtol=0.05, atol=0)
+    torch.testing.assert_close(conditions, prototypes)
+    (levels,) = predictor.visited
+    counts = torch.bincount(levels, minlength=1000)
+    assert len(counts) == 1000
+    # chi-square with 999 degrees of freedom: 1200 is 4.5 standard deviations up
+    assert ((counts - count / 1000).square() / (count / 1000)).sum() < 1200
+
+
+def test_loss_is_a_function_of_its_generator() -> None:
+    tokens, prototypes = torch.randn(2, 5, 16, generator=generator(1))
+    schedule, mask = make_scheduler(CONFIG, "ddpm", 1000), torch.ones(5, 16, dtype=torch.bool)
+    before = torch.random.get_rng_state()
+    losses = [
+        diffusion_loss(small_denoiser(), schedule, tokens, mask, prototypes, generator(seed)) for seed in (7, 7, 8)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+# Schedule
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 2, 5, 20, 60, 61, 103, 300, 600, 999, 1000])
+def test_samplers_start_at_the_noisiest_level_and_descend_evenly(sampler: Literal["ddpm", "ddim"], steps: int) -> None:
+    predictor = gaussian(1.0)
+    sample(predictor, make_scheduler(CONFIG, sampler, steps), torch.zeros(2, 3), streams(2), 2)
+    visited = torch.cat(predictor.visited)
+    assert len(visited) == steps
+    assert visited[0] == 999
+    gaps = visited - torch.cat([visited[1:], torch.tensor([-1])])
+    assert set(gaps.tolist()) <= {1000 // steps, -(-1000 // steps)}
+
+
+@pytest.mark.parametrize("steps", [-1, 0, 1001])
+def test_impossible_step_counts_are_refused(steps: int) -> None:
+    with pytest.raises(ValueError, match=f"{steps} sampling steps, but the schedule has 1000"):
+        make_scheduler(CONFIG, "ddim", steps)
+
+
+# Samplers
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 7, 60, 61, 300, 1000])
+def test_a_single_point_is_sampled_exactly(sampler: Literal["ddpm", "ddim"], steps: int) -> None:
+    points = 3 * torch.randn(4, 50, generator=generator(5))
+    found = sample(gaussian(0.0), make_scheduler(CONFIG, sampler, steps), points, streams(4), 4)
+    torch.testing.assert_close(found, points, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 1000), ("ddim", 1000), ("ddim", 100)])
+def test_a_gaussian_is_sampled_with_its_mean_and_variance(sampler: Literal["ddpm", "ddim"], steps: int) -> None:
+    mean, std, shape = 1.5, 0.7, (50, 2000)
+    found = sample(gaussian(std), make_scheduler(CONFIG, sampler, steps), torch.full(shape, mean), streams(50), 50)
+    assert found.mean().item() == pytest.approx(mean, abs=5 * std / 50_000**0.5)
+    assert found.std().item() == pytest.approx(std, rel=0.03)  # discretisation; the closed form below has none
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("steps", [3, 60, 61, 300])
+def test_moments_follow_the_affine_recursion_of_the_sampler(sampler: Literal["ddpm", "ddim"], steps: int) -> None:
+    """Each step is x -> k x + c + sigma z for a Gaussian, so mean and variance after all steps are known exactly."""
+    mean, std = 1.5, 0.3
+    expected_mean, expected_variance = 0.0, 1.0
+    levels = [999 - index * 1000 // steps for index in range(steps)]
+    signals = [SIGNAL[level].item() for level in levels]
+    for now, after in itertools.pairwise([*signals, 1.0]):
+        posterior = (1 - after) / (1 - now) * (1 - now / after)
+        sigma = {"ddpm": 1.0, "ddim": DDIM_ETA}[sampler] * posterior**0.5
+        slope = (1 - now) ** 0.5 / (now * std**2 + 1 - now)  # noise = slope * (x - sqrt(now) * mean)
+        direction = max(1 - after - sigma**2, 0.0) ** 0.5 - (after * (1 - now) / now) ** 0.5
+        factor = (after / now) ** 0.5 + direction * slope
+        expected_mean = factor * expected_mean - direction * slope * now**0.5 * mean
+        expected_variance = factor**2 * expected_variance + sigma**2
+    scheduler = make_scheduler(CONFIG, sampler, steps)
+    found = sample(gaussian(std), scheduler, torch.full((50, 2000), mean), streams(50), 50)
+    spread = expected_variance**0.5
+    assert found.mean().item() == pytest.approx(expected_mean, abs=5 * spread / 100_000**0.5 + 1e-4)
+    assert found.var().item() == pytest.approx(expected_variance, rel=0.025)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_equals_plain_diffusers_where_the_steps_divide_the_schedule(sampler: Literal["ddpm", "ddim"]) -> None:
+    from diffusers import DDIMScheduler, DDPMScheduler
+
+    kind = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}[sampler]
+    plain = kind(1000, 1e-4, 0.02, "linear", clip_sample=False, timestep_spacing="trailing")
+    plain.set_timesteps(50)
+    predictor, means, noise = gaussian(0.5), torch.randn(3, 40, generator=generator(4)), streams(3)
+    tokens = torch.stack([torch.randn(40, generator=stream) for stream in noise])
+    eta = {"eta": DDIM_ETA} if sampler == "ddim" else {}
+    for timestep in plain.timesteps:
+        tokens = plain.step(predictor(tokens, timestep[None], means), timestep, tokens, generator=noise, **eta)[0]
+    found = sample(predictor, make_scheduler(CONFIG, sampler, 50), means, streams(3), 3)
+    torch.testing.assert_close(found, tokens, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_chunks_and_company_do_not_change_a_token(sampler: Literal["ddpm", "ddim"]) -> None:
+    prototypes = torch.randn(20, 16, generator=generator(6))
+    scheduler = make_scheduler(CONFIG, sampler, 25)
+
+    def tokens(chosen: list[int], chunk_size: int) -> Tensor:
+        noise = [generator(0, token) for token in chosen]
+        return sample(small_denoiser(), scheduler, prototypes[chosen], noise, chunk_size)
+
+    together = tokens(list(range(20)), 20)
+    for chunk_size in (1, 7, 1000):
+        torch.testing.assert_close(tokens(list(range(20)), chunk_size), together, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tokens([13, 4], 2), together[[13, 4]], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(together[0], together[1])

@@ -1,0 +1,96 @@
+"""The generator: what enters the recurrent model, what is saved, and that prototypes depend on the past alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rpg.config import GeneratorConfig
+from rpg.models.generator import Generator
+from rpg.models.positions import by_layer
+from zoo.seeds import global_seed
+
+POSITIONS = torch.tensor([[0, 0], [0, 1], [0, 2], [1, 0], [2, 0], [2, 1]])
+CONFIG = GeneratorConfig(token_size=12, d_model=32, d_state=8, head_dim=16, channels=(1, 4, 1))
+
+
+def make_generator(config: GeneratorConfig = CONFIG, num_states: int = 5, seed: int = 0) -> Generator:
+    with global_seed(seed):
+        return Generator(config, POSITIONS, num_states)
+
+
+class Remember(nn.Module):
+    """Returns its input unchanged."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs
+
+
+def test_input_is_the_position_plus_a_one_hot_state_at_every_token() -> None:
+    generator = make_generator()
+    generator.recurrent = Remember()  # type: ignore[assignment]
+    inputs = generator.prototypes(torch.tensor([3, 0]))
+    expected = by_layer(POSITIONS, 32).repeat(2, 1, 1)
+    expected[0, :, 3] += 1
+    expected[1, :, 0] += 1
+    torch.testing.assert_close(inputs, expected)
+
+
+def test_without_permutation_state_all_states_are_alike() -> None:
+    config = CONFIG.model_copy(update={"permutation_state": "none"})
+    prototypes = make_generator(config, num_states=100).prototypes(torch.tensor([0, 99]))
+    torch.testing.assert_close(prototypes[0], prototypes[1])
+    with_states = make_generator().prototypes(torch.tensor([0, 4]))
+    assert not torch.allclose(with_states[0], with_states[1])
+
+
+def test_prototypes_have_the_size_of_tokens() -> None:
+    assert make_generator().prototypes(torch.tensor([0, 1, 2])).shape == (3, 6, 12)
+
+
+def test_positions_and_states_are_fixed_and_not_saved() -> None:
+    generator = make_generator()
+    assert all(name.startswith(("recurrent.", "denoiser.")) for name in generator.state_dict())
+    assert {name.split(".")[0] for name, _ in generator.named_parameters()} == {"recurrent", "denoiser"}
+    other = make_generator(seed=1)
+    other.load_state_dict(generator.state_dict(), strict=True)
+    torch.testing.assert_close(other.prototypes(torch.tensor([2])), generator.prototypes(torch.tensor([2])))
+
+
+@pytest.mark.parametrize("position", range(len(POSITIONS)))
+def test_prototypes_do_not_depend_on_later_positions(position: int) -> None:
+    generator = make_generator()
+    before = generator.prototypes(torch.tensor([1]))[0]
+    generator.positions[position] += 1
+    after = generator.prototypes(torch.tensor([1]))[0]
+    assert torch.equal(before[:position], after[:position])
+    changed = (before != after).any(-1)
+    assert changed[position:].all()
+
+
+def test_more_checkpoints_than_states_are_refused() -> None:
+    make_generator(num_states=32)
+    with pytest.raises(ValueError, match="33 checkpoints need as many one-hot permutation states, but d_model is 32"):
+        make_generator(num_states=33)
+
+
+def test_initialisation_is_a_function_of_the_seed() -> None:
+    first, same, other = (make_generator(seed=seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not torch.equal(first["denoiser.stages.0.0.weight"], other["denoiser.stages.0.0.weight"])
+
+
+def test_rpg_tiny_has_the_size_of_its_parts() -> None:
+    generator = Generator(GeneratorConfig(), POSITIONS, 50)
+    mamba, mlp = 2 * 415_064, 2 * (256 * 256 + 256)  # two blocks as in mamba_ssm; time and projection MLPs alike
+    convolutions, norms = 144_129, 2 * (32 + 64 + 128 + 64 + 32)
+    assert generator.num_parameters == mamba + mlp + mlp + convolutions + norms
+
+
+def test_all_parameters_learn() -> None:
+    generator = make_generator().train()
+    prototypes = generator.prototypes(torch.tensor([0, 1])).flatten(0, 1)
+    generator.denoiser(torch.ones_like(prototypes), torch.arange(len(prototypes)), prototypes).square().sum().backward()
+    silent = [name for name, p in generator.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
