@@ -55,7 +55,7 @@ def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
 
 
 def pick_device(name: str):  # type: ignore[no-untyped-def]  # returns torch.device; torch is imported when needed
-    """The device of this name; `auto` is the first GPU, else the CPU. Raises ValueError for a device that is not here."""
+    """The device of this name; `auto` is the first GPU or else the CPU. Raises ValueError for one that is not here."""
     import torch
 
     if name == "auto":

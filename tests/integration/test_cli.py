@@ -1,4 +1,4 @@
-"""Both programs through their command lines, on one tiny run of everything: results, JSON, exit codes, one-line errors."""
+"""Both programs through their command lines on one tiny run of everything: results, JSON, exit codes, errors."""
 
 import json
 import shutil
@@ -167,7 +167,7 @@ def test_report_compares_all_groups(shell, place):
     assert page.count("<svg") >= 3
     assert (place / "reports/tiny/report.md").is_file()
     saved = json.loads((place / "reports/tiny/report.json").read_text())
-    assert [group["name"] for group in saved["groups"]][0] == "original"
+    assert saved["groups"][0]["name"] == "original"
 
 
 def test_perturb_makes_zoos(shell, place):
