@@ -71,5 +71,6 @@ def _sample(
     prototypes_KD = generator.prototypes(torch.tensor(states)).flatten(0, 1)
     streams = [seeded_generator(config.seed, "noise", k, token) for k in members for token in range(layout.num_tokens)]
     chunk = CHUNK.get(config.mode, len(streams))
-    tokens_KD = sample(generator.denoiser, scheduler, prototypes_KD, streams, chunk)
+    mask_KD = layout.mask().repeat(len(members), 1)
+    tokens_KD = sample(generator.denoiser, scheduler, prototypes_KD, mask_KD, streams, chunk)
     return tokens_KD.view(len(members), layout.num_tokens, layout.token_size).cpu()

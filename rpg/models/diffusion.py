@@ -78,10 +78,15 @@ def sample(
     denoiser: Denoiser,
     scheduler: Scheduler,
     prototypes: Tensor,
+    mask: Tensor,
     generators: Sequence[torch.Generator],
     chunk_size: int,
 ) -> Tensor:
     """Denoise K tokens from pure noise under their prototypes (K, D) -> tokens (K, D), float32.
+
+    Padding (mask bool (K, D) False) is known to be zero, so there the noise is what is left of it: padding stays as it
+    was in training. The loss never saw the estimate there; following it, as the published code does, lets padding
+    drift and spoil its neighbours through the convolutions.
 
     `chunk_size` tokens pass through the denoiser together (paper, section B.3: 1 is sequential, K fully parallel). Each
     token draws all its noise from its own generator and the denoiser is in evaluation mode, so chunks change time and
@@ -93,9 +98,11 @@ def sample(
     chunks = [slice(start, start + chunk_size) for start in range(0, len(prototypes), chunk_size)]
     eta = {"eta": DDIM_ETA} if isinstance(scheduler.steps, DDIMScheduler) else {}
     tokens = torch.stack([torch.randn(prototypes.shape[1], generator=g, device=g.device) for g in streams]).to(device)
-    timesteps = scheduler.timesteps.to(device)
+    timesteps, mask = scheduler.timesteps.to(device), mask.to(device)
+    noise_share = (1 - scheduler.steps.alphas_cumprod).sqrt().to(device)
     for level in reversed(range(len(timesteps))):
         time = denoiser.time_embedding(timesteps[level : level + 1])
         noise = torch.cat([denoiser.denoise(tokens[chunk], time, prototypes[chunk]) for chunk in chunks])
+        noise = torch.where(mask, noise, tokens / noise_share[level])
         tokens = scheduler.steps.step(noise, level, tokens, generator=streams, **eta).prev_sample
     return tokens

@@ -1,6 +1,8 @@
 """Both programs through their command lines on one tiny run of everything: results, JSON, exit codes, errors."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -245,6 +247,87 @@ def test_damage_is_found_and_named(shell, place):
     shell.fails("rpg-zoo score zoos/tiny", 1, "is not the checkpoint of the manifest")
     Path("runs/tiny/layout.json").write_text("{}")
     shell.fails("rpg generate tiny --out zoos/z", 1, "runs/tiny/layout.json is damaged")
+
+
+def test_a_manifest_that_leaves_its_directory_is_refused(shell, place):
+    manifest = Path("zoos/tiny/manifest.json")
+    text = manifest.read_text()
+    name = Zoo.open(Path("zoos/tiny")).entries[0].file
+    manifest.write_text(text.replace(name, "../../one.safetensors"))
+    for command in ("rpg-zoo show", "rpg-zoo verify", "rpg-zoo score", f"rpg train {TINY} --out r --zoo"):
+        shell.fails(f"{command} zoos/tiny", 1, "zoos/tiny/manifest.json is damaged", "leaves the zoo's directory")
+
+
+@pytest.mark.parametrize(
+    ("command", "again"),
+    [
+        (f"rpg-zoo collect {TINY} --out zoos/new", "zoos/new"),
+        (f"rpg train {TINY} --zoo zoos/tiny --out runs/new", "runs/new"),
+        ("rpg generate tiny --out zoos/new", "zoos/new"),
+        ("rpg-zoo perturb zoos/tiny --out zoos/new", "zoos/new"),
+        ("rpg-zoo score zoos/tiny --out zoos/new", "zoos/new"),
+        ("rpg report --task tiny --out zoos/new", "zoos/new"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_the_same_command_continues(shell, place, monkeypatch, command, again):
+    real, calls = os.fsync, []
+
+    def full_after_a_while(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_after_a_while)
+        shell.fails(command, 1, "No space left on device", "run the same command again")
+    assert shell(command)[0] == 0
+    repaired = content(Path(again))
+    shutil.rmtree(again)
+    assert shell(command)[0] == 0
+    assert content(Path(again)) == repaired
+    assert not list(Path(again).rglob("*.tmp"))
+
+
+def content(place):
+    """All files but those that carry a date."""
+    files = [path for path in place.rglob("*") if path.is_file() and path.name not in ("report.md", "report.html")]
+    return {path: path.read_bytes() for path in files}
+
+
+def test_demo_json(shell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = {
+        "zoo.epochs": 2,
+        "zoo.checkpoints": 5,
+        "rpg.train.steps": 20,
+        "rpg.generator.d_model": 64,
+        "rpg.generator.channels": "[1,4,1]",
+        "generate.n": 2,
+        "generate.steps": 5,
+        "eval.n": 2,
+    }
+    result = shell.json("rpg demo " + " ".join(f"--set {key}={value}" for key, value in small.items()))
+    for group in ("original", "generated", "noised", "mean_of_all"):
+        assert set(result[group]["metrics"]["top1"]) == {"best", "mean", "median", "min", "std", "n"}
+    assert {"max_error_iou", "nearest_distance"} <= set(result["similarity"]["generated"])
+    assert set(result["seconds"]) == {"collect", "train", "generate", "compare"}
+    assert Path(result["report"]).read_text().startswith("<!")
+
+
+def test_heldout_seeds_are_reported_and_never_learnt(shell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seeds = "--set zoo.regime=independent --set zoo.seeds=6 --set zoo.heldout=0.34 --set zoo.checkpoints=1"
+    assert shell.json(f"rpg-zoo collect {TINY} {seeds}")["splits"] == {"heldout": 2, "train": 4}
+    assert shell.json(f"rpg train {TINY} {seeds}")["checkpoints"] == 4
+    shell.json("rpg generate tiny")
+    entries = Zoo.open(Path("zoos/tiny")).entries
+    heldout = {entry.sha256 for entry in entries if entry.split == "heldout"}
+    generated = Zoo.open(Path("zoos/tiny-generated")).entries
+    assert not heldout & {parent for entry in generated for parent in entry.parents}
+    similarity = shell.json("rpg report --task tiny")["similarity"]
+    assert similarity["heldout"]["nearest_ratio"]["n"] == 2
+    assert similarity["original"]["nearest_ratio"]["n"] == 4
 
 
 def test_an_interrupt_exits_130_and_stays_resumable(shell, place, monkeypatch):

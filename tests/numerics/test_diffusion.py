@@ -49,6 +49,11 @@ def gaussian(std: float) -> Predictor:
     return Predictor(noise)
 
 
+def whole(*shape: int) -> Tensor:
+    """A mask without padding."""
+    return torch.ones(shape, dtype=torch.bool)
+
+
 def streams(count: int) -> list[torch.Generator]:
     return [generator(0, token) for token in range(count)]
 
@@ -119,7 +124,7 @@ def test_loss_is_a_function_of_its_generator() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 5, 20, 60, 61, 103, 300, 600, 999, 1000])
 def test_samplers_start_at_the_noisiest_level_and_descend_evenly(sampler: Literal["ddpm", "ddim"], steps: int) -> None:
     predictor = gaussian(1.0)
-    sample(predictor, make_scheduler(CONFIG, sampler, steps), torch.zeros(2, 3), streams(2), 2)
+    sample(predictor, make_scheduler(CONFIG, sampler, steps), torch.zeros(2, 3), whole(2, 3), streams(2), 2)
     visited = torch.cat(predictor.visited)
     assert len(visited) == steps
     assert visited[0] == 999
@@ -140,14 +145,16 @@ def test_impossible_step_counts_are_refused(steps: int) -> None:
 @pytest.mark.parametrize("steps", [1, 7, 60, 61, 300, 1000])
 def test_a_single_point_is_sampled_exactly(sampler: Literal["ddpm", "ddim"], steps: int) -> None:
     points = 3 * torch.randn(4, 50, generator=generator(5))
-    found = sample(gaussian(0.0), make_scheduler(CONFIG, sampler, steps), points, streams(4), 4)
+    found = sample(gaussian(0.0), make_scheduler(CONFIG, sampler, steps), points, whole(*points.shape), streams(4), 4)
     torch.testing.assert_close(found, points, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 1000), ("ddim", 1000), ("ddim", 100)])
 def test_a_gaussian_is_sampled_with_its_mean_and_variance(sampler: Literal["ddpm", "ddim"], steps: int) -> None:
     mean, std, shape = 1.5, 0.7, (50, 2000)
-    found = sample(gaussian(std), make_scheduler(CONFIG, sampler, steps), torch.full(shape, mean), streams(50), 50)
+    found = sample(
+        gaussian(std), make_scheduler(CONFIG, sampler, steps), torch.full(shape, mean), whole(*shape), streams(50), 50
+    )
     assert found.mean().item() == pytest.approx(mean, abs=5 * std / 50_000**0.5)
     assert found.std().item() == pytest.approx(std, rel=0.03)  # discretisation; the closed form below has none
 
@@ -169,7 +176,7 @@ def test_moments_follow_the_affine_recursion_of_the_sampler(sampler: Literal["dd
         expected_mean = factor * expected_mean - direction * slope * now**0.5 * mean
         expected_variance = factor**2 * expected_variance + sigma**2
     scheduler = make_scheduler(CONFIG, sampler, steps)
-    found = sample(gaussian(std), scheduler, torch.full((50, 2000), mean), streams(50), 50)
+    found = sample(gaussian(std), scheduler, torch.full((50, 2000), mean), whole(50, 2000), streams(50), 50)
     spread = expected_variance**0.5
     assert found.mean().item() == pytest.approx(expected_mean, abs=5 * spread / 100_000**0.5 + 1e-4)
     assert found.var().item() == pytest.approx(expected_variance, rel=0.025)
@@ -187,7 +194,7 @@ def test_equals_plain_diffusers_where_the_steps_divide_the_schedule(sampler: Lit
     eta = {"eta": DDIM_ETA} if sampler == "ddim" else {}
     for timestep in plain.timesteps:
         tokens = plain.step(predictor(tokens, timestep[None], means), timestep, tokens, generator=noise, **eta)[0]
-    found = sample(predictor, make_scheduler(CONFIG, sampler, 50), means, streams(3), 3)
+    found = sample(predictor, make_scheduler(CONFIG, sampler, 50), means, whole(*means.shape), streams(3), 3)
     torch.testing.assert_close(found, tokens, rtol=1e-4, atol=1e-4)
 
 
@@ -198,10 +205,29 @@ def test_chunks_and_company_do_not_change_a_token(sampler: Literal["ddpm", "ddim
 
     def tokens(chosen: list[int], chunk_size: int) -> Tensor:
         noise = [generator(0, token) for token in chosen]
-        return sample(small_denoiser(), scheduler, prototypes[chosen], noise, chunk_size)
+        return sample(
+            small_denoiser(), scheduler, prototypes[chosen], whole(*prototypes[chosen].shape), noise, chunk_size
+        )
 
     together = tokens(list(range(20)), 20)
     for chunk_size in (1, 7, 1000):
         torch.testing.assert_close(tokens(list(range(20)), chunk_size), together, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(tokens([13, 4], 2), together[[13, 4]], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(together[0], together[1])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_padding_ends_at_zero_and_on_the_way_looks_as_in_training(sampler: Literal["ddpm", "ddim"]) -> None:
+    """Whatever the denoiser says about padding, its noise level is that of noised zeros at every step."""
+    mask = torch.arange(400) < 100
+    seen: list[Tensor] = []
+
+    def wild(noisy: Tensor, signal: Tensor, mean: Tensor) -> Tensor:
+        seen.append(noisy[:, ~mask].std() / (1 - signal).sqrt())
+        return torch.where(mask, noisy, 5.0)
+
+    found = sample(
+        Predictor(wild), make_scheduler(CONFIG, sampler, 50), torch.zeros(20, 400), mask.expand(20, -1), streams(20), 7
+    )
+    assert found[:, ~mask].abs().max() < 1e-5
+    assert torch.stack(seen).sub(1).abs().max() < 0.1
