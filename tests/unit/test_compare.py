@@ -1,0 +1,90 @@
+"""The comparison of groups, with networks of two weights whose errors and distances are known by heart."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from evaluators.classification import Evaluation
+from evaluators.metrics import proportion
+from rpg.compare import compare
+from rpg.config import EvalConfig
+from zoo.manifest import Origin
+from zoo.store import Zoo, ZooWriter
+from zoo.structure import Structure
+
+ORIGIN = Origin(
+    name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
+)
+
+
+class IntervalTask:
+    """A network of weights (a, b) is right on the samples a <= i < b of 0..99."""
+
+    evaluator, protocol, headline = "interval/1", "interval test", "top1"
+
+    def build(self, seed):
+        model = nn.Module()
+        model.register_buffer("ends", torch.zeros(2))
+        return model
+
+    def load(self, model, weights):
+        model.ends.copy_(weights["ends"])
+
+    def evaluate(self, model, split):
+        low, high = model.ends.tolist()
+        correct = np.array([low <= i < high for i in range(100)])
+        return Evaluation((proportion("top1", correct),), correct)
+
+
+def make(path, ends, split="train"):
+    with ZooWriter(path, ORIGIN, Structure.of({"ends": torch.zeros(2)})) as writer:
+        for index, pair in enumerate(ends):
+            writer.add(f"net-{index}", {"ends": torch.tensor(pair)}, seed=index, split=split)
+        return writer.finish()
+
+
+@pytest.fixture
+def result(tmp_path):
+    originals = make(tmp_path / "originals", [(0.0, 80.0), (0.0, 84.0), (3.0, 80.0), (10.0, 90.0)])
+    generated = make(tmp_path / "generated", [(0.0, 80.0), (0.0, 100.0), (50.0, 60.0)], "generated")
+    config = EvalConfig(n=3, average_of=2, noise=(0.5,))
+    return compare(originals, generated, IntervalTask(), config, ORIGIN, tmp_path / "out")
+
+
+def test_yardsticks_leave_the_network_itself_out(result):
+    # Nearest other: 3 (to the third), 4 (to the first), 3 (to the first), and hypot(10, 6) (to the second).
+    assert result.group("original").nearest == pytest.approx((3, 4, 3, np.hypot(10, 6)))
+    assert result.leave_one_out_distance == pytest.approx(3.5)
+    # Errors: 80..99, 84..99, {0,1,2} and 80..99, {0..9} and 90..99.
+    assert result.group("original").max_error_iou == pytest.approx((20 / 23, 16 / 20, 20 / 23, 13 / 30))
+    assert result.leave_one_out_iou == pytest.approx((20 / 23 + 16 / 20) / 2)
+    assert result.good_from == 80 - 2
+
+
+def test_a_copy_a_novelty_and_a_failure_are_told_apart(result):
+    group = result.group("generated")
+    assert group.accuracy == (80, 100, 10)
+    assert group.nearest == pytest.approx((0, np.hypot(10, 10), np.hypot(40, 30)))
+    assert group.nearest_ratio == pytest.approx(tuple(distance / 3.5 for distance in group.nearest))
+    assert group.max_error_iou[:2] == (1, 0)
+    assert group.novel_and_good == pytest.approx(100 / 3)
+    assert group.metrics["top1"].best == 100
+
+
+def test_baselines_are_made_of_the_training_checkpoints(result, tmp_path):
+    names = [group.name for group in result.groups]
+    assert names == ["original", "generated", "noised_0.5", "mean_of_all", "average_of_2", "gaussian"]
+    mean = Zoo.open(tmp_path / "out" / "baselines" / "mean_of_all")
+    assert mean.load(mean.entries[0])["ends"].tolist() == [3.25, 83.5]
+    assert result.group("mean_of_all").accuracy == (80,)
+    assert result.group("mean_of_all").spread == 0
+
+
+def test_zoos_of_different_networks_are_not_compared(tmp_path):
+    originals = make(tmp_path / "originals", [(0.0, 80.0), (0.0, 84.0)])
+    with ZooWriter(tmp_path / "other", ORIGIN, Structure.of({"other": torch.zeros(2)})) as writer:
+        writer.add("net-0", {"other": torch.zeros(2)}, seed=0, split="generated")
+        other = writer.finish()
+    with pytest.raises(ValueError, match="different models: missing: ends"):
+        compare(originals, other, IntervalTask(), EvalConfig(), ORIGIN, tmp_path / "out")
