@@ -7,26 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.console import command_line, emit, pick_device, run_cli, say
+from zoo.console import command_line, emit, open_task, pick_device, run_cli, say
+from zoo.options import DataRoot, Device, DryRun, Json, Out, RecipeName, Set
 
 if TYPE_CHECKING:
     from rpg.run import Run
-    from zoo.recipe import Recipe
     from zoo.store import Zoo
-    from zoo.tasks.base import Task
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
-
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's short name, or a YAML file.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be made and stop.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Where to write, instead of the default place.")]
-Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a field of the recipe.")]
-DataRoot = Annotated[
-    Path | None,
-    typer.Option("--data-root", envvar="RPG_DATA", help="Where data sets are; without it, from the Hub."),
-]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, or auto.")]
 
 
 @app.command()
@@ -34,6 +22,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Where to write.")] = Path("demo"),
     overrides: Set = [],  # noqa: B006  # typer reads the default, nobody writes to it
     device: Device = "auto",
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Collect, train, generate, compare and report on handwritten digits, in a few minutes on two CPU cores."""
@@ -42,6 +31,9 @@ def demo(
     from zoo.recipe import load_recipe
 
     recipe = load_recipe("digits", overrides)
+    if dry_run:
+        emit({"out": str(out), "recipe_sha256": recipe.sha256}, as_json, f"would run every stage of digits into {out}")
+        return
     task = open_task(recipe, None, device)
     comparison, result = run_demo(recipe, task, out, command_line("rpg"), pick_device(device), say)
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result["seconds"].items())
@@ -128,6 +120,7 @@ def evaluate(
     out: Out = None,
     data_root: DataRoot = None,
     device: Device = "auto",
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Score weights on a task's test data with the paper's statistics (default place: scores/<zoo>)."""
@@ -142,8 +135,13 @@ def evaluate(
         origin = zoo.manifest.origin
         if task not in (origin.name, origin.task):
             raise ValueError(f"{zoo.path} was made for {origin.name} ({origin.task}), not for --task {task}")
+        target = out or Path("scores") / zoo.path.resolve().name
+        if dry_run:
+            plan = {"out": str(target), "zoo": str(zoo.path), "checkpoints": len(zoo.entries)}
+            emit(plan, as_json, f"would score {len(zoo.entries)} checkpoints of {zoo.path} into {target}")
+            return
         opened = open_task(recipe_from_text(origin.name, origin.recipe), data_root, device)
-        scores = score(zoo, opened, out or Path("scores") / zoo.path.resolve().name)
+        scores = score(zoo, opened, target)
     emit(result(task, scores), as_json, table(scores))
 
 
@@ -162,12 +160,12 @@ def report(
     out: Out = None,
     data_root: DataRoot = None,
     device: Device = "auto",
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Compare generated networks with originals and baselines; write Markdown and HTML (default: reports/<recipe>)."""
-    from rpg.compare import compare
+    from rpg.compare import compare, groups_json
     from rpg.config import EvalConfig
-    from rpg.demo import as_json as groups_json
     from rpg.report import provenance_of, table, write_report
     from rpg.run import Run, read_losses
     from zoo.recipe import recipe_from_text
@@ -181,6 +179,10 @@ def report(
     config = recipe.section("eval", EvalConfig)
     source = Zoo.open(originals or Path("zoos") / origin.name)
     path = out or Path("reports") / origin.name
+    if dry_run:
+        plan = {"out": str(path), "generated": str(zoo.path), "originals": str(source.path)}
+        emit(plan, as_json, f"would compare {zoo.path} with {source.path} in {path}")
+        return
     command = command_line("rpg")
     opened = open_task(recipe, data_root, device)
     comparison = compare(source, zoo, opened, config, recipe.origin("perturbed", command), path)
@@ -201,13 +203,6 @@ def doctor(as_json: Json = False) -> int:
     found = examine()
     emit(found, as_json, describe(found))
     return 1 if found["problems"] else 0
-
-
-def open_task(recipe: Recipe, data_root: Path | None, device: str) -> Task:
-    """The recipe's task with its data, on this device."""
-    from zoo.tasks import build_task
-
-    return build_task(recipe.sections["task"], data_root, pick_device(device))
 
 
 def open_run(name: str) -> Run:

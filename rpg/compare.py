@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluators.metrics import Summary
+from evaluators.metrics import Summary, summarize
 from evaluators.similarity import max_error_iou, nearest, novel_and_good, rms_spread, squared_distances
 from rpg.config import EvalConfig
 from zoo.manifest import Entry, Origin
@@ -62,6 +62,31 @@ class Comparison(Frozen):
 
     def group(self, name: str) -> Group:
         return next(group for group in self.groups if group.name == name)
+
+
+def groups_json(comparison: Comparison, config: EvalConfig) -> dict[str, Any]:
+    """The main groups, each with the metrics of `rpg eval --json`, and the similarity of all groups."""
+    shown = {
+        "original": "original",
+        "generated": "generated",
+        "noised": f"noised_{config.noise[0]:g}",
+        "mean_of_all": "mean_of_all",
+    }
+    groups = {
+        key: {"metrics": {name: summary.to_json() for name, summary in comparison.group(group).metrics.items()}}
+        for key, group in shown.items()
+    }
+    similarity = {
+        group.name: {
+            "max_error_iou": summarize(group.max_error_iou).to_json(),
+            "nearest_distance": summarize(group.nearest, higher_is_better=False).to_json(),
+            "nearest_ratio": summarize(group.nearest_ratio, higher_is_better=False).to_json(),
+            "spread": group.spread,
+            "novel_and_good": group.novel_and_good,
+        }
+        for group in comparison.groups
+    }
+    return {"task": comparison.recipe, "protocol": comparison.protocol, **groups, "similarity": similarity}
 
 
 @dataclass(frozen=True)

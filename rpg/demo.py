@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from evaluators.metrics import summarize
-from rpg.compare import Comparison, compare
+from rpg.compare import Comparison, compare, groups_json
 from rpg.config import EvalConfig, GenerateConfig, RPGConfig
 from rpg.generate import generate
 from rpg.report import provenance_of, write_report
@@ -58,29 +57,4 @@ def demo(
     origin = recipe.origin("perturbed", command)
     comparison = stage("compare", lambda: compare(originals, generated, task, eval_config, origin, out / "report"))
     report = write_report(comparison, read_losses(run), provenance_of(recipe, command), out / "report")
-    return comparison, as_json(comparison, eval_config) | {"report": str(report), "seconds": seconds}
-
-
-def as_json(comparison: Comparison, config: EvalConfig) -> dict[str, Any]:
-    """The main groups, each with the metrics of `rpg eval --json`, and the similarity of all groups."""
-    shown = {
-        "original": "original",
-        "generated": "generated",
-        "noised": f"noised_{config.noise[0]:g}",
-        "mean_of_all": "mean_of_all",
-    }
-    groups = {
-        key: {"metrics": {name: summary.to_json() for name, summary in comparison.group(group).metrics.items()}}
-        for key, group in shown.items()
-    }
-    similarity = {
-        group.name: {
-            "max_error_iou": summarize(group.max_error_iou).to_json(),
-            "nearest_distance": summarize(group.nearest, higher_is_better=False).to_json(),
-            "nearest_ratio": summarize(group.nearest_ratio, higher_is_better=False).to_json(),
-            "spread": group.spread,
-            "novel_and_good": group.novel_and_good,
-        }
-        for group in comparison.groups
-    }
-    return {"task": comparison.recipe, "protocol": comparison.protocol, **groups, "similarity": similarity}
+    return comparison, groups_json(comparison, eval_config) | {"report": str(report), "seconds": seconds}

@@ -7,28 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoo.console import command_line, emit, pick_device, run_cli, say
+from zoo.console import command_line, emit, open_task, run_cli, say
+from zoo.options import DataRoot, Device, DryRun, Json, Out, RecipeName, Set
 
 if TYPE_CHECKING:
-    from zoo.recipe import Recipe
     from zoo.store import Zoo
-    from zoo.tasks.base import Task
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
 
 ZooPath = Annotated[Path, typer.Argument(metavar="ZOO", help="A zoo's directory.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be made and stop.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Where to write, instead of the default place.")]
-Set = Annotated[
-    list[str],
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a field of the recipe, such as zoo.epochs=3."),
-]
-DataRoot = Annotated[
-    Path | None,
-    typer.Option("--data-root", envvar="RPG_DATA", help="Where data sets are; without it, from the Hub."),
-]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, or auto.")]
 
 
 @app.command()
@@ -43,7 +30,7 @@ def recipes(as_json: Json = False) -> None:
 
 @app.command()
 def collect(
-    recipe: Annotated[str, typer.Argument(help="A recipe's short name, or a YAML file.")],
+    recipe: RecipeName,
     overrides: Set = [],  # noqa: B006  # typer reads the default, nobody writes to it
     out: Out = None,
     data_root: DataRoot = None,
@@ -120,7 +107,12 @@ def verify(path: ZooPath, as_json: Json = False) -> int:
 
 @app.command()
 def score(
-    path: ZooPath, out: Out = None, data_root: DataRoot = None, device: Device = "auto", as_json: Json = False
+    path: ZooPath,
+    out: Out = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    dry_run: DryRun = False,
+    as_json: Json = False,
 ) -> None:
     """Score every checkpoint on the test data of the zoo's task (default place: scores/<zoo>)."""
     from zoo.recipe import recipe_from_text
@@ -130,8 +122,13 @@ def score(
 
     zoo = Zoo.open(path)
     origin = zoo.manifest.origin
+    target = out or Path("scores") / path.resolve().name
+    if dry_run:
+        plan = {"out": str(target), "checkpoints": len(zoo.entries)}
+        emit(plan, as_json, f"would score {len(zoo.entries)} checkpoints into {target}")
+        return
     task = open_task(recipe_from_text(origin.name, origin.recipe), data_root, device)
-    scores = score_zoo(zoo, task, out or Path("scores") / path.resolve().name)
+    scores = score_zoo(zoo, task, target)
     emit(result(origin.name, scores), as_json, table(scores))
 
 
@@ -169,13 +166,6 @@ def perturb(
     origin = zoo.manifest.origin.model_copy(update={"command": command_line("rpg-zoo")})
     made = perturb_zoo(config, zoo, entries, origin, target)
     emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
-
-
-def open_task(recipe: Recipe, data_root: Path | None, device: str) -> Task:
-    """The recipe's task with its data, on this device."""
-    from zoo.tasks import build_task
-
-    return build_task(recipe.sections["task"], data_root, pick_device(device))
 
 
 def describe(zoo: Zoo) -> dict[str, object]:

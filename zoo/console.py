@@ -1,13 +1,20 @@
-"""What all commands of both programs share: exit codes, one-line errors, `--json`, the choice of a device."""
+"""What all commands of both programs share: exit codes, one-line errors, `--json`, the task and the device."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import Corrupt, Failed, MissingData, MissingExtra
+
+if TYPE_CHECKING:
+    import torch
+
+    from zoo.recipe import Recipe
+    from zoo.tasks.base import Task
 
 EXIT_CODES: dict[type[Exception], int] = {
     ValueError: 2,
@@ -54,7 +61,14 @@ def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
     print(json.dumps(result, allow_nan=False) if as_json else text)
 
 
-def pick_device(name: str):  # type: ignore[no-untyped-def]  # returns torch.device; torch is imported when needed
+def open_task(recipe: Recipe, data_root: Path | None, device: str) -> Task:
+    """The recipe's task with its data, on this device."""
+    from zoo.tasks import build_task
+
+    return build_task(recipe.sections["task"], data_root, pick_device(device))
+
+
+def pick_device(name: str) -> torch.device:
     """The device of this name; `auto` is the first GPU or else the CPU. Raises ValueError for one that is not here."""
     import torch
 

@@ -187,6 +187,10 @@ def test_dry_runs_write_nothing(shell, tmp_path, monkeypatch, place):
     assert shell.json("rpg train digits --zoo zoos/tiny --dry-run --set rpg.train.steps=7")["steps"] == 7
     assert shell.json("rpg generate tiny -n 5 --dry-run")["n"] == 5
     assert shell.json("rpg-zoo perturb zoos/tiny --dry-run")["kind"] == "noise"
+    assert shell.json("rpg-zoo score zoos/tiny --dry-run")["checkpoints"] == 8
+    assert shell.json("rpg eval --task tiny --dry-run")["zoo"] == "zoos/tiny-generated"
+    assert shell.json("rpg report --task tiny --dry-run")["originals"] == "zoos/tiny"
+    assert shell.json("rpg demo --dry-run")["out"] == "demo"
     assert sorted(place.rglob("*")) == before
 
 
