@@ -13,8 +13,9 @@ from rpg.layout import Layout
 from rpg.models.diffusion import Scheduler, make_scheduler, sample
 from rpg.models.generator import Generator
 from rpg.run import Run
+from zoo.errors import Failed
 from zoo.manifest import Origin
-from zoo.progress import progress
+from zoo.progress import Bar, progress
 from zoo.seeds import generator as seeded_generator
 from zoo.store import Zoo, ZooWriter
 
@@ -26,27 +27,33 @@ def generate(run: Run, config: GenerateConfig, origin: Origin, path: Path, devic
     """Generate `config.n` networks into a zoo at `path`; an interrupted call is continued by the same call.
 
     Network k is a function of (seed, k): its permutation state is drawn uniformly from the training checkpoints' and
-    recorded as its parent, and every token's noise comes from a generator of its own, so neither `mode` nor `n`
-    changes the weights.
+    recorded as its parent, and every token's noise comes from a generator of its own. So neither `mode` nor `n` changes
+    its weights, beyond float rounding. Raises ValueError for more steps than the schedule has, Failed when a network
+    comes out with values that are not finite.
     """
     layout, record, constants = run.layout(), run.record(), run.constants()
-    diffusion = run.recipe().section("rpg", RPGConfig).diffusion
-    make_scheduler(diffusion, config.sampler, config.steps)  # refuses bad steps before any work
-    with ZooWriter(path, origin, layout.structure) as writer:
-        generator = None
-        group = max(1, GROUP_VALUES // (layout.num_tokens * layout.token_size))
-        with progress("generate", config.n) as bar:
-            for start in range(0, config.n, group):
-                members = range(start, min(start + group, config.n))
-                if any(_id(k) not in writer.done for k in members) and not writer.complete:
-                    generator = generator or run.generator(device)
-                    states = [_state(config.seed, k, len(record.states)) for k in members]
-                    scheduler = make_scheduler(diffusion, config.sampler, config.steps)
-                    tokens = _sample(generator, layout, config, scheduler, members, states)
-                    for k, state, tokens_LD in zip(members, states, tokens, strict=True):
-                        weights = layout.decode(tokens_LD, constants)
-                        writer.add(_id(k), weights, seed=config.seed, split="generated", parents=[record.states[state]])
-                bar.advance(len(members))
+    scheduler = make_scheduler(run.recipe().section("rpg", RPGConfig).diffusion, config.sampler, config.steps)
+    size = max(1, GROUP_VALUES // max(layout.num_tokens * layout.token_size, 1))
+    groups = [range(start, min(start + size, config.n)) for start in range(0, config.n, size)]
+    with (
+        ZooWriter(path, origin, layout.structure) as writer,
+        progress("generate", len(groups) * config.steps) as bar,
+    ):
+        # A group is computed whole even when a part of it is already there: the same sums give the same bytes.
+        todo = [members for members in groups if any(_id(k) not in writer.done for k in members)]
+        bar.advance((len(groups) - len(todo)) * config.steps)
+        generator = run.generator(device) if todo else None
+        for members in todo:
+            assert generator is not None
+            states = [_state(config.seed, k, len(record.states)) for k in members]
+            tokens_NLD = _sample(generator, layout, config, scheduler, members, states, bar)
+            for k, state, tokens_LD in zip(members, states, tokens_NLD, strict=True):
+                if not bool(tokens_LD.isfinite().all()):
+                    raise Failed(
+                        f"generated network {k} has values that are not finite; train longer or use more steps"
+                    )
+                weights = layout.decode(tokens_LD, constants)
+                writer.add(_id(k), weights, seed=config.seed, split="generated", parents=[record.states[state]])
         return writer.finish()
 
 
@@ -66,11 +73,12 @@ def _sample(
     scheduler: Scheduler,
     members: Sequence[int],
     states: Sequence[int],
+    bar: Bar,
 ) -> Tensor:
     """Tokens (networks, L, D) on the CPU."""
     prototypes_KD = generator.prototypes(torch.tensor(states)).flatten(0, 1)
+    mask_KD = layout.mask().repeat(len(members), 1)
     streams = [seeded_generator(config.seed, "noise", k, token) for k in members for token in range(layout.num_tokens)]
     chunk = CHUNK.get(config.mode, len(streams))
-    mask_KD = layout.mask().repeat(len(members), 1)
-    tokens_KD = sample(generator.denoiser, scheduler, prototypes_KD, mask_KD, streams, chunk)
+    tokens_KD = sample(generator.denoiser, scheduler, prototypes_KD, mask_KD, streams, chunk, bar.advance)
     return tokens_KD.view(len(members), layout.num_tokens, layout.token_size).cpu()

@@ -5,7 +5,7 @@ Legend: K tokens, D token size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,6 +81,7 @@ def sample(
     mask: Tensor,
     generators: Sequence[torch.Generator],
     chunk_size: int,
+    on_step: Callable[[], object] | None = None,
 ) -> Tensor:
     """Denoise K tokens from pure noise under their prototypes (K, D) -> tokens (K, D), float32.
 
@@ -91,7 +92,8 @@ def sample(
     `chunk_size` tokens pass through the denoiser together (paper, section B.3: 1 is sequential, K fully parallel). Each
     token draws all its noise from its own generator and the denoiser is in evaluation mode, so chunks change time and
     memory, not the result (beyond float rounding). Generators on the CPU give the same noise on every device;
-    generators on the prototypes' device spare a copy, and so a wait for the device, per step.
+    generators on the prototypes' device spare a copy, and so a wait for the device, per step. `on_step` is called after
+    each step, for progress.
     """
     assert not denoiser.training, "batch statistics would mix the tokens of a chunk"
     streams, device = list(generators), prototypes.device
@@ -105,4 +107,6 @@ def sample(
         noise = torch.cat([denoiser.denoise(tokens[chunk], time, prototypes[chunk]) for chunk in chunks])
         noise = torch.where(mask, noise, tokens / noise_share[level])
         tokens = scheduler.steps.step(noise, level, tokens, generator=streams, **eta).prev_sample
+        if on_step is not None:
+            on_step()
     return tokens
