@@ -11,6 +11,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class Corrupt(Exception):
     """A file on disk is not what its manifest says: truncated, changed, swapped or foreign."""
@@ -26,3 +29,10 @@ class MissingExtra(Exception):
 
 class MissingData(Exception):
     """Data or weights are not there; the message gives the expected layout and where they come from."""
+
+
+def suggest(given: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` or a list of what is known, to end an error message with."""
+    known = sorted(known)
+    close = difflib.get_close_matches(given, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"

@@ -9,10 +9,9 @@ rpg: ...  generate: ...  eval: ...
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, resources
 from pathlib import Path
@@ -24,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from yaml import YAMLError
 
+from zoo.errors import suggest
 from zoo.manifest import Origin, OriginKind, versions
 from zoo.structure import Frozen
 from zoo.tasks import task_module
@@ -106,13 +106,6 @@ def recipe_from_text(name: str, text: str, overrides: Sequence[str] = ()) -> Rec
     """A recipe as a manifest keeps it: resolved, so `extends` is not allowed."""
     tree = OmegaConf.merge(_parse(text, f"the recipe of {name}"), _overrides(overrides))
     return _validated(name, OmegaConf.to_container(tree))
-
-
-def suggest(given: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` or a list of what is known, to end an error message with."""
-    known = sorted(known)
-    close = difflib.get_close_matches(given, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
 
 
 def _find(source: str) -> Path:

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import torch
 
+from zoo.errors import suggest
 from zoo.structure import Frozen
 from zoo.tasks.base import Task, TaskConfig
 
@@ -20,8 +21,6 @@ def task_module(name: str) -> ModuleType:
     Raises ValueError for a family that does not exist.
     """
     if name not in FAMILIES:
-        from zoo.recipe import suggest  # here, because recipes import this module for their `task:` section
-
         raise ValueError(f"no task named {name!r}{suggest(name, FAMILIES)}")
     return import_module(FAMILIES[name])
 

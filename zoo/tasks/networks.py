@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from timm.models import register_model
 from torch import Tensor, nn
 
+from zoo.errors import suggest
 from zoo.seeds import global_seed
 
 
@@ -78,8 +79,6 @@ def create_network(name: str, num_classes: int, seed: int) -> nn.Module:
     Raises ValueError for an unknown name.
     """
     if not timm.is_model(name):
-        from zoo.recipe import suggest
-
         raise ValueError(f"no network named {name!r} in timm or zoo.tasks.networks{suggest(name, timm.list_models())}")
     with global_seed(seed, "build"):
         return timm.create_model(name, num_classes=num_classes)
