@@ -44,13 +44,14 @@ def demo(
 def train(
     recipe: RecipeName,
     zoo: Annotated[Path | None, typer.Option("--zoo", help="The zoo to learn from (default: zoos/<recipe>).")] = None,
+    split: Annotated[str, typer.Option(help="The checkpoints to learn from.")] = "train",
     overrides: Set = [],  # noqa: B006
     out: Out = None,
     device: Device = "auto",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train a generator on a zoo's training split (default place: runs/<recipe>). Run it again to continue."""
+    """Train a generator on one split of a zoo (default place: runs/<recipe>). Run it again to continue."""
     from rpg.config import RPGConfig
     from rpg.train import train as train_run
     from zoo.recipe import load_recipe
@@ -59,7 +60,7 @@ def train(
     plan = load_recipe(recipe, overrides)
     config = plan.section("rpg", RPGConfig)
     originals = Zoo.open(zoo or Path("zoos") / plan.name)
-    entries = originals.select("train")
+    entries = originals.select(split)
     path = out or Path("runs") / plan.name
     if dry_run:
         result = {
@@ -72,6 +73,7 @@ def train(
         return
     say(f"training on {len(entries)} checkpoints of {originals.path} into {path}")
     origin = plan.origin("trained", command_line("rpg"), (originals.sha256,))
+    origin = origin.model_copy(update={"settings": {"split": split}})
     run: Run = train_run(config, originals, entries, origin, path, pick_device(device))
     emit(describe_run(run), as_json, f"trained generator in {path}")
 
@@ -99,7 +101,7 @@ def generate(
     flags = {"n": n, "seed": seed, "sampler": sampler, "steps": steps, "mode": mode}
     settings = recipe.section("generate", GenerateConfig).model_dump(mode="json")
     settings |= {key: value for key, value in flags.items() if value is not None}
-    config = validate(GenerateConfig, settings, "rpg generate: ")
+    config = validate(GenerateConfig, settings, "")
     path = out or Path("zoos") / f"{recipe.name}-generated"
     if dry_run:
         emit({"out": str(path), **settings}, as_json, f"would generate {config.n} networks into {path}")
@@ -129,6 +131,11 @@ def evaluate(
     from zoo.store import Zoo
 
     if weights is not None and weights.is_file():
+        if out is not None:
+            say("--out is ignored: the score of a single file is printed, not kept")
+        if dry_run:
+            emit({"file": str(weights)}, as_json, f"would score {weights}")
+            return
         scores = [score_file(weights, open_task(load_recipe(task), data_root, device))]
     else:
         zoo = find_generated(task) if weights is None else Zoo.open(weights)
@@ -167,7 +174,7 @@ def report(
     from rpg.compare import compare, groups_json
     from rpg.config import EvalConfig
     from rpg.report import provenance_of, table, write_report
-    from rpg.run import Run, read_losses
+    from rpg.run import read_losses
     from zoo.recipe import recipe_from_text
     from zoo.store import Zoo
 
@@ -175,10 +182,13 @@ def report(
         raise ValueError("say which networks: a generated zoo, or --task RECIPE for the newest of a recipe")
     zoo = Zoo.open(generated) if generated else find_generated(str(task))
     origin = zoo.manifest.origin
+    if origin.kind != "generated":
+        raise ValueError(f"{zoo.path} is a {origin.kind} zoo; `rpg report` takes a generated one")
     recipe = recipe_from_text(origin.name, origin.recipe, overrides)
     config = recipe.section("eval", EvalConfig)
     source = Zoo.open(originals or Path("zoos") / origin.name)
     path = out or Path("reports") / origin.name
+    maker = find_run(zoo, run)
     if dry_run:
         plan = {"out": str(path), "generated": str(zoo.path), "originals": str(source.path)}
         emit(plan, as_json, f"would compare {zoo.path} with {source.path} in {path}")
@@ -186,8 +196,7 @@ def report(
     command = command_line("rpg")
     opened = open_task(recipe, data_root, device)
     comparison = compare(source, zoo, opened, config, recipe.origin("perturbed", command), path)
-    losses = read_losses(open_run(run)) if run else read_losses(Run(Path("runs") / origin.name))
-    page = write_report(comparison, losses, provenance_of(recipe, command), path)
+    page = write_report(comparison, read_losses(maker) if maker else [], provenance_of(recipe, command), path)
     emit(
         groups_json(comparison, config) | {"report": str(page)},
         as_json,
@@ -210,16 +219,37 @@ def open_run(name: str) -> Run:
     from rpg.run import Run
 
     path = Path(name)
-    return Run(path if path.is_dir() else Path("runs") / name).require_trained()
+    return Run(path if path.is_dir() or len(path.parts) > 1 else Path("runs") / name).require_trained()
+
+
+def find_run(zoo: Zoo, name: str | None) -> Run | None:
+    """The run that made a generated zoo: the named one, or that of its recipe under runs/ if it is still there.
+
+    Raises ValueError when the named one made something else.
+    """
+    from rpg.run import Run
+
+    origin = zoo.manifest.origin
+    run = open_run(name) if name else Run(Path("runs") / origin.name)
+    if run.trained and run.sha256 in origin.parents:
+        return run
+    if name:
+        raise ValueError(f"{zoo.path} was not made by {run.path}; leave --run out for a report without its loss curve")
+    return None
 
 
 def find_generated(task: str) -> Zoo:
     """The newest generated zoo under zoos/ for this recipe or task. Raises MissingData when there is none."""
-    from zoo.errors import MissingData
+    from zoo.errors import Corrupt, MissingData
     from zoo.store import Zoo
 
     manifests = sorted(Path("zoos").glob("*/manifest.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for zoo in map(Zoo.open, (manifest.parent for manifest in manifests)):
+    for manifest in manifests:
+        try:
+            zoo = Zoo.open(manifest.parent)
+        except Corrupt as error:
+            say(f"passing over a damaged zoo: {error}")
+            continue
         origin = zoo.manifest.origin
         if origin.kind == "generated" and task in (origin.name, origin.task):
             return zoo

@@ -106,11 +106,16 @@ def compare(originals: Zoo, generated: Zoo, task: Task, config: EvalConfig, orig
     """Make the baselines under `out`, score every group there and compare. Resumable; `originals` and `generated`
     stay untouched.
 
-    Raises ValueError when the two zoos do not fit the same model.
+    Raises ValueError when the two zoos do not fit the same model, or one does not come from the other.
     """
     if differences := originals.structure.diff(generated.structure):
         raise ValueError(f"{generated.path} and {originals.path} hold different models: {'; '.join(differences[:3])}")
     train = originals.select("train")
+    known = {entry.sha256 for entry in train}
+    if any(not set(entry.parents) <= known for entry in generated.entries):
+        raise ValueError(
+            f"{generated.path} was not generated from {originals.path}; name its originals with --originals"
+        )
     zoos = [("original", originals, train)]
     if any(entry.split == "heldout" for entry in originals.entries):
         zoos.append(("heldout", originals, originals.select("heldout")))

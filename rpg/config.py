@@ -7,15 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
+from zoo.seeds import Seed
 from zoo.structure import Frozen
-
-Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class GeneratorConfig(Frozen):
     """The generator's architecture: recurrent model, projection, denoiser (paper, Table 12 and section A.3)."""
 
-    token_size: PositiveInt = 256
+    token_size: Annotated[int, Field(gt=0, le=2**16)] = 256
     d_model: PositiveInt = 256
     d_state: PositiveInt = 32
     d_conv: PositiveInt = 4
@@ -47,6 +46,12 @@ class DiffusionConfig(Frozen):
     beta_start: PositiveFloat = 1e-4
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
 
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.beta_start > self.beta_end:
+            raise ValueError(f"beta_start = {self.beta_start} must not exceed beta_end = {self.beta_end}")
+        return self
+
 
 class TrainConfig(Frozen):
     """How the generator is trained (paper, Table 11)."""
@@ -58,7 +63,7 @@ class TrainConfig(Frozen):
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     diffusion_batch: PositiveInt = 1024
     save_every: PositiveInt = 1000
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 class RPGConfig(Frozen):
@@ -77,7 +82,7 @@ class GenerateConfig(Frozen):
     """
 
     n: PositiveInt = 10
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     sampler: Literal["ddpm", "ddim"] = "ddpm"
     steps: PositiveInt = 1000
     mode: Literal["sequential", "partial", "full"] = "partial"
@@ -86,8 +91,13 @@ class GenerateConfig(Frozen):
 class EvalConfig(Frozen):
     """Section `eval:` — the groups that a report sets beside the generated networks (CONTRIBUTING, Honesty)."""
 
-    batch_size: PositiveInt = 1000
-    noise: tuple[PositiveFloat, ...] = (0.01, 0.05, 0.1)
+    noise: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.01, 0.05, 0.1)
     average_of: PositiveInt = 16
     n: PositiveInt = 10
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len({f"{sigma:g}" for sigma in self.noise}) < len(self.noise):
+            raise ValueError(f"noise = {list(self.noise)} must hold different levels")
+        return self

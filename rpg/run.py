@@ -3,28 +3,32 @@
     recipe.yaml            the resolved recipe
     layout.json            structure, token size, statistics: all that turns tokens into weights
     constants.safetensors  what is not generated (integer buffers), from the first training checkpoint
-    run.json               parents, command, versions, permutation states (written before training)
+    run.json               parents, command, versions, permutation states, hashes of the files so far; before training
     metrics.jsonl          loss and learning rate by step
     tokens.npy             the tokenised zoo, memory-mapped (training only)
     state.safetensors      model, optimiser and step, to resume from (training only)
-    generator.safetensors  the trained generator, written last
+    generator.safetensors  the trained generator
+    trained.json           hashes of run.json, metrics.jsonl and the generator; written last: it means trained
 
 With layout, constants and generator, generating needs neither the zoo nor the task's data.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from rpg.config import GeneratorConfig, RPGConfig
 from rpg.layout import Layout
 from rpg.models.generator import Generator
 from zoo.checkpoint import load_tensors
-from zoo.errors import MissingData
+from zoo.errors import Corrupt, MissingData
 from zoo.files import read_records, sha256_file, write_bytes
-from zoo.manifest import Origin, Sha256
+from zoo.manifest import FileRecord, Origin, Sha256
 from zoo.recipe import Recipe, recipe_from_text
 from zoo.seeds import global_seed
 from zoo.structure import Frozen
@@ -34,8 +38,15 @@ class RunRecord(Frozen):
     """`run.json`. `states` are the training checkpoints in the order of their permutation states."""
 
     origin: Origin
-    states: tuple[Sha256, ...]
+    states: Annotated[tuple[Sha256, ...], Field(min_length=1)]
     num_parameters: int
+    files: dict[str, FileRecord]
+
+
+class TrainedRecord(Frozen):
+    """`trained.json`."""
+
+    files: dict[str, FileRecord]
 
 
 class Run:
@@ -50,17 +61,31 @@ class Run:
         self.state_path = path / "state.safetensors"
         self.metrics_path = path / "metrics.jsonl"
         self.generator_path = path / "generator.safetensors"
+        self.trained_path = path / "trained.json"
 
     @property
     def trained(self) -> bool:
-        return self.generator_path.is_file()
+        return self.trained_path.is_file()
 
     def require_trained(self) -> Run:
-        """This run. Raises MissingData unless it is trained."""
+        """This run, its files checked. Raises MissingData unless it is trained, Corrupt when a file has changed."""
         if not self.trained:
             what = "is not finished" if self.record_path.is_file() else "holds no run"
-            raise MissingData(f"{self.path} {what}: expected generator.safetensors; train it with `rpg train RECIPE`")
+            raise MissingData(f"{self.path} {what}: expected trained.json; train it with `rpg train RECIPE`")
+        self.check(TrainedRecord.parse(self.trained_path.read_bytes(), self.trained_path).files)
+        self.check({name: file for name, file in self.record().files.items() if name != self.tokens_path.name})
         return self
+
+    def check(self, files: Mapping[str, FileRecord]) -> None:
+        """Raise Corrupt unless these files are as they were recorded."""
+        for name, file in files.items():
+            if problem := file.problem(self.path / name):
+                raise Corrupt(f"{problem}; remove {self.path} and train again")
+
+    def seal(self) -> None:
+        """Record what training made, which makes the run a trained one."""
+        files = {path.name: FileRecord.of(path) for path in (self.record_path, self.metrics_path, self.generator_path)}
+        self.write_json(self.trained_path, TrainedRecord(files=files))
 
     def record(self) -> RunRecord:
         return RunRecord.parse(self.record_path.read_bytes(), self.record_path)

@@ -19,15 +19,16 @@ from rpg.models.generator import Generator
 from rpg.run import Run, RunRecord, build_generator
 from rpg.tokens import gather, open_tokens, write_tokens
 from zoo.checkpoint import save_tensors
-from zoo.errors import Failed
+from zoo.errors import Corrupt, Failed
 from zoo.files import Journal, write_bytes
-from zoo.manifest import Entry, Origin
+from zoo.manifest import Entry, FileRecord, Origin
 from zoo.progress import progress
 from zoo.seeds import generator as seeded_generator
 from zoo.state import load_state, save_state
 from zoo.store import Zoo
 
 LOG_EVERY = 10  # steps between lines of metrics.jsonl
+PREPARED = ("tokens.npy", "constants.safetensors", "layout.json", "recipe.yaml")  # what a run holds before run.json
 
 
 def train(
@@ -51,7 +52,13 @@ def prepare(run: Run, config: RPGConfig, zoo: Zoo, entries: Sequence[Entry], ori
     """Everything but the optimisation: layout, constants, tokenised zoo, record. What is already there is kept."""
     if run.record_path.is_file():
         _check_same(run, origin)
+        if not run.trained:
+            run.check(run.record().files)
         return run.layout()
+    if run.path.is_dir() and not {path.name for path in run.path.iterdir() if not path.name.startswith(".")} <= set(
+        PREPARED
+    ):
+        raise ValueError(f"{run.path} exists and is not a run; choose another place with --out")
     layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), config.generator.token_size)
     states = tuple(entry.sha256 for entry in entries)
     num_parameters = build_generator(config.generator, layout, len(states), config.train.seed).num_parameters
@@ -61,7 +68,9 @@ def prepare(run: Run, config: RPGConfig, zoo: Zoo, entries: Sequence[Entry], ori
     save_tensors(run.constants_path, constants)
     run.write_json(run.layout_path, layout)
     write_bytes(run.path / "recipe.yaml", origin.recipe.encode())
-    run.write_json(run.record_path, RunRecord(origin=origin, states=states, num_parameters=num_parameters))
+    files = {name: FileRecord.of(run.path / name) for name in PREPARED}
+    record = RunRecord(origin=origin, states=states, num_parameters=num_parameters, files=files)
+    run.write_json(run.record_path, record)
     return layout
 
 
@@ -85,7 +94,10 @@ def _optimise(run: Run, config: RPGConfig, layout: Layout, num_checkpoints: int,
     window: list[Tensor] = []
     saved = step
     with Journal(run.metrics_path) as journal, progress("train", settings.steps) as bar:
-        journal.keep(step // LOG_EVERY)
+        logged = math.ceil(step / LOG_EVERY)
+        if len(journal.records) < logged:
+            raise Corrupt(f"{run.metrics_path} has lost lines; remove {run.path} and train again")
+        journal.keep(logged)
         bar.advance(step)
         while step < settings.steps:
             learning_rate = cosine(settings, step)
@@ -106,6 +118,7 @@ def _optimise(run: Run, config: RPGConfig, layout: Layout, num_checkpoints: int,
                     save_state(run.state_path, model, optimizer, step)
                     saved = step
     save_tensors(run.generator_path, model.state_dict())
+    run.seal()
 
 
 class Batches:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -74,22 +73,28 @@ def load_tensors(path: Path, row: int | None = None) -> dict[str, Tensor]:
 
 def load_foreign(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint file from anywhere: .safetensors, or .pth/.pt/.bin with tensors only, bare or under
-    `state_dict` or `model`. Pickle code is never run: a file that needs it is refused with Corrupt.
+    `state_dict` or `model`.
+
+    Pickle code is never run: a file that needs it, or is damaged, is Corrupt. Raises ValueError for other content.
     """
     if path.suffix == ".safetensors":
         return load_tensors(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise Corrupt(
-            f"{path} is damaged, or a pickle that needs more than tensors: {str(error).splitlines()[0]}"
-        ) from error
+    except Exception as error:  # whatever the unpickler stumbles over
+        reason = f"{type(error).__name__}, {' '.join(str(error).split())[:80]}"
+        raise Corrupt(f"{path} is damaged, or a pickle that needs more than tensors ({reason})") from error
     for wrapper in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds {type(content).__name__}; expected a state dict: names and tensors")
+    if not isinstance(content, dict) or not all(map(_is_named_tensor, content.items())):
+        raise ValueError(f"{path} holds {type(content).__name__}; expected a state dict: names and dense tensors")
     return content
+
+
+def _is_named_tensor(item: tuple[object, object]) -> bool:
+    name, value = item
+    return isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
 
 
 def _row(stack, row: int, path: Path) -> Tensor:  # type: ignore[no-untyped-def]  # safetensors has no type for slices

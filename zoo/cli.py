@@ -153,9 +153,9 @@ def perturb(
 
     zoo = Zoo.open(path)
     entries = zoo.select(split)
-    target = out or path.parent / f"{path.name}-{kind}"
+    target = out or path.resolve().parent / f"{path.resolve().name}-{kind}"
     settings = {"kind": kind, "n": n, "seed": seed, "sigma": sigma, "average_of": average_of}
-    config = validate(PerturbConfig, settings, "rpg-zoo perturb: ")
+    config = validate(PerturbConfig, settings, "")
     if dry_run:
         emit(
             {"out": str(target), **settings},

@@ -21,7 +21,7 @@ from typing_extensions import Self
 from zoo.errors import Failed
 from zoo.manifest import Origin
 from zoo.progress import progress
-from zoo.seeds import global_seed
+from zoo.seeds import Seed, global_seed
 from zoo.state import load_state, save_state
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Frozen, Structure
@@ -38,7 +38,7 @@ class CollectConfig(Frozen):
     seeds: PositiveInt = 1
     checkpoints: PositiveInt = 50
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     optimizer: Literal["sgd", "adamw"]
     learning_rate: PositiveFloat
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -159,7 +159,7 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -
 
 
 def _check_finite(model: nn.Module, loss: torch.Tensor, job: Job, step: int) -> None:
-    if not (math.isfinite(loss.item()) and all(bool(p.isfinite().all()) for p in model.parameters())):
+    if not (math.isfinite(loss.item()) and all(bool(t.isfinite().all()) for t in model.state_dict().values())):
         raise Failed(
             f"training diverged: the loss of seed {job.seed} at step {step} is {loss.item()}; lower zoo.learning_rate "
             f"(checkpoints that are already saved are kept)"

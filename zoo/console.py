@@ -22,6 +22,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     Failed: 1,
     MissingExtra: 3,
     MissingData: 4,
+    OSError: 1,  # a file that cannot be read; those that cannot be written are Failed
 }
 INTERRUPTED = 130  # what typer returns after Ctrl-C
 
@@ -32,18 +33,30 @@ def run_cli(app: Callable[..., Any], program: str) -> None:
     A command may return an exit code. Exceptions outside the contract are our own bugs and keep their traceback.
     """
     try:
-        code = app(prog_name=program, standalone_mode=False) or 0
+        code = app(sys.argv[1:] or ["--help"], prog_name=program, standalone_mode=False) or 0
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     except Exception as error:
-        code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), None)
-        if hasattr(error, "format_message"):  # typer's own usage errors; their class has no public name
-            code = 2
-            error = ValueError(f"{error.format_message()}; `{program} --help` shows what there is")
+        code, reason = _explain(error, program)
         if code is None:
             raise
-        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        if code != INTERRUPTED:
+            print(f"{program}: {' '.join(reason.split())}", file=sys.stderr)
     if code == INTERRUPTED:
         print(f"{program}: interrupted; run the same command again to continue", file=sys.stderr)
     sys.exit(code)
+
+
+def _explain(error: BaseException, program: str) -> tuple[int | None, str]:
+    """Exit code and reason of an exception; no code for one outside the contract."""
+    if hasattr(error, "format_message"):  # typer's own usage errors; their class has no public name
+        return 2, f"{error.format_message()}; `{program} --help` shows what there is"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):  # which a library turned into an error of its own
+            return INTERRUPTED, ""
+        cause = cause.__cause__ or cause.__context__
+    return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), None), str(error)
 
 
 def command_line(program: str) -> tuple[str, ...]:
@@ -76,6 +89,8 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
+            raise RuntimeError("only cpu and cuda devices are supported")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(

@@ -35,4 +35,6 @@ def suggest(given: str, known: Iterable[str]) -> str:
     """`; did you mean X?` or a list of what is known, to end an error message with."""
     known = sorted(known)
     close = difflib.get_close_matches(given, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known: {', '.join(known)}" if len(known) <= 30 else ""

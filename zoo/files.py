@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
     The temporary name is fixed, so what a kill leaves behind is overwritten by the next attempt. Raises Failed when the
     disk is full, leaving neither file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with full_disk_is_failed(path):
+        with unwritable_is_failed(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -40,14 +41,14 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def full_disk_is_failed(path: Path) -> Iterator[None]:
-    """Turn the operating system's write errors (full disk, quota, read-only) into one line that names the remedy."""
+def unwritable_is_failed(path: Path) -> Iterator[None]:
+    """Turn the operating system's write errors (full disk, quota, permission) into one line that names the remedy."""
     try:
         yield
     except OSError as error:
         raise Failed(
             f"cannot write {path}: {error.strerror or error}; what was finished is kept, "
-            f"make room and run the same command again"
+            f"make it writable or make room and run the same command again"
         ) from error
 
 
@@ -76,15 +77,16 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
+        with unwritable_is_failed(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a+b", buffering=0)  # a buffer would still write its rest after a failed append
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._file.close()
             raise Failed(f"another process is writing {path}; wait for it or stop it first") from error
         self._file.seek(0)
-        data = self._file.read()
+        data = self._file.readall()
         whole = data.rfind(b"\n") + 1
         self._file.truncate(whole)
         self.records = [_parse(path, number, line) for number, line in enumerate(data[:whole].splitlines(), 1)]
@@ -92,12 +94,13 @@ class Journal:
     def append(self, record: dict[str, Any]) -> None:
         """Add a record; on return it is on disk. After a failed write the file ends where it ended before."""
         end = self._file.seek(0, os.SEEK_END)
-        with full_disk_is_failed(self.path):
+        line = json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        with unwritable_is_failed(self.path):
             try:
-                self._file.write(json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n")
-                self._file.flush()
+                while line:
+                    line = line[os.write(self._file.fileno(), line) :]
                 os.fsync(self._file.fileno())
-            except OSError:
+            except BaseException:
                 os.ftruncate(self._file.fileno(), end)
                 raise
         self.records.append(record)
@@ -106,9 +109,8 @@ class Journal:
         """Drop all records after the first `count`."""
         self.records = self.records[:count]
         self._file.seek(0)
-        for _ in range(count):
-            self._file.readline()
-        self._file.truncate(self._file.tell())
+        lines = self._file.readall().splitlines(keepends=True)
+        self._file.truncate(sum(map(len, lines[:count])))
 
     def close(self) -> None:
         self._file.close()

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import platform
 from importlib import metadata
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, NonNegativeInt, model_validator
 from typing_extensions import Self
 
 from evaluators.metrics import Metric
+from zoo.files import sha256_file
 from zoo.structure import Frozen, Structure
 
 
@@ -36,6 +37,20 @@ class FileRecord(Frozen):
     bytes: NonNegativeInt
     sha256: Sha256
 
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        return cls(bytes=path.stat().st_size, sha256=sha256_file(path))
+
+    def problem(self, path: Path) -> str | None:
+        """What is wrong with the file at `path`, in a line; None when it is the recorded one."""
+        if not path.is_file():
+            return f"{path} is missing"
+        if path.stat().st_size != self.bytes:
+            return f"{path} has {path.stat().st_size} bytes, expected {self.bytes}"
+        if sha256_file(path) != self.sha256:
+            return f"{path} has changed (its SHA-256 differs)"
+        return None
+
 
 class Entry(Frozen):
     """One checkpoint. `sha256` is its content's (zoo.checkpoint.content_hash), `row` its place in a stack, `step`
@@ -53,6 +68,13 @@ class Entry(Frozen):
     condition: str | None = None
     metrics: dict[str, Metric] = Field(default_factory=dict)
     parents: tuple[Sha256, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, metric in self.metrics.items():
+            if name != metric.name:
+                raise ValueError(f"metric {metric.name!r} is listed as {name!r}")
+        return self
 
 
 class Origin(Frozen):
@@ -81,7 +103,7 @@ class Manifest(Frozen):
     origin: Origin
     structure: Structure
     files: dict[FileName, FileRecord]
-    entries: tuple[Entry, ...]
+    entries: tuple[Entry, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

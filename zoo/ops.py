@@ -22,7 +22,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from zoo.manifest import Entry, Origin
-from zoo.seeds import generator
+from zoo.seeds import Seed, generator
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import DTYPES, Frozen, Structure, TensorSpec
 
@@ -35,7 +35,7 @@ class PerturbConfig(Frozen):
 
     kind: Literal["noise", "mean", "average", "gaussian"]
     n: PositiveInt = 10
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     sigma: Annotated[float, Field(ge=0)] = 0.05
     average_of: PositiveInt = 16
 

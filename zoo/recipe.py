@@ -38,6 +38,8 @@ SECTIONS = {
     "eval": "rpg.config:EvalConfig",
 }
 
+NOT_YAML = (YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError, AssertionError)
+
 Section = TypeVar("Section", bound=Frozen)
 
 
@@ -98,14 +100,12 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises ValueError, in one line, for an unknown name, key, type or value.
     """
     path = _find(source)
-    tree = OmegaConf.merge(_read_extended(path, ()), _overrides(overrides))
-    return _validated(path.stem, OmegaConf.to_container(tree))
+    return _validated(path.stem, _merged(_read_extended(path, ()), overrides))
 
 
 def recipe_from_text(name: str, text: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe as a manifest keeps it: resolved, so `extends` is not allowed."""
-    tree = OmegaConf.merge(_parse(text, f"the recipe of {name}"), _overrides(overrides))
-    return _validated(name, OmegaConf.to_container(tree))
+    return _validated(name, _merged(_parse(text, f"the recipe of {name}"), overrides))
 
 
 def _find(source: str) -> Path:
@@ -130,28 +130,35 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> Any:
     candidates = [path.parent / f"{base}.yaml", recipes_root() / f"{base}.yaml"]
     for candidate in candidates:
         if candidate.is_file():
-            return OmegaConf.merge(_read_extended(candidate, (*seen, path.resolve())), tree)
+            try:
+                return OmegaConf.merge(_read_extended(candidate, (*seen, path.resolve())), tree)
+            except OmegaConfBaseException as error:
+                raise ValueError(
+                    f"{path} does not fit onto {candidate}: {' '.join(str(error).split())[:200]}"
+                ) from error
     raise ValueError(f"{path} extends {base!r}, which is neither {candidates[0]} nor {candidates[1]}")
 
 
 def _parse(text: str, where: str) -> Any:
     try:
         tree = OmegaConf.create(text)
-    except (YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
+    except NOT_YAML as error:
         raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())[:200]}") from error
     if not OmegaConf.is_dict(tree):
         raise ValueError(f"{where} must be a mapping with the sections {', '.join(SECTIONS)}")
     return tree
 
 
-def _overrides(pairs: Sequence[str]) -> Any:
-    for pair in pairs:
-        if "=" not in pair:
+def _merged(tree: Any, overrides: Sequence[str]) -> Any:
+    """The tree with `a.b=c` pairs put over it, as plain dictionaries."""
+    for pair in overrides:
+        if "=" not in pair or "" in pair.partition("=")[0].split("."):
             raise ValueError(f"--set {pair}: expected key.path=value, for example --set rpg.train.steps=1000")
     try:
-        return OmegaConf.from_dotlist(list(pairs))
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(f"--set {' '.join(pairs)}: {' '.join(str(error).split())[:200]}") from error
+        return OmegaConf.to_container(OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides))))
+    except NOT_YAML as error:
+        where = f"--set {' '.join(overrides)}" if overrides else "the recipe"
+        raise ValueError(f"{where}: {' '.join(str(error).split())[:200]}") from error
 
 
 def _validated(name: str, tree: Any) -> Recipe:
@@ -166,6 +173,8 @@ def _validated(name: str, tree: Any) -> Recipe:
 
 def _schema(key: str, tree: Mapping[str, Any]) -> type[Frozen]:
     if key == "task":
+        if "name" not in tree:
+            raise ValueError("task.name is required: the task family, as in `task: {name: classification}`")
         return task_module(str(tree.get("name"))).Config
     module, _, attribute = SECTIONS[key].partition(":")
     return getattr(import_module(module), attribute)
@@ -184,6 +193,8 @@ def validate(schema: type[Section], tree: Mapping[str, Any], where: str) -> Sect
     """
     try:
         return schema.model_validate_json(json.dumps(tree))
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}; expected plain numbers, text, lists and mappings") from error
     except ValidationError as error:
         prefix, _, root = where.rpartition(" ")
         faults = [_explain(schema, root, fault) for fault in error.errors(include_url=False)]

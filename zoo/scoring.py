@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import model_validator
 from torch import nn
+from typing_extensions import Self
 
 from evaluators.metrics import Metric, Summary, summarize
 from zoo.checkpoint import content_hash, load_foreign
@@ -39,6 +42,12 @@ class Score(Frozen):
     correct: str
     versions: dict[str, str]
 
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if len(base64.b64decode(self.correct, validate=True)) != math.ceil(self.samples / 8):
+            raise ValueError(f"correct does not hold {self.samples} samples")
+        return self
+
     def correct_per_sample(self) -> NDArray[np.bool_]:
         """(samples,) bool: which test samples the network gets right, in data order."""
         packed = np.frombuffer(base64.b64decode(self.correct), dtype=np.uint8)
@@ -52,9 +61,8 @@ def score(zoo: Zoo, task: Task, out: Path, entries: Sequence[Entry] | None = Non
     """
     entries = zoo.entries if entries is None else entries
     with Journal(out / "scores.jsonl") as journal:
-        known = {
-            (s.sha256, s.evaluator, s.protocol): s for s in (Score.from_json(json.dumps(r)) for r in journal.records)
-        }
+        read = [Score.parse(json.dumps(record), journal.path) for record in journal.records]
+        known = {(old.sha256, old.evaluator, old.protocol): old for old in read}
         scores = []
         model = task.build(0)
         with progress("score", len(entries)) as bar:

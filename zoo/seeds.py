@@ -10,8 +10,13 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import torch
+from pydantic import Field
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""A recorded seed, as a recipe or an option gives it."""
 
 
 def derive_seed(seed: int, *path: str | int) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor
 from evaluators.metrics import Metric
 from zoo.checkpoint import content_hash, load_tensors, restore, save_stack, save_tensors
 from zoo.errors import Corrupt, MissingData
-from zoo.files import Journal, atomic_path, sha256_file, write_bytes
+from zoo.files import Journal, atomic_path, write_bytes
 from zoo.manifest import Entry, FileRecord, Manifest, Origin
 from zoo.structure import Frozen, Structure
 
@@ -103,12 +103,8 @@ class Zoo:
             except Corrupt as error:
                 yield str(error)
                 continue
-            if not path.is_file():
-                yield f"{path} is missing"
-            elif path.stat().st_size != record.bytes:
-                yield f"{path} has {path.stat().st_size} bytes, expected {record.bytes}"
-            elif sha256_file(path) != record.sha256:
-                yield f"{path} has changed (its SHA-256 differs)"
+            if problem := record.problem(path):
+                yield problem
         for path in sorted((self.path / "checkpoints").rglob("*")):
             if path.relative_to(self.path).as_posix() not in self.manifest.files and not path.is_dir():
                 yield f"{path} is not in the manifest"
@@ -170,6 +166,8 @@ class ZooWriter:
         self._same(header.origin, header.structure)
         entries = [Entry.parse(record, self._journal.path) for record in rest]
         self.done = {entry.id: entry for entry in entries}
+        for entry in entries:
+            self._written(entry)
 
     def _same(self, origin: Origin, structure: Structure) -> None:
         mine = self.origin.model_copy(update={"command": origin.command, "versions": origin.versions})
@@ -210,7 +208,7 @@ class ZooWriter:
             metrics={metric.name: metric for metric in metrics},
             parents=tuple(parents),
         )
-        save_tensors(self._part(id) if self.stacked else self.path / entry.file, tensors)
+        save_tensors(self._part(entry), tensors)
         self._journal.append(entry.model_dump(mode="json"))
         self.done[id] = entry
         return entry
@@ -219,11 +217,13 @@ class ZooWriter:
         """Stack, index and seal the zoo. Doing it again, after a kill or on a finished zoo, changes nothing."""
         if not self.complete:
             entries = [self.done[id] for id in sorted(self.done)]
+            if not entries:
+                raise ValueError(f"{self.path} has no checkpoints yet; a zoo needs one at least")
             if self.stacked:
                 entries = self._stack(entries)
             _write_index(self.path / "index.parquet", entries)
             names = sorted({entry.file for entry in entries} | {"index.parquet"})
-            files = {name: _record(self.path / name) for name in names}
+            files = {name: FileRecord.of(self.path / name) for name in names}
             manifest = Manifest(origin=self.origin, structure=self.structure, files=files, entries=tuple(entries))
             write_bytes(self.path / "manifest.json", manifest.to_json(indent=1).encode())
             self.complete = True
@@ -242,15 +242,23 @@ class ZooWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _part(self, id: str) -> Path:
-        return self.path / ".parts" / f"{id}.safetensors"
+    def _part(self, entry: Entry) -> Path:
+        return self.path / ".parts" / f"{entry.id}.safetensors" if self.stacked else self.path / entry.file
+
+    def _written(self, entry: Entry) -> dict[str, Tensor]:
+        """What was written for this entry. Raises Corrupt, with the remedy, when the disk now holds something else."""
+        path = self._part(entry)
+        tensors = load_tensors(path) if path.is_file() else {}
+        if not tensors or content_hash(tensors) != entry.sha256:
+            raise Corrupt(f"{path} was changed before the zoo was finished; remove {self.path} and start again")
+        return tensors
 
     def _stack(self, entries: list[Entry]) -> list[Entry]:
         stacked = []
         for start in range(0, len(entries), STACK_ROWS):
             group = entries[start : start + STACK_ROWS]
             name = f"checkpoints/stack-{start // STACK_ROWS:05d}.safetensors"
-            save_stack(self.path / name, [load_tensors(self._part(entry.id)) for entry in group])
+            save_stack(self.path / name, [self._written(entry) for entry in group])
             stacked += [entry.model_copy(update={"file": name, "row": row}) for row, entry in enumerate(group)]
         return stacked
 
@@ -259,10 +267,6 @@ class ZooWriter:
         for leftover in self.path.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         (self.path / "journal.jsonl").unlink(missing_ok=True)
-
-
-def _record(path: Path) -> FileRecord:
-    return FileRecord(bytes=path.stat().st_size, sha256=sha256_file(path))
 
 
 def _write_index(path: Path, entries: Sequence[Entry]) -> None:

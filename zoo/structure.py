@@ -127,6 +127,9 @@ class Structure(Frozen):
         owners: dict[tuple[object, ...], str] = {}
         specs = []
         for name, tensor in tensors.items():
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            if dtype not in DTYPES:
+                raise ValueError(f"tensor {name!r} has dtype {dtype}; expected one of {', '.join(DTYPES)}")
             key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
             shared = tensor.numel() > 0 and tensor.untyped_storage().data_ptr() != 0
             owner = owners.setdefault(key, name) if shared else name
@@ -134,7 +137,7 @@ class Structure(Frozen):
                 TensorSpec(
                     name=name,
                     shape=tuple(tensor.shape),
-                    dtype=str(tensor.dtype).removeprefix("torch."),
+                    dtype=dtype,
                     kind=_kind(name, tensor.dtype),
                     tied_to=None if owner == name else owner,
                 )
@@ -178,7 +181,7 @@ class Structure(Frozen):
                 Structure.of({name: tensors[name].clone() for name in order})
             )
             more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
-            raise ValueError(f"{what} does not fit this zoo's structure: {'; '.join(lines[:3])}{more}")
+            raise ValueError(f"{what} does not fit the expected structure: {'; '.join(lines[:3])}{more}")
 
 
 def _kind(name: str, dtype: torch.dtype) -> Kind:

@@ -249,8 +249,82 @@ def test_damage_is_found_and_named(shell, place):
     assert zoo.entries[0].id in out
     shell.fails(f"rpg train {TINY} --out runs/other", 1, "is not the checkpoint of the manifest")
     shell.fails("rpg-zoo score zoos/tiny", 1, "is not the checkpoint of the manifest")
-    Path("runs/tiny/layout.json").write_text("{}")
-    shell.fails("rpg generate tiny --out zoos/z", 1, "runs/tiny/layout.json is damaged")
+    for name in ("layout.json", "constants.safetensors", "generator.safetensors", "run.json", "metrics.jsonl"):
+        file = Path("runs/tiny") / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        shell.fails("rpg generate tiny --out zoos/z", 1, f"runs/tiny/{name} has changed", "train again")
+        file.unlink()
+        shell.fails("rpg generate tiny --out zoos/z", 1, f"runs/tiny/{name} is missing")
+        file.write_bytes(whole)
+    Path("runs/tiny/trained.json").write_text("{}")
+    shell.fails("rpg generate tiny --out zoos/z", 1, "runs/tiny/trained.json is damaged")
+
+
+def test_damage_to_an_unfinished_training_is_found(shell, place, monkeypatch):
+    import rpg.train
+
+    command = f"rpg train {TINY} --zoo zoos/tiny --out runs/new"
+
+    def stop(window, step):
+        if step == 40:
+            raise KeyboardInterrupt
+        return 1.0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rpg.train, "_mean_loss", stop)
+        shell.fails(command, 130, "run the same command again")
+    for name in ("tokens.npy", "state.safetensors", "layout.json"):
+        file = Path("runs/new") / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        shell.fails(command, 1, f"runs/new/{name} has changed")
+        file.write_bytes(whole)
+    lines = Path("runs/new/metrics.jsonl").read_bytes().splitlines(keepends=True)
+    Path("runs/new/metrics.jsonl").write_bytes(lines[0])
+    shell.fails(command, 1, "metrics.jsonl has lost lines")
+    Path("runs/new/metrics.jsonl").write_bytes(b"".join(lines))
+    assert shell(command)[0] == 0
+
+
+def test_a_report_only_takes_what_belongs_together(shell, place):
+    shell.json(f"rpg-zoo collect {TINY} --set zoo.seed=5 --out zoos/others")
+    shell.fails("rpg report zoos/tiny-generated --originals zoos/others", 2, "was not generated from zoos/others")
+    shell.fails("rpg report zoos/tiny", 2, "is a collected zoo")
+    shell.json(f"rpg train {TINY} --zoo zoos/others --out runs/others")
+    shell.fails("rpg report zoos/tiny-generated --run others", 2, "was not made by runs/others")
+
+
+def test_generated_networks_can_be_learnt_from(shell, place):
+    shell.fails(f"rpg train {TINY} --zoo zoos/tiny-generated --out runs/second", 2, "it has generated")
+    made = shell.json(f"rpg train {TINY} --zoo zoos/tiny-generated --split generated --out runs/second")
+    assert made["checkpoints"] == 3
+
+
+def test_finished_directories_are_not_written_into(shell, place):
+    shell.fails(f"rpg train {TINY} --zoo zoos/tiny --out zoos/tiny", 2, "exists and is not a run")
+    shell.fails(f"rpg-zoo collect {TINY} --out runs/tiny", 2, "exists and is not a zoo")
+    for command in (
+        f"rpg-zoo collect {TINY} --out",
+        f"rpg train {TINY} --zoo zoos/tiny --out",
+        "rpg generate tiny --out",
+        "rpg-zoo perturb zoos/tiny --out",
+        "rpg-zoo score zoos/tiny --out",
+        "rpg report --task tiny --out",
+    ):
+        shell.fails(f"{command} /dev/null/x", 1, "/dev/null/x")
+    Path("zoos/broken").mkdir()
+    Path("zoos/broken/manifest.json").write_text("{}")
+    code, _, err = shell("rpg eval --task tiny")
+    assert code == 0
+    assert "passing over a damaged zoo: zoos/broken/manifest.json" in err
+
+
+def test_networks_that_do_not_fit_the_images_are_refused(shell, place):
+    shell.fails(f"rpg-zoo collect {TINY} --set task.model=cnn_medium --out z", 2, "cnn_medium cannot take images")
+    shell.fails(f"rpg-zoo collect {TINY} --set task.model=test_vit --out z", 2, "test_vit cannot take images")
+    made = shell.json(f"rpg-zoo collect {TINY} --set task.model=cnn_small --set zoo.epochs=0 --out z")
+    assert made["values"] == 2464
 
 
 def test_a_manifest_that_leaves_its_directory_is_refused(shell, place):

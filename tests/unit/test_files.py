@@ -84,3 +84,35 @@ def test_a_damaged_line_in_the_middle_is_corrupt(tmp_path):
 def test_two_processes_cannot_hold_one_journal(tmp_path):
     with Journal(tmp_path / "j"), pytest.raises(Failed, match="another process"):
         Journal(tmp_path / "j")
+
+
+def test_a_short_write_on_a_full_disk_leaves_no_trace_even_after_closing(tmp_path, monkeypatch):
+    """A real full disk takes a part of the line before it refuses the rest."""
+    real, room = os.write, 12
+
+    def write(descriptor: int, data: bytes) -> int:
+        nonlocal room
+        if room == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        part = data[:room]
+        room -= len(part)
+        return real(descriptor, part)
+
+    with Journal(tmp_path / "j") as journal:
+        journal.append({"n": 1})
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", write)
+            with pytest.raises(Failed):
+                journal.append({"text": "a" * 10_000})
+    assert read_records(tmp_path / "j") == [{"n": 1}]
+    with Journal(tmp_path / "j") as journal:
+        journal.append({"n": 2})
+    assert read_records(tmp_path / "j") == [{"n": 1}, {"n": 2}]
+
+
+def test_a_place_that_cannot_be_is_one_line(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(Failed, match=r"File exists|Not a directory"):
+        write_bytes(tmp_path / "file" / "a", b"x")
+    with pytest.raises(Failed, match=r"cannot write .*file/j"):
+        Journal(tmp_path / "file" / "j")

@@ -59,27 +59,27 @@ def test_cnn_small_is_the_layers_applied_to_the_resized_image():
 
 
 def test_equal_seeds_give_equal_networks_whatever_was_drawn_before():
-    first = create_network("cnn_digits", 10, seed=3).state_dict()
+    first = create_network("cnn_digits", 10, 1, seed=3).state_dict()
     torch.rand(7)
-    again, other = (create_network("cnn_digits", 10, seed=seed).state_dict() for seed in (3, 4))
+    again, other = (create_network("cnn_digits", 10, 1, seed=seed).state_dict() for seed in (3, 4))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["head.0.weight"], other["head.0.weight"])
 
 
 def test_building_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
-    create_network("cnn_small", 7, seed=0)
+    create_network("cnn_small", 7, 3, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_number_of_classes_reaches_the_head_of_any_timm_network():
-    assert create_network("cnn_medium", 7, seed=0)(torch.rand(1, 3, 32, 32)).shape == (1, 7)
-    assert create_network("resnet10t", 7, seed=0).get_classifier().out_features == 7
+    assert create_network("cnn_medium", 7, 3, seed=0)(torch.rand(1, 3, 32, 32)).shape == (1, 7)
+    assert create_network("resnet10t", 7, 3, seed=0).get_classifier().out_features == 7
 
 
 def test_an_unknown_name_gets_a_suggestion():
     with pytest.raises(ValueError, match=r"'cnn_smal'.*did you mean cnn_small"):
-        create_network("cnn_smal", 10, seed=0)
+        create_network("cnn_smal", 10, 3, seed=0)
 
 
 def test_options_that_do_not_exist_are_refused():

@@ -77,6 +77,13 @@ def test_every_recipe_survives_its_manifest(name):
         ("a: [", ["is not YAML"]),
         ("a: 1\na: 2", ["is not YAML", "duplicate key"]),
         ("- a", ["must be a mapping"]),
+        ("rpg: {train: {seed: -1}}", ["rpg.train.seed", "greater than or equal to 0"]),
+        ("rpg: {train: {seed: 9223372036854775808}}", ["rpg.train.seed"]),
+        ("rpg: {diffusion: {beta_start: 0.5}}", ["beta_start = 0.5 must not exceed"]),
+        ("eval: {noise: []}", ["eval.noise", "at least 1"]),
+        ("eval: {noise: [0.1, 0.1]}", ["different levels"]),
+        ("rpg: {train: []}", ["rpg.train"]),
+        ("zoo: []", ["does not fit onto"]),
         ("extends: nothing", ["extends 'nothing'"]),
     ],
 )
@@ -104,3 +111,15 @@ def test_interpolations_do_not_read_the_environment(write, monkeypatch):
     monkeypatch.setenv("SECRET", "cnn_digits")
     with pytest.raises(ValueError, match=r"\$\{oc\.env:SECRET\}"):
         load_recipe(write(SMALL.replace("digits}", "'${oc.env:SECRET}'}")))
+
+
+@pytest.mark.parametrize("text", ["", "3", "# nothing", "zoo: {}"])
+def test_a_recipe_without_a_task_says_so(write, text):
+    with pytest.raises(ValueError, match=r"task\.name is required|is not YAML"):
+        load_recipe(write(text))
+
+
+@pytest.mark.parametrize("pair", ["rpg.generator.channels[0]=3", "rpg..train=3", "zoo.epochs={", "=3", "zoo=3"])
+def test_odd_overrides_are_one_line(write, pair):
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        load_recipe(write(SMALL), [pair])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from zoo.errors import Corrupt
 from zoo.state import load_state, save_state
 
 
@@ -36,3 +37,12 @@ def test_resumed_training_equals_uninterrupted(tmp_path, kind, stop):
     steps(*resumed, stop, 8)
     for name, tensor in whole[0].state_dict().items():
         assert torch.equal(resumed[0].state_dict()[name], tensor)
+
+
+def test_a_changed_state_is_refused(tmp_path):
+    save_state(tmp_path / "state", *setup("sgd"), 3)
+    data = bytearray((tmp_path / "state").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "state").write_bytes(data)
+    with pytest.raises(Corrupt, match="has changed since it was written"):
+        load_state(tmp_path / "state", *setup("sgd"))

@@ -314,3 +314,42 @@ def test_entries_and_manifests_round_trip_as_json(tmp_path):
     made = write(tmp_path / "zoo")
     assert Manifest.from_json(made.manifest.to_json()) == made.manifest
     assert Entry.from_json(made.entries[0].to_json()) == made.entries[0]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_damage_to_an_unfinished_zoo_is_found_before_it_is_sealed(tmp_path, storage, damage):
+    with ZooWriter(tmp_path / "zoo", ORIGIN, Structure.of(network(0))) as writer:
+        entry = writer.add("net-0", network(0), seed=0, split="train")
+        part = writer._part(entry)
+    data = bytearray(part.read_bytes())
+    data[-1] ^= 1
+    if damage == "remove":
+        part.unlink()
+    else:
+        part.write_bytes(data if damage == "flip" else data[:-9])
+    with pytest.raises(Corrupt, match=r"remove .*zoo and start again|not a whole safetensors"):
+        write(tmp_path / "zoo")
+
+
+def test_a_zoo_needs_a_checkpoint(tmp_path):
+    with (
+        ZooWriter(tmp_path / "zoo", ORIGIN, Structure.of(network(0))) as writer,
+        pytest.raises(ValueError, match="no checkpoints yet"),
+    ):
+        writer.finish()
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x80\x02", b"PK\x03\x04"])
+def test_foreign_files_that_are_no_checkpoints_are_corrupt(tmp_path, content):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(Corrupt, match="damaged, or a pickle"):
+        load_foreign(tmp_path / "x.pth")
+
+
+def test_foreign_content_that_is_no_state_dict_is_refused(tmp_path):
+    for content in ({1: torch.ones(1)}, {"a": torch.ones(2).to_sparse()}, {"a": 3}):
+        torch.save(content, tmp_path / "x.pth")
+        with pytest.raises(ValueError, match="expected a state dict"):
+            load_foreign(tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="dtype complex64; expected one of"):
+        Structure.of({"a": torch.ones(1, dtype=torch.complex64)})

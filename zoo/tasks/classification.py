@@ -70,7 +70,17 @@ class ClassificationTask:
         """Raises ValueError for a network that does not exist."""
         from zoo.tasks.networks import create_network  # timm takes seconds to import; recipes need Config only
 
-        return create_network(self.config.model, self.images.classes, seed).to(self.device)
+        images = self.images.train[:1]
+        model = create_network(self.config.model, self.images.classes, images.shape[1], seed).to(self.device)
+        try:
+            with torch.no_grad():
+                model.eval()(self.images.normalize(images.to(self.device)))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise ValueError(
+                f"{self.config.model} cannot take images of shape {tuple(images.shape[1:])}: "
+                f"{' '.join(str(error).split())[:120]}; choose another task.model"
+            ) from error
+        return model
 
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
         state = model.state_dict(keep_vars=True)  # the parameters themselves: tied names give the same object

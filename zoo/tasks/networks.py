@@ -73,7 +73,7 @@ def cnn_digits(*, num_classes: int = 10, in_chans: int = 1, **options: Any) -> C
     return ConvNet(convolutions, nn.Sequential(nn.Linear(32, num_classes)))
 
 
-def create_network(name: str, num_classes: int, seed: int) -> nn.Module:
+def create_network(name: str, num_classes: int, in_chans: int, seed: int) -> nn.Module:
     """The network that timm knows by this name, with random weights that are a function of the seed.
 
     Raises ValueError for an unknown name.
@@ -81,7 +81,7 @@ def create_network(name: str, num_classes: int, seed: int) -> nn.Module:
     if not timm.is_model(name):
         raise ValueError(f"no network named {name!r} in timm or zoo.tasks.networks{suggest(name, timm.list_models())}")
     with global_seed(seed, "build"):
-        return timm.create_model(name, num_classes=num_classes)
+        return timm.create_model(name, num_classes=num_classes, in_chans=in_chans)
 
 
 def _refuse(options: dict[str, Any]) -> None:
