@@ -52,9 +52,10 @@ def prepare(run: Run, config: RPGConfig, zoo: Zoo, entries: Sequence[Entry], ori
     if run.record_path.is_file():
         _check_same(run, origin)
         return run.layout()
-    layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), config.generator.token_size)
+    settings = config.generator
+    layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), settings.token_size, settings.tokenisation)
     states = tuple(entry.sha256 for entry in entries)
-    num_parameters = build_generator(config.generator, layout, len(states), config.train.seed).num_parameters
+    num_parameters = build_generator(settings, layout, len(states), config.train.seed).num_parameters
     first = zoo.load(entries[0])
     constants = {spec.name: first[spec.name] for spec in zoo.structure if spec.kind == "constant"}
     write_tokens(run.tokens_path, layout, zoo.checkpoints(entries), len(entries))
