@@ -120,15 +120,17 @@ class Structure(Frozen):
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Structure:
-        """The structure of a state dict, in its own order. Tensors that share memory, shape and strides are tied.
+        """The structure of a state dict, in its own order. Tensors that share memory, shape and strides are tied; on
+        the meta device, where there is no memory, those that are one object (`state_dict(keep_vars=True)`).
 
         Raises ValueError for a dtype that no checkpoint may have (complex, quantised).
         """
         owners: dict[tuple[object, ...], str] = {}
         specs = []
         for name, tensor in tensors.items():
-            key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
-            shared = tensor.numel() > 0 and tensor.untyped_storage().data_ptr() != 0
+            address = id(tensor) if tensor.is_meta else tensor.untyped_storage().data_ptr()
+            key = (address, tensor.storage_offset(), tensor.shape, tensor.stride())
+            shared = tensor.numel() > 0 and address != 0
             owner = owners.setdefault(key, name) if shared else name
             specs.append(
                 TensorSpec(

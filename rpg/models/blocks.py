@@ -35,8 +35,9 @@ class TransformerBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(d_model, 2 * d_model), nn.GELU(), nn.Linear(2 * d_model, d_model))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        qkv_3BHLP = self.qkv(self.attention_norm(inputs)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        attended_BHLP = F.scaled_dot_product_attention(*qkv_3BHLP.unbind(), is_causal=True)
+        qkv_BL3HP = self.qkv(self.attention_norm(inputs)).unflatten(-1, (3, self.num_heads, -1))
+        q_BHLP, k_BHLP, v_BHLP = qkv_BL3HP.permute(2, 0, 3, 1, 4).unbind()
+        attended_BHLP = F.scaled_dot_product_attention(q_BHLP, k_BHLP, v_BHLP, is_causal=True)
         inputs = inputs + attended_BHLP.transpose(1, 2).flatten(2)
         return inputs + self.mlp(self.mlp_norm(inputs))
 

@@ -12,12 +12,13 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-Scan: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int], Tensor]
+Scan: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+CHUNK_SIZE = 256  # mamba-ssm's default
 
 
 @cache
 def fast_scan() -> Scan | None:
-    """`ssd_scan` (rpg.models.ssd: same arguments and result) as Triton kernels for CUDA tensors, differentiable; None
+    """`ssd_scan` (rpg.models.ssd: same tensors, same result) as Triton kernels for CUDA tensors, differentiable; None
     where mamba-ssm, Triton or einops is not installed. The kernels multiply in TF32, so they agree to about 1e-3.
     """
     try:
@@ -25,8 +26,8 @@ def fast_scan() -> Scan | None:
     except ImportError:
         return None
 
-    def scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk_size: int) -> Tensor:
-        return kernel(x, dt, A, B[:, :, None], C[:, :, None], chunk_size)  # one group of heads shares B and C
+    def scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        return kernel(x, dt, A, B[:, :, None], C[:, :, None], CHUNK_SIZE)  # one group of heads shares B and C
 
     return scan
 

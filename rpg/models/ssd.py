@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from rpg.models.kernels import fast_scan
 
+CHUNK_SIZE = 64  # about sqrt(P N): the chunks' Q x Q masks then take no more memory than the states between them
+
 
 def ssd_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk_size: int) -> Tensor:
     """y_t = C_t h_t with h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, computed in chunks by matrix products.
@@ -86,7 +88,7 @@ class Mamba2(nn.Module):
         d_conv: int = 4,
         expand: int = 2,
         head_dim: int = 64,
-        chunk_size: int = 256,
+        chunk_size: int = CHUNK_SIZE,
         width_in: int | None = None,
     ) -> None:
         super().__init__()
@@ -112,8 +114,9 @@ class Mamba2(nn.Module):
         with torch.autocast(inputs.device.type, enabled=False):
             wide = torch.promote_types(x.dtype, torch.float32)
             dt = F.softplus(dt.to(wide) + self.dt_bias)
-            scan = (fast_scan() if x.is_cuda else None) or ssd_scan
-            y = scan(x.to(wide), dt, -self.A_log.exp(), B.to(wide), C.to(wide), self.chunk_size)
+            fast = fast_scan() if x.is_cuda else None
+            sequence = (x.to(wide), dt, -self.A_log.exp(), B.to(wide), C.to(wide))
+            y = fast(*sequence) if fast else ssd_scan(*sequence, self.chunk_size)
             y = y + x.to(wide) * self.D[:, None]
             y = self.norm(y.reshape(batch, length, self.d_inner), z.to(wide))
         return self.out_proj(y)
