@@ -225,7 +225,7 @@ def estimate(
     else:
         sections = load_recipe(recipe, overrides).sections
         assert isinstance(sections["zoo"], CollectConfig)
-        num_states = sections["zoo"].checkpoints
+        num_states = sections["zoo"].checkpoints * (sections["zoo"].seeds - sections["zoo"].heldout_seeds)
     config, sampling = sections["rpg"], sections["generate"]
     assert isinstance(config, RPGConfig)
     assert isinstance(sampling, GenerateConfig)

@@ -46,7 +46,8 @@ def estimate(
         step = training_step(config, model, schedule, length)
         network = sampled_network(config, sampling, model, length)
     weights = 4 * model.num_parameters
-    trained = 3 * weights + max(step.peak, 2 * weights)  # weights and AdamW's two moments; its step makes a copy
+    # Weights and AdamW's two moments, then gradients with either activations or the copy that AdamW's step makes.
+    trained = 3 * weights + max(step.peak, 2 * weights)
     hours = step.flops * config.train.steps / device.rate(config.train.precision) / 3600
     return {
         "network": {"parameters": parameters, "tensors": len(places), "adequate_sizes": adequate_sizes(parameters)},
@@ -65,6 +66,7 @@ def estimate(
         },
         "training": {
             "bytes": trained,
+            "bytes_whatever_the_batch": 5 * weights,
             "flops_per_step": step.flops,
             "steps": config.train.steps,
             "precision": config.train.precision,
@@ -88,7 +90,7 @@ def estimate(
 
 
 def training_step(config: RPGConfig, model: Generator, schedule: Scheduler, length: int) -> Cost:
-    """Forward and backward of one step (rpg.train.Batches.loss); `peak` holds activations and gradients, not weights."""
+    """Forward and backward of a step (rpg.train.Batches.loss); `peak` holds activations and gradients, not weights."""
     settings, size = config.train, config.generator.token_size
     tokens_in_loss = min(settings.diffusion_batch, settings.batch_size * length)
 
@@ -144,11 +146,11 @@ def describe(name: str, found: dict[str, Any]) -> str:
     training, sampling, device = found["training"], found["sampling"], found["device"]
     rates = device["flops_per_second"]
     memory = "" if device["bytes"] is None else f", {device['bytes'] / GB:.0f} GB"
-    fits = {
-        None: "",
-        True: ", which fits",
-        False: ", which does not fit: lower rpg.train.batch_size or diffusion_batch",
-    }
+    fits = ", which fits" if device["training_fits"] else ""
+    if device["training_fits"] is False:
+        least = training["bytes_whatever_the_batch"]
+        remedy = "lower rpg.train.batch_size" if least <= device["bytes"] else f"weights alone take {least / GB:.0f} GB"
+        fits = f", which does not fit: {remedy}"
     return "\n".join(
         [
             f"{name}: networks of {network['parameters']:,} values in {network['tensors']} tensors; "
@@ -158,11 +160,11 @@ def describe(name: str, found: dict[str, Any]) -> str:
             f"generator   {generator['parameters']:,} parameters: recurrent {generator['recurrent']:,}, "
             f"denoiser {generator['denoiser']:,}, learned embeddings {generator['learned_embeddings']:,}",
             *(f"            {line}" for line in generator["beside_the_paper"]),
-            f"training    {training['bytes'] / GB:.2f} GB{fits[device['training_fits']]}; "
+            f"training    {training['bytes'] / GB:.2f} GB{fits}; "
             f"{training['flops_per_step'] / 1e12:.3g} TFLOP a step, {training['steps']:,} steps: "
             f"at least {training['hours']:.3g} hours in {training['precision']}",
             f"sampling    {sampling['bytes'] / GB:.2f} GB; {sampling['flops_per_network'] / 1e12:.3g} TFLOP a network "
-            f"({sampling['sampler']}, {sampling['steps']} steps): at least {sampling['hours_per_network']:.3g} hours",
+            f"({sampling['sampler']}, {sampling['steps']} steps): {sampling['hours_per_network']:.3g} hours in float32",
             f"device      {device['name']}{memory}: {rates['bfloat16'] / 1e12:.3g} TFLOP/s in bfloat16, "
             f"{rates['float32'] / 1e12:.3g} in float32 ({device['source']}); hours are at this full rate",
         ]
