@@ -20,8 +20,9 @@ from rpg.models.generator import Generator
 from rpg.sizes import adequate_sizes, beside_the_paper
 from rpg.tokenisation import place, useful
 
-SAMPLER_COPIES = 6  # of all tokens, alive together in a sampling step: tokens, prototypes, noise, the sampler's own
-SHORT = 32  # tokens after which the cost of a training step of an LSTM, which runs token by token, is extrapolated
+# All tokens' values that many times over are alive together while a level is denoised and while the sampler steps.
+DENOISING_COPIES, SAMPLER_COPIES = 4, 9
+SHORT = 16  # tokens after which the cost of a training step of an LSTM, which runs token by token, is extrapolated
 
 
 def estimate(
@@ -137,7 +138,7 @@ def sampled_network(config: RPGConfig, sampling: GenerateConfig, model: Generato
     timed = cost_of(lambda: model.denoiser.time_embedding(torch.zeros(1, dtype=torch.int64)))
     per_step = denoised.flops * length / chunk + timed.flops / group
     flops = round(prototypes.flops / group + sampling.steps * per_step)
-    return Cost(flops, max(prototypes.peak, SAMPLER_COPIES * values + denoised.peak))
+    return Cost(flops, max(prototypes.peak, DENOISING_COPIES * values + denoised.peak, SAMPLER_COPIES * values))
 
 
 def describe(name: str, found: dict[str, Any]) -> str:

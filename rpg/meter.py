@@ -5,8 +5,10 @@ The code that is measured is the code that trains and samples, so the numbers fo
 
 from __future__ import annotations
 
+import math
+import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -43,11 +45,30 @@ def without_memory() -> Iterator[None]:
 
 def cost_of(work: Callable[[], object]) -> Cost:
     """Run `work` and count. Its result is alive until it returns."""
-    flops, memory = FlopCounterMode(display=False), _LiveBytes()
-    # oneDNN has a whole LSTM in one operation, which the counter does not know; else it is made of matrix products.
-    with torch.backends.mkldnn.flags(enabled=False), flops, memory:
+    counted = {torch.ops.aten.convolution_backward: _convolution_backward}
+    flops, memory = FlopCounterMode(display=False, custom_mapping=counted), _LiveBytes()
+    with _without_onednn(), flops, memory:
         work()
     return Cost(flops.get_total_flops(), memory.peak)
+
+
+def _convolution_backward(
+    gradient: Sequence[int], inputs: object, weight: Sequence[int], *others: Any, **out: object
+) -> int:
+    """From shapes: each of the gradients of input and weight costs what the forward pass does. (torch's own count takes
+    the weight's gradient for a dense one where there are groups: hundreds of times too much for a depthwise one.)
+    """
+    output_mask = others[-1]
+    return 2 * math.prod(gradient) * math.prod(weight[1:]) * (output_mask[0] + output_mask[1])
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """oneDNN has a whole LSTM in one operation, which the counter does not know; without it, it is matrix products."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "TF32 acceleration on top of oneDNN")  # said when any flag is set
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 class _LiveBytes(TorchDispatchMode):

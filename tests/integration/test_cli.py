@@ -196,6 +196,27 @@ def test_lists_and_doctor(shell, place):
     assert found["core"]["torch"] == torch.__version__.split("+")[0] or found["core"]["torch"] == torch.__version__
 
 
+def test_estimate_needs_neither_data_nor_weights(shell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = shell.json("rpg estimate cifar10-cnn-small --device h100")
+    assert set(found) == {"recipe", "network", "tokens", "generator", "training", "sampling", "device"}
+    assert found["network"] == {"parameters": 2864, "tensors": 10, "adequate_sizes": ["RPG-Tiny"]}
+    assert (found["tokens"]["count"], round(100 * found["tokens"]["useful"], 1)) == (18, 62.2)
+    cut = shell.json(f"rpg estimate {TINY} --device a100 --set rpg.generator.tokenisation=flatten")
+    assert cut["tokens"]["count"] == -(-cut["network"]["parameters"] // 64)
+    large = shell.json("rpg estimate rpg-large --parameters 197767336 --device h200")
+    assert large["network"]["adequate_sizes"] == ["RPG-Large"]
+    assert large["tokens"]["count"] == 12071
+    code, out, _ = shell("rpg estimate digits")
+    assert code == 0
+    assert "hours in bfloat16" in out
+    shell.fails("rpg estimate rpg-large", 2, "--parameters")
+    shell.fails("rpg estimate digits --device v100", 2, "--device v100")
+    shell.fails("rpg estimate digits --set zoo.checkpoints=300", 2, "300 checkpoints", "permutation_state")
+    shell.fails("rpg estimate digits --set task.model=resnet9999", 2, "resnet9999")
+    assert not list(tmp_path.iterdir())
+
+
 def test_bad_input_is_one_line_and_the_right_exit_code(shell, place):
     shell.fails("rpg-zoo collect digit", 2, "no recipe named 'digit'", "did you mean digits?")
     shell.fails("rpg-zoo collect digits --set zoo.epoch=3", 2, "zoo.epoch is not a known key", "did you mean epochs?")
