@@ -221,9 +221,10 @@ def estimate(
     if recipe in base_names():
         if parameters is None:
             raise ValueError(f"{recipe} is a size and has no network; say how large one is: --parameters 50000")
-        sections = load_base(recipe, overrides)
+        name, sections = recipe, load_base(recipe, overrides)
     else:
-        sections = load_recipe(recipe, overrides).sections
+        plan = load_recipe(recipe, overrides)
+        name, sections = plan.name, plan.sections
         assert isinstance(sections["zoo"], CollectConfig)
         num_states = sections["zoo"].checkpoints * (sections["zoo"].seeds - sections["zoo"].heldout_seeds)
     config, sampling = sections["rpg"], sections["generate"]
@@ -232,7 +233,7 @@ def estimate(
     shapes = [(parameters,)] if parameters else [spec.shape for spec in generated(task_structure(sections["task"]))]
     machine = DEVICES[device] if device in DEVICES else measure(pick_device(device))
     found = estimate_cost(config, sampling, shapes, num_states, machine)
-    emit({"recipe": recipe, **found}, as_json, describe(recipe, found))
+    emit({"recipe": name, **found}, as_json, describe(name, found))
 
 
 @app.command()

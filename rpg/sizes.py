@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from rpg.config import GeneratorConfig
@@ -29,7 +30,7 @@ SIZES = (
     Size("RPG-Tiny", 0, 50e3, (256, 256), 32, 256, NARROW, "1.3", "0.3"),
     Size("RPG-Small", 50e3, 10e6, (4096, 4096), 128, 4096, NARROW, "256", "17"),
     Size("RPG-Base", 5e6, 50e6, (8192, 8192), 128, 8192, NARROW, "1018", "69"),
-    Size("RPG-Large", 50e6, float("inf"), (12288, 16384), 128, 16384, WIDE, "3076", "273"),
+    Size("RPG-Large", 50e6, math.inf, (12288, 16384), 128, 16384, WIDE, "3076", "273"),
 )
 CHECKPOINTS = 50  # of the paper's zoos (Table 11)
 

@@ -83,7 +83,8 @@ def test_sampling_costs_what_the_sampler_does(sampler: str, mode: str) -> None:
     assert real <= 1.02 * found["bytes"] <= 1.3 * real
 
 
-def test_a_long_lstm_is_extrapolated_to_its_closed_form() -> None:
+def test_a_long_lstm_is_extrapolated_to_its_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rpg.estimate.SHORT", 4)  # step by step is slow
     config = small(recurrent="lstm")
     found = [estimate(config, GenerateConfig(n=1, steps=1), [(32 * n,)], 5, DEVICE) for n in (1000, 2000)]
     more = found[1]["training"]["flops_per_step"] - found[0]["training"]["flops_per_step"]
