@@ -1,6 +1,7 @@
 """What a recipe will cost, before anything is made: tokens, parameters, memory, FLOPs and hours.
 
-The generator is built and a training step and a sampling step are run on tensors without memory (`rpg.meter`).
+The generator is built and a training step and a sampling step are run on tensors without memory (`rpg.meter`), with the
+PyTorch scan: on CUDA mamba-ssm's kernels keep fewer intermediate tensors, so there the memory is an upper bound.
 Legend: L tokens, D token size.
 """
 
