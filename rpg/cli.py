@@ -205,6 +205,49 @@ def report(
 
 
 @app.command()
+def estimate(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, or a size such as rpg-large.")],
+    overrides: Set = [],  # noqa: B006
+    device: Annotated[
+        str, typer.Option("--device", help="auto, cpu or cuda (measured), or h100, h200, a100, rtx3090.")
+    ] = "auto",
+    parameters: Annotated[
+        int | None,
+        typer.Option("--parameters", min=1, help="Values per network, as one tensor, instead of the recipe's network."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a recipe costs: tokens, parameters, memory, FLOPs, hours. Needs neither data nor weights."""
+    from rpg.config import GenerateConfig, RPGConfig
+    from rpg.devices import DEVICES, measure
+    from rpg.estimate import describe
+    from rpg.estimate import estimate as estimate_cost
+    from rpg.layout import generated
+    from rpg.sizes import CHECKPOINTS
+    from zoo.collect import CollectConfig
+    from zoo.recipe import base_names, load_base, load_recipe
+    from zoo.tasks import task_structure
+
+    num_states = CHECKPOINTS
+    if recipe in base_names():
+        if parameters is None:
+            raise ValueError(f"{recipe} is a size and has no network; say how large one is: --parameters 50000")
+        name, sections = recipe, load_base(recipe, overrides)
+    else:
+        plan = load_recipe(recipe, overrides)
+        name, sections = plan.name, plan.sections
+        assert isinstance(sections["zoo"], CollectConfig)
+        num_states = sections["zoo"].checkpoints * (sections["zoo"].seeds - sections["zoo"].heldout_seeds)
+    config, sampling = sections["rpg"], sections["generate"]
+    assert isinstance(config, RPGConfig)
+    assert isinstance(sampling, GenerateConfig)
+    shapes = [(parameters,)] if parameters else [spec.shape for spec in generated(task_structure(sections["task"]))]
+    machine = DEVICES[device] if device in DEVICES else measure(pick_device(device))
+    found = estimate_cost(config, sampling, shapes, num_states, machine)
+    emit({"recipe": name, **found}, as_json, describe(name, found))
+
+
+@app.command()
 def doctor(as_json: Json = False) -> int:
     """Say what this machine has and lacks. Exit code 1 when the core cannot work."""
     from rpg.doctor import describe, examine

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 from typing_extensions import Self
 
+from rpg.tokenisation import Rule
 from zoo.seeds import Seed
 from zoo.structure import Frozen
 
+TRANSFORMER_HEADS = 8  # of the published ablation, whatever the width
+
 
 class GeneratorConfig(Frozen):
-    """The generator's architecture: recurrent model, projection, denoiser (paper, Table 12 and section A.3)."""
+    """The generator's architecture: recurrent model, projection, denoiser (paper, Table 12 and section A.3).
+
+    `d_model` is the width of every block, or one width per block; the input has the first block's. `recurrent`,
+    `positions`, `tokenisation` and `permutation_state` are the paper's ablations (Tables 4, 5 and 15, Figure 4).
+    """
 
     token_size: Annotated[int, Field(gt=0, le=2**16)] = 256
-    d_model: PositiveInt = 256
+    tokenisation: Rule = "layer"
+    positions: Literal["layer", "index", "learned"] = "layer"
+    recurrent: Literal["mamba", "lstm", "transformer", "none"] = "mamba"
+    d_model: PositiveInt | tuple[PositiveInt, ...] = 256
     d_state: PositiveInt = 32
     d_conv: PositiveInt = 4
     expand: PositiveInt = 2
@@ -23,20 +33,47 @@ class GeneratorConfig(Frozen):
     num_layers: PositiveInt = 2
     channels: tuple[PositiveInt, ...] = (1, 32, 64, 128, 64, 32, 1)
     kernel_size: PositiveInt = 7
-    permutation_state: Literal["one-hot", "none"] = "one-hot"
+    permutation_state: Literal["one-hot", "learned", "none"] = "one-hot"
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The width of each block."""
+        return self.d_model if isinstance(self.d_model, tuple) else (self.d_model,) * self.num_layers
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        inner = self.expand * self.d_model
-        if inner % self.head_dim:
-            raise ValueError(f"expand * d_model = {inner} must be a multiple of head_dim = {self.head_dim}")
-        if self.d_model % 4:
-            raise ValueError(f"d_model = {self.d_model} must be a multiple of 4 (sine and cosine of two positions)")
+        if len(self.widths) != self.num_layers:
+            raise ValueError(
+                f"d_model = {list(self.widths)} has {len(self.widths)} widths, but num_layers = {self.num_layers}; "
+                f"give one width per block, or a single number for all"
+            )
+        if self.recurrent == "mamba":
+            for inner in (self.expand * width for width in self.widths):
+                if inner % self.head_dim:
+                    raise ValueError(f"expand * d_model = {inner} must be a multiple of head_dim = {self.head_dim}")
+        elif len(set(self.widths)) > 1:
+            raise ValueError(
+                f"d_model = {list(self.widths)}: blocks of different widths need recurrent = mamba; "
+                f"for recurrent = {self.recurrent} give a single number"
+            )
+        width = self.widths[0]
+        if width % 4:
+            raise ValueError(f"d_model = {width} must be a multiple of 4 (sine and cosine of two positions)")
+        if self.recurrent == "transformer" and width % TRANSFORMER_HEADS:
+            raise ValueError(f"d_model = {width} must be a multiple of {TRANSFORMER_HEADS}, the transformer's heads")
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size = {self.kernel_size} must be odd, so that a token keeps its length")
         if len(self.channels) < 3 or self.channels[0] != 1 or self.channels != self.channels[::-1]:
             raise ValueError(f"channels = {list(self.channels)} must start and end with 1 and read the same backwards")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_younger_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Fields that came later are left out at their defaults: the hashes of older recipes, and so the zoos and runs
+        made from them, stay valid.
+        """
+        younger = {"tokenisation": "layer", "positions": "layer", "recurrent": "mamba"}
+        return {key: value for key, value in handler(self).items() if younger.get(key) != value}
 
 
 class DiffusionConfig(Frozen):

@@ -1,7 +1,7 @@
 """Layout: the only bridge between checkpoints and tokens (paper, section 2.2).
 
-Every floating-point tensor is standardised with its own two numbers, flattened, cut into tokens of `token_size` values,
-and its last token padded. "Layer" means one tensor, as in the published code. Legend: L tokens, D token size.
+Every floating-point tensor is standardised with its own two numbers and flattened; `rpg.tokenisation` says where its
+values lie in tokens. "Layer" means one tensor, as in the published code. Legend: L tokens, D token size.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
+from rpg.tokenisation import Place, Rule, place, positions, useful
 from zoo.structure import DTYPES, Frozen, Size, Structure, TensorSpec
 
 VARIANCE_SHIFT, VARIANCE_SCALE = 0.05, 0.95  # of the published code's log transform of running variances
@@ -24,6 +25,7 @@ class TensorLayout(Frozen):
     """Where one tensor lies in the token sequence and how it is normalised.
 
     Tokens hold (u - mean) / std, where u is the value itself, or log(value / log_scale + 0.05) for running variances.
+    `num_tokens` tokens begin with a value of this tensor, the first of them is number `first_token`.
     """
 
     name: str
@@ -63,27 +65,30 @@ class Layout(Frozen):
     """
 
     token_size: PositiveInt
+    tokenisation: Rule = "layer"
     structure: Structure
     tensors: tuple[TensorLayout, ...]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        specs = _generated(self.structure)
+        specs = generated(self.structure)
         if [spec.name for spec in specs] != [tensor.name for tensor in self.tensors]:
             raise ValueError("the layout's tensors are not those that its structure generates")
-        first = 0
-        for spec, tensor in zip(specs, self.tensors, strict=True):
+        for spec, tensor, where in zip(specs, self.tensors, self._places(), strict=True):
             same = (tensor.shape, tensor.dtype, tensor.kind) == (spec.shape, spec.dtype, spec.kind)
             if not same or (tensor.log_scale is not None) != (spec.kind == "running_var"):
                 raise ValueError(f"tensor {spec.name!r} of the layout differs from its structure's")
-            if (tensor.first_token, tensor.num_tokens) != (first, -(-spec.numel // self.token_size)):
+            if (tensor.first_token, tensor.num_tokens) != (where.first_token, where.num_tokens):
                 raise ValueError(f"tensor {spec.name!r} does not lie where its token sequence has it")
-            first += tensor.num_tokens
         return self
 
     @classmethod
     def fit(
-        cls, structure: Structure, checkpoints: Callable[[], Iterable[Mapping[str, Tensor]]], token_size: int
+        cls,
+        structure: Structure,
+        checkpoints: Callable[[], Iterable[Mapping[str, Tensor]]],
+        token_size: int,
+        tokenisation: Rule = "layer",
     ) -> Layout:
         """Measure the statistics over training checkpoints and lay out the tokens.
 
@@ -94,7 +99,7 @@ class Layout(Frozen):
         """
         if token_size < 1:
             raise ValueError(f"token_size is {token_size}; it must be at least 1")
-        specs = _generated(structure)
+        specs = generated(structure)
         variances = [spec for spec in specs if spec.kind == "running_var"]
         scales: dict[str, float] = {}
         if variances:
@@ -102,9 +107,8 @@ class Layout(Frozen):
             # 1 for a BatchNorm that has only dead channels
             scales = {name: VARIANCE_SCALE * found.mean or 1.0 for name, found in moments.items()}
         moments = _measure(structure, specs, checkpoints(), scales)
-        tensors, first = [], 0
-        for spec in specs:
-            tensor = TensorLayout(
+        tensors = [
+            TensorLayout(
                 name=spec.name,
                 shape=spec.shape,
                 dtype=spec.dtype,
@@ -112,12 +116,12 @@ class Layout(Frozen):
                 mean=moments[spec.name].mean,
                 std=moments[spec.name].std or 1.0,
                 log_scale=scales.get(spec.name),
-                first_token=first,
-                num_tokens=-(-spec.numel // token_size),
+                first_token=where.first_token,
+                num_tokens=where.num_tokens,
             )
-            tensors.append(tensor)
-            first += tensor.num_tokens
-        return cls(token_size=token_size, structure=structure, tensors=tuple(tensors))
+            for spec, where in zip(specs, place([spec.shape for spec in specs], tokenisation, token_size), strict=True)
+        ]
+        return cls(token_size=token_size, tokenisation=tokenisation, structure=structure, tensors=tuple(tensors))
 
     @property
     def num_tokens(self) -> int:
@@ -127,19 +131,18 @@ class Layout(Frozen):
     @property
     def useful(self) -> float:
         """Share of the L x D values that are weights; the rest is padding."""
-        return sum(tensor.numel for tensor in self.tensors) / max(self.num_tokens * self.token_size, 1)
+        return useful(self._places(), self.token_size)
 
     def mask(self) -> Tensor:
         """bool (L, D), False where there is padding."""
         mask = torch.zeros(self.num_tokens, self.token_size, dtype=torch.bool)
-        for tensor in self.tensors:
-            mask.view(-1)[self._values(tensor)] = True
+        for where in self._places():
+            where.put(mask, True)
         return mask
 
     def positions(self) -> Tensor:
         """int64 (L, 2): of every token the index of its layer and its index inside the layer."""
-        pairs = [(layer, token) for layer, tensor in enumerate(self.tensors) for token in range(tensor.num_tokens)]
-        return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+        return positions(self._places())
 
     def encode(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Tokens float32 (L, D), zero in the padding.
@@ -148,8 +151,8 @@ class Layout(Frozen):
         """
         self.structure.check(weights, "this checkpoint")
         tokens = torch.zeros(self.num_tokens, self.token_size)
-        for tensor in self.tensors:
-            tokens.view(-1)[self._values(tensor)] = tensor.normalise(weights[tensor.name])
+        for tensor, where in zip(self.tensors, self._places(), strict=True):
+            where.put(tokens, tensor.normalise(weights[tensor.name]).to(tokens.dtype))
         return tokens
 
     def decode(self, tokens: Tensor, constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -161,18 +164,16 @@ class Layout(Frozen):
         if tokens.shape != (self.num_tokens, self.token_size):
             expected = (self.num_tokens, self.token_size)
             raise ValueError(f"tokens have shape {tuple(tokens.shape)}; this layout has {expected}")
-        flat = tokens.reshape(-1)
-        generated = {tensor.name: tensor.denormalise(flat[self._values(tensor)]) for tensor in self.tensors}
-        values = {**constants, **generated}
+        tokens = tokens.contiguous()
+        pairs = zip(self.tensors, self._places(), strict=True)
+        values = {**constants, **{tensor.name: tensor.denormalise(where.take(tokens)) for tensor, where in pairs}}
         sources = {spec.name: spec.tied_to or spec.name for spec in self.structure}
         weights = {name: values[source] for name, source in sources.items() if source in values}
         self.structure.check(weights, "the checkpoint of these tokens and constants")  # reports missing constants
         return weights
 
-    def _values(self, tensor: TensorLayout) -> slice:
-        """Where one tensor's values are in the flattened tokens, padding excluded."""
-        start = tensor.first_token * self.token_size
-        return slice(start, start + tensor.numel)
+    def _places(self) -> list[Place]:
+        return place([tensor.shape for tensor in self.tensors], self.tokenisation, self.token_size)
 
 
 class _Moments:
@@ -239,5 +240,6 @@ def _unscaled(name: str, value: Tensor, log_scale: float | None) -> Tensor:
     return u
 
 
-def _generated(structure: Structure) -> list[TensorSpec]:
+def generated(structure: Structure) -> list[TensorSpec]:
+    """The tensors that a generator makes: not constants, and of tied ones the first."""
     return [spec for spec in structure if spec.kind != "constant" and spec.tied_to is None]

@@ -55,13 +55,13 @@ def prepare(run: Run, config: RPGConfig, zoo: Zoo, entries: Sequence[Entry], ori
         if not run.trained:
             run.check(run.record().files)
         return run.layout()
-    if run.path.is_dir() and not {path.name for path in run.path.iterdir() if not path.name.startswith(".")} <= set(
-        PREPARED
-    ):
+    foreign = {path.name for path in run.path.glob("[!.]*")} - set(PREPARED)
+    if foreign:
         raise ValueError(f"{run.path} exists and is not a run; choose another place with --out")
-    layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), config.generator.token_size)
+    settings = config.generator
+    layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), settings.token_size, settings.tokenisation)
     states = tuple(entry.sha256 for entry in entries)
-    num_parameters = build_generator(config.generator, layout, len(states), config.train.seed).num_parameters
+    num_parameters = build_generator(settings, layout, len(states), config.train.seed).num_parameters
     first = zoo.load(entries[0])
     constants = {spec.name: first[spec.name] for spec in zoo.structure if spec.kind == "constant"}
     write_tokens(run.tokens_path, layout, zoo.checkpoints(entries), len(entries))

@@ -103,6 +103,21 @@ def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
     return _validated(path.stem, _merged(_read_extended(path, ()), overrides))
 
 
+def base_names() -> list[str]:
+    """The names in `_base`: what `extends:` can build on."""
+    return sorted(file.stem for file in (recipes_root() / "_base").glob("*.yaml"))
+
+
+def load_base(name: str, overrides: Sequence[str] = ()) -> dict[str, Frozen]:
+    """The sections `rpg:`, `generate:` and `eval:` of a recipe in `_base`, which has no task. Raises ValueError as
+    `load_recipe` does.
+    """
+    path = recipes_root() / "_base" / f"{name}.yaml"
+    tree = _merged(_read_extended(path, ()), overrides)
+    _known_sections(name, tree)
+    return {key: _section(name, key, tree.get(key, {})) for key in SECTIONS if key not in ("task", "zoo")}
+
+
 def recipe_from_text(name: str, text: str, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe as a manifest keeps it: resolved, so `extends` is not allowed."""
     return _validated(name, _merged(_parse(text, f"the recipe of {name}"), overrides))
@@ -161,10 +176,14 @@ def _merged(tree: Any, overrides: Sequence[str]) -> Any:
         raise ValueError(f"{where}: {' '.join(str(error).split())[:200]}") from error
 
 
-def _validated(name: str, tree: Any) -> Recipe:
+def _known_sections(name: str, tree: Any) -> None:
     for key in tree:
         if key not in SECTIONS:
             raise ValueError(f"recipe {name}: unknown section {key!r}{suggest(str(key), SECTIONS)}")
+
+
+def _validated(name: str, tree: Any) -> Recipe:
+    _known_sections(name, tree)
     sections = {key: _section(name, key, tree.get(key, {})) for key in SECTIONS}
     text = OmegaConf.to_yaml(OmegaConf.create(tree))
     content = json.dumps({key: section.model_dump(mode="json") for key, section in sections.items()}, sort_keys=True)

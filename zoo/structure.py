@@ -120,7 +120,8 @@ class Structure(Frozen):
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Structure:
-        """The structure of a state dict, in its own order. Tensors that share memory, shape and strides are tied.
+        """The structure of a state dict, in its own order. Tensors that share memory, shape and strides are tied; on
+        the meta device, where there is no memory, those that are one object (`state_dict(keep_vars=True)`).
 
         Raises ValueError for a dtype that no checkpoint may have (complex, quantised).
         """
@@ -130,8 +131,9 @@ class Structure(Frozen):
             dtype = str(tensor.dtype).removeprefix("torch.")
             if dtype not in DTYPES:
                 raise ValueError(f"tensor {name!r} has dtype {dtype}; expected one of {', '.join(DTYPES)}")
-            key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
-            shared = tensor.numel() > 0 and tensor.untyped_storage().data_ptr() != 0
+            address = id(tensor) if tensor.is_meta else tensor.untyped_storage().data_ptr()
+            key = (address, tensor.storage_offset(), tensor.shape, tensor.stride())
+            shared = tensor.numel() > 0 and address != 0
             owner = owners.setdefault(key, name) if shared else name
             specs.append(
                 TensorSpec(

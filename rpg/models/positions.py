@@ -1,4 +1,4 @@
-"""Fixed sinusoidal position embeddings of tokens (paper, section 2.3)."""
+"""Sinusoidal position embeddings of tokens (paper, sections 2.3 and 3.3)."""
 
 from __future__ import annotations
 
@@ -24,3 +24,10 @@ def by_layer(positions: Tensor, d_model: int) -> Tensor:
     the second half the token's place inside it. (The published code has the halves the other way round.)
     """
     return torch.cat([sinusoid(positions[:, 0], d_model // 2), sinusoid(positions[:, 1], d_model // 2)], dim=-1)
+
+
+def by_index(positions: Tensor, d_model: int) -> Tensor:
+    """One-dimensional encoding of a token's place in the whole sequence, (L, 2) -> float32 (L, d_model): what layer it
+    belongs to is not told (Table 4b, "encode by index").
+    """
+    return sinusoid(torch.arange(len(positions), device=positions.device), d_model)

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor, nn
 
-from rpg.config import GeneratorConfig
+from rpg.config import TRANSFORMER_HEADS, GeneratorConfig
+from rpg.models.blocks import LSTM, GatedMLP, TransformerBlock
 from rpg.models.ssd import Mamba2
 
 
 class RecurrentModel(nn.Module):
-    """Mamba-2 blocks in sequence, as published without residuals or norms between them, then the paper's projection
-    MLP: (B, L, d_model) -> prototypes (B, L, token_size). Causal in L.
+    """Blocks in sequence, then the paper's projection MLP: (B, L, d_model of the first block) -> prototypes
+    (B, L, token_size). Causal in L. Mamba-2 blocks have no residuals or norms between them, as published.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
+        widths = config.widths
         self.layers = nn.ModuleList(
-            Mamba2(config.d_model, config.d_state, config.d_conv, config.expand, config.head_dim)
-            for _ in range(config.num_layers)
+            _block(config, width_in, width) for width_in, width in itertools.pairwise((widths[0], *widths))
         )
         # Two token_size-wide linears: with them the parameter counts of Table 12 come out.
         self.projection = nn.Sequential(
-            nn.Linear(config.d_model, config.token_size), nn.SiLU(), nn.Linear(config.token_size, config.token_size)
+            nn.Linear(widths[-1], config.token_size), nn.SiLU(), nn.Linear(config.token_size, config.token_size)
         )
 
     def forward(self, inputs: Tensor) -> Tensor:
         for layer in self.layers:
             inputs = layer(inputs)
         return self.projection(inputs)
+
+
+def _block(config: GeneratorConfig, width_in: int, width: int) -> nn.Module:
+    if config.recurrent == "lstm":
+        return LSTM(width)
+    if config.recurrent == "transformer":
+        return TransformerBlock(width, TRANSFORMER_HEADS)
+    if config.recurrent == "none":
+        return GatedMLP(width)
+    return Mamba2(width, config.d_state, config.d_conv, config.expand, config.head_dim, width_in=width_in)

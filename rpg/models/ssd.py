@@ -12,6 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rpg.models.kernels import fast_scan
+
+CHUNK_SIZE = 64  # about sqrt(P N): the chunks' Q x Q masks then take no more memory than the states between them
+
 
 def ssd_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk_size: int) -> Tensor:
     """y_t = C_t h_t with h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, computed in chunks by matrix products.
@@ -36,12 +40,15 @@ def ssd_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk_size:
     causal_QQ = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).tril()
     mask_BHCQQ = gap_BHCQQ.masked_fill(~causal_QQ, -torch.inf).exp()
     score_BCQQ = torch.einsum("bcqn,bckn->bcqk", C_BCQN, B_BCQN)
-    y_BCQHP = torch.einsum("bcqk,bhcqk,bckhp->bcqhp", score_BCQQ, mask_BHCQQ, x_BCQHP)
+    # Two operands at a time: einsum may contract three in an order that makes a tensor (B, H, C, Q, Q, P).
+    attention_BHCQQ = score_BCQQ[:, None] * mask_BHCQQ
+    y_BCQHP = torch.einsum("bhcqk,bckhp->bcqhp", attention_BHCQQ, x_BCQHP)
 
     # Across chunks: what a chunk leaves behind, carried on through the following ones.
     if chunks > 1:
         to_end_BHCQ = (decay_BHCQ[..., -1:] - decay_BHCQ).exp()
-        left_BCHPN = torch.einsum("bcqn,bhcq,bcqhp->bchpn", B_BCQN, to_end_BHCQ, x_BCQHP)
+        leaving_BCQHP = x_BCQHP * to_end_BHCQ.permute(0, 2, 3, 1)[..., None]
+        left_BCHPN = torch.einsum("bcqn,bcqhp->bchpn", B_BCQN, leaving_BCQHP)
         total_BHC = decay_BHCQ[..., -1].exp()
         state_BHPN = torch.zeros_like(left_BCHPN[:, 0])
         states = []
@@ -49,7 +56,8 @@ def ssd_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk_size:
             states.append(state_BHPN)
             state_BHPN = state_BHPN * total_BHC[:, :, c, None, None] + left_BCHPN[:, c]
         state_BCHPN = torch.stack(states, dim=1)
-        y_BCQHP = y_BCQHP + torch.einsum("bcqn,bchpn,bhcq->bcqhp", C_BCQN, state_BCHPN, decay_BHCQ.exp())
+        arriving_BCQHP = torch.einsum("bcqn,bchpn->bcqhp", C_BCQN, state_BCHPN)
+        y_BCQHP = y_BCQHP + arriving_BCQHP * decay_BHCQ.exp().permute(0, 2, 3, 1)[..., None]
     return y_BCQHP.reshape(batch, length + pad, heads, dim)[:, :length]
 
 
@@ -67,16 +75,27 @@ class GatedRMSNorm(nn.Module):
 
 
 class Mamba2(nn.Module):
-    """One Mamba-2 block without residual: (B, L, d_model) -> (B, L, d_model), causal."""
+    """One Mamba-2 block without residual: (B, L, width_in) -> (B, L, d_model), causal. `width_in` is d_model by
+    default; RPG-Large's second block is wider than its input (Table 12).
+
+    On CUDA the scan runs through mamba-ssm's kernels when they are installed; weights and results are the same.
+    """
 
     def __init__(
-        self, d_model: int, d_state: int, d_conv: int = 4, expand: int = 2, head_dim: int = 64, chunk_size: int = 256
+        self,
+        d_model: int,
+        d_state: int,
+        d_conv: int = 4,
+        expand: int = 2,
+        head_dim: int = 64,
+        chunk_size: int = CHUNK_SIZE,
+        width_in: int | None = None,
     ) -> None:
         super().__init__()
         self.d_inner, self.d_state, self.d_conv = expand * d_model, d_state, d_conv
         self.head_dim, self.num_heads, self.chunk_size = head_dim, expand * d_model // head_dim, chunk_size
         d_mixed = self.d_inner + 2 * d_state  # x, B and C go through the convolution together
-        self.in_proj = nn.Linear(d_model, self.d_inner + d_mixed + self.num_heads, bias=False)
+        self.in_proj = nn.Linear(width_in or d_model, self.d_inner + d_mixed + self.num_heads, bias=False)
         self.conv1d = nn.Conv1d(d_mixed, d_mixed, d_conv, groups=d_mixed, padding=d_conv - 1)
         self.dt_bias = nn.Parameter(_initial_dt_bias(self.num_heads))
         self.A_log = nn.Parameter(torch.empty(self.num_heads).uniform_(1, 16).log())
@@ -95,7 +114,9 @@ class Mamba2(nn.Module):
         with torch.autocast(inputs.device.type, enabled=False):
             wide = torch.promote_types(x.dtype, torch.float32)
             dt = F.softplus(dt.to(wide) + self.dt_bias)
-            y = ssd_scan(x.to(wide), dt, -self.A_log.exp(), B.to(wide), C.to(wide), self.chunk_size)
+            fast = fast_scan() if x.is_cuda else None
+            sequence = (x.to(wide), dt, -self.A_log.exp(), B.to(wide), C.to(wide))
+            y = fast(*sequence) if fast else ssd_scan(*sequence, self.chunk_size)
             y = y + x.to(wide) * self.D[:, None]
             y = self.norm(y.reshape(batch, length, self.d_inner), z.to(wide))
         return self.out_proj(y)

@@ -202,6 +202,27 @@ def test_lists_and_doctor(shell, place):
     assert found["core"]["torch"] == torch.__version__.split("+")[0] or found["core"]["torch"] == torch.__version__
 
 
+def test_estimate_needs_neither_data_nor_weights(shell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = shell.json("rpg estimate cifar10-cnn-small --device h100")
+    assert set(found) == {"recipe", "network", "tokens", "generator", "training", "sampling", "device"}
+    assert found["network"] == {"parameters": 2864, "tensors": 10, "adequate_sizes": ["RPG-Tiny"]}
+    assert (found["tokens"]["count"], round(100 * found["tokens"]["useful"], 1)) == (18, 62.2)
+    cut = shell.json(f"rpg estimate {TINY} --device a100 --set rpg.generator.tokenisation=flatten")
+    assert cut["tokens"]["count"] == -(-cut["network"]["parameters"] // 64)
+    other = shell.json("rpg estimate rpg-small --parameters 5717416 --device h200")
+    assert other["network"]["adequate_sizes"] == ["RPG-Small", "RPG-Base"]
+    assert other["tokens"]["count"] == 1396
+    code, out, _ = shell(f"rpg estimate {TINY} --device cpu")
+    assert (code, out.split(":")[0]) == (0, "tiny")
+    assert "hours in float32" in out
+    shell.fails("rpg estimate rpg-large", 2, "--parameters")
+    shell.fails("rpg estimate digits --device v100", 2, "--device v100")
+    shell.fails("rpg estimate digits --device h100 --set zoo.checkpoints=300", 2, "300 checkpoints", "learned or none")
+    shell.fails("rpg estimate digits --set task.model=resnet9999", 2, "resnet9999")
+    assert not list(tmp_path.iterdir())
+
+
 def test_bad_input_is_one_line_and_the_right_exit_code(shell, place):
     shell.fails("rpg-zoo collect digit", 2, "no recipe named 'digit'", "did you mean digits?")
     shell.fails("rpg-zoo collect digits --set zoo.epoch=3", 2, "zoo.epoch is not a known key", "did you mean epochs?")

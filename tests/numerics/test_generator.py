@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from rpg.config import GeneratorConfig
 from rpg.models.generator import Generator
-from rpg.models.positions import by_layer
+from rpg.models.positions import by_layer, sinusoid
 from zoo.seeds import global_seed
 
 POSITIONS = torch.tensor([[0, 0], [0, 1], [0, 2], [1, 0], [2, 0], [2, 1]])
@@ -94,3 +96,59 @@ def test_all_parameters_learn() -> None:
     generator.denoiser(torch.ones_like(prototypes), torch.arange(len(prototypes)), prototypes).square().sum().backward()
     silent = [name for name, p in generator.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
+
+
+def with_options(**options: object) -> GeneratorConfig:
+    return CONFIG.model_copy(update=options)
+
+
+def test_positions_by_index_count_tokens_from_front_to_back() -> None:
+    generator = make_generator(with_options(positions="index", permutation_state="none"))
+    generator.recurrent = Remember()  # type: ignore[assignment]
+    inputs = generator.prototypes(torch.tensor([0]))[0]
+    torch.testing.assert_close(inputs, sinusoid(torch.arange(len(POSITIONS)), 32))
+    assert not any(name.startswith("positions") for name in generator.state_dict())
+
+
+def test_learned_positions_begin_as_those_by_layer_and_are_saved() -> None:
+    generator, fixed = make_generator(with_options(positions="learned")), make_generator()
+    torch.testing.assert_close(generator.prototypes(torch.tensor([1])), fixed.prototypes(torch.tensor([1])))
+    assert generator.state_dict().keys() - fixed.state_dict().keys() == {"positions"}
+    generator.prototypes(torch.tensor([1])).square().sum().backward()
+    gradient = generator.get_parameter("positions").grad
+    assert gradient is not None
+    assert gradient.any(-1).all()
+
+
+def test_learned_states_begin_alike_and_learn_apart() -> None:
+    generator = make_generator(with_options(permutation_state="learned"), num_states=40)  # more than d_model
+    generator.recurrent = Remember()  # type: ignore[assignment]
+    inputs = generator.prototypes(torch.tensor([39, 3]))
+    torch.testing.assert_close(inputs, (by_layer(POSITIONS, 32) + 1 / 32).repeat(2, 1, 1))
+    inputs.sum().backward()
+    gradient = generator.get_parameter("states").grad
+    assert gradient is not None
+    assert gradient.any(-1).nonzero().flatten().tolist() == [3, 39]
+    assert generator.state_dict()["states"].shape == (40, 32)
+
+
+@pytest.mark.parametrize("token_size", [1024, 2048, 4096, 8192, 16384])
+def test_tokens_of_table_6_pass_through(token_size: int) -> None:
+    generator = make_generator(with_options(token_size=token_size)).train()
+    prototypes = generator.prototypes(torch.tensor([0]))[0]
+    noise = generator.denoiser(torch.zeros_like(prototypes), torch.arange(len(prototypes)), prototypes)
+    assert noise.shape == (6, token_size)
+    assert noise.isfinite().all()
+
+
+def test_options_leave_the_default_generator_alone() -> None:
+    """Names, order and values of the freshly initialised default generator, as they were before there were options."""
+    state = make_generator().state_dict()
+    assert (
+        hashlib.sha256(
+            "\n".join(f"{name} {tuple(tensor.shape)}" for name, tensor in state.items()).encode()
+        ).hexdigest()[:16]
+        == "b291d5734102ad4c"
+    )
+    total = sum(tensor.double().abs().sum().item() for tensor in state.values())
+    assert total == pytest.approx(1661.563202210291, rel=1e-6)

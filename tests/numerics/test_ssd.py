@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from rpg.models.kernels import fast_scan
 from rpg.models.ssd import Mamba2, ssd_scan
 from zoo.seeds import global_seed
 
@@ -56,6 +58,51 @@ def test_scan_survives_decays_that_underflow() -> None:
     x, dt, A, B, C = (tensor.detach().float() for tensor in scan_inputs(40))
     inputs = [x, dt * 50, A * 50, B, C]
     torch.testing.assert_close(ssd_scan(*inputs, 8), recurrence(*inputs), rtol=1e-4, atol=1e-4)
+
+
+class LargestTensor(TorchDispatchMode):
+    """The number of values in the largest tensor that is made inside."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, list | tuple) else [result]:
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.itemsize:
+                self.numel = max(self.numel, tensor.numel())
+        return result
+
+
+def test_scan_makes_no_tensor_of_chunk_by_chunk_by_head_dimension() -> None:
+    batch, length, heads, dim, state, chunk = 2, 64, 4, 128, 16, 16
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(batch, length, heads, dim, generator=rng, requires_grad=True)
+    dt, A = torch.rand(batch, length, heads, generator=rng), -torch.rand(heads, generator=rng)
+    B, C = torch.randn(2, batch, length, state, generator=rng)
+    with LargestTensor() as largest:
+        ssd_scan(x, dt, A, B, C, chunk).sum().backward()
+    chunks = length // chunk
+    allowed = batch * heads * max(length * chunk, length * dim, chunks * dim * state)
+    assert largest.numel <= allowed < batch * heads * chunks * chunk * chunk * dim
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("length", [1, 40, 256, 600])
+def test_kernels_of_mamba_ssm_are_the_scan(length: int) -> None:
+    scan = fast_scan()
+    if scan is None:
+        pytest.skip("mamba-ssm is not installed")
+    rng = torch.Generator().manual_seed(length)
+    x = torch.randn(2, length, 4, 64, generator=rng)
+    dt, A = F.softplus(torch.randn(2, length, 4, generator=rng)), -torch.rand(4, generator=rng)
+    B, C = torch.randn(2, 2, length, 32, generator=rng)
+    results = []
+    for function in (scan, lambda *inputs: ssd_scan(*inputs, 64)):
+        inputs = [tensor.cuda().requires_grad_() for tensor in (x, dt, A, B, C)]
+        y = function(*inputs)
+        results.append([y, *torch.autograd.grad(y.square().sum(), inputs)])
+    for found, expected in zip(*results, strict=True):
+        assert (found - expected).norm() < 5e-3 * expected.norm()  # the kernels multiply in TF32
 
 
 @pytest.mark.parametrize("length", [1, 3, 16, 37])

@@ -9,14 +9,15 @@ from types import ModuleType
 import torch
 
 from zoo.errors import suggest
-from zoo.structure import Frozen
+from zoo.structure import Frozen, Structure
 from zoo.tasks.base import Task, TaskConfig
 
 FAMILIES = {"classification": "zoo.tasks.classification"}
 
 
 def task_module(name: str) -> ModuleType:
-    """The module of a task family, with `Config` (section `task:` of a recipe) and `build(config, data_root, device)`.
+    """The module of a task family, with `Config` (section `task:` of a recipe), `build(config, data_root, device)` and
+    `structure(config)`.
 
     Raises ValueError for a family that does not exist.
     """
@@ -32,3 +33,12 @@ def build_task(config: Frozen, data_root: Path | None, device: torch.device) -> 
     """
     assert isinstance(config, TaskConfig)
     return task_module(config.name).build(config, data_root, device)
+
+
+def task_structure(config: Frozen) -> Structure:
+    """The structure of the networks of a recipe's validated `task:` section, without data and without memory.
+
+    Raises ValueError for settings that do not fit together.
+    """
+    assert isinstance(config, TaskConfig)
+    return task_module(config.name).structure(config)

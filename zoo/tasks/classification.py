@@ -19,7 +19,7 @@ from evaluators.classification import EVALUATOR, Evaluation, evaluate
 from zoo.seeds import generator, global_seed
 from zoo.structure import Structure
 from zoo.tasks.base import Batch, Split, TaskConfig
-from zoo.tasks.images import Images, Name, load_images, stratified_split
+from zoo.tasks.images import CHANNELS, CLASSES, Images, Name, load_images, stratified_split
 
 VALIDATION_SEED = 0  # the same images are held out in every run, whatever its seed
 EVALUATION_BATCH = 500
@@ -41,6 +41,18 @@ def build(config: Config, data_root: Path | None, device: torch.device) -> Class
     Raises MissingData or Corrupt for the data, ValueError if `validation` is too small or too large for them.
     """
     return ClassificationTask(config, load_images(config.data, data_root), device)
+
+
+def structure(config: Config) -> Structure:
+    """The structure of this task's networks, built on the meta device: without data and without memory.
+
+    Raises ValueError for a network that does not exist.
+    """
+    from zoo.tasks.networks import create_network
+
+    with torch.device("meta"):
+        network = create_network(config.model, CLASSES[config.data], CHANNELS[config.data], seed=0)
+    return Structure.of(network.state_dict(keep_vars=True))
 
 
 class ClassificationTask:

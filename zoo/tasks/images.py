@@ -22,6 +22,8 @@ from zoo.seeds import generator
 
 Name = Literal["digits", "cifar10"]
 
+CLASSES: dict[Name, int] = {"digits": 10, "cifar10": 10}
+CHANNELS: dict[Name, int] = {"digits": 1, "cifar10": 3}
 CIFAR10_REPO = "uoft-cs/cifar10"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DIGITS_MEAN, DIGITS_STD = (0.3044,), (0.3752,)  # of the training images
@@ -86,13 +88,13 @@ def _digits() -> Images:
     images = torch.from_numpy(digits.images)[:, None].mul(255 / 16).round().to(torch.uint8)  # values are 0 to 16
     labels = torch.from_numpy(digits.target).to(torch.int64)
     train, test = stratified_split(labels, 1 / 3, generator(DIGITS_SPLIT_SEED, "digits", "test"))
-    return Images(images[train], labels[train], images[test], labels[test], DIGITS_MEAN, DIGITS_STD, classes=10)
+    return Images(images[train], labels[train], images[test], labels[test], DIGITS_MEAN, DIGITS_STD, CLASSES["digits"])
 
 
 def _cifar10(data_root: Path | None) -> Images:
     train, train_labels = _cifar10_split("train", data_root)
     test, test_labels = _cifar10_split("test", data_root)
-    return Images(train, train_labels, test, test_labels, IMAGENET_MEAN, IMAGENET_STD, classes=10)
+    return Images(train, train_labels, test, test_labels, IMAGENET_MEAN, IMAGENET_STD, CLASSES["cifar10"])
 
 
 def _cifar10_split(split: str, data_root: Path | None) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,57 @@
+"""How fast devices multiply matrices and how much they hold: data sheets, or a short measurement on this machine."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+GB, T = 10**9, 10**12
+MEASURE_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Device:
+    """FLOP/s of dense matrix products by precision (a multiplication and an addition are 2), memory in bytes (None: not
+    known) and where the numbers come from.
+    """
+
+    name: str
+    bfloat16: float
+    float32: float
+    memory: int | None
+    source: str
+
+    def rate(self, precision: Literal["bfloat16", "float32"]) -> float:
+        return self.bfloat16 if precision == "bfloat16" else self.float32
+
+
+# Without sparsity; float32 without TF32, as torch multiplies by default.
+DEVICES = {
+    "h100": Device("H100 SXM", 989.4 * T, 66.9 * T, 80 * GB, "NVIDIA H100 data sheet and architecture white paper"),
+    "h200": Device("H200 SXM", 989.4 * T, 66.9 * T, 141 * GB, "NVIDIA H200 data sheet"),
+    "a100": Device("A100 SXM 80 GB", 312 * T, 19.5 * T, 80 * GB, "NVIDIA A100 data sheet"),
+    "rtx3090": Device("RTX 3090", 71 * T, 35.6 * T, 24 * GB, "NVIDIA GA102 white paper, FP32 accumulation"),
+}
+
+
+def measure(device: torch.device) -> Device:
+    """This machine's rate, measured for about a second, and its memory (free memory is not looked at)."""
+    on_gpu = device.type == "cuda"
+    rates = {dtype: _matrix_rate(device, dtype, 8192 if on_gpu else 768) for dtype in (torch.bfloat16, torch.float32)}
+    memory = torch.cuda.get_device_properties(device).total_memory if on_gpu else None
+    name = torch.cuda.get_device_name(device) if on_gpu else f"cpu, {torch.get_num_threads()} threads"
+    return Device(name, rates[torch.bfloat16], rates[torch.float32], memory, "measured now")
+
+
+def _matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    """FLOP/s of a square product, the best of those that fit in the time."""
+    a, b = torch.ones(2, size, size, dtype=dtype, device=device)
+    best, end = float("inf"), time.perf_counter() + MEASURE_SECONDS
+    while best == float("inf") or time.perf_counter() < end:
+        start = time.perf_counter()
+        (a @ b)[0, 0].item()  # waits for the device
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

@@ -1,0 +1,101 @@
+"""What a computation costs, found by running it on tensors without memory: FLOPs and the most bytes alive at once.
+
+The code that is measured is the code that trains and samples, so the numbers follow it when it changes.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, UntypedStorage
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`flops` of matrix products and convolutions; `peak` bytes of tensors made inside that were alive together."""
+
+    flops: int
+    peak: int
+
+    def extrapolate(self, twice: Cost, factor: float) -> Cost:
+        """The cost at `factor` times the length, from those at one and two lengths; costs that are affine in it."""
+        return Cost(
+            round(self.flops + (factor - 1) * (twice.flops - self.flops)),
+            round(self.peak + (factor - 1) * (twice.peak - self.peak)),
+        )
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Inside, tensors have shapes, dtypes and devices, but no values."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+def cost_of(work: Callable[[], object]) -> Cost:
+    """Run `work` and count. Its result is alive until it returns."""
+    counted = {torch.ops.aten.convolution_backward: _convolution_backward}
+    flops, memory = FlopCounterMode(display=False, custom_mapping=counted), _LiveBytes()
+    with _without_onednn(), flops, memory:
+        work()
+    return Cost(flops.get_total_flops(), memory.peak)
+
+
+def _convolution_backward(
+    gradient: Sequence[int], inputs: object, weight: Sequence[int], *others: Any, **out: object
+) -> int:
+    """From shapes: each of the gradients of input and weight costs what the forward pass does. (torch's own count takes
+    the weight's gradient for a dense one where there are groups: hundreds of times too much for a depthwise one.)
+    """
+    output_mask = others[-1]
+    return 2 * math.prod(gradient) * math.prod(weight[1:]) * (output_mask[0] + output_mask[1])
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """oneDNN has a whole LSTM in one operation, which the counter does not know; without it, it is matrix products."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "TF32 acceleration on top of oneDNN")  # said when any flag is set
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Bytes of the storages that were made inside and are not yet freed: `live` now, `peak` at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.storages: dict[int, weakref.ref[UntypedStorage]] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        known = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in known:  # not a view of something older
+                self._add(leaf.untyped_storage())
+        return result
+
+    def _add(self, storage: UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key in self.storages:
+            return
+
+        def freed(_: object) -> None:
+            self.live -= size
+            del self.storages[key]
+
+        self.storages[key] = weakref.ref(storage, freed)
+        self.live += size
+        self.peak = max(self.peak, self.live)

@@ -1,0 +1,96 @@
+"""Where the values of each tensor lie in the token sequence: by layer, flattened or by channel (paper, Figure 4).
+
+Legend: L tokens, D token size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+Rule: TypeAlias = Literal["layer", "flatten", "channel"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one tensor's values lie in tokens (L, D).
+
+    They begin at value `start` of the flattened tokens, `per_token` of them in a token (the last one may hold fewer).
+    `num_tokens` tokens begin with a value of this tensor, the first of them is number `first_token`.
+    """
+
+    start: int
+    numel: int
+    per_token: int
+    first_token: int
+    num_tokens: int
+
+    def put(self, tokens: Tensor, values: Tensor | bool) -> None:
+        """Write flat values (numel,) into contiguous tokens (L, D)."""
+        view = self._view(tokens)
+        view[...] = values.view(view.shape) if isinstance(values, Tensor) else values
+
+    def take(self, tokens: Tensor) -> Tensor:
+        """Their flat values (numel,), out of contiguous tokens (L, D)."""
+        return self._view(tokens).reshape(-1)
+
+    def _view(self, tokens: Tensor) -> Tensor:
+        """The values in place: (numel,) where they are contiguous, else (num_tokens, per_token)."""
+        if self.per_token == tokens.shape[1] or self.numel <= self.per_token:
+            return tokens.view(-1)[self.start : self.start + self.numel]
+        return tokens[self.first_token : self.first_token + self.num_tokens, : self.per_token]
+
+
+def place(shapes: Iterable[Sequence[int]], rule: Rule, token_size: int) -> list[Place]:
+    """Places of tensors with these shapes, in this order.
+
+    - `layer`: a tensor's values fill tokens of their own, of which the last is padded.
+    - `flatten`: all tensors in one sequence without gaps; only the last token of all is padded.
+    - `channel`: a token holds as many whole output channels as divide their number evenly and fit, or as much of one
+      channel by the same rule for its parts (the published rule; SANE divides by channel).
+    """
+    places: list[Place] = []
+    start = first_token = 0
+    for shape in shapes:
+        numel = math.prod(shape)
+        per_token = _channel_values(shape, token_size) if rule == "channel" else token_size
+        if rule == "flatten":
+            end_token = -(-(start + numel) // token_size)
+        else:
+            start = first_token * token_size
+            end_token = first_token + -(-numel // per_token)
+        places.append(Place(start, numel, per_token, first_token, end_token - first_token))
+        start, first_token = start + numel, end_token
+    return places
+
+
+def _channel_values(shape: Sequence[int], token_size: int) -> int:
+    """How many values of a tensor one token holds, by channel."""
+    numel = math.prod(shape)
+    if numel <= token_size:
+        return max(numel, 1)
+    if numel // shape[0] > token_size:  # a channel does not fit: divide it in turn, all channels alike
+        return _channel_values(shape[1:], token_size)
+    groups = numel // token_size
+    while shape[0] % groups or numel // groups > token_size:
+        groups += 1
+    return numel // groups
+
+
+def positions(places: Iterable[Place]) -> Tensor:
+    """int64 (L, 2): of every token the index of the layer that its first value belongs to, and how many tokens began in
+    that layer before it.
+    """
+    pairs = [(layer, token) for layer, place in enumerate(places) for token in range(place.num_tokens)]
+    return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+
+
+def useful(places: Sequence[Place], token_size: int) -> float:
+    """Share of the L x D values that are weights; the rest is padding."""
+    values = sum(place.num_tokens for place in places) * token_size
+    return sum(place.numel for place in places) / max(values, 1)

@@ -1,0 +1,77 @@
+"""Every option of the generator trains and generates through the same command lines, and its settings are recorded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import rpg.cli
+import zoo.cli
+from rpg.run import Run
+from zoo.checkpoint import load_tensors
+from zoo.console import run_cli
+from zoo.store import Zoo
+
+TINY = str(Path(__file__).parent / "tiny.yaml")
+APPS = {"rpg-zoo": zoo.cli.app, "rpg": rpg.cli.app}
+
+
+def call(command: str) -> None:
+    argv = command.split()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", argv)
+        with pytest.raises(SystemExit) as exit:
+            run_cli(APPS[argv[0]], argv[0])
+    assert not exit.value.code
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    zoo = tmp_path_factory.mktemp("collected") / "zoo"
+    call(f"rpg-zoo collect {TINY} --set zoo.checkpoints=4 --set zoo.epochs=1 --out {zoo}")
+    return zoo
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["recurrent=lstm"],
+        ["recurrent=transformer"],
+        ["recurrent=none"],
+        ["positions=index"],
+        ["positions=learned"],
+        ["tokenisation=flatten"],
+        ["tokenisation=channel"],
+        ["permutation_state=learned"],
+        ["permutation_state=none"],
+        ["d_model=[32,64]"],
+        ["token_size=1024"],
+        ["recurrent=lstm", "positions=learned", "tokenisation=channel", "permutation_state=learned"],
+    ],
+    ids="+".join,
+)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_option_trains_and_generates(
+    settings: list[str], precision: str, collected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sets = [f"rpg.generator.{setting}" for setting in settings] + [f"rpg.train.precision={precision}"]
+    sets += ["rpg.train.steps=20", "rpg.train.batch_size=3", "rpg.train.diffusion_batch=20", "generate.steps=3"]
+    call(f"rpg train {TINY} --zoo {collected} --out run " + " ".join(f"--set {item}" for item in sets))
+    call("rpg generate run -n 2 --out made")
+
+    run, made, originals = Run(Path("run")), Zoo.open(Path("made")), Zoo.open(collected)
+    assert made.structure == originals.structure
+    assert list(made.problems()) == []
+    assert len({entry.sha256 for entry in made.entries}) == 2
+    assert len(run.metrics_path.read_text().splitlines()) == 2
+    recorded = made.manifest.origin.recipe
+    assert all(setting.split("=")[0] in recorded for setting in settings)
+    names = load_tensors(run.generator_path).keys()
+    assert ("positions" in names) == ("positions=learned" in settings)
+    assert ("states" in names) == ("permutation_state=learned" in settings)
+    assert json.loads(run.layout_path.read_text())["tokenisation"] == next(
+        (setting.split("=")[1] for setting in settings if setting.startswith("tokenisation")), "layer"
+    )

@@ -1,0 +1,178 @@
+"""`rpg estimate`: its numbers against the generator, its optimiser and its samplers themselves, and the four sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
+from rpg.devices import DEVICES, Device, measure
+from rpg.estimate import describe, estimate
+from rpg.meter import cost_of
+from rpg.models.diffusion import diffusion_loss, make_scheduler, sample
+from rpg.models.generator import Generator
+from rpg.sizes import SIZES, adequate_sizes, size_of
+from zoo.recipe import base_names, load_base, load_recipe, recipe_names
+from zoo.structure import Structure
+from zoo.tasks import task_structure
+
+SHAPES = [(20, 30), (30,), (5, 5)]  # 19 + 1 + 1 tokens of 32
+DEVICE = Device("toy", bfloat16=1e12, float32=1e11, memory=10**9, source="made up")
+
+
+def small(**settings: Any) -> RPGConfig:
+    options = {"token_size": 32, "d_model": 32, "d_state": 8, "head_dim": 16, "channels": (1, 4, 1), **settings}
+    return RPGConfig(
+        generator=GeneratorConfig.model_validate(options),
+        train=TrainConfig(batch_size=3, steps=100, diffusion_batch=40, precision="float32"),
+    )
+
+
+@pytest.mark.parametrize("recurrent", ["mamba", "lstm", "transformer", "none"])
+@pytest.mark.parametrize("other", [{}, {"positions": "learned", "permutation_state": "learned"}])
+def test_numbers_are_those_of_a_real_training_step(recurrent: str, other: dict[str, str]) -> None:
+    config = small(recurrent=recurrent, **other)
+    found = estimate(config, GenerateConfig(n=2, steps=7), SHAPES, 5, DEVICE)
+    assert found["tokens"] == {"count": 21, "size": 32, "tokenisation": "layer", "useful": pytest.approx(655 / 672)}
+
+    generator = Generator(config.generator, torch.zeros(21, 2, dtype=torch.int64), 5)
+    parts = found["generator"]
+    assert parts["parameters"] == generator.num_parameters
+    assert parts["recurrent"] + parts["denoiser"] + parts["learned_embeddings"] == generator.num_parameters
+    optimizer = torch.optim.AdamW(generator.parameters())
+    schedule = make_scheduler(config.diffusion, "ddpm", 1000)
+
+    def step() -> None:
+        picked = torch.randperm(63)[:40]
+        prototypes = generator.prototypes(torch.tensor([0, 1, 2]))[picked // 21, picked % 21]
+        tokens, mask = torch.zeros(40, 32), torch.ones(40, 32, dtype=torch.bool)
+        diffusion_loss(generator.denoiser, schedule, tokens, mask, prototypes, torch.Generator()).backward()
+
+    real = cost_of(step)
+    assert found["training"]["flops_per_step"] == real.flops
+    optimizer.step()
+    held = [*generator.parameters(), *(t for s in optimizer.state.values() for t in s.values() if t.dim())]
+    held_bytes = sum(tensor.numel() * tensor.itemsize for tensor in held)
+    gradients = sum(p.grad.numel() * 4 for p in generator.parameters() if p.grad is not None)
+    assert found["training"]["bytes"] == pytest.approx(held_bytes + max(real.peak, 2 * gradients), rel=0.02)
+    assert found["training"]["hours"] == pytest.approx(real.flops * 100 / 1e11 / 3600)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("mode", ["sequential", "partial", "full"])
+def test_sampling_costs_what_the_sampler_does(sampler: str, mode: str) -> None:
+    config = small()
+    settings = GenerateConfig.model_validate({"n": 6, "steps": 4, "sampler": sampler, "mode": mode})
+    found = estimate(config, settings, SHAPES, 5, DEVICE)["sampling"]
+    generator = Generator(config.generator, torch.zeros(21, 2, dtype=torch.int64), 5).eval()
+    chunk = {"sequential": 1, "partial": 256, "full": 126}[mode]
+
+    @torch.no_grad()
+    def generate() -> torch.Tensor:
+        prototypes = generator.prototypes(torch.zeros(6, dtype=torch.int64)).flatten(0, 1)
+        schedule = make_scheduler(config.diffusion, settings.sampler, 4)
+        mask = torch.ones(prototypes.shape, dtype=torch.bool)
+        return sample(generator.denoiser, schedule, prototypes, mask, [torch.Generator() for _ in range(126)], chunk)
+
+    with FlopCounterMode(display=False) as counter:
+        generate()
+    assert found["flops_per_network"] == pytest.approx(counter.get_total_flops() / 6, rel=1e-6)
+    real = cost_of(generate).peak + 4 * generator.num_parameters
+    assert real <= 1.02 * found["bytes"] <= 1.3 * real
+
+
+def test_a_long_lstm_is_extrapolated_to_its_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rpg.estimate.SHORT", 4)  # step by step is slow
+    config = small(recurrent="lstm")
+    found = [estimate(config, GenerateConfig(n=1, steps=1), [(32 * n,)], 5, DEVICE) for n in (1000, 2000)]
+    more = found[1]["training"]["flops_per_step"] - found[0]["training"]["flops_per_step"]
+    per_token = 2 * (2 * 8 * 32 * 32 + 2 * 32 * 32)  # two LSTM layers, then two projections
+    of_fixed_positions = 2 * 4 * 32 * 32  # the first layer's input needs no gradient
+    assert more == pytest.approx(3 * 1000 * (3 * per_token - of_fixed_positions), rel=1e-3)
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="33 checkpoints need as many one-hot"):
+        estimate(small(), GenerateConfig(steps=1), SHAPES, 33, DEVICE)
+    with pytest.raises(ValueError, match="2000 sampling steps"):
+        estimate(small(), GenerateConfig(steps=2000), SHAPES, 3, DEVICE)
+    with pytest.raises(ValueError, match="nothing to generate"):
+        estimate(small(), GenerateConfig(steps=1), [], 3, DEVICE)
+
+
+def test_what_does_not_fit_is_said_with_the_remedy() -> None:
+    for memory, word in ((10**9, "which fits"), (10**6, "lower rpg.train.batch_size"), (10**5, "weights alone take")):
+        device = Device("toy", 1e12, 1e11, memory, "made up")
+        found = estimate(small(), GenerateConfig(steps=1), SHAPES, 3, device)
+        assert word in describe("x", found)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "names"),
+    [
+        (2864, ["RPG-Tiny"]),
+        (1_000_000, ["RPG-Small"]),
+        (5_700_000, ["RPG-Small", "RPG-Base"]),
+        (25_557_032, ["RPG-Base"]),
+        (197_767_336, ["RPG-Large"]),
+    ],
+)
+def test_table_12_says_which_size_is_adequate(parameters: int, names: list[str]) -> None:
+    assert adequate_sizes(parameters) == names
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: size.name)
+def test_sizes_come_out_at_the_counts_of_the_paper(size: Any) -> None:
+    sections = load_base(size.name.lower())
+    config, sampling = sections["rpg"], sections["generate"]
+    assert isinstance(config, RPGConfig)
+    assert isinstance(sampling, GenerateConfig)
+    assert size_of(config.generator) == size
+    found = estimate(config, sampling, [(max(int(size.smallest), 3000),)], 50, DEVICES["h100"])
+    lines = found["generator"]["beside_the_paper"]
+    assert all("the same number" in line for line in lines), lines
+    large = size.name == "RPG-Large"  # Table 11
+    assert (config.train.batch_size, config.train.steps) == ((8, 120_000) if large else (16, 80_000))
+    assert (config.train.learning_rate, config.train.diffusion_batch) == ((1e-5, 512) if large else (3e-5, 1024))
+    assert (config.train.weight_decay, config.train.precision) == (1e-5, "bfloat16")
+    assert (sampling.sampler, sampling.steps) == (("ddim", 60) if large else ("ddpm", 1000))
+    assert config.diffusion == DiffusionConfig()
+
+
+def test_every_size_has_its_base_recipe() -> None:
+    assert base_names() == sorted(size.name.lower() for size in SIZES)
+
+
+def test_an_ablation_has_no_column_in_table_12() -> None:
+    assert size_of(GeneratorConfig(recurrent="lstm")) is None
+    found = estimate(small(), GenerateConfig(steps=1), SHAPES, 3, DEVICE)
+    assert found["generator"]["beside_the_paper"] == ["no column of Table 12 has this architecture"]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_structures_without_data_are_those_of_the_networks(name: str) -> None:
+    task = load_recipe(name).sections["task"]
+    found = task_structure(task)
+    if name == "digits":
+        from zoo.tasks import build_task
+
+        built = build_task(task, None, torch.device("cpu"))
+        assert found == Structure.of(built.weights(built.build(0)))
+    assert len(found) > 0
+
+
+def test_ties_are_found_on_the_meta_device() -> None:
+    with torch.device("meta"):
+        tied, other = torch.nn.Parameter(torch.empty(3)), torch.nn.Parameter(torch.empty(3))
+    specs = Structure.of({"a": tied, "b": other, "c": tied}).tensors
+    assert [spec.tied_to for spec in specs] == [None, None, "a"]
+
+
+def test_measured_rates_are_positive() -> None:
+    device = measure(torch.device("cpu"))
+    assert device.bfloat16 > 1e8
+    assert device.float32 > 1e8
+    assert device.memory is None
