@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
 from rpg.tokenisation import Rule
@@ -66,14 +66,6 @@ class GeneratorConfig(Frozen):
         if len(self.channels) < 3 or self.channels[0] != 1 or self.channels != self.channels[::-1]:
             raise ValueError(f"channels = {list(self.channels)} must start and end with 1 and read the same backwards")
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_younger_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Fields that came later are left out at their defaults: the hashes of older recipes, and so the zoos and runs
-        made from them, stay valid.
-        """
-        younger = {"tokenisation": "layer", "positions": "layer", "recurrent": "mamba"}
-        return {key: value for key, value in handler(self).items() if younger.get(key) != value}
 
 
 class DiffusionConfig(Frozen):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rpg.config import GeneratorConfig
-from zoo.recipe import load_recipe, validate
+from zoo.recipe import validate
 
 
 def config(**settings: Any) -> GeneratorConfig:
@@ -41,14 +41,3 @@ def test_good_settings_pass() -> None:
     assert config(d_model=64, num_layers=3).widths == (64, 64, 64)
     assert config(d_model=20, recurrent="lstm").widths == (20, 20)  # a head size is Mamba's alone
     assert config(d_model=[64, 64], recurrent="none").widths == (64, 64)
-
-
-def test_options_at_their_defaults_do_not_change_the_hash_of_a_recipe() -> None:
-    plain = load_recipe("digits").sha256
-    assert (
-        plain == "d5cfc103d0f622316e53897122a0834facdcb928703c2c3cce1abfe0e6644a0c"
-    )  # pinned: zoos and runs that exist stay valid
-    options = {"recurrent": "mamba", "positions": "layer", "tokenisation": "layer"}
-    assert load_recipe("digits", [f"rpg.generator.{key}={value}" for key, value in options.items()]).sha256 == plain
-    for change in ("recurrent=lstm", "positions=index", "tokenisation=flatten", "permutation_state=learned"):
-        assert load_recipe("digits", [f"rpg.generator.{change}"]).sha256 != plain
