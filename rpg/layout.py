@@ -7,7 +7,7 @@ values lie in tokens. "Layer" means one tensor, as in the published code. Legend
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -19,6 +19,7 @@ from rpg.tokenisation import Place, Rule, place, positions, useful
 from zoo.structure import DTYPES, Frozen, Size, Structure, TensorSpec
 
 VARIANCE_SHIFT, VARIANCE_SCALE = 0.05, 0.95  # of the published code's log transform of running variances
+CHUNK = 2**16  # values worked on at a time, so that their float64 copy stays in the processor's cache
 
 
 class TensorLayout(Frozen):
@@ -42,9 +43,17 @@ class TensorLayout(Frozen):
     def numel(self) -> int:
         return math.prod(self.shape)
 
-    def normalise(self, value: Tensor) -> Tensor:
-        """The tensor's values in tokens, flat, float64. Raises ValueError when they are not finite."""
-        return (_unscaled(self.name, value, self.log_scale) - self.mean) / self.std
+    def normalise(self, value: Tensor, chunk: int) -> Iterator[Tensor]:
+        """The tensor's values in tokens, flat, computed in float64 and rounded to float32, `chunk` of them at a time.
+
+        Raises ValueError when they are not finite.
+        """
+        for part in value.detach().reshape(-1).split(chunk):
+            u = _unscaled(part, self.log_scale).sub_(self.mean).mul_(1 / self.std)
+            rounded = u.float()
+            if not math.isfinite(_squares(rounded)):
+                _refuse_unless_finite(self.name, u)  # values may also be just too large to square
+            yield rounded
 
     def denormalise(self, flat: Tensor) -> Tensor:
         """The inverse: shape and dtype restored, clamped to the dtype's finite range."""
@@ -93,20 +102,20 @@ class Layout(Frozen):
         """Measure the statistics over training checkpoints and lay out the tokens.
 
         The mean and the population standard deviation are those of all values of a tensor in all checkpoints, in
-        float64; 1 stands in for a deviation of zero. `checkpoints` gives a fresh iterable at each call: running
-        variances need a pass for their scale before the pass for the statistics. Raises ValueError when there is no
-        checkpoint, or one does not fit the structure or holds values that are not finite.
+        float64; 1 stands in for a deviation of zero. `checkpoints` gives a fresh iterable at each call: one pass
+        measures everything; if there are running variances, a second one measures their logarithms, whose scale is
+        known by then. Raises ValueError when there is no checkpoint, or one does not fit the structure or holds values
+        that are not finite.
         """
         if token_size < 1:
             raise ValueError(f"token_size is {token_size}; it must be at least 1")
         specs = generated(structure)
+        moments = _measure(structure, specs, checkpoints(), {})
         variances = [spec for spec in specs if spec.kind == "running_var"]
-        scales: dict[str, float] = {}
+        # 1 for a BatchNorm that has only dead channels
+        scales = {spec.name: VARIANCE_SCALE * moments[spec.name].mean or 1.0 for spec in variances}
         if variances:
-            moments = _measure(structure, variances, checkpoints(), scales)
-            # 1 for a BatchNorm that has only dead channels
-            scales = {name: VARIANCE_SCALE * found.mean or 1.0 for name, found in moments.items()}
-        moments = _measure(structure, specs, checkpoints(), scales)
+            moments |= _measure(structure, variances, checkpoints(), scales)
         tensors = [
             TensorLayout(
                 name=spec.name,
@@ -149,11 +158,27 @@ class Layout(Frozen):
 
         Raises ValueError when the weights do not fit the structure or one of them is not finite.
         """
-        self.structure.check(weights, "this checkpoint")
-        tokens = torch.zeros(self.num_tokens, self.token_size)
-        for tensor, where in zip(self.tensors, self._places(), strict=True):
-            where.put(tokens, tensor.normalise(weights[tensor.name]).to(tokens.dtype))
+        tokens = torch.empty(self.num_tokens, self.token_size)
+        end = 0
+        for piece in self.pieces(weights):
+            start, end = end, end + len(piece)
+            tokens.view(-1)[start:end] = piece
         return tokens
+
+    def pieces(self, weights: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        """The values of `encode`'s tokens in order, padding included, as flat float32 pieces that fit into a
+        processor's cache: written to a file at once, they cost main memory no more than one reading of the weights.
+        """
+        self.structure.check(weights, "this checkpoint")
+        end = 0
+        for tensor, where in zip(self.tensors, self._places(), strict=True):
+            if where.start > end:
+                yield torch.zeros(where.start - end)
+            whole_tokens = max(1, CHUNK // self.token_size) * where.per_token
+            for values in tensor.normalise(weights[tensor.name], whole_tokens):
+                yield where.pad(values, self.token_size)
+            end = where.end(self.token_size)
+        yield torch.zeros(self.num_tokens * self.token_size - end)
 
     def decode(self, tokens: Tensor, constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The checkpoint of tokens (L, D), in the structure's order; tied tensors are one tensor, constants are taken
@@ -186,16 +211,14 @@ class _Moments:
         self.count, self.origin, self.offset, self.squares = 0, 0.0, 0.0, 0.0
 
     def add(self, values: Tensor) -> None:
-        count = values.numel()
-        if count == 0:
-            return
+        """Take in flat float64 values, at least one; they are overwritten."""
+        count = len(values)
         if self.count == 0:
             self.origin = values[0].item()
-        relative = values - self.origin
-        mean = relative.mean().item()
+        mean = values.sub_(self.origin).mean().item()
         delta = mean - self.offset
         total = self.count + count
-        self.squares += (relative - mean).square().sum().item() + delta * delta * self.count * count / total
+        self.squares += _squares(values.sub_(mean)) + delta * delta * self.count * count / total
         self.offset += delta * count / total
         self.count = total
 
@@ -220,24 +243,34 @@ def _measure(
     for count, weights in enumerate(checkpoints, 1):
         structure.check(weights, f"training checkpoint {count}")
         for spec in specs:
-            moments[spec.name].add(_unscaled(spec.name, weights[spec.name], scales.get(spec.name)))
-            if not math.isfinite(moments[spec.name].std):
+            flat, found, scale = weights[spec.name].detach().reshape(-1), moments[spec.name], scales.get(spec.name)
+            for part in flat.split(CHUNK) if len(flat) else ():
+                found.add(_unscaled(part, scale))
+            if not math.isfinite(found.squares):
+                _refuse_unless_finite(spec.name, _unscaled(flat, scale))
                 raise ValueError(f"tensor {spec.name} of training checkpoint {count} holds values too large to square")
     if count == 0:
         raise ValueError("there are no training checkpoints to measure; give at least one")
     return moments
 
 
-def _unscaled(name: str, value: Tensor, log_scale: float | None) -> Tensor:
-    """The u of TensorLayout, flat, float64. Raises ValueError when it is not finite."""
-    flat = value.detach().double().reshape(-1)
-    u = flat
-    if log_scale is not None:
-        # The shift would let slightly negative variances through, and they would come back as zero.
-        u = (flat / log_scale + VARIANCE_SHIFT).log().masked_fill(flat < 0, math.nan)
+def _unscaled(value: Tensor, log_scale: float | None) -> Tensor:
+    """The u of TensorLayout in float64, always a copy; NaN for a negative variance."""
+    u = value.to(torch.float64, copy=True)
+    if log_scale is None:
+        return u
+    # The shift would let slightly negative variances through, and they would come back as zero.
+    return (u / log_scale + VARIANCE_SHIFT).log().masked_fill(u < 0, math.nan)
+
+
+def _squares(flat: Tensor) -> float:
+    """The sum of squares, which is not finite if one of the values is not: far quicker than `isfinite` of each."""
+    return flat.dot(flat).item()
+
+
+def _refuse_unless_finite(name: str, u: Tensor) -> None:
     if not bool(u.isfinite().all()):
         raise ValueError(f"tensor {name} holds values that are NaN, infinite or, for a variance, negative")
-    return u
 
 
 def generated(structure: Structure) -> list[TensorSpec]:

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Rule: TypeAlias = Literal["layer", "flatten", "channel"]
 
@@ -39,9 +40,24 @@ class Place:
         """Their flat values (numel,), out of contiguous tokens (L, D)."""
         return self._view(tokens).reshape(-1)
 
+    def pad(self, values: Tensor, token_size: int) -> Tensor:
+        """Flat values of whole tokens -> the same with the padding between tokens; none follows the last value of all
+        where values are contiguous.
+        """
+        if self._contiguous(token_size):
+            return values
+        return functional.pad(values.view(-1, self.per_token), (0, token_size - self.per_token)).view(-1)
+
+    def end(self, token_size: int) -> int:
+        """Where `pad`ded values end in the flattened tokens."""
+        return self.start + (self.numel if self._contiguous(token_size) else self.num_tokens * token_size)
+
+    def _contiguous(self, token_size: int) -> bool:
+        return self.per_token == token_size or self.numel <= self.per_token
+
     def _view(self, tokens: Tensor) -> Tensor:
         """The values in place: (numel,) where they are contiguous, else (num_tokens, per_token)."""
-        if self.per_token == tokens.shape[1] or self.numel <= self.per_token:
+        if self._contiguous(tokens.shape[1]):
             return tokens.view(-1)[self.start : self.start + self.numel]
         return tokens[self.first_token : self.first_token + self.num_tokens, : self.per_token]
 

@@ -16,19 +16,22 @@ from rpg.layout import Layout
 from zoo.errors import Corrupt
 from zoo.files import atomic_path
 
+BUFFER = 2**17  # bytes; smaller pieces are written together
+
 
 def write_tokens(path: Path, layout: Layout, checkpoints: Iterable[Mapping[str, Tensor]], count: int) -> None:
-    """Tokenise `count` checkpoints into a .npy file, atomically, with one checkpoint in memory.
+    """Tokenise `count` checkpoints into a .npy file, atomically, with one checkpoint and no tokens in memory.
 
     Raises Failed when the disk is full, ValueError when there are not `count` checkpoints; neither leaves a file.
     """
     shape = (count, layout.num_tokens, layout.token_size)
     # Ordinary writes: on a full disk a write to a memory map does not raise but kills the process.
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb", buffering=BUFFER) as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         found = 0
         for weights in checkpoints:
-            file.write(layout.encode(weights).numpy().astype("<f4", copy=False).tobytes())
+            for piece in layout.pieces(weights):
+                file.write(piece.numpy().astype("<f4", copy=False).data)
             found += 1
         if found != count:
             raise ValueError(f"found {found} checkpoints to tokenise where {count} were announced")

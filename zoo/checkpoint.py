@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -30,10 +31,14 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        header = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
-        digest.update(json.dumps(header).encode())
+        digest.update(_header(name, tensor.dtype, tensor.shape))
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=10_000)  # for checkpoints of one structure after another
+def _header(name: str, dtype: torch.dtype, shape: torch.Size) -> bytes:
+    return json.dumps([name, str(dtype).removeprefix("torch."), list(shape)]).encode()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -56,19 +61,23 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             ) from error
 
 
-def load_tensors(path: Path, row: int | None = None) -> dict[str, Tensor]:
-    """All tensors of a file, or those of checkpoint `row` of a stack. Memory-mapped: a row costs a row.
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, memory-mapped: what is not looked at is not read.
 
-    Raises Corrupt when the file is not whole safetensors, or has no such row.
+    Raises Corrupt when the file is not whole safetensors.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            names = file.keys()
-            if row is None:
-                return {name: file.get_tensor(name) for name in names}
-            return {name: _row(file.get_slice(name), row, path) for name in names}
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
     except SafetensorError as error:
         raise Corrupt(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def take_row(stack: Mapping[str, Tensor], row: int, path: Path) -> dict[str, Tensor]:
+    """A copy of checkpoint `row` of a stack, which was loaded from `path`. Raises Corrupt when there is no such row."""
+    if any(tensor.ndim == 0 or row >= len(tensor) for tensor in stack.values()):
+        raise Corrupt(f"{path} has no row {row}")
+    return {name: tensor[row].clone() for name, tensor in stack.items()}
 
 
 def load_foreign(path: Path) -> dict[str, Tensor]:
@@ -95,13 +104,6 @@ def load_foreign(path: Path) -> dict[str, Tensor]:
 def _is_named_tensor(item: tuple[object, object]) -> bool:
     name, value = item
     return isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
-
-
-def _row(stack, row: int, path: Path) -> Tensor:  # type: ignore[no-untyped-def]  # safetensors has no type for slices
-    shape = stack.get_shape()
-    if not shape or row >= shape[0]:
-        raise Corrupt(f"{path} has no row {row}")
-    return stack[row : row + 1][0].clone()
 
 
 def save_stack(path: Path, checkpoints: Sequence[Mapping[str, Tensor]]) -> None:

@@ -380,3 +380,31 @@ def test_a_layout_file_without_one_of_its_tensors_is_corrupt():
     del record["tensors"][-1]
     with pytest.raises(Corrupt, match="not those that its structure generates"):
         Layout.parse(json.dumps(record), "run/layout.json")
+
+
+@pytest.mark.parametrize("tokenisation", ["layer", "flatten", "channel"])
+@pytest.mark.parametrize("chunk", [1, 5, 64])
+def test_pieces_of_every_size_are_the_same_tokens_and_statistics(monkeypatch, tokenisation, chunk):
+    states = [trained_network(seed).state_dict() for seed in range(3)]
+    structure = Structure.of(states[0])
+    whole = Layout.fit(structure, lambda: states, 7, tokenisation)
+    expected = whole.encode(states[1])
+    monkeypatch.setattr("rpg.layout.CHUNK", chunk)
+    pieces = list(whole.pieces(states[1]))
+    assert torch.equal(torch.cat(pieces), expected.view(-1))
+    assert max(map(len, pieces)) <= max(chunk, 7)
+    for tensor, same in zip(Layout.fit(structure, lambda: states, 7, tokenisation).tensors, whole.tensors, strict=True):
+        assert (tensor.mean, tensor.std) == pytest.approx((same.mean, same.std), rel=1e-12)
+
+
+@pytest.mark.parametrize("at", [0, 4, 5, 18])
+def test_a_value_that_is_not_finite_is_found_in_any_chunk(monkeypatch, at):
+    monkeypatch.setattr("rpg.layout.CHUNK", 5)
+    good = {"a": torch.arange(19.0)}
+    layout = Layout.fit(Structure.of(good), lambda: [good], 4)
+    bad = {"a": good["a"].index_fill(0, torch.tensor([at]), math.nan)}
+    for use in (layout.encode, lambda weights: Layout.fit(layout.structure, lambda: [good, weights], 4)):
+        with pytest.raises(ValueError, match="tensor a holds values that are NaN"):
+            use(bad)
+    huge = {"a": good["a"] * 1e37}  # whose squares are infinite in float32
+    assert layout.encode(huge).isfinite().all()

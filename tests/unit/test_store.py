@@ -12,7 +12,7 @@ from torch import nn
 
 import zoo.store
 from evaluators.metrics import Metric
-from zoo.checkpoint import content_hash, load_foreign, load_tensors, save_tensors
+from zoo.checkpoint import content_hash, load_foreign, load_tensors, save_tensors, take_row
 from zoo.errors import Corrupt, Failed, MissingData
 from zoo.manifest import Entry, Manifest, Origin
 from zoo.store import Zoo, ZooWriter
@@ -97,8 +97,9 @@ def test_stacks_split_at_their_size_and_a_row_is_read_alone(tmp_path, monkeypatc
     places = [(f"checkpoints/stack-{i // 2:05d}.safetensors", i % 2) for i in range(5)]
     assert [(entry.file, entry.row) for entry in made.entries] == places
     assert torch.equal(made.load(made.entries[4])["double"], network(4)["double"])
+    path = made.path / made.entries[0].file
     with pytest.raises(Corrupt, match="no row 9"):
-        load_tensors(tmp_path / "zoo" / made.entries[0].file, 9)
+        take_row(load_tensors(path), 9, path)
 
 
 def test_the_index_lists_every_checkpoint(tmp_path):
@@ -353,3 +354,37 @@ def test_foreign_content_that_is_no_state_dict_is_refused(tmp_path):
             load_foreign(tmp_path / "x.pth")
     with pytest.raises(ValueError, match="dtype complex64; expected one of"):
         Structure.of({"a": torch.ones(1, dtype=torch.complex64)})
+
+
+@pytest.mark.parametrize("threads_from", [0, 10**9])
+def test_iterating_gives_every_checkpoint_in_order_and_hashes_each_once(tmp_path, storage, monkeypatch, threads_from):
+    monkeypatch.setattr(zoo.store, "READ_AHEAD_FROM", threads_from)
+    write(tmp_path / "zoo", count=5)
+    made = Zoo.open(tmp_path / "zoo")
+    hashed = []
+    monkeypatch.setattr(zoo.store, "content_hash", lambda tensors: hashed.append(tensors) or content_hash(tensors))
+    order = [made.entries[i] for i in (4, 0, 3, 1, 2, 0)]
+    for _ in range(2):
+        found = list(made.checkpoints(order))
+        for entry, weights in zip(order, found, strict=True):
+            expected = network(int(entry.id.removeprefix("net-")))
+            assert list(weights) == list(expected)
+            assert content_hash(weights) == entry.sha256
+        assert 5 <= len(hashed) <= 6  # the two readings of net-0 may overlap
+    made.load(order[0])
+    assert len(hashed) >= 6  # loading one always checks it
+
+
+@pytest.mark.parametrize("threads_from", [0, 10**9])
+def test_iterating_stops_at_the_damaged_checkpoint(tmp_path, monkeypatch, threads_from):
+    monkeypatch.setattr(zoo.store, "STACK_BELOW", 0)
+    monkeypatch.setattr(zoo.store, "READ_AHEAD_FROM", threads_from)
+    made = write(tmp_path / "zoo", count=5)
+    path = made.path / made.entries[3].file
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    seen = []
+    with pytest.raises(Corrupt, match=r"net-3 .* is not the checkpoint of the manifest"):
+        seen.extend(weights for weights in made.checkpoints(made.entries))
+    assert len(seen) == 3
