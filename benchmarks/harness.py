@@ -1,4 +1,4 @@
-"""What the benchmarks share: sides timed in turn, the machine they ran on, results as JSON and as a table.
+"""What the benchmarks share: sides timed in turn, watched memory, the machine, results as JSON and as a table.
 
 bench = Bench("tokens", arguments(__doc__).parse_args())
 plain, fast = interleaved({"plain": f, "fast": g}, rounds=5).values()
@@ -17,7 +17,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -70,6 +71,51 @@ def interleaved(sides: Mapping[str, Callable[[], object]], rounds: int, warmup: 
 def _synchronise() -> None:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident bytes of a process (Linux). `anonymous` is what it has allocated itself; `file` are mapped pages of
+    files, which the system takes back whenever it needs room: they grow with the free memory, not with the need.
+    """
+
+    anonymous: int
+    file: int
+
+    @classmethod
+    def of(cls, pid: int) -> Memory:
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        return cls(*(int(status.get(key, "0 kB").split()[0]) * 1024 for key in ("RssAnon", "RssFile")))
+
+
+def watch(command: Sequence[str]) -> tuple[Memory, Memory, str]:
+    """Run a Python script and watch its memory: before, at its peak, and its last line of output.
+
+    The script prints a line when it has imported and opened everything, waits for a line, and does its work. Another
+    process looks at it every few milliseconds, so that nothing that the script does can delay that.
+    """
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, *command], **pipes) as process:  # type: ignore[call-overload]
+        process.stdout.readline()
+        before = Memory.of(process.pid)
+        peaks = [before]
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        while process.poll() is None:
+            with suppress(OSError):  # it has ended meanwhile
+                peaks.append(Memory.of(process.pid))
+            time.sleep(0.002)
+        output = process.stdout.read().strip()
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} failed")
+    peak = Memory(max(at.anonymous for at in peaks), max(at.file for at in peaks))
+    return before, peak, output.rpartition("\n")[2]
+
+
+def ready() -> None:
+    """What a script that is watched calls before its work."""
+    print("ready", flush=True)
+    sys.stdin.readline()
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
