@@ -7,8 +7,8 @@ Every row is measured in one run with its limits, all on one thread (reading has
 - file: the same bytes written to a new file and synced.
 
 `plain` is the same work in the obvious way: whole tensors in float64 (for statistics: of the whole zoo at once, in
-memory that grows with it), whole checkpoints loaded one by one. Rates are in GB of checkpoints (for `gather`: of tokens)
-per second. Files are in the page cache, so disks play no role but in syncing.
+memory that grows with it), whole checkpoints loaded one by one. Rates are in GB of checkpoints (for `gather`: of
+tokens) per second. Files are in the page cache, so disks play no role but in syncing.
 
 The zoo of small networks shows the cost of the interpreter: 13 KB a checkpoint are copied in a microsecond.
 """

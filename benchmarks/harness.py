@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -88,34 +89,38 @@ class Memory:
         return cls(*(int(status.get(key, "0 kB").split()[0]) * 1024 for key in ("RssAnon", "RssFile")))
 
 
-def watch(command: Sequence[str]) -> tuple[Memory, Memory, str]:
-    """Run a Python script and watch its memory: before, at its peak, and its last line of output.
+def watch(work: Callable[..., Any], *values: Any) -> tuple[Memory, Memory, Any]:
+    """Run `work(*values)` in a process of its own: its memory before, its peak, and what it returned.
 
-    The script prints a line when it has imported and opened everything, waits for a line, and does its work. Another
-    process looks at it every few milliseconds, so that nothing that the script does can delay that.
+    The process is a fresh copy of one that has only imported the benchmark. It is looked at from here every few
+    milliseconds, so that nothing that it does can delay that.
     """
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, *command], **pipes) as process:  # type: ignore[call-overload]
-        process.stdout.readline()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "diffusers"])  # which training imports when it begins
+    here, there = context.Pipe()
+    process = context.Process(target=_watched, args=(there, work, values), daemon=True)
+    process.start()
+    there.close()
+    assert process.pid
+    try:
+        here.recv()
         before = Memory.of(process.pid)
         peaks = [before]
-        process.stdin.write("go\n")
-        process.stdin.flush()
-        while process.poll() is None:
-            with suppress(OSError):  # it has ended meanwhile
-                peaks.append(Memory.of(process.pid))
-            time.sleep(0.002)
-        output = process.stdout.read().strip()
-    if process.returncode:
-        sys.exit(f"{' '.join(command)} failed")
-    peak = Memory(max(at.anonymous for at in peaks), max(at.file for at in peaks))
-    return before, peak, output.rpartition("\n")[2]
+        here.send("go")
+        while not here.poll(0.002):
+            peaks.append(Memory.of(process.pid))
+        result = here.recv()
+    except (EOFError, OSError, KeyError):
+        process.join()
+        sys.exit(f"{work.__name__}{values} ended with exit code {process.exitcode}")
+    process.join()
+    return before, Memory(max(at.anonymous for at in peaks), max(at.file for at in peaks)), result
 
 
-def ready() -> None:
-    """What a script that is watched calls before its work."""
-    print("ready", flush=True)
-    sys.stdin.readline()
+def _watched(pipe: Connection, work: Callable[..., Any], values: tuple[Any, ...]) -> None:
+    pipe.send("ready")
+    pipe.recv()
+    pipe.send(work(*values))
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
