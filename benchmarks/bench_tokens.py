@@ -160,8 +160,8 @@ def measure(bench: Bench, name: str, checkpoints: list[Weights], token_size: int
 
 
 def _check(bench: Bench, name: str, layout: Layout, checkpoints: list[Weights], zoo: Zoo, folder: Path) -> None:
-    fitted = torch.tensor([(tensor.mean, tensor.std) for tensor in layout.tensors])
-    plain = torch.tensor(plain_fit(checkpoints, layout))
+    fitted = torch.tensor([(tensor.mean, tensor.std) for tensor in layout.tensors], dtype=torch.float64)
+    plain = torch.tensor(plain_fit(checkpoints, layout), dtype=torch.float64)
     bench.check(f"{name}: statistics are the plain ones", torch.allclose(fitted, plain, rtol=1e-9, atol=1e-12))
     tokens = torch.from_numpy(open_tokens(folder / "tokens.npy", layout, len(checkpoints)).copy())
     same = (torch.allclose(tokens[i], plain_encode(layout, w), rtol=1e-6, atol=1e-7) for i, w in enumerate(checkpoints))
