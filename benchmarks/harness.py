@@ -126,7 +126,7 @@ def _watched(pipe: Connection, work: Callable[..., Any], values: tuple[Any, ...]
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """A parser with the options of every benchmark; a benchmark may add its own."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="directory for the results")
+    parser.add_argument("--out", type=Path, help="directory for the results; benchmarks/results without it")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
     return parser
 
@@ -136,8 +136,9 @@ class Bench:
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         self.name = name
-        self.out: Path = options.out
         self.quick: bool = options.quick
+        results = ROOT / "benchmarks" / "results"
+        self.out: Path = options.out or (results / "quick" if self.quick else results)
         self.rows: list[dict[str, Any]] = []
         self.checks: list[str] = []
 

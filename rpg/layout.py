@@ -7,7 +7,7 @@ values lie in tokens. "Layer" means one tensor, as in the published code. Legend
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -48,7 +48,7 @@ class TensorLayout(Frozen):
 
         Raises ValueError when they are not finite.
         """
-        for part in value.detach().reshape(-1).split(chunk):
+        for part in _parts(value, chunk):
             u = _unscaled(part, self.log_scale).sub_(self.mean).mul_(1 / self.std)
             rounded = u.float()
             if not math.isfinite(_squares(rounded)):
@@ -243,15 +243,23 @@ def _measure(
     for count, weights in enumerate(checkpoints, 1):
         structure.check(weights, f"training checkpoint {count}")
         for spec in specs:
-            flat, found, scale = weights[spec.name].detach().reshape(-1), moments[spec.name], scales.get(spec.name)
-            for part in flat.split(CHUNK) if len(flat) else ():
+            value, found, scale = weights[spec.name], moments[spec.name], scales.get(spec.name)
+            for part in _parts(value, CHUNK):
                 found.add(_unscaled(part, scale))
             if not math.isfinite(found.squares):
-                _refuse_unless_finite(spec.name, _unscaled(flat, scale))
+                _refuse_unless_finite(spec.name, _unscaled(value.detach(), scale))
                 raise ValueError(f"tensor {spec.name} of training checkpoint {count} holds values too large to square")
     if count == 0:
         raise ValueError("there are no training checkpoints to measure; give at least one")
     return moments
+
+
+def _parts(value: Tensor, size: int) -> Sequence[Tensor]:
+    """The flat values, `size` of them at a time; nothing of an empty tensor."""
+    flat = value.detach().reshape(-1)
+    if len(flat) <= size:  # most tensors of small networks: `split` would be a fifth of the work on them
+        return (flat,) if len(flat) else ()
+    return flat.split(size)
 
 
 def _unscaled(value: Tensor, log_scale: float | None) -> Tensor:
