@@ -320,7 +320,7 @@ def test_entries_and_manifests_round_trip_as_json(tmp_path):
 def test_damage_to_an_unfinished_zoo_is_found_before_it_is_sealed(tmp_path, storage, damage):
     with ZooWriter(tmp_path / "zoo", ORIGIN, Structure.of(network(0))) as writer:
         entry = writer.add("net-0", network(0), seed=0, split="train")
-        part = writer._part(entry)
+        part = writer._part(entry.id)
     data = bytearray(part.read_bytes())
     data[-1] ^= 1
     if damage == "remove":
