@@ -2,7 +2,8 @@
 
     python killer.py SEED KILLS RECIPE [GROUP_VALUES]
 
-With GROUP_VALUES networks are generated in windows of that many values and stored in files of their own.
+With GROUP_VALUES networks are generated in windows of that many values and stored in files of their own, and only
+generating is killed.
 Commands run in forks of this process, where everything is already imported, so that the kills fall into their work.
 Prints how many kills there were.
 """
@@ -58,7 +59,8 @@ def main(seed: str, kills: str, recipe: str, group_values: str | None = None) ->
     killed = 0
     for command in COMMANDS:
         argv = command.replace("RECIPE", recipe).split()
-        codes = [run(argv, rng.uniform(0, LONGEST)) for _ in range(int(kills))]
+        times = int(kills) if group_values is None or "generate" in argv else 0
+        codes = [run(argv, rng.uniform(0, LONGEST)) for _ in range(times)]
         killed += codes.count(None)
         if run(argv, None) != 0 or not set(codes) <= {None, 0}:
             sys.exit(f"{command} failed: {codes}")

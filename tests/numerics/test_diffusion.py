@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rpg.config import DiffusionConfig, Sampler
+from rpg.config import DiffusionConfig, GeneratorConfig, Sampler
 from rpg.models.denoiser import Denoiser
 from rpg.models.diffusion import DDIM_ETA, diffusion_loss, make_scheduler, sample
+from rpg.models.generator import Generator
 from zoo.seeds import generator, global_seed
 
 CONFIG = DiffusionConfig()
@@ -61,6 +62,17 @@ def streams(count: int) -> list[torch.Generator]:
 def small_denoiser() -> Denoiser:
     with global_seed(0):
         return Denoiser(16, (1, 4, 8, 4, 1), 7).eval()
+
+
+def small_generator() -> Generator:
+    """With norms that are not the identity."""
+    config = GeneratorConfig(token_size=16, d_model=16, d_state=4, head_dim=8, channels=(1, 4, 8, 4, 1))
+    with global_seed(0):
+        model = Generator(config, torch.arange(10).view(5, 2), 3)
+        for name, tensor in model.denoiser.state_dict().items():
+            if "running" in name or name.endswith(".1.weight"):
+                tensor.uniform_(0.5, 1.5)
+    return model.eval()
 
 
 # Loss
@@ -263,17 +275,28 @@ def test_a_solver_forgets_between_calls() -> None:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_one_time_embedding_per_step_is_one_per_token(sampler: Sampler) -> None:
-    """Equal to the published loop, which embeds the same time for every token."""
-    plain, denoiser = small_denoiser(), small_denoiser()
-    denoiser.denoise = lambda noisy, time, prototypes: plain(noisy, now[-1].expand(len(noisy)), prototypes)  # type: ignore[method-assign]
-    now: list[Tensor] = []
-    denoiser.time_embedding.register_forward_hook(lambda module, inputs, output: now.append(inputs[0]))
-    prototypes = torch.randn(5, 16, generator=generator(6))
+def test_what_is_computed_once_equals_the_published_loop(sampler: Sampler) -> None:
+    """There, every step embeds the time of every token and makes the prototypes anew; norms are not folded."""
+    model = small_generator()
+    plain = small_generator()
+    calls: list[Tensor] = []
+    plain.denoiser.time_embedding.register_forward_hook(lambda module, inputs, output: calls.append(inputs[0]))
+    denoise = plain.denoiser.denoise
+
+    def published(noisy: Tensor, _: Tensor, prototypes: Tensor) -> Tensor:
+        times = plain.denoiser.time_embedding(calls[-1].expand(len(noisy)))
+        return denoise(noisy, times, plain.prototypes(torch.tensor([2]))[0])
+
+    plain.denoiser.denoise = published  # type: ignore[method-assign]
+    model.denoiser.fold_norms()
+    prototypes = model.prototypes(torch.tensor([2]))[0]
     scheduler = make_scheduler(CONFIG, sampler, 25)
-    found = [sample(d, scheduler, prototypes, whole(5, 16), streams(5), 5) for d in (small_denoiser(), denoiser)]
-    assert len(now) == 25
-    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+    mine, theirs = (
+        sample(denoiser, scheduler, given, whole(5, 16), streams(5), 5)
+        for denoiser, given in ((model.denoiser, prototypes), (plain.denoiser, torch.full_like(prototypes, torch.nan)))
+    )
+    assert [len(times) for times in calls] == [1, 5] * 25
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
