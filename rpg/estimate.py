@@ -128,7 +128,8 @@ def sampled_network(config: RPGConfig, sampling: GenerateConfig, model: Generato
     group = min(sampling.n, max(1, GROUP_VALUES // (length * size)))
     tokens = group * length
     chunk = min(CHUNK.get(sampling.mode, max(1, GROUP_VALUES // size)), tokens)
-    window = min(tokens, len(windows(length, size, chunk)[0])) if group == 1 else tokens
+    passes = windows(length, size, chunk)
+    window = len(passes[0]) if len(passes) > 1 else tokens
     values, waiting = 4 * window * size, 4 * (tokens - window) * size  # bytes in the pass, and prototypes beside it
     denoiser = model.eval().denoiser
     denoiser.fold_norms()
@@ -144,7 +145,7 @@ def sampled_network(config: RPGConfig, sampling: GenerateConfig, model: Generato
     noisy, time = torch.zeros(chunk, size), torch.zeros(1, size)
     denoised = cost_of(lambda: denoiser.denoise(noisy, time, noisy))
     timed = cost_of(lambda: denoiser.time_embedding(torch.zeros(1, dtype=torch.int64)))
-    per_step = denoised.flops * length / chunk + timed.flops / group
+    per_step = denoised.flops * length / chunk + timed.flops * len(passes) / group
     flops = round(prototypes.flops / group + sampling.steps * per_step)
     sampled = waiting + max(DENOISING_COPIES * values + denoised.peak, SAMPLER_COPIES * values)
     return Cost(flops, max(prototypes.peak, sampled))
