@@ -83,9 +83,11 @@ def generate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or its name under runs/.")],
     n: Annotated[int | None, typer.Option("-n", help="How many networks.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of noise and permutation states.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddpm or ddim.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddpm, ddim or dpm++ (made for few steps, say 20).")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    mode: Annotated[str | None, typer.Option(help="sequential, partial or full: tokens denoised together.")] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="sequential, partial or full: tokens denoised together; less memory first.")
+    ] = None,
     out: Out = None,
     device: Device = "auto",
     dry_run: DryRun = False,

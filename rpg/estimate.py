@@ -14,7 +14,7 @@ import torch
 
 from rpg.config import GenerateConfig, RPGConfig
 from rpg.devices import GB, Device
-from rpg.generate import CHUNK, GROUP_VALUES
+from rpg.generate import CHUNK, GROUP_VALUES, windows
 from rpg.meter import Cost, cost_of, without_memory
 from rpg.models.diffusion import Scheduler, diffusion_loss, make_scheduler
 from rpg.models.generator import Generator
@@ -45,9 +45,10 @@ def estimate(
     with without_memory():
         model = Generator(settings, torch.zeros(length, 2, dtype=torch.int64), num_states)
         recurrent, denoiser = (sum(p.numel() for p in part.parameters()) for part in (model.recurrent, model.denoiser))
+        count = model.num_parameters
         step = training_step(config, model, schedule, length)
         network = sampled_network(config, sampling, model, length)
-    weights = 4 * model.num_parameters
+    weights = 4 * count
     # Weights and AdamW's two moments, then gradients with either activations or the copy that AdamW's step makes.
     trained = 3 * weights + max(step.peak, 2 * weights)
     hours = step.flops * config.train.steps / device.rate(config.train.precision) / 3600
@@ -60,10 +61,10 @@ def estimate(
             "useful": useful(places, settings.token_size),
         },
         "generator": {
-            "parameters": model.num_parameters,
+            "parameters": count,
             "recurrent": recurrent,
             "denoiser": denoiser,
-            "learned_embeddings": model.num_parameters - recurrent - denoiser,
+            "learned_embeddings": count - recurrent - denoiser,
             "beside_the_paper": beside_the_paper(settings, recurrent, denoiser),
         },
         "training": {
@@ -119,12 +120,19 @@ def training_step(config: RPGConfig, model: Generator, schedule: Scheduler, leng
 
 @torch.no_grad()
 def sampled_network(config: RPGConfig, sampling: GenerateConfig, model: Generator, length: int) -> Cost:
-    """One network (rpg.generate), with as many beside it as are denoised in one pass; `peak` is without weights."""
+    """One network (rpg.generate), with as many beside it as are denoised in one pass, or window by window if it is
+    large; `peak` is without weights. On the CPU chunks are smaller, so there the memory is an upper bound. The model's
+    denoiser is made one for sampling.
+    """
     size = config.generator.token_size
     group = min(sampling.n, max(1, GROUP_VALUES // (length * size)))
-    values = 4 * group * length * size
-    chunk = min(CHUNK.get(sampling.mode, group * length), group * length)
-    model.eval()
+    tokens = group * length
+    chunk = min(CHUNK.get(sampling.mode, max(1, GROUP_VALUES // size)), tokens)
+    passes = windows(length, size, chunk)
+    window = len(passes[0]) if len(passes) > 1 else tokens
+    values, waiting = 4 * window * size, 4 * (tokens - window) * size  # bytes in the pass, and prototypes beside it
+    denoiser = model.eval().denoiser
+    denoiser.fold_norms()
 
     def prototypes_of(count: int) -> Cost:
         model.positions.data = torch.zeros(count, model.positions.shape[1])
@@ -135,11 +143,12 @@ def sampled_network(config: RPGConfig, sampling: GenerateConfig, model: Generato
     else:
         prototypes = prototypes_of(length)
     noisy, time = torch.zeros(chunk, size), torch.zeros(1, size)
-    denoised = cost_of(lambda: model.denoiser.denoise(noisy, time, noisy))
-    timed = cost_of(lambda: model.denoiser.time_embedding(torch.zeros(1, dtype=torch.int64)))
-    per_step = denoised.flops * length / chunk + timed.flops / group
+    denoised = cost_of(lambda: denoiser.denoise(noisy, time, noisy))
+    timed = cost_of(lambda: denoiser.time_embedding(torch.zeros(1, dtype=torch.int64)))
+    per_step = denoised.flops * length / chunk + timed.flops * len(passes) / group
     flops = round(prototypes.flops / group + sampling.steps * per_step)
-    return Cost(flops, max(prototypes.peak, DENOISING_COPIES * values + denoised.peak, SAMPLER_COPIES * values))
+    sampled = waiting + max(DENOISING_COPIES * values + denoised.peak, SAMPLER_COPIES * values)
+    return Cost(flops, max(prototypes.peak, sampled))
 
 
 def describe(name: str, found: dict[str, Any]) -> str:

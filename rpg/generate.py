@@ -1,8 +1,13 @@
-"""Generate networks from a trained run (paper, sections 2.3 and B.3) into a Zoo like any other."""
+"""Generate networks from a trained run (paper, sections 2.3 and B.3) into a Zoo like any other.
+
+Legend: N networks, L tokens of a network, K of them in a window, D token size.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,8 +15,8 @@ from torch import Tensor
 
 from rpg.config import GenerateConfig, RPGConfig
 from rpg.layout import Layout
+from rpg.models.denoiser import Denoiser
 from rpg.models.diffusion import Scheduler, make_scheduler, sample
-from rpg.models.generator import Generator
 from rpg.run import Run
 from zoo.errors import Failed
 from zoo.manifest import Origin
@@ -19,42 +24,150 @@ from zoo.progress import Bar, progress
 from zoo.seeds import generator as seeded_generator
 from zoo.store import Zoo, ZooWriter
 
-CHUNK = {"sequential": 1, "partial": 256}  # tokens denoised together (section B.3); `full` takes all
-GROUP_VALUES = 2**24  # values of noise held at once: how many networks are denoised in one pass
+CHUNK = {"sequential": 1, "partial": 256}  # tokens denoised together (section B.3); `full` takes a pass's
+GROUP_VALUES = 2**24  # values in one pass: those of many small networks, or of a window of a large one
+CPU_CHUNK_VALUES = 2**12  # per thread; more at once do not fit its cache: 256 tokens of 256 then take 1.3 times as long
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What all passes of a call share."""
+
+    denoiser: Denoiser
+    layout: Layout
+    scheduler: Scheduler
+    seed: int
+    chunk: int
+    bar: Bar
+
+    def windows(self) -> list[range]:
+        """The tokens of a network, pass by pass; chunks end where they would without windows."""
+        return windows(self.layout.num_tokens, self.layout.token_size, self.chunk)
+
+    def denoise(self, members: Sequence[int], window: range, prototypes_NKD: Tensor) -> Tensor:
+        """The tokens of a window, (N, K, D) on the CPU. Raises Failed when one is not finite."""
+        mask_ND = self.layout.mask(window).repeat(len(members), 1)
+        streams = [seeded_generator(self.seed, "noise", k, token) for k in members for token in window]
+        tokens_ND = sample(
+            self.denoiser,
+            self.scheduler,
+            prototypes_NKD.flatten(0, 1),
+            mask_ND,
+            streams,
+            self.chunk,
+            self.bar.advance,
+        )
+        tokens_NKD = tokens_ND.view(prototypes_NKD.shape).cpu()
+        for k, tokens_KD in zip(members, tokens_NKD, strict=True):
+            if not bool(tokens_KD.isfinite().all()):
+                raise Failed(f"generated network {k} has values that are not finite; train longer or use more steps")
+        return tokens_NKD
 
 
 def generate(run: Run, config: GenerateConfig, origin: Origin, path: Path, device: torch.device) -> Zoo:
     """Generate `config.n` networks into a zoo at `path`; an interrupted call is continued by the same call.
 
     Network k is a function of (seed, k): its permutation state is drawn uniformly from the training checkpoints' and
-    recorded as its parent, and every token's noise comes from a generator of its own. So neither `mode` nor `n` changes
-    its weights, beyond float rounding. Raises ValueError for more steps than the schedule has, Failed when a network
-    comes out with values that are not finite.
+    recorded as its parent, and every token's noise comes from a generator of its own, on the CPU. So neither `mode` nor
+    `n` nor the device changes its weights, beyond float rounding; on a GPU the price is a copy per step.
+
+    Memory is bounded whatever the size of a network, but for its prototypes (4 bytes a value) and what the recurrent
+    model takes to make them: given these, tokens are independent, so a large network is denoised window by window and
+    its weights are written as they come.
+
+    Raises ValueError for more steps than the schedule has; Failed when a network comes out with values that are not
+    finite or the GPU runs out of memory.
     """
     layout, record, constants = run.layout(), run.record(), run.constants()
     scheduler = make_scheduler(run.recipe().section("rpg", RPGConfig).diffusion, config.sampler, config.steps)
     size = max(1, GROUP_VALUES // max(layout.num_tokens * layout.token_size, 1))
     groups = [range(start, min(start + size, config.n)) for start in range(0, config.n, size)]
+    chunk = _chunk(config.mode, layout.token_size, device)
+    steps = config.steps * len(windows(layout.num_tokens, layout.token_size, chunk))
     with (
         ZooWriter(path, origin, layout.structure) as writer,
-        progress("generate", len(groups) * config.steps) as bar,
+        progress("generate", len(groups) * steps) as bar,
+        _out_of_memory_is_failed(config.mode),
     ):
         # A group is computed whole even when a part of it is already there: the same sums give the same bytes.
         todo = [members for members in groups if any(_id(k) not in writer.done for k in members)]
-        bar.advance((len(groups) - len(todo)) * config.steps)
-        generator = run.generator(device) if todo else None
+        bar.advance((len(groups) - len(todo)) * steps)
+        if todo:
+            generator = run.generator(device)
+            generator.denoiser.fold_norms()
+            sampling = Sampling(generator.denoiser, layout, scheduler, config.seed, chunk, bar)
         for members in todo:
-            assert generator is not None
             states = [_state(config.seed, k, len(record.states)) for k in members]
-            tokens_NLD = _sample(generator, layout, config, scheduler, members, states, bar)
-            for k, state, tokens_LD in zip(members, states, tokens_NLD, strict=True):
-                if not bool(tokens_LD.isfinite().all()):
-                    raise Failed(
-                        f"generated network {k} has values that are not finite; train longer or use more steps"
-                    )
-                weights = layout.decode(tokens_LD, constants)
-                writer.add(_id(k), weights, seed=config.seed, split="generated", parents=[record.states[state]])
+            parents = [record.states[state] for state in states]
+            with torch.no_grad():
+                prototypes_NLD = generator.prototypes(torch.tensor(states))
+            if len(sampling.windows()) > 1:
+                _add_in_windows(writer, sampling, members[0], prototypes_NLD, constants, parents[0])
+            else:
+                _add(writer, sampling, members, prototypes_NLD, constants, parents)
         return writer.finish()
+
+
+def _add(
+    writer: ZooWriter,
+    sampling: Sampling,
+    members: Sequence[int],
+    prototypes_NLD: Tensor,
+    constants: dict[str, Tensor],
+    parents: Sequence[str],
+) -> None:
+    """Many networks in one pass."""
+    tokens_NLD = sampling.denoise(members, range(sampling.layout.num_tokens), prototypes_NLD)
+    for k, tokens_LD, parent in zip(members, tokens_NLD, parents, strict=True):
+        weights = sampling.layout.decode(tokens_LD, constants)
+        writer.add(_id(k), weights, seed=sampling.seed, split="generated", parents=[parent])
+
+
+def _add_in_windows(
+    writer: ZooWriter,
+    sampling: Sampling,
+    k: int,
+    prototypes_1LD: Tensor,
+    constants: dict[str, Tensor],
+    parent: str,
+) -> None:
+    """One network in many passes."""
+    layout = sampling.layout
+    with writer.adding(_id(k), seed=sampling.seed, split="generated", parents=[parent]) as file:
+        for spec in layout.structure:
+            if spec.kind == "constant" and spec.tied_to is None:
+                file.put(spec.name, 0, constants[spec.name].reshape(-1))
+        for window in sampling.windows():
+            prototypes_1KD = prototypes_1LD[:, window.start : window.stop]
+            (tokens_KD,) = sampling.denoise([k], window, prototypes_1KD)
+            for name, start, values in layout.decode_window(tokens_KD, window.start):
+                file.put(name, start, values)
+
+
+def windows(num_tokens: int, token_size: int, chunk: int) -> list[range]:
+    """The tokens of one network, cut into passes of whole chunks and GROUP_VALUES values at most (but one chunk)."""
+    tokens = max(GROUP_VALUES // token_size // chunk, 1) * chunk
+    return [range(start, min(start + tokens, num_tokens)) for start in range(0, max(num_tokens, 1), tokens)]
+
+
+def _chunk(mode: str, token_size: int, device: torch.device) -> int:
+    """How many tokens pass through the denoiser together."""
+    chunk = CHUNK.get(mode, max(1, GROUP_VALUES // token_size))
+    if device.type == "cpu":
+        chunk = min(chunk, max(1, CPU_CHUNK_VALUES * torch.get_num_threads() // token_size))
+    return chunk
+
+
+@contextmanager
+def _out_of_memory_is_failed(mode: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        smaller = {"full": "--mode partial", "partial": "--mode sequential"}.get(mode, "--device cpu")
+        raise Failed(
+            f"the GPU's memory is too small for mode {mode} (`rpg estimate RECIPE` says what it takes); "
+            f"use {smaller}, with another --out or without what this one left"
+        ) from error
 
 
 def _id(k: int) -> str:
@@ -63,22 +176,3 @@ def _id(k: int) -> str:
 
 def _state(seed: int, k: int, count: int) -> int:
     return int(torch.randint(count, (), generator=seeded_generator(seed, "state", k)))
-
-
-@torch.no_grad()
-def _sample(
-    generator: Generator,
-    layout: Layout,
-    config: GenerateConfig,
-    scheduler: Scheduler,
-    members: Sequence[int],
-    states: Sequence[int],
-    bar: Bar,
-) -> Tensor:
-    """Tokens (networks, L, D) on the CPU."""
-    prototypes_KD = generator.prototypes(torch.tensor(states)).flatten(0, 1)
-    mask_KD = layout.mask().repeat(len(members), 1)
-    streams = [seeded_generator(config.seed, "noise", k, token) for k in members for token in range(layout.num_tokens)]
-    chunk = CHUNK.get(config.mode, len(streams))
-    tokens_KD = sample(generator.denoiser, scheduler, prototypes_KD, mask_KD, streams, chunk, bar.advance)
-    return tokens_KD.view(len(members), layout.num_tokens, layout.token_size).cpu()

@@ -56,14 +56,14 @@ class TensorLayout(Frozen):
             yield rounded
 
     def denormalise(self, flat: Tensor) -> Tensor:
-        """The inverse: shape and dtype restored, clamped to the dtype's finite range."""
+        """The inverse for any of the values, flat: dtype restored, clamped to its finite range."""
         u = flat.double() * self.std + self.mean
         if self.log_scale is not None:
             # The published code clips at 0.001, which would not give back the zero variance of a dead channel.
             u = (u.exp() - VARIANCE_SHIFT).clamp_min(0) * self.log_scale
         dtype = DTYPES[self.dtype]
         limit = torch.finfo(dtype).max
-        return u.clamp(-limit, limit).to(dtype).reshape(self.shape)
+        return u.clamp(-limit, limit).to(dtype)
 
 
 class Layout(Frozen):
@@ -142,11 +142,12 @@ class Layout(Frozen):
         """Share of the L x D values that are weights; the rest is padding."""
         return useful(self._places(), self.token_size)
 
-    def mask(self) -> Tensor:
-        """bool (L, D), False where there is padding."""
-        mask = torch.zeros(self.num_tokens, self.token_size, dtype=torch.bool)
+    def mask(self, tokens: range | None = None) -> Tensor:
+        """bool (L, D), False where there is padding; or (K, D) of these tokens."""
+        tokens = range(self.num_tokens) if tokens is None else tokens
+        mask = torch.zeros(len(tokens), self.token_size, dtype=torch.bool)
         for where in self._places():
-            where.put(mask, True)
+            where.window(mask, tokens.start)[1].fill_(True)
         return mask
 
     def positions(self) -> Tensor:
@@ -191,11 +192,24 @@ class Layout(Frozen):
             raise ValueError(f"tokens have shape {tuple(tokens.shape)}; this layout has {expected}")
         tokens = tokens.contiguous()
         pairs = zip(self.tensors, self._places(), strict=True)
-        values = {**constants, **{tensor.name: tensor.denormalise(where.take(tokens)) for tensor, where in pairs}}
+        decoded = {t.name: t.denormalise(where.take(tokens)).reshape(t.shape) for t, where in pairs}
+        values = {**constants, **decoded}
         sources = {spec.name: spec.tied_to or spec.name for spec in self.structure}
         weights = {name: values[source] for name, source in sources.items() if source in values}
         self.structure.check(weights, "the checkpoint of these tokens and constants")  # reports missing constants
         return weights
+
+    def decode_window(self, tokens: Tensor, first: int) -> Iterator[tuple[str, int, Tensor]]:
+        """What a window of tokens (K, D), of which the first is number `first`, holds of the generated tensors: name,
+        index of a value in the flattened tensor, and the values from there on, flat.
+
+        Windows that cover all tokens give every value of `decode` once, bit for bit, with one window in memory.
+        """
+        tokens = tokens.contiguous()
+        for tensor, where in zip(self.tensors, self._places(), strict=True):
+            start, values = where.window(tokens, first)
+            if values.numel():
+                yield tensor.name, start, tensor.denormalise(values.reshape(-1))
 
     def _places(self) -> list[Place]:
         return place([tensor.shape for tensor in self.tensors], self.tokenisation, self.token_size)

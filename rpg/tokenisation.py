@@ -31,14 +31,14 @@ class Place:
     first_token: int
     num_tokens: int
 
-    def put(self, tokens: Tensor, values: Tensor | bool) -> None:
+    def put(self, tokens: Tensor, values: Tensor) -> None:
         """Write flat values (numel,) into contiguous tokens (L, D)."""
-        view = self._view(tokens)
-        view[...] = values.view(view.shape) if isinstance(values, Tensor) else values
+        _, view = self.window(tokens, 0)
+        view[...] = values.view(view.shape)
 
     def take(self, tokens: Tensor) -> Tensor:
         """Their flat values (numel,), out of contiguous tokens (L, D)."""
-        return self._view(tokens).reshape(-1)
+        return self.window(tokens, 0)[1].reshape(-1)
 
     def pad(self, values: Tensor, token_size: int) -> Tensor:
         """Flat values of whole tokens -> the same with the padding between tokens; none follows the last value of all
@@ -52,14 +52,19 @@ class Place:
         """Where `pad`ded values end in the flattened tokens."""
         return self.start + (self.numel if self._contiguous(token_size) else self.num_tokens * token_size)
 
+    def window(self, tokens: Tensor, first: int) -> tuple[int, Tensor]:
+        """Those of the values that lie in contiguous tokens (K, D), of which the first is number `first`, in place, in
+        order and maybe none; and the index in this tensor of the first of them.
+        """
+        count, size = tokens.shape
+        if self._contiguous(size):
+            start, end = _overlap(self.start, self.numel, first * size, count * size)
+            return start - self.start, tokens.view(-1)[start - first * size : end - first * size]
+        start, end = _overlap(self.first_token, self.num_tokens, first, count)
+        return (start - self.first_token) * self.per_token, tokens[start - first : end - first, : self.per_token]
+
     def _contiguous(self, token_size: int) -> bool:
         return self.per_token == token_size or self.numel <= self.per_token
-
-    def _view(self, tokens: Tensor) -> Tensor:
-        """The values in place: (numel,) where they are contiguous, else (num_tokens, per_token)."""
-        if self._contiguous(tokens.shape[1]):
-            return tokens.view(-1)[self.start : self.start + self.numel]
-        return tokens[self.first_token : self.first_token + self.num_tokens, : self.per_token]
 
 
 def place(shapes: Iterable[Sequence[int]], rule: Rule, token_size: int) -> list[Place]:
@@ -83,6 +88,12 @@ def place(shapes: Iterable[Sequence[int]], rule: Rule, token_size: int) -> list[
         places.append(Place(start, numel, per_token, first_token, end_token - first_token))
         start, first_token = start + numel, end_token
     return places
+
+
+def _overlap(start: int, count: int, other_start: int, other_count: int) -> tuple[int, int]:
+    """Start and end of what two ranges share; an empty range inside the second when they share nothing."""
+    first = min(max(start, other_start), other_start + other_count)
+    return first, max(min(start + count, other_start + other_count), first)
 
 
 def _channel_values(shape: Sequence[int], token_size: int) -> int:

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from zoo.errors import Corrupt, Failed
 from zoo.files import atomic_path
-from zoo.structure import Structure
+from zoo.structure import DTYPES, Structure
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -31,14 +33,18 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(_header(name, tensor.dtype, tensor.shape))
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(_hash_header(name, tensor.dtype, tensor.shape))
+        digest.update(_bytes(tensor))
     return digest.hexdigest()
 
 
 @lru_cache(maxsize=10_000)  # for checkpoints of one structure after another
-def _header(name: str, dtype: torch.dtype, shape: torch.Size) -> bytes:
+def _hash_header(name: str, dtype: torch.dtype, shape: torch.Size) -> bytes:
     return json.dumps([name, str(dtype).removeprefix("torch."), list(shape)]).encode()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -59,6 +65,72 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             raise Failed(
                 f"cannot write {path}: {error}; what was finished is kept, make room and run the same command again"
             ) from error
+
+
+class TensorFile:
+    """A safetensors file that is filled piece by piece, in any order, with a piece in memory: when all values are there
+    its bytes are those of `save_tensors`. Values of a tensor are also written to those tied to it.
+    """
+
+    def __init__(self, file: BinaryIO, structure: Structure) -> None:
+        self._file = file
+        self._specs = {spec.name: spec for spec in structure}
+        self._names = {source: [s.name for s in structure if source in (s.name, s.tied_to)] for source in self._specs}
+        self._missing = {spec.name: spec.numel for spec in structure}
+        header, offsets = _header(structure)
+        file.write(header)
+        self._places = {name: len(header) + offset for name, offset in offsets.items()}
+
+    def put(self, name: str, start: int, values: Tensor) -> None:
+        """Write flat values of the tensor, in its dtype, from index `start` on. Each value is written once."""
+        values = values.detach().cpu().contiguous()
+        spec = self._specs[name]
+        assert values.dtype == DTYPES[spec.dtype], f"{name} is {spec.dtype}, not {values.dtype}"
+        assert 0 <= start <= start + len(values) <= spec.numel, f"{name} has {spec.numel} values"
+        for tied in self._names[name]:
+            self._file.seek(self._places[tied] + start * values.itemsize)
+            self._file.write(_bytes(values))
+            self._missing[tied] -= len(values)
+
+    def content_hash(self) -> str:
+        """`content_hash` of the whole checkpoint, read back in pieces."""
+        assert not any(self._missing.values()), f"values are missing: {self._missing}"
+        digest = hashlib.sha256()
+        for name, spec in sorted(self._specs.items()):
+            digest.update(_hash_header(name, DTYPES[spec.dtype], torch.Size(spec.shape)))
+            self._file.seek(self._places[name])
+            left = spec.numel * DTYPES[spec.dtype].itemsize
+            while left:
+                piece = self._file.read(min(left, 1 << 20))
+                digest.update(piece)
+                left -= len(piece)
+        return digest.hexdigest()
+
+
+@contextmanager
+def write_tensors(path: Path, structure: Structure) -> Iterator[TensorFile]:
+    """A file to fill piece by piece, which appears at `path` when the block ends, unless it fails. Raises Failed when
+    the disk is full.
+    """
+    with atomic_path(path) as temporary, temporary.open("w+b") as file:
+        yield TensorFile(file, structure)
+
+
+def _header(structure: Structure) -> tuple[bytes, dict[str, int]]:
+    """What `save_tensors` writes before the data, and where in the data each tensor begins."""
+    # safetensors orders tensors by dtype and name; from empty ones it tells how, in whatever version is installed.
+    empty = save({spec.name: torch.empty(0, dtype=DTYPES[spec.dtype]) for spec in structure}, metadata={"format": "pt"})
+    header = json.loads(empty[8:])
+    specs, offset = {spec.name: spec for spec in structure}, 0
+    offsets: dict[str, int] = {}
+    for name in (name for name in header if name in specs):
+        size = specs[name].numel * DTYPES[specs[name].dtype].itemsize
+        header[name] |= {"shape": list(specs[name].shape), "data_offsets": [offset, offset + size]}
+        offsets[name] = offset
+        offset += size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, offsets
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -17,13 +17,23 @@ import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 from torch import Tensor
 
 from evaluators.metrics import Metric
-from zoo.checkpoint import content_hash, load_tensors, restore, save_stack, save_tensors, take_row
+from zoo.checkpoint import (
+    TensorFile,
+    content_hash,
+    load_tensors,
+    restore,
+    save_stack,
+    save_tensors,
+    take_row,
+    write_tensors,
+)
 from zoo.errors import Corrupt, MissingData
 from zoo.files import Journal, atomic_path, write_bytes
 from zoo.manifest import Entry, FileRecord, Manifest, Origin
@@ -245,10 +255,23 @@ class ZooWriter:
             metrics={metric.name: metric for metric in metrics},
             parents=tuple(parents),
         )
-        save_tensors(self._part(entry), tensors)
-        self._journal.append(entry.model_dump(mode="json"))
-        self.done[id] = entry
+        save_tensors(self._part(id), tensors)
+        self._record(entry)
         return entry
+
+    @contextmanager
+    def adding(self, id: str, *, seed: int, split: str, parents: Sequence[str] = ()) -> Iterator[TensorFile]:
+        """Like `add`, for a checkpoint that comes in pieces: it is stored when the block ends. The id must be new."""
+        assert id not in self.done
+        with write_tensors(self._part(id), self.structure) as file:
+            yield file
+            sha256 = file.content_hash()
+        file_name = f"checkpoints/{id}.safetensors"
+        self._record(Entry(id=id, file=file_name, sha256=sha256, seed=seed, split=split, parents=tuple(parents)))
+
+    def _record(self, entry: Entry) -> None:
+        self._journal.append(entry.model_dump(mode="json"))
+        self.done[entry.id] = entry
 
     def finish(self) -> Zoo:
         """Stack, index and seal the zoo. Doing it again, after a kill or on a finished zoo, changes nothing."""
@@ -279,12 +302,12 @@ class ZooWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _part(self, entry: Entry) -> Path:
-        return self.path / ".parts" / f"{entry.id}.safetensors" if self.stacked else self.path / entry.file
+    def _part(self, id: str) -> Path:
+        return self.path / (".parts" if self.stacked else "checkpoints") / f"{id}.safetensors"
 
     def _written(self, entry: Entry) -> dict[str, Tensor]:
         """What was written for this entry. Raises Corrupt, with the remedy, when the disk now holds something else."""
-        path = self._part(entry)
+        path = self._part(entry.id)
         tensors = load_tensors(path) if path.is_file() else {}
         if not tensors or content_hash(tensors) != entry.sha256:
             raise Corrupt(f"{path} was changed before the zoo was finished; remove {self.path} and start again")

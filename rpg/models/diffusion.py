@@ -5,15 +5,17 @@ Legend: K tokens, D token size.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
+import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
-from rpg.config import DiffusionConfig
+from rpg.config import DiffusionConfig, Sampler
 from rpg.models.denoiser import Denoiser
 
 DDIM_ETA = 0.05  # stochasticity of the published DDIM sampler
@@ -25,32 +27,53 @@ class Scheduler:
     in the training schedule, ascending.
     """
 
-    steps: DDPMScheduler | DDIMScheduler
+    steps: DDPMScheduler | DDIMScheduler | DPMSolverMultistepScheduler
     timesteps: Tensor
 
 
-def make_scheduler(config: DiffusionConfig, sampler: Literal["ddpm", "ddim"], steps: int) -> Scheduler:
-    """A sampler with `steps` denoising steps, spread evenly over the training schedule from its noisiest level down.
+def make_scheduler(config: DiffusionConfig, sampler: Sampler, steps: int) -> Scheduler:
+    """A sampler with `steps` denoising steps from the noisiest level of the training schedule down to none: of DDPM
+    and DDIM spread evenly over the levels, of DPM-Solver++ (second order, multistep) evenly over their log SNR.
 
     diffusers gets a schedule of exactly the visited levels. Left to skip levels itself, its DDIM always goes down by
     num_steps // steps, which misses the next level unless `steps` divides the schedule (and 60 steps end short of
-    noise-free), and its "trailing" grid has one level too many for some counts. Values are never clipped: standardised
-    weights have long tails. Raises ValueError when `steps` exceeds the schedule.
+    noise-free), and its "trailing" grid has one level too many for some counts. DPM-Solver++ would interpolate between
+    levels that no denoiser was trained on. Values are never clipped: standardised weights have long tails. Raises
+    ValueError when `steps` exceeds the schedule.
     """
     if not 1 <= steps <= config.num_steps:
         raise ValueError(
             f"{steps} sampling steps, but the schedule has {config.num_steps}; use 1 to {config.num_steps}"
         )
-    timesteps = config.num_steps - 1 - torch.arange(steps).flip(0) * config.num_steps // steps
     betas = torch.linspace(config.beta_start, config.beta_end, config.num_steps, dtype=torch.float64)
-    signal = (1 - betas).cumprod(0)[timesteps]
-    previous_signal = torch.cat([torch.ones(1, dtype=torch.float64), signal[:-1]])
+    signal = (1 - betas).cumprod(0)
+    even = config.num_steps - 1 - torch.arange(steps).flip(0) * config.num_steps // steps
+    timesteps = _even_in_log_snr(signal, steps) if sampler == "dpm++" else even
+    visited = signal[timesteps]
+    previous = torch.cat([torch.ones(1, dtype=torch.float64), visited[:-1]])
+    schedule: dict[str, Any] = {"num_train_timesteps": steps, "trained_betas": (1 - visited / previous).tolist()}
+    if sampler == "dpm++":
+        solver = DPMSolverMultistepScheduler(**schedule)
+        solver.set_timesteps(timesteps=list(reversed(range(steps))))  # left to choose, it would skip levels
+        return Scheduler(solver, timesteps)
     kind = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}[sampler]
-    scheduler = kind(
-        num_train_timesteps=steps, trained_betas=(1 - signal / previous_signal).tolist(), clip_sample=False
-    )
+    scheduler = kind(**schedule, clip_sample=False)
     scheduler.set_timesteps(steps)
     return Scheduler(scheduler, timesteps)
+
+
+def _even_in_log_snr(signal: Tensor, steps: int) -> Tensor:
+    """Different levels, ascending, the noisiest among them, as evenly spaced in log SNR as integers allow (Lu et al.
+    2022). For Gaussians the exact solution is known: over widths from 0.01 to 1, the worst error of 20 steps, relative
+    to the width, is the least of the usual spacings (even in time, with or without the first level; in its square
+    root; Karras). Wide Gaussians alone would prefer others; even in time, those below 0.1 lose more than half of it.
+    """
+    log_snr = (signal / (1 - signal)).log().numpy()
+    wanted = np.linspace(log_snr[0], log_snr[-1], steps) if steps > 1 else log_snr[-1:]
+    nearest = torch.from_numpy(np.interp(-wanted, -log_snr, np.arange(len(log_snr)))).round().long()
+    order = torch.arange(steps)
+    different = (nearest - order).cummax(0).values + order
+    return torch.minimum(different, len(log_snr) - steps + order)
 
 
 def diffusion_loss(
@@ -97,16 +120,19 @@ def sample(
     """
     assert not denoiser.training, "batch statistics would mix the tokens of a chunk"
     streams, device = list(generators), prototypes.device
+    steps = copy.deepcopy(scheduler.steps)  # a multistep solver remembers its last steps
     chunks = [slice(start, start + chunk_size) for start in range(0, len(prototypes), chunk_size)]
-    eta = {"eta": DDIM_ETA} if isinstance(scheduler.steps, DDIMScheduler) else {}
+    options: dict[str, Any] = {} if isinstance(steps, DPMSolverMultistepScheduler) else {"generator": streams}
+    if isinstance(steps, DDIMScheduler):
+        options["eta"] = DDIM_ETA
     tokens = torch.stack([torch.randn(prototypes.shape[1], generator=g, device=g.device) for g in streams]).to(device)
     timesteps, mask = scheduler.timesteps.to(device), mask.to(device)
-    noise_share = (1 - scheduler.steps.alphas_cumprod).sqrt().to(device)
+    noise_share = (1 - steps.alphas_cumprod).sqrt().to(device)
     for level in reversed(range(len(timesteps))):
         time = denoiser.time_embedding(timesteps[level : level + 1])
         noise = torch.cat([denoiser.denoise(tokens[chunk], time, prototypes[chunk]) for chunk in chunks])
         noise = torch.where(mask, noise, tokens / noise_share[level])
-        tokens = scheduler.steps.step(noise, level, tokens, generator=streams, **eta).prev_sample
+        tokens = steps.step(noise, level, tokens, **options).prev_sample
         if on_step is not None:
             on_step()
     return tokens

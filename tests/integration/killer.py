@@ -1,7 +1,9 @@
 """Collects, trains and generates, killing every command with SIGKILL at random moments and starting it again.
 
-    python killer.py SEED KILLS RECIPE
+    python killer.py SEED KILLS RECIPE [GROUP_VALUES]
 
+With GROUP_VALUES networks are generated in windows of that many values and stored in files of their own, and only
+generating is killed.
 Commands run in forks of this process, where everything is already imported, so that the kills fall into their work.
 Prints how many kills there were.
 """
@@ -16,7 +18,9 @@ import time
 
 import rpg.cli
 import rpg.demo
+import rpg.generate
 import zoo.cli
+import zoo.store
 import zoo.tasks.classification
 import zoo.tasks.networks
 from zoo.console import run_cli
@@ -48,12 +52,15 @@ def run(argv: list[str], kill_after: float | None) -> int | None:
     return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def main(seed: str, kills: str, recipe: str) -> None:
+def main(seed: str, kills: str, recipe: str, group_values: str | None = None) -> None:
+    if group_values is not None:
+        rpg.generate.GROUP_VALUES, zoo.store.STACK_BELOW = int(group_values), 0
     rng = random.Random(int(seed))  # noqa: S311  # moments to kill at, not secrets
     killed = 0
     for command in COMMANDS:
         argv = command.replace("RECIPE", recipe).split()
-        codes = [run(argv, rng.uniform(0, LONGEST)) for _ in range(int(kills))]
+        times = int(kills) if group_values is None or "generate" in argv else 0
+        codes = [run(argv, rng.uniform(0, LONGEST)) for _ in range(times)]
         killed += codes.count(None)
         if run(argv, None) != 0 or not set(codes) <= {None, 0}:
             sys.exit(f"{command} failed: {codes}")

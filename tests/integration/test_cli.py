@@ -111,6 +111,8 @@ def test_inference_modes_and_group_sizes_give_the_same_weights(shell, place):
             mine, theirs = partial.load(a), other.load(b)
             for name in mine:
                 torch.testing.assert_close(mine[name], theirs[name], rtol=1e-3, atol=1e-4)
+    shell.json("rpg generate runs/tiny --sampler dpm++ --steps 4 --out zoos/solver")
+    assert Zoo.open(Path("zoos/solver")).manifest.origin.settings["sampler"] == "dpm++"
     shell.json("rpg generate runs/tiny --seed 1 --out zoos/seed")
     seeded = Zoo.open(Path("zoos/seed"))
     assert not {entry.sha256 for entry in seeded.entries} & {entry.sha256 for entry in partial.entries}

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rpg.models.denoiser import Denoiser
 from zoo.seeds import global_seed
@@ -115,3 +115,12 @@ def test_the_estimate_is_float32_under_autocast() -> None:
         rounded = denoiser(*inputs(4, 16))
     assert rounded.dtype == torch.float32
     assert (rounded - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize("channels", [CHANNELS, (1, 4, 1), (1, 4, 4, 1)])
+def test_folded_norms_change_nothing(channels: tuple[int, ...]) -> None:
+    denoiser, folded = make_denoiser(16, channels), make_denoiser(16, channels)
+    folded.fold_norms()
+    assert not any(isinstance(module, nn.BatchNorm1d) for module in folded.modules())
+    torch.testing.assert_close(folded(*inputs(4, 16)), denoiser(*inputs(4, 16)), rtol=1e-4, atol=1e-5)
+    assert list(folded.stages.children())[-1][0].weight.equal(list(denoiser.stages.children())[-1][0].weight)

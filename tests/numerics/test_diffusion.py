@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from rpg.config import DiffusionConfig
+from rpg.config import DiffusionConfig, GeneratorConfig, Sampler
 from rpg.models.denoiser import Denoiser
 from rpg.models.diffusion import DDIM_ETA, diffusion_loss, make_scheduler, sample
+from rpg.models.generator import Generator
 from zoo.seeds import generator, global_seed
 
 CONFIG = DiffusionConfig()
 SIGNAL = (1 - torch.linspace(CONFIG.beta_start, CONFIG.beta_end, CONFIG.num_steps, dtype=torch.float64)).cumprod(0)
-SAMPLERS: tuple[Literal["ddpm", "ddim"], ...] = ("ddpm", "ddim")
+SAMPLERS: tuple[Sampler, ...] = ("ddpm", "ddim", "dpm++")
+ANCESTRAL = SAMPLERS[:2]  # those that go down evenly and draw noise on the way
 
 
 class Predictor(nn.Module):
@@ -61,6 +62,17 @@ def streams(count: int) -> list[torch.Generator]:
 def small_denoiser() -> Denoiser:
     with global_seed(0):
         return Denoiser(16, (1, 4, 8, 4, 1), 7).eval()
+
+
+def small_generator() -> Generator:
+    """With norms that are not the identity."""
+    config = GeneratorConfig(token_size=16, d_model=16, d_state=4, head_dim=8, channels=(1, 4, 8, 4, 1))
+    with global_seed(0):
+        model = Generator(config, torch.arange(10).view(5, 2), 3)
+        for name, tensor in model.denoiser.state_dict().items():
+            if "running" in name or name.endswith(".1.weight"):
+                tensor.uniform_(0.5, 1.5)
+    return model.eval()
 
 
 # Loss
@@ -120,9 +132,9 @@ def test_loss_is_a_function_of_its_generator() -> None:
 # Schedule
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ANCESTRAL)
 @pytest.mark.parametrize("steps", [1, 2, 5, 20, 60, 61, 103, 300, 600, 999, 1000])
-def test_samplers_start_at_the_noisiest_level_and_descend_evenly(sampler: Literal["ddpm", "ddim"], steps: int) -> None:
+def test_samplers_start_at_the_noisiest_level_and_descend_evenly(sampler: Sampler, steps: int) -> None:
     predictor = gaussian(1.0)
     sample(predictor, make_scheduler(CONFIG, sampler, steps), torch.zeros(2, 3), whole(2, 3), streams(2), 2)
     visited = torch.cat(predictor.visited)
@@ -130,6 +142,33 @@ def test_samplers_start_at_the_noisiest_level_and_descend_evenly(sampler: Litera
     assert visited[0] == 999
     gaps = visited - torch.cat([visited[1:], torch.tensor([-1])])
     assert set(gaps.tolist()) <= {1000 // steps, -(-1000 // steps)}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 20, 60, 300, 999, 1000])
+def test_dpm_solver_visits_different_levels_from_the_noisiest_to_the_first(steps: int) -> None:
+    predictor = gaussian(1.0)
+    sample(predictor, make_scheduler(CONFIG, "dpm++", steps), torch.zeros(2, 3), whole(2, 3), streams(2), 2)
+    visited = torch.cat(predictor.visited)
+    assert len(visited) == steps
+    assert visited[0] == 999
+    assert visited[-1] == (0 if steps > 1 else 999)
+    assert bool((visited.diff() < 0).all())
+    if steps in (5, 20):  # further on, neighbouring levels are farther apart than the wanted spacing
+        log_snr = (SIGNAL / (1 - SIGNAL)).log()[visited]
+        wanted = torch.linspace(log_snr[0], log_snr[-1], steps, dtype=torch.float64)
+        assert (log_snr - wanted).abs().max() < 0.25
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 7, 20, 1000])
+def test_diffusers_works_with_the_noise_levels_of_the_training_schedule(sampler: Sampler, steps: int) -> None:
+    scheduler = make_scheduler(CONFIG, sampler, steps)
+    signal = SIGNAL[scheduler.timesteps]
+    torch.testing.assert_close(scheduler.steps.alphas_cumprod.double(), signal, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(1 - scheduler.steps.alphas_cumprod.double(), 1 - signal, rtol=1e-3, atol=0)
+    if sampler == "dpm++":  # from the noisiest level on, then noise-free
+        sigmas = torch.cat([((1 - signal) / signal).sqrt().flip(0), torch.zeros(1)])
+        torch.testing.assert_close(scheduler.steps.sigmas.double(), sigmas, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("steps", [-1, 0, 1001])
@@ -143,14 +182,14 @@ def test_impossible_step_counts_are_refused(steps: int) -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 7, 60, 61, 300, 1000])
-def test_a_single_point_is_sampled_exactly(sampler: Literal["ddpm", "ddim"], steps: int) -> None:
+def test_a_single_point_is_sampled_exactly(sampler: Sampler, steps: int) -> None:
     points = 3 * torch.randn(4, 50, generator=generator(5))
     found = sample(gaussian(0.0), make_scheduler(CONFIG, sampler, steps), points, whole(*points.shape), streams(4), 4)
     torch.testing.assert_close(found, points, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 1000), ("ddim", 1000), ("ddim", 100)])
-def test_a_gaussian_is_sampled_with_its_mean_and_variance(sampler: Literal["ddpm", "ddim"], steps: int) -> None:
+@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 1000), ("ddim", 1000), ("ddim", 100), ("dpm++", 20)])
+def test_a_gaussian_is_sampled_with_its_mean_and_variance(sampler: Sampler, steps: int) -> None:
     mean, std, shape = 1.5, 0.7, (50, 2000)
     found = sample(
         gaussian(std), make_scheduler(CONFIG, sampler, steps), torch.full(shape, mean), whole(*shape), streams(50), 50
@@ -159,9 +198,9 @@ def test_a_gaussian_is_sampled_with_its_mean_and_variance(sampler: Literal["ddpm
     assert found.std().item() == pytest.approx(std, rel=0.03)  # discretisation; the closed form below has none
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ANCESTRAL)
 @pytest.mark.parametrize("steps", [3, 60, 61, 300])
-def test_moments_follow_the_affine_recursion_of_the_sampler(sampler: Literal["ddpm", "ddim"], steps: int) -> None:
+def test_moments_follow_the_affine_recursion_of_the_sampler(sampler: Sampler, steps: int) -> None:
     """Each step is x -> k x + c + sigma z for a Gaussian, so mean and variance after all steps are known exactly."""
     mean, std = 1.5, 0.3
     expected_mean, expected_variance = 0.0, 1.0
@@ -182,8 +221,8 @@ def test_moments_follow_the_affine_recursion_of_the_sampler(sampler: Literal["dd
     assert found.var().item() == pytest.approx(expected_variance, rel=0.025)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_equals_plain_diffusers_where_the_steps_divide_the_schedule(sampler: Literal["ddpm", "ddim"]) -> None:
+@pytest.mark.parametrize("sampler", ANCESTRAL)
+def test_equals_plain_diffusers_where_the_steps_divide_the_schedule(sampler: Sampler) -> None:
     from diffusers import DDIMScheduler, DDPMScheduler
 
     kind = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler}[sampler]
@@ -198,8 +237,70 @@ def test_equals_plain_diffusers_where_the_steps_divide_the_schedule(sampler: Lit
     torch.testing.assert_close(found, tokens, rtol=1e-4, atol=1e-4)
 
 
+def ode_error(std: float, steps: int, sampler: Sampler, eta: float, monkeypatch: pytest.MonkeyPatch) -> float:
+    """Root mean square distance to the exact solution of the probability-flow ODE for data N(mean, std² I), which maps
+    a point at the noisiest level to the same quantile of the data.
+    """
+    monkeypatch.setattr("rpg.models.diffusion.DDIM_ETA", eta)
+    means = torch.full((10, 200), 1.5)
+    start = torch.stack([torch.randn(200, generator=stream) for stream in streams(10)]).double()
+    signal = SIGNAL[-1]
+    exact = means + std * (start - signal.sqrt() * means) / (signal * std**2 + 1 - signal).sqrt()
+    found = sample(gaussian(std), make_scheduler(CONFIG, sampler, steps), means, whole(10, 200), streams(10), 10)
+    return (found - exact).square().mean().sqrt().item()
+
+
+def test_dpm_solver_converges_with_second_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wide data only: the jump from the first level to none, whatever the steps, is off by its SNR over the width²."""
+    errors = [ode_error(1.0, steps, "dpm++", 0.0, monkeypatch) for steps in (20, 40, 80)]
+    for coarse, fine in itertools.pairwise(errors):
+        assert 3.2 < coarse / fine < 5.5
+    first_order = [ode_error(1.0, steps, "ddim", 0.0, monkeypatch) for steps in (20, 40, 80)]
+    for coarse, fine in itertools.pairwise(first_order):
+        assert coarse / fine < 2.5
+
+
+@pytest.mark.parametrize("std", [1.0, 0.5, 0.3, 0.1, 0.03, 0.01])
+def test_twenty_steps_of_dpm_solver_beat_those_of_ddim(std: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, theirs = (ode_error(std, 20, sampler, 0.0, monkeypatch) for sampler in ("dpm++", "ddim"))
+    assert mine < 0.4 * theirs
+    assert mine < 0.016
+
+
+def test_a_solver_forgets_between_calls() -> None:
+    scheduler = make_scheduler(CONFIG, "dpm++", 10)
+    means = torch.randn(3, 40, generator=generator(4))
+    first, second = (sample(gaussian(0.5), scheduler, means, whole(3, 40), streams(3), 3) for _ in range(2))
+    assert torch.equal(first, second)
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_chunks_and_company_do_not_change_a_token(sampler: Literal["ddpm", "ddim"]) -> None:
+def test_what_is_computed_once_equals_the_published_loop(sampler: Sampler) -> None:
+    """There, every step embeds the time of every token and makes the prototypes anew; norms are not folded."""
+    model = small_generator()
+    plain = small_generator()
+    calls: list[Tensor] = []
+    plain.denoiser.time_embedding.register_forward_hook(lambda module, inputs, output: calls.append(inputs[0]))
+    denoise = plain.denoiser.denoise
+
+    def published(noisy: Tensor, _: Tensor, prototypes: Tensor) -> Tensor:
+        times = plain.denoiser.time_embedding(calls[-1].expand(len(noisy)))
+        return denoise(noisy, times, plain.prototypes(torch.tensor([2]))[0])
+
+    plain.denoiser.denoise = published  # type: ignore[method-assign]
+    model.denoiser.fold_norms()
+    prototypes = model.prototypes(torch.tensor([2]))[0]
+    scheduler = make_scheduler(CONFIG, sampler, 25)
+    mine, theirs = (
+        sample(denoiser, scheduler, given, whole(5, 16), streams(5), 5)
+        for denoiser, given in ((model.denoiser, prototypes), (plain.denoiser, torch.full_like(prototypes, torch.nan)))
+    )
+    assert [len(times) for times in calls] == [1, 5] * 25
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_chunks_and_company_do_not_change_a_token(sampler: Sampler) -> None:
     prototypes = torch.randn(20, 16, generator=generator(6))
     scheduler = make_scheduler(CONFIG, sampler, 25)
 
@@ -217,7 +318,7 @@ def test_chunks_and_company_do_not_change_a_token(sampler: Literal["ddpm", "ddim
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_padding_ends_at_zero_and_on_the_way_looks_as_in_training(sampler: Literal["ddpm", "ddim"]) -> None:
+def test_padding_ends_at_zero_and_on_the_way_looks_as_in_training(sampler: Sampler) -> None:
     """Whatever the denoiser says about padding, its noise level is that of noised zeros at every step."""
     mask = torch.arange(400) < 100
     seen: list[Tensor] = []

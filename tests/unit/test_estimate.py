@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
 from rpg.devices import DEVICES, Device, measure
 from rpg.estimate import describe, estimate
+from rpg.generate import windows
 from rpg.meter import cost_of
 from rpg.models.diffusion import diffusion_loss, make_scheduler, sample
 from rpg.models.generator import Generator
@@ -61,13 +62,15 @@ def test_numbers_are_those_of_a_real_training_step(recurrent: str, other: dict[s
     assert found["training"]["hours"] == pytest.approx(real.flops * 100 / 1e11 / 3600)
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
 @pytest.mark.parametrize("mode", ["sequential", "partial", "full"])
 def test_sampling_costs_what_the_sampler_does(sampler: str, mode: str) -> None:
     config = small()
     settings = GenerateConfig.model_validate({"n": 6, "steps": 4, "sampler": sampler, "mode": mode})
     found = estimate(config, settings, SHAPES, 5, DEVICE)["sampling"]
     generator = Generator(config.generator, torch.zeros(21, 2, dtype=torch.int64), 5).eval()
+    count = generator.num_parameters
+    generator.denoiser.fold_norms()
     chunk = {"sequential": 1, "partial": 256, "full": 126}[mode]
 
     @torch.no_grad()
@@ -80,7 +83,36 @@ def test_sampling_costs_what_the_sampler_does(sampler: str, mode: str) -> None:
     with FlopCounterMode(display=False) as counter:
         generate()
     assert found["flops_per_network"] == pytest.approx(counter.get_total_flops() / 6, rel=1e-6)
-    real = cost_of(generate).peak + 4 * generator.num_parameters
+    real = cost_of(generate).peak + 4 * count
+    assert real <= 1.02 * found["bytes"] <= 1.3 * real
+
+
+@pytest.mark.parametrize("mode", ["sequential", "full"])
+def test_sampling_in_windows_costs_what_the_sampler_does(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("estimate", "generate"):
+        monkeypatch.setattr(f"rpg.{module}.GROUP_VALUES", 60 * 32)
+    config = small()
+    settings = GenerateConfig.model_validate({"n": 6, "steps": 2, "mode": mode})
+    found = estimate(config, settings, [(32 * 210,)], 5, DEVICE)["sampling"]
+    generator = Generator(config.generator, torch.zeros(210, 2, dtype=torch.int64), 5).eval()
+    count = generator.num_parameters
+    generator.denoiser.fold_norms()
+    chunk = {"sequential": 1, "full": 60}[mode]
+    schedule = make_scheduler(config.diffusion, settings.sampler, 2)
+
+    @torch.no_grad()
+    def generate() -> None:
+        prototypes = generator.prototypes(torch.zeros(1, dtype=torch.int64))[0]
+        for window in windows(210, 32, chunk):
+            assert len(window) <= 60
+            given = prototypes[window.start : window.stop]
+            streams = [torch.Generator() for _ in window]
+            sample(generator.denoiser, schedule, given, torch.ones(given.shape, dtype=torch.bool), streams, chunk)
+
+    with FlopCounterMode(display=False) as counter:
+        generate()
+    assert found["flops_per_network"] == pytest.approx(counter.get_total_flops(), rel=1e-6)
+    real = cost_of(generate).peak + 4 * count
     assert real <= 1.02 * found["bytes"] <= 1.3 * real
 
 

@@ -189,6 +189,28 @@ def test_random_networks_against_brute_force(plans, token_size, count, seed):
     assert Layout.from_json(layout.to_json()) == layout
 
 
+@given(networks(), st.sampled_from(["layer", "flatten", "channel"]), st.integers(1, 24), st.integers(1, 9))
+def test_windows_decode_every_value_once_bit_for_bit(plans, rule, token_size, width):
+    weights = make(plans, 0)
+    layout = Layout.fit(Structure.of(weights), lambda: iter([weights, make(plans, 1)]), token_size, rule)
+    tokens = torch.randn(layout.num_tokens, token_size, generator=torch.Generator().manual_seed(0))
+    constants = {spec.name: weights[spec.name] for spec in layout.structure if spec.kind == "constant"}
+    expected = layout.decode(tokens, constants)
+
+    windows = [range(start, min(start + width, len(tokens))) for start in range(0, len(tokens), width)]
+    found = {tensor.name: torch.zeros_like(expected[tensor.name]).reshape(-1) for tensor in layout.tensors}
+    written = {name: torch.zeros(flat.shape, dtype=torch.int64) for name, flat in found.items()}
+    for window in windows:
+        for name, start, values in layout.decode_window(tokens[window.start : window.stop], window.start):
+            assert len(values)
+            found[name][start : start + len(values)] = values
+            written[name][start : start + len(values)] += 1
+    for name, flat in found.items():
+        assert torch.equal(flat.view(torch.uint8), expected[name].reshape(-1).view(torch.uint8))
+        assert (written[name] == 1).all()
+    assert [row for window in windows for row in layout.mask(window).tolist()] == layout.mask().tolist()
+
+
 def test_by_hand():
     first = {"weight": torch.tensor([[1.0, 3.0, 5.0]]), "running_var": torch.tensor([0.0, 1.0])}
     second = {"weight": torch.tensor([[3.0, 5.0, 7.0]]), "running_var": torch.tensor([1.0, 2.0])}

@@ -7,16 +7,18 @@ import shutil
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
 import zoo.store
 from evaluators.metrics import Metric
-from zoo.checkpoint import content_hash, load_foreign, load_tensors, save_tensors, take_row
+from zoo.checkpoint import content_hash, load_foreign, load_tensors, save_tensors, take_row, write_tensors
 from zoo.errors import Corrupt, Failed, MissingData
 from zoo.manifest import Entry, Manifest, Origin
 from zoo.store import Zoo, ZooWriter
-from zoo.structure import Structure
+from zoo.structure import DTYPES, Structure
 
 ORIGIN = Origin(
     name="toy",
@@ -55,6 +57,23 @@ def write(path, count=3, origin=ORIGIN):
             metrics = [Metric("top1", 90.0 + seed, 100, 1.0)]
             writer.add(f"net-{seed}", network(seed), seed=seed, split="train", step=seed, metrics=metrics)
         return writer.finish()
+
+
+def write_in_pieces(path, count=3):
+    structure = Structure.of(network(0))
+    with ZooWriter(path, ORIGIN, structure) as writer:
+        for seed in range(count):
+            if f"net-{seed}" not in writer.done:
+                with writer.adding(f"net-{seed}", seed=seed, split="train", parents=["a" * 64]) as file:
+                    put_in_pieces(file, structure, network(seed))
+        return writer.finish()
+
+
+def put_in_pieces(file, structure, tensors):
+    for spec in reversed([spec for spec in structure if spec.tied_to is None]):
+        flat = tensors[spec.name].contiguous().reshape(-1)
+        for start in range(0, len(flat), 4):
+            file.put(spec.name, start, flat[start : start + 4])
 
 
 def content(path):
@@ -125,7 +144,8 @@ class Killed(BaseException):
     """Not an Exception: nothing on the way may handle it, as nothing handles SIGKILL."""
 
 
-def test_a_kill_before_any_disk_operation_is_repaired_to_the_same_bytes(tmp_path, storage, monkeypatch):
+@pytest.mark.parametrize("write", [write, write_in_pieces])
+def test_a_kill_before_any_disk_operation_is_repaired_to_the_same_bytes(tmp_path, storage, monkeypatch, write):
     expected = content(write(tmp_path / "whole").path)
     real, finished = os.fsync, False
 
@@ -155,6 +175,48 @@ def test_a_kill_before_any_disk_operation_is_repaired_to_the_same_bytes(tmp_path
             break
     assert kill_at > 10
     assert finished
+
+
+def test_a_checkpoint_in_pieces_has_the_bytes_of_a_whole_one(tmp_path, storage):
+    structure = Structure.of(network(0))
+    with ZooWriter(tmp_path / "whole", ORIGIN, structure) as writer:
+        for seed in range(3):
+            writer.add(f"net-{seed}", network(seed), seed=seed, split="train", parents=["a" * 64])
+        writer.finish()
+    write_in_pieces(tmp_path / "pieces")
+    assert content(tmp_path / "pieces") == content(tmp_path / "whole")
+
+
+@given(
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5),
+        st.tuples(st.sampled_from(sorted(DTYPES)), st.lists(st.integers(0, 4), max_size=3)),
+        max_size=8,
+    )
+)
+def test_a_file_in_pieces_is_that_of_safetensors_for_any_names_and_dtypes(tmp_path_factory, plan):
+    tensors = {name: torch.randint(0, 2, shape).to(DTYPES[dtype]) for name, (dtype, shape) in plan.items()}
+    structure, place = Structure.of(tensors), tmp_path_factory.mktemp("pieces")
+    save_tensors(place / "whole", tensors)
+    with write_tensors(place / "pieces", structure) as file:
+        put_in_pieces(file, structure, tensors)
+        assert file.content_hash() == content_hash(tensors)
+    assert (place / "pieces").read_bytes() == (place / "whole").read_bytes()
+
+
+def test_a_failure_between_pieces_leaves_nothing_but_a_zoo_to_continue(tmp_path):
+    def fail_between():
+        with (
+            ZooWriter(tmp_path / "zoo", ORIGIN, Structure.of(network(0))) as writer,
+            writer.adding("net-0", seed=0, split="train") as file,
+        ):
+            file.put("scalar", 0, torch.ones(1))
+            raise Failed("diverged")
+
+    with pytest.raises(Failed, match="diverged"):
+        fail_between()
+    assert [path.name for path in (tmp_path / "zoo").rglob("*") if path.is_file()] == ["journal.jsonl"]
+    write_in_pieces(tmp_path / "zoo")
 
 
 def test_an_unfinished_zoo_is_not_opened(tmp_path):
@@ -321,7 +383,7 @@ def test_entries_and_manifests_round_trip_as_json(tmp_path):
 def test_damage_to_an_unfinished_zoo_is_found_before_it_is_sealed(tmp_path, storage, damage):
     with ZooWriter(tmp_path / "zoo", ORIGIN, Structure.of(network(0))) as writer:
         entry = writer.add("net-0", network(0), seed=0, split="train")
-        part = writer._part(entry)
+        part = writer._part(entry.id)
     data = bytearray(part.read_bytes())
     data[-1] ^= 1
     if damage == "remove":
