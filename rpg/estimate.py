@@ -106,8 +106,7 @@ def training_step(config: RPGConfig, model: Generator, schedule: Scheduler, leng
         clean, mask = torch.zeros(tokens_in_loss, size), torch.ones(tokens_in_loss, size, dtype=torch.bool)
         picked = torch.zeros(tokens_in_loss, dtype=torch.int64)
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            prototypes = model.prototypes(torch.zeros(settings.batch_size, dtype=torch.int64))
-            prototypes = prototypes[picked, picked]
+            prototypes = model.prototypes(torch.zeros(settings.batch_size, dtype=torch.int64), picked, picked)
             loss = diffusion_loss(model.denoiser, schedule, clean, mask, prototypes, torch.Generator())
         loss.backward()
 

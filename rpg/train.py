@@ -137,8 +137,8 @@ class Batches:
         tokens = gather(self.tokens, batch[row], place).to(self.device)
         mask = self.mask[place].to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            prototypes = model.prototypes(batch.to(self.device))
-            return diffusion_loss(model.denoiser, schedule, tokens, mask, prototypes[row, place], rng)
+            prototypes = model.prototypes(batch.to(self.device), row.to(self.device), place.to(self.device))
+            return diffusion_loss(model.denoiser, schedule, tokens, mask, prototypes, rng)
 
 
 def cosine(settings: TrainConfig, step: int) -> float:

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
@@ -33,11 +34,25 @@ class TimeEmbedding(nn.Module):
 
 
 class ConvStage(nn.Sequential):
-    """Convolution that keeps the length, BatchNorm and ELU; the last stage of the network is the convolution alone."""
+    """Convolution that keeps the length, BatchNorm and ELU; the last stage of the network is the convolution alone.
+
+    Features are (K, D, channels): with channels last, and as images one pixel high, the convolutions run at the rate of
+    matrix products, two to three times as fast as Conv1d on a CPU (benchmarks/bench_step.py).
+    """
 
     def __init__(self, width_in: int, width_out: int, kernel_size: int, last: bool) -> None:
         conv = nn.Conv1d(width_in, width_out, kernel_size, padding=kernel_size // 2)
-        super().__init__(conv, *([] if last else [nn.BatchNorm1d(width_out), nn.ELU()]))
+        super().__init__(conv, *([] if last else [nn.BatchNorm2d(width_out), nn.ELU()]))
+
+    def forward(self, features: Tensor) -> Tensor:
+        conv, *rest = self
+        assert isinstance(conv, nn.Conv1d)
+        weight = conv.weight[:, :, None].contiguous(memory_format=torch.channels_last)
+        image = features.transpose(1, 2)[:, :, None]  # (K, channels, 1, D), which lies in memory as channels_last does
+        image = F.conv2d(image, weight, conv.bias, padding=(0, conv.padding[0]))
+        for layer in rest:
+            image = layer(image)
+        return image.squeeze(2).transpose(1, 2)
 
 
 class Denoiser(nn.Module):
@@ -81,7 +96,7 @@ class Denoiser(nn.Module):
 
     def denoise(self, noisy: Tensor, time: Tensor, prototypes: Tensor) -> Tensor:
         """`forward` with the time embedding (K, D), or (1, D) for all tokens alike: samplers compute it once a step."""
-        features, time, prototypes = noisy[:, None], time[:, None], prototypes[:, None]
+        features, time, prototypes = noisy[..., None], time[..., None], prototypes[..., None]
         middle = len(self.stages) // 2
         skips: list[Tensor] = []
         for index, stage in enumerate(self.stages):
@@ -90,4 +105,4 @@ class Denoiser(nn.Module):
             features = stage((features + prototypes) * time)
             if index < len(self.stages) - 1 - middle:
                 skips.append(features)
-        return features[:, 0].to(torch.promote_types(features.dtype, torch.float32))
+        return features.squeeze(-1).to(torch.promote_types(features.dtype, torch.float32))

@@ -41,16 +41,21 @@ class Generator(nn.Module):
         self.recurrent = RecurrentModel(config)
         self.denoiser = Denoiser(config.token_size, config.channels, config.kernel_size)
 
-    def prototypes(self, states: Tensor) -> Tensor:
-        """Prototypes (B, L, token_size) for the permutation states int64 (B,)."""
-        inputs_BLM = self.positions.expand(len(states), -1, -1)
-        states = states.to(inputs_BLM.device)
+    def prototypes(self, states: Tensor, row: Tensor | None = None, place: Tensor | None = None) -> Tensor:
+        """Prototypes (B, L, token_size) for the permutation states int64 (B,); of the tokens `place` of the sequences
+        `row`, int64 (K,) each, alone: (K, token_size).
+        """
+        states = states.to(self.positions.device)
+        picked = None if row is None or place is None else (row, place)
         if self.config.permutation_state == "one-hot":
-            one_hot = nn.functional.one_hot(states, self.config.widths[0])
-            inputs_BLM = inputs_BLM + one_hot[:, None, :].to(inputs_BLM.dtype)
+            added = nn.functional.one_hot(states, self.config.widths[0]).to(self.positions.dtype)
         elif self.config.permutation_state == "learned":
-            inputs_BLM = inputs_BLM + self.states[states][:, None, :]
-        return self.recurrent(inputs_BLM)
+            added = self.states[states]
+        elif picked is None:
+            return self.recurrent(self.positions[None]).expand(len(states), -1, -1)
+        else:  # all sequences are the same one
+            return self.recurrent(self.positions[None], None, (torch.zeros_like(picked[0]), picked[1]))
+        return self.recurrent(self.positions, added, picked)
 
     @property
     def num_parameters(self) -> int:

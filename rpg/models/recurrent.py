@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from rpg.config import TRANSFORMER_HEADS, GeneratorConfig
 from rpg.models.blocks import LSTM, GatedMLP, TransformerBlock
-from rpg.models.ssd import Mamba2
+from rpg.models.ssd import Mamba2, Picked
 
 
 class RecurrentModel(nn.Module):
-    """Blocks in sequence, then the paper's projection MLP: (B, L, d_model of the first block) -> prototypes
-    (B, L, token_size). Causal in L. Mamba-2 blocks have no residuals or norms between them, as published.
+    """Blocks in sequence, then the paper's projection MLP. Causal in L. Mamba-2 blocks have no residuals or norms
+    between them, as published.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -27,9 +27,20 @@ class RecurrentModel(nn.Module):
             nn.Linear(widths[-1], config.token_size), nn.SiLU(), nn.Linear(config.token_size, config.token_size)
         )
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, offsets: Tensor | None = None, picked: Picked | None = None) -> Tensor:
+        """inputs (B, L, width), or with `offsets` (B, width) inputs (L, width) common to all sequences, of which
+        sequence b is `inputs + offsets[b]` -> prototypes (B, L, token_size), or (K, token_size) of the tokens `picked`.
+        """
+        first, last = self.layers[0], self.layers[-1]
+        if offsets is not None and not isinstance(first, Mamba2):
+            inputs, offsets = inputs + offsets[:, None], None
         for layer in self.layers:
-            inputs = layer(inputs)
+            if isinstance(layer, Mamba2):
+                inputs = layer(inputs, offsets if layer is first else None, picked if layer is last else None)
+            else:
+                inputs = layer(inputs)
+        if picked is not None and not isinstance(last, Mamba2):
+            inputs = inputs[picked]
         return self.projection(inputs)
 
 

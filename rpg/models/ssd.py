@@ -1,12 +1,13 @@
 """Mamba-2 in plain PyTorch (Dao & Gu 2024): the state space dual scan in chunks, and the block around it.
 
 Parameters have the names, shapes and initialisation of mamba_ssm.modules.mamba2.Mamba2, so weights move between both.
-Legend: B batch, L length, H heads, P head dimension, N state dimension, C chunks, Q chunk length.
+Legend: B batch, L length, H heads, P head dimension, N state dimension, Q chunk length, K picked tokens.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from rpg.models.kernels import fast_scan
 
+# The tokens whose outputs are wanted: sequence (K,) and place in it (K,), int64.
+Picked: TypeAlias = tuple[Tensor, Tensor]
 CHUNK_SIZE = 64  # about sqrt(P N): the chunks' Q x Q masks then take no more memory than the states between them
 
 
@@ -21,44 +24,36 @@ def ssd_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk_size:
     """y_t = C_t h_t with h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, computed in chunks by matrix products.
 
     x (B, L, H, P), dt (B, L, H) positive, A (H,) negative, B and C (B, L, N) shared by all heads -> y (B, L, H, P).
-    Any L; a chunk costs Q² + Q N per head and value, so short sequences use chunks of their own length.
-    Source: "Transformers are SSMs", section 6.
+    Any L; a chunk costs Q² + Q N per head and value. One chunk after the other: what a chunk makes stays in the
+    processor's cache, what all make together does not. Source: "Transformers are SSMs", section 6.
     """
-    batch, length, heads, dim = x.shape
-    chunk = min(chunk_size, length)
-    pad = -length % chunk
-    if pad:  # dt = 0 neither decays nor feeds the state
-        x, dt = F.pad(x, (0, 0, 0, 0, 0, pad)), F.pad(dt, (0, 0, 0, pad))
-        B, C = F.pad(B, (0, 0, 0, pad)), F.pad(C, (0, 0, 0, pad))
-    chunks = (length + pad) // chunk
-    x_BCQHP = (x * dt[..., None]).view(batch, chunks, chunk, heads, dim)
-    B_BCQN, C_BCQN = (tensor.view(batch, chunks, chunk, -1) for tensor in (B, C))
-    decay_BHCQ = (dt * A).view(batch, chunks, chunk, heads).permute(0, 3, 1, 2).cumsum(-1)
+    chunks = zip(*(tensor.split(chunk_size, dim=1) for tensor in (x, dt, B, C)), strict=True)
+    state_BHPN, y = None, []
+    for x_BQHP, dt_BQH, B_BQN, C_BQN in chunks:
+        y_BQHP, state_BHPN = _scan_chunk(x_BQHP, dt_BQH, A, B_BQN, C_BQN, state_BHPN)
+        y.append(y_BQHP)
+    return torch.cat(y, dim=1)
 
-    # Within a chunk: a masked attention of C to B.
-    gap_BHCQQ = decay_BHCQ[..., :, None] - decay_BHCQ[..., None, :]
-    causal_QQ = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).tril()
-    mask_BHCQQ = gap_BHCQQ.masked_fill(~causal_QQ, -torch.inf).exp()
-    score_BCQQ = torch.einsum("bcqn,bckn->bcqk", C_BCQN, B_BCQN)
-    # Two operands at a time: einsum may contract three in an order that makes a tensor (B, H, C, Q, Q, P).
-    attention_BHCQQ = score_BCQQ[:, None] * mask_BHCQQ
-    y_BCQHP = torch.einsum("bhcqk,bckhp->bcqhp", attention_BHCQQ, x_BCQHP)
 
-    # Across chunks: what a chunk leaves behind, carried on through the following ones.
-    if chunks > 1:
-        to_end_BHCQ = (decay_BHCQ[..., -1:] - decay_BHCQ).exp()
-        leaving_BCQHP = x_BCQHP * to_end_BHCQ.permute(0, 2, 3, 1)[..., None]
-        left_BCHPN = torch.einsum("bcqn,bcqhp->bchpn", B_BCQN, leaving_BCQHP)
-        total_BHC = decay_BHCQ[..., -1].exp()
-        state_BHPN = torch.zeros_like(left_BCHPN[:, 0])
-        states = []
-        for c in range(chunks):
-            states.append(state_BHPN)
-            state_BHPN = state_BHPN * total_BHC[:, :, c, None, None] + left_BCHPN[:, c]
-        state_BCHPN = torch.stack(states, dim=1)
-        arriving_BCQHP = torch.einsum("bcqn,bchpn->bcqhp", C_BCQN, state_BCHPN)
-        y_BCQHP = y_BCQHP + arriving_BCQHP * decay_BHCQ.exp().permute(0, 2, 3, 1)[..., None]
-    return y_BCQHP.reshape(batch, length + pad, heads, dim)[:, :length]
+def _scan_chunk(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """One chunk: y (B, Q, H, P), and the state (B, H, P, N) after it from the state before it (None: zero)."""
+    decay_BHQ = (dt * A).transpose(1, 2).cumsum(-1)
+    x_BHQP = (x * dt[..., None]).transpose(1, 2)
+
+    # Within the chunk: a masked attention of C to B.
+    gap_BHQQ = decay_BHQ[..., :, None] - decay_BHQ[..., None, :]
+    causal_QQ = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
+    mask_BHQQ = gap_BHQQ.masked_fill(~causal_QQ, -torch.inf).exp()
+    score_BQQ = C @ B.transpose(1, 2)
+    y_BHQP = (score_BQQ[:, None] * mask_BHQQ) @ x_BHQP
+
+    # Across chunks: what arrives from the past, and what is left for the following ones.
+    to_end_BHQ1 = (decay_BHQ[..., -1:] - decay_BHQ).exp()[..., None]
+    left_BHPN = (x_BHQP * to_end_BHQ1).transpose(2, 3) @ B[:, None]
+    if state is not None:
+        y_BHQP = y_BHQP + (C[:, None] @ state.transpose(2, 3)) * decay_BHQ.exp()[..., None]
+        left_BHPN = left_BHPN + state * decay_BHQ[..., -1, None, None].exp()
+    return y_BHQP.transpose(1, 2), left_BHPN
 
 
 class GatedRMSNorm(nn.Module):
@@ -96,30 +91,61 @@ class Mamba2(nn.Module):
         self.head_dim, self.num_heads, self.chunk_size = head_dim, expand * d_model // head_dim, chunk_size
         d_mixed = self.d_inner + 2 * d_state  # x, B and C go through the convolution together
         self.in_proj = nn.Linear(width_in or d_model, self.d_inner + d_mixed + self.num_heads, bias=False)
-        self.conv1d = nn.Conv1d(d_mixed, d_mixed, d_conv, groups=d_mixed, padding=d_conv - 1)
+        self.conv1d = nn.Conv1d(d_mixed, d_mixed, d_conv, groups=d_mixed)
         self.dt_bias = nn.Parameter(_initial_dt_bias(self.num_heads))
         self.A_log = nn.Parameter(torch.empty(self.num_heads).uniform_(1, 16).log())
         self.D = nn.Parameter(torch.ones(self.num_heads))
         self.norm = GatedRMSNorm(self.d_inner)
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        batch, length, _ = inputs.shape
-        mixed_width = self.d_inner + 2 * self.d_state
-        z, mixed, dt = self.in_proj(inputs).split([self.d_inner, mixed_width, self.num_heads], dim=-1)
-        mixed = F.silu(self.conv1d(mixed.transpose(1, 2))[..., :length].transpose(1, 2))
-        x, B, C = mixed.split([self.d_inner, self.d_state, self.d_state], dim=-1)
-        x = x.reshape(batch, length, self.num_heads, self.head_dim)
-        # The scan multiplies many decays: float32 at least, whatever autocast says.
+    def forward(self, inputs: Tensor, offsets: Tensor | None = None, picked: Picked | None = None) -> Tensor:
+        """With `offsets` (B, width_in), the inputs (L, width_in) are common to all sequences and sequence b is
+        `inputs + offsets[b]`. The projection and the convolution are linear, so the common part goes through them once.
+
+        With `picked`, only these tokens' outputs (K, d_model) are computed: the gate, the norm and the output
+        projection see nothing else.
+        """
+        gate_weight, weight = self.in_proj.weight.split([self.d_inner, self.conv1d.in_channels + self.num_heads])
+        mixed, dt = self._mix(inputs, weight, self.conv1d.bias)
+        z = F.linear(inputs if picked is None or offsets is not None else inputs[picked], gate_weight)
+        if offsets is not None:
+            # A constant sequence is constant behind a causal convolution too, from its d_conv-th token on.
+            steady = min(len(inputs), self.d_conv) - 1
+            of_offsets, dt_of_offsets = self._mix(offsets[:, None].expand(-1, steady + 1, -1), weight, None)
+            early = mixed[:steady] + of_offsets[:, :steady]
+            mixed = torch.cat([early, mixed[steady:] + of_offsets[:, steady:]], dim=1)
+            dt = dt + dt_of_offsets[:, :1]
+            z_of_offsets = F.linear(offsets, gate_weight)
+            z = z + z_of_offsets[:, None] if picked is None else z[picked[1]] + z_of_offsets[picked[0]]
+        y = self._scan(F.silu(mixed), F.softplus(dt + self.dt_bias), picked)
         with torch.autocast(inputs.device.type, enabled=False):
-            wide = torch.promote_types(x.dtype, torch.float32)
-            dt = F.softplus(dt.to(wide) + self.dt_bias)
-            fast = fast_scan() if x.is_cuda else None
-            sequence = (x.to(wide), dt, -self.A_log.exp(), B.to(wide), C.to(wide))
-            y = fast(*sequence) if fast else ssd_scan(*sequence, self.chunk_size)
-            y = y + x.to(wide) * self.D[:, None]
-            y = self.norm(y.reshape(batch, length, self.d_inner), z.to(wide))
+            y = self.norm(y, z.to(y.dtype))
         return self.out_proj(y)
+
+    def _mix(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x, B and C behind the convolution (..., L, d_mixed), and dt (..., L, H); float32 at least, since the scan
+        multiplies many decays, whatever autocast says.
+        """
+        projected = F.linear(inputs, weight)
+        with torch.autocast(inputs.device.type, enabled=False):
+            projected = projected.to(torch.promote_types(projected.dtype, torch.float32))
+            mixed, dt = projected.split([self.conv1d.in_channels, self.num_heads], dim=-1)
+            # As an image one pixel high with channels last, the convolution needs no transposed copies.
+            image = F.pad(mixed, (0, 0, self.d_conv - 1, 0)).unflatten(-2, (1, -1)).movedim(-1, -3)
+            image = F.conv2d(image, self.conv1d.weight[:, :, None], bias, groups=self.conv1d.groups)
+            return image.squeeze(-2).transpose(-1, -2), dt
+
+    def _scan(self, mixed: Tensor, dt: Tensor, picked: Picked | None) -> Tensor:
+        """y with the skip D x, (B, L, d_inner), or (K, d_inner) when tokens are picked."""
+        with torch.autocast(mixed.device.type, enabled=False):
+            x, B, C = mixed.split([self.d_inner, self.d_state, self.d_state], dim=-1)
+            x = x.unflatten(-1, (self.num_heads, self.head_dim))
+            fast = fast_scan() if x.is_cuda else None
+            sequence = (x, dt, -self.A_log.exp(), B, C)
+            y = fast(*sequence) if fast else ssd_scan(*sequence, self.chunk_size)
+            if picked is not None:
+                x, y = x[picked], y[picked]
+            return (y + x * self.D[:, None]).flatten(-2)
 
 
 def _initial_dt_bias(heads: int, low: float = 1e-3, high: float = 0.1, floor: float = 1e-4) -> Tensor:

@@ -23,10 +23,10 @@ def make_generator(config: GeneratorConfig = CONFIG, num_states: int = 5, seed: 
 
 
 class Remember(nn.Module):
-    """Returns its input unchanged."""
+    """Returns its input unchanged: what is common to all sequences plus what each adds to it."""
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return inputs
+    def forward(self, inputs: Tensor, offsets: Tensor | None = None, picked: object = None) -> Tensor:
+        return inputs if offsets is None else inputs + offsets[:, None]
 
 
 def test_input_is_the_position_plus_a_one_hot_state_at_every_token() -> None:
@@ -96,6 +96,45 @@ def test_all_parameters_learn() -> None:
     generator.denoiser(torch.ones_like(prototypes), torch.arange(len(prototypes)), prototypes).square().sum().backward()
     silent = [name for name, p in generator.named_parameters() if p.grad is None or not p.grad.any()]
     assert silent == []
+
+
+RECURRENT = ["mamba", "lstm", "transformer", "none"]
+STATES = ["one-hot", "learned", "none"]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 70])
+@pytest.mark.parametrize("states", STATES)
+@pytest.mark.parametrize("recurrent", RECURRENT)
+def test_picked_prototypes_are_those_of_the_plain_computation(recurrent: str, states: str, length: int) -> None:
+    """Every position of every sequence is made, goes through all layers, and then the picked tokens are taken: the
+    same values and gradients as when positions are projected once and the last block finishes picked tokens alone.
+    """
+    options = {"recurrent": recurrent, "permutation_state": states, "positions": "learned"}
+    positions = torch.stack([torch.arange(length) // 3, torch.arange(length) % 3], dim=1)
+    with global_seed(0):
+        generator = Generator(with_options(**options), positions, 5).double()
+        picked = torch.randperm(4 * length)[: 2 * length]
+    batch, row, place = torch.tensor([4, 0, 0, 2]), picked // length, picked % length
+
+    added = {"one-hot": torch.eye(5, 32).double(), "none": torch.zeros(5, 32).double()}
+    states_BM = (generator.states if states == "learned" else added[states])[batch]
+    plain = generator.positions + states_BM[:, None]
+    for layer in generator.recurrent.layers:
+        plain = layer(plain)
+    plain = generator.recurrent.projection(plain)
+    saved = generator.prototypes(batch, row, place)
+    torch.testing.assert_close(generator.prototypes(batch), plain, rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(saved, plain[row, place], rtol=1e-9, atol=1e-11)
+
+    parameters = dict(generator.named_parameters())
+    weights = [parameter for name, parameter in parameters.items() if not name.startswith("denoiser")]
+    probe = torch.linspace(-1, 2, saved.numel(), dtype=torch.float64).view_as(saved)
+    expected = torch.autograd.grad((plain[row, place] * probe).sum(), weights, allow_unused=True)
+    found = torch.autograd.grad((saved * probe).sum(), weights, allow_unused=True)
+    for name, one, other in zip(parameters, found, expected, strict=False):
+        assert (one is None) == (other is None), name
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10, msg=name)
 
 
 def with_options(**options: object) -> GeneratorConfig:

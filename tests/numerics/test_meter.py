@@ -39,21 +39,21 @@ def test_affine_costs_are_extrapolated_exactly() -> None:
     assert Cost(100 + 7, 50 + 3).extrapolate(Cost(100 + 14, 50 + 6), 40) == Cost(100 + 280, 50 + 120)
 
 
-def mamba_flops(tokens: int) -> int:
-    """Forward: projections, depthwise convolution (over d_conv - 1 more places), and the scan in chunks of 64."""
-    d_inner, state, heads, chunk = 64, 8, 4, 64
-    mixed, chunks = d_inner + 2 * state, 2  # 80 places are 2 chunks
-    places = chunks * chunk
+def mamba_flops(batch: int, tokens: int) -> int:
+    """Forward: projections, depthwise convolution, and the scan in chunks of 64 and of the rest."""
+    d_inner, state, heads = 64, 8, 4
+    mixed = d_inner + 2 * state
     projections = 2 * tokens * (D * (d_inner + mixed + heads) + d_inner * D)
-    convolution = 2 * B * (L + 3) * mixed * 4
-    scores, inside, across = chunk * state, chunk * d_inner, 2 * state * d_inner
-    return projections + convolution + 2 * B * places * (scores + inside + across)
+    convolution = 2 * tokens * mixed * 4
+    inside = sum(2 * chunk * chunk * (state + d_inner) for chunk in (64, tokens - 64))
+    arriving, left = 2 * (tokens - 64) * state * d_inner, 2 * tokens * state * d_inner
+    return batch * (projections + convolution + inside + arriving + left)
 
 
 @pytest.mark.parametrize(
     ("make", "forward"),
     [
-        (lambda: Mamba2(D, 8, head_dim=16), mamba_flops(B * L)),
+        (lambda: Mamba2(D, 8, head_dim=16), mamba_flops(B, L)),
         (lambda: LSTM(D), 2 * B * L * 8 * D * D),
         (lambda: GatedMLP(D), 2 * B * L * 6 * D * D),
         (lambda: TransformerBlock(D, 4), 2 * B * L * (3 + 4) * D * D + 2 * 2 * B * L * L * D),
