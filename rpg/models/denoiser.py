@@ -80,7 +80,7 @@ class Denoiser(nn.Module):
                 continue
             conv, norm, _ = stage
             assert isinstance(conv, nn.Conv1d)
-            assert isinstance(norm, nn.BatchNorm1d)
+            assert isinstance(norm, nn.BatchNorm2d)
             mean, variance = norm.running_mean, norm.running_var
             assert mean is not None
             assert variance is not None
