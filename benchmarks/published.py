@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rpg.layout import Layout
-from rpg.models.denoiser import Denoiser
+from rpg.models.denoiser import ConvStage, Denoiser
 from rpg.models.generator import Generator
 from rpg.models.ssd import Mamba2
 
@@ -104,6 +104,7 @@ def denoise(model: Generator, noisy: Tensor, timesteps: Tensor, hidden: Tensor) 
     for index, stage in enumerate(denoiser.stages):
         if index > middle:
             features = features + skips.pop()
+        assert isinstance(stage, ConvStage)
         conv, *rest = stage
         features = F.conv1d((features + condition) * time, conv.weight, conv.bias, padding=conv.padding)
         if rest:
@@ -120,8 +121,8 @@ def sample(
     model: Generator, hidden: Tensor, signal: Tensor, chunk_size: int, noise: Callable[[slice, int], Tensor]
 ) -> Tensor:
     """DDPM over all levels of `signal` (the cumulative products of 1 - beta, float64) -> tokens (K, D): the whole chain
-    for one chunk of tokens, then for the next. `noise(chunk, level)` are the draws of a step, and those before the first
-    step at `level = len(signal)`.
+    for one chunk of tokens, then for the next. `noise(chunk, level)` are the draws of a step, those before the first step
+    at `level = len(signal)`.
     """
     previous = torch.cat([signal.new_ones(1), signal[:-1]])
     betas = 1 - signal / previous

@@ -49,7 +49,7 @@ class ConvStage(nn.Sequential):
         assert isinstance(conv, nn.Conv1d)
         weight = conv.weight[:, :, None].contiguous(memory_format=torch.channels_last)
         image = features.transpose(1, 2)[:, :, None]  # (K, channels, 1, D), which lies in memory as channels_last does
-        image = F.conv2d(image, weight, conv.bias, padding=(0, conv.padding[0]))
+        image = F.conv2d(image, weight, conv.bias, padding=(0, conv.kernel_size[0] // 2))
         for layer in rest:
             image = layer(image)
         return image.squeeze(2).transpose(1, 2)
