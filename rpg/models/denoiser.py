@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from rpg.models.batchnorm import BatchNorm
+
 TIME_DIM = 256
 MAX_PERIOD = 10_000.0
 
@@ -36,7 +38,7 @@ class ConvStage(nn.Sequential):
 
     def __init__(self, width_in: int, width_out: int, kernel_size: int, last: bool) -> None:
         conv = nn.Conv1d(width_in, width_out, kernel_size, padding=kernel_size // 2)
-        super().__init__(conv, *([] if last else [nn.BatchNorm1d(width_out), nn.ELU()]))
+        super().__init__(conv, *([] if last else [BatchNorm(width_out), nn.ELU()]))
 
 
 class Denoiser(nn.Module):

@@ -41,8 +41,19 @@ class Generator(nn.Module):
         self.recurrent = RecurrentModel(config)
         self.denoiser = Denoiser(config.token_size, config.channels, config.kernel_size)
 
-    def prototypes(self, states: Tensor) -> Tensor:
-        """Prototypes (B, L, token_size) for the permutation states int64 (B,)."""
+    def forward(self, noisy: Tensor, timesteps: Tensor, states: Tensor, row: Tensor, place: Tensor) -> Tensor:
+        """What training computes: the estimate of the noise (K, token_size) in the noisy tokens (K, token_size) at
+        timesteps int64 (K,); token k is the one at place[k] of the sequence of states[row[k]], states int64 (B,).
+        """
+        estimate = self.denoiser(noisy, timesteps, self.prototypes(states, row, place))
+        return estimate.clone()  # FSDP2 hangs its backward on the result, which must not be a view
+
+    def prototypes(self, states: Tensor, row: Tensor | None = None, place: Tensor | None = None) -> Tensor:
+        """Prototypes (B, L, token_size) for the permutation states int64 (B,); with row and place, int64 (K,) each into
+        (B, L), only those of these tokens (K, token_size).
+        """
+        if row is not None and place is not None:
+            return self.prototypes(states)[row, place]
         inputs_BLM = self.positions.expand(len(states), -1, -1)
         states = states.to(inputs_BLM.device)
         if self.config.permutation_state == "one-hot":

@@ -1,0 +1,58 @@
+"""Batch normalisation over the tokens of all processes that train together.
+
+torch's SyncBatchNorm computes the same, but only on GPUs. Legend: K tokens, C channels, D token size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """nn.BatchNorm1d for (K, C, D); where several processes train together, a batch is what all of them hold. Then K
+    may differ between them, and be 0 for some.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+            return super().forward(inputs)
+        wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        # Sums and number together, then squares around the mean: subtracting the mean's square would cancel.
+        number = wide.new_full((1,), inputs.shape[0] * inputs.shape[2])
+        *sums, number = _Sum.apply(torch.cat([wide.sum((0, 2)), number])).split([self.num_features, 1])
+        mean = sums[0] / number
+        centred = wide - mean[:, None]
+        variance = _Sum.apply(centred.square().sum((0, 2))) / number
+        self._track(mean.detach(), (variance * number / (number - 1)).detach())
+        scale = torch.rsqrt(variance + self.eps) * self.weight
+        return (centred * scale[:, None] + self.bias[:, None]).to(inputs.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.momentum is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+        self.running_var.lerp_(variance.to(self.running_var), self.momentum)
+        self.num_batches_tracked.add_(1)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes. Every process's loss depends on it, so its gradient is the sum of their gradients."""
+
+    @staticmethod
+    def forward(context: Any, part: Tensor) -> Tensor:
+        whole = part.clone()
+        dist.all_reduce(whole)
+        return whole
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        whole = gradient.contiguous().clone()
+        dist.all_reduce(whole)
+        return whole
