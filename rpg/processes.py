@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rpg.models.batchnorm import BatchNorm
 from zoo.errors import MissingExtra, suggest
 
 TRACKERS = {"tensorboard": "rpg-zoo[track]", "wandb": "wandb", "trackio": "trackio"}  # and what to install
@@ -51,7 +53,7 @@ class Processes:
     """This process among those that train together: the `rank`-th of `count`, on its `device`."""
 
     def __init__(self, device: torch.device, trackers: Sequence[str] = (), logs: Path | None = None) -> None:
-        from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
         self.count = world_size()
         if self.count > 1 and device.index is not None:
@@ -62,7 +64,11 @@ class Processes:
             mixed_precision="no",
             log_with=list(trackers) or None,
             project_dir=logs,
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],  # no second copy of them
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),  # no second copy of them
+                # The others wait while the first tokenises. (When one fails, the launcher ends the others at once.)
+                InitProcessGroupKwargs(timeout=timedelta(hours=2)),
+            ],
         )
         if self._accelerator.distributed_type.value not in KINDS:
             raise ValueError(
@@ -78,6 +84,9 @@ class Processes:
         """
         if self.count == 1:
             return model
+        for module in model.modules():
+            if isinstance(module, BatchNorm):
+                module.together = True
         if not is_sharded():
             return self._accelerator.prepare_model(model)
         from torch.distributed.device_mesh import init_device_mesh

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -191,7 +191,8 @@ class Batches:
         self, settings: TrainConfig, tokens: np.memmap, mask: Tensor, schedule: Scheduler, processes: Processes
     ) -> None:
         self.settings, self.tokens, self.mask = settings, tokens, mask
-        self.schedule, self.processes = schedule, processes
+        self.schedule = replace(schedule, timesteps=schedule.timesteps.to(processes.device))
+        self.processes = processes
 
     def parts(self, step: int) -> tuple[list[Part], int]:
         """This process's parts of the step, and the number of unpadded values in the whole of it."""
@@ -231,10 +232,11 @@ class Batches:
     def loss(self, model: nn.Module, part: Part) -> Tensor:
         """The part's squared error, a scalar."""
         device = self.processes.device
-        tokens, mask, levels, noise = (t.to(device) for t in (part.tokens, part.mask, part.levels, part.noise))
-        index = (part.states.to(device), part.row, part.place)
+        data: tuple[Tensor, ...] = (part.tokens, part.mask, part.levels, part.noise, part.states, part.row, part.place)
+        if device.type == "cuda":  # from pinned memory a copy does not wait for the step before
+            data = tuple(tensor.pin_memory().to(device, non_blocking=True) for tensor in data)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            return squared_error(model, self.schedule, tokens, mask, levels, noise, *index)
+            return squared_error(model, self.schedule, *data)
 
 
 class _Curve:

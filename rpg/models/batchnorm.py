@@ -13,12 +13,14 @@ from torch import Tensor, nn
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """nn.BatchNorm1d for (K, C, D); where several processes train together, a batch is what all of them hold. Then K
-    may differ between them, and be 0 for some.
+    """nn.BatchNorm1d for (K, C, D). With `together`, a batch is what all processes hold; K may differ between them, and
+    be 0 for some.
     """
 
+    together = False
+
     def forward(self, inputs: Tensor) -> Tensor:
-        if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        if not (self.training and self.together):
             return super().forward(inputs)
         wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
         # Sums and number together, then squares around the mean: subtracting the mean's square would cancel.

@@ -101,3 +101,26 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused(runs: Any) -> None:
     assert codes[7] == [2, 2, 2]
     assert "batch_size = 4 must be a multiple of 3 processes times" in (place / "stderr").read_text()
     assert not (place / "odd").exists()
+
+
+def test_accelerate_launches_it(runs: Any) -> None:
+    place, _ = runs
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    options = [
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    ]
+    program = [sys.executable, "-m", "accelerate.commands.launch", *options, str(Path(sys.executable).with_name("rpg"))]
+    argv = [*program, "train", *launch("launched", 2, {})["arguments"], "--json"]
+    done = subprocess.run(argv, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"] == "launched"  # said once
+    losses = [loss for _, loss in read_losses(Run(place / "launched"))]
+    assert losses == pytest.approx([loss for _, loss in read_losses(Run(place / "two"))], rel=1e-6)

@@ -46,7 +46,9 @@ def process(rank: int, port: int, folder: str) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=2)
     for number, split in enumerate(SPLITS):
         inputs, factor = (tensor.split(split)[rank] for tensor in data())
-        torch.save(steps(BatchNorm(C), inputs, factor), f"{folder}/{number}-{rank}")
+        layer = BatchNorm(C)
+        layer.together = True
+        torch.save(steps(layer, inputs, factor), f"{folder}/{number}-{rank}")
     dist.destroy_process_group()
 
 
