@@ -60,6 +60,7 @@ def train(
     On several devices: `accelerate launch $(which rpg) train RECIPE`.
     """
     from rpg.config import RPGConfig
+    from rpg.processes import ignored_options
     from rpg.train import check
     from rpg.train import train as train_run
     from zoo.recipe import load_recipe
@@ -82,6 +83,10 @@ def train(
         emit(result, as_json, f"would train {config.train.steps} steps on {len(entries)} checkpoints into {path}")
         return
     say(f"training on {len(entries)} checkpoints of {originals.path} into {path}")
+    for option in ignored_options():
+        say(
+            f"{option} of accelerate launch is ignored: precision and accumulation are the recipe's, FSDP's units fixed"
+        )
     origin = plan.origin("trained", command_line("rpg"), (originals.sha256,))
     origin = origin.model_copy(update={"settings": {"split": split}})
     run: Run = train_run(config, originals, entries, origin, path, place, track)

@@ -174,16 +174,16 @@ def sampling_remedy(
     """What to set so that sampling needs less memory than now and, as far as is known, fits into `memory` bytes."""
     modes = ("full", "partial", "sequential")
     fewer = [mode for mode in modes if modes.index(mode) > modes.index(sampling.mode)]
-    with without_memory():
-        model = Generator(config.generator, torch.zeros(length, 2, dtype=torch.int64), num_states)
-        weights = 4 * model.num_parameters
-        candidates: list[tuple[str, dict[str, Any]]] = [(f"--mode {mode}", {"mode": mode}) for mode in fewer]
-        if sampling.n > 1:
-            candidates.append((f"--mode {modes[-1]} -n 1", {"mode": modes[-1], "n": 1}))
-        for flags, changed in candidates:
-            needed = weights + sampled_network(config, sampling.model_copy(update=changed), model, length).peak
-            if memory is None or needed <= memory:
-                return f"use {flags}: about {needed / GB:.3g} GB"
+    candidates: list[tuple[str, dict[str, Any]]] = [(f"--mode {mode}", {"mode": mode}) for mode in fewer]
+    if sampling.n > 1:
+        candidates.append((f"--mode {modes[-1]} -n 1", {"mode": modes[-1], "n": 1}))
+    for flags, changed in candidates:
+        with without_memory():
+            model = Generator(config.generator, torch.zeros(length, 2, dtype=torch.int64), num_states)
+            needed = 4 * model.num_parameters
+            needed += sampled_network(config, sampling.model_copy(update=changed), model, length).peak
+        if memory is None or needed <= memory:
+            return f"use {flags}: about {needed / GB:.3g} GB"
     return "use --device cpu, or a device with more memory"
 
 

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,6 +38,18 @@ def is_sharded() -> bool:
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise ValueError("this is FSDP 1, which is not supported; use `accelerate launch --use_fsdp --fsdp_version 2`")
     return True
+
+
+def ignored_options() -> list[str]:
+    """Options of `accelerate launch` that ask for what is not done here."""
+    asked = {
+        "--mixed_precision": os.environ.get("ACCELERATE_MIXED_PRECISION", "no") != "no",
+        "--gradient_accumulation_steps": os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1") != "1",
+        "--fsdp_auto_wrap_policy": os.environ.get("FSDP_AUTO_WRAP_POLICY", "NO_WRAP") != "NO_WRAP",
+        "--fsdp_offload_params": os.environ.get("FSDP_OFFLOAD_PARAMS", "false").lower() == "true",
+        "--fsdp_activation_checkpointing": os.environ.get("FSDP_ACTIVATION_CHECKPOINTING", "false").lower() == "true",
+    }
+    return [option for option, is_asked in asked.items() if is_asked]
 
 
 def require_trackers(names: Sequence[str]) -> None:
@@ -78,9 +90,10 @@ class Processes:
         self.device = device if self.count == 1 else self._accelerator.device
         self._trackers = bool(trackers)
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module, units: Sequence[nn.Module]) -> nn.Module:
         """The model whose `forward` and `backward` average gradients over the processes. Parameters and names of
-        `model` itself stay, sharded where FSDP is asked for: make the optimiser after this.
+        `model` itself stay; where FSDP is asked for they are sharded, and gathered unit by unit when needed, so
+        units are to be used through their `forward` alone. Make the optimiser after this.
         """
         if self.count == 1:
             return model
@@ -92,22 +105,16 @@ class Processes:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
-        # One unit: methods of submodules can be called from `forward`, and weights are gathered once a step.
-        fully_shard(model, mesh=init_device_mesh(self.device.type, (self.count,)))
+        mesh = init_device_mesh(self.device.type, (self.count,))
+        for unit in (*units, model):
+            fully_shard(unit, mesh=mesh)
         return model
 
-    @contextmanager
-    def gradients_stay(self, model: nn.Module) -> Iterator[None]:
-        """Inside, gradients are added up in each process and not averaged: there is more to come for this step."""
-        from torch.distributed.fsdp import FSDPModule
-
-        if isinstance(model, FSDPModule):
-            model.set_requires_gradient_sync(False)
-            yield
-            model.set_requires_gradient_sync(True)
-        else:
-            with self._accelerator.no_sync(model):
-                yield
+    def gradients_stay(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Inside, gradients are added up in each process and not yet averaged: there is more to come for this step.
+        (Sharded ones are averaged each time: kept whole, they would take the memory that accumulation is to save.)
+        """
+        return model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) else nullcontext()
 
     def total(self, value: Tensor) -> Tensor:
         """The sum over all processes."""

@@ -131,7 +131,7 @@ def _check_same(run: Run, origin: Origin) -> None:
 def _optimise(run: Run, config: RPGConfig, layout: Layout, num_checkpoints: int, processes: Processes) -> None:
     settings = config.train
     model = build_generator(config.generator, layout, num_checkpoints, settings.seed).to(processes.device).train()
-    parallel = processes.wrap(model)
+    parallel = processes.wrap(model, [*model.recurrent.layers, model.recurrent.projection, model.denoiser])
     optimizer = make_optimizer(settings, model)
     average = Average(model, settings.ema) if settings.ema else None
     extra = average.values if average else {}

@@ -13,25 +13,30 @@ from torch import Tensor, nn
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """nn.BatchNorm1d for (K, C, D). With `together`, a batch is what all processes hold; K may differ between them, and
-    be 0 for some.
+    """nn.BatchNorm1d for (K, C, D), or (K, C, ...) of any rank. With `together`, a batch is what all processes hold; K
+    may differ between them, and be 0 for some.
     """
 
     together = False
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
 
     def forward(self, inputs: Tensor) -> Tensor:
         if not (self.training and self.together):
             return super().forward(inputs)
         wide = inputs.to(torch.promote_types(inputs.dtype, torch.float32))
+        axes = [axis for axis in range(wide.dim()) if axis != 1]
+        by_channel = (-1, *[1] * (wide.dim() - 2))
         # Sums and number together, then squares around the mean: subtracting the mean's square would cancel.
-        number = wide.new_full((1,), inputs.shape[0] * inputs.shape[2])
-        *sums, number = _Sum.apply(torch.cat([wide.sum((0, 2)), number])).split([self.num_features, 1])
+        number = wide.new_full((1,), inputs.numel() // self.num_features)
+        *sums, number = _Sum.apply(torch.cat([wide.sum(axes), number])).split([self.num_features, 1])
         mean = sums[0] / number
-        centred = wide - mean[:, None]
-        variance = _Sum.apply(centred.square().sum((0, 2))) / number
+        centred = wide - mean.view(by_channel)
+        variance = _Sum.apply(centred.square().sum(axes)) / number
         self._track(mean.detach(), (variance * number / (number - 1)).detach())
         scale = torch.rsqrt(variance + self.eps) * self.weight
-        return (centred * scale[:, None] + self.bias[:, None]).to(inputs.dtype)
+        return (centred * scale.view(by_channel) + self.bias.view(by_channel)).to(inputs.dtype)
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor) -> None:

@@ -57,7 +57,8 @@ class Denoiser(nn.Module):
 
     def forward(self, noisy: Tensor, timesteps: Tensor, prototypes: Tensor) -> Tensor:
         """noisy (K, D), timesteps int64 (K,), prototypes (K, D) -> estimate of the noise (K, D), float32 at least."""
-        return self.denoise(noisy, self.time_embedding(timesteps), prototypes)
+        estimate = self.denoise(noisy, self.time_embedding(timesteps), prototypes)
+        return estimate.clone()  # not a view: FSDP2 hangs its backward pass on the result
 
     def denoise(self, noisy: Tensor, time: Tensor, prototypes: Tensor) -> Tensor:
         """`forward` with the time embedding (K, D), or (1, D) for all tokens alike: samplers compute it once a step."""

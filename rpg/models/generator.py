@@ -45,8 +45,7 @@ class Generator(nn.Module):
         """What training computes: the estimate of the noise (K, token_size) in the noisy tokens (K, token_size) at
         timesteps int64 (K,); token k is the one at place[k] of the sequence of states[row[k]], states int64 (B,).
         """
-        estimate = self.denoiser(noisy, timesteps, self.prototypes(states, row, place))
-        return estimate.clone()  # FSDP2 hangs its backward on the result, which must not be a view
+        return self.denoiser(noisy, timesteps, self.prototypes(states, row, place))
 
     def prototypes(self, states: Tensor, row: Tensor | None = None, place: Tensor | None = None) -> Tensor:
         """Prototypes (B, L, token_size) for the permutation states int64 (B,); with row and place, int64 (K,) each into

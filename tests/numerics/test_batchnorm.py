@@ -26,7 +26,8 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
     return inputs, torch.randn(inputs.shape, generator=rng)
 
 
-def steps(layer: nn.BatchNorm1d, inputs: torch.Tensor, factor: torch.Tensor) -> dict[str, torch.Tensor]:
+def steps(layer: nn.Module, inputs: torch.Tensor, factor: torch.Tensor) -> dict[str, torch.Tensor]:
+    assert isinstance(layer.weight, torch.Tensor)
     nn.init.uniform_(layer.weight, 1, 2, generator=torch.Generator().manual_seed(1))
     for _ in range(2):
         inputs = inputs.detach().requires_grad_()
@@ -48,6 +49,8 @@ def process(rank: int, port: int, folder: str) -> None:
         inputs, factor = (tensor.split(split)[rank] for tensor in data())
         layer = BatchNorm(C)
         layer.together = True
+        if number:  # as images
+            inputs, factor = inputs[:, :, None], factor[:, :, None]
         torch.save(steps(layer, inputs, factor), f"{folder}/{number}-{rank}")
     dist.destroy_process_group()
 
@@ -65,7 +68,7 @@ def compare(found: list[dict[str, Any]]) -> None:
     expected = steps(nn.BatchNorm1d(C), *data())
     for name, value in expected.items():
         if name in ("output", "inputs", "eval"):
-            together = torch.cat([part[name] for part in found])
+            together = torch.cat([part[name] for part in found]).view(8, C, D)
         elif name.endswith(".grad"):  # which training adds up over processes
             together = sum(part[name] for part in found)
         else:
