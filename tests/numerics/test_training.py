@@ -225,3 +225,8 @@ def test_trackers_that_are_not_there_are_refused(monkeypatch):
         check(settings(), torch.device("cpu"), ["tensorboard"])
     with pytest.raises(ValueError, match="--track tensorbord is not a tracker; did you mean tensorboard"):
         check(settings(), torch.device("cpu"), ["tensorbord"])
+
+
+def test_parts_that_are_not_equal_are_refused():
+    with pytest.raises(ValueError, match="batch_size = 8 must be a multiple of accumulation = 3"):
+        settings(accumulation=3)
