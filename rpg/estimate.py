@@ -157,8 +157,8 @@ def training_remedy(config: RPGConfig, length: int, num_states: int, memory: int
                 return f"use {' '.join(names)}: about {least / GB:.3g} GB"
     return (
         f"at least {least / GB:.3g} GB are needed, whatever the settings of rpg.train: spread the weights over several "
-        f"devices with `accelerate launch --use_fsdp --fsdp_version 2` and --set rpg.train.optimizer=adamw, or extend a "
-        f"smaller size"
+        f"devices with `accelerate launch --use_fsdp --fsdp_version 2` and --set rpg.train.optimizer=adamw, or "
+        f"extend a smaller size"
     )
 
 
