@@ -22,6 +22,7 @@ from harness import Bench, arguments, interleaved, watch
 from rpg.config import DiffusionConfig, GeneratorConfig, TrainConfig
 from rpg.models.diffusion import make_scheduler
 from rpg.models.generator import Generator
+from rpg.processes import Processes
 from rpg.train import Batches
 from zoo.files import write_bytes
 
@@ -60,15 +61,14 @@ def stepper(tokens: Any, size: Size) -> Callable[[], float]:
         model = Generator(GeneratorConfig(token_size=size.token_size), positions, size.checkpoints).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-5)
     mask = torch.ones(size.tokens, size.token_size, dtype=torch.bool)
-    batches = Batches(SETTINGS, tokens, mask, torch.device("cpu"))
     schedule = make_scheduler(DiffusionConfig(), "ddpm", 1000)
+    batches = Batches(SETTINGS, tokens, mask, schedule, Processes(torch.device("cpu")))
     count = 0
 
     def step() -> float:
         nonlocal count
-        loss = batches.loss(model, schedule, count)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = batches.backward(model, count)
         optimizer.step()
         count += 1
         return loss.item()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from rpg.layout import Layout
 from rpg.models.denoiser import ConvStage, Denoiser
@@ -106,11 +106,10 @@ def denoise(model: Generator, noisy: Tensor, timesteps: Tensor, hidden: Tensor) 
             features = features + skips.pop()
         assert isinstance(stage, ConvStage)
         conv, *rest = stage
-        features = F.conv1d((features + condition) * time, conv.weight, conv.bias, padding=conv.padding)
-        if rest:
-            norm = rest[0]
-            statistics = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
-            features = F.elu(F.batch_norm(features, *statistics, denoiser.training, norm.momentum, norm.eps))
+        assert isinstance(conv, nn.Conv1d)
+        features = conv((features + condition) * time)
+        for layer in rest:
+            features = layer(features)
         if index < len(denoiser.stages) - 1 - middle:
             skips.append(features)
     return features[:, 0].float()
@@ -121,8 +120,8 @@ def sample(
     model: Generator, hidden: Tensor, signal: Tensor, chunk_size: int, noise: Callable[[slice, int], Tensor]
 ) -> Tensor:
     """DDPM over all levels of `signal` (the cumulative products of 1 - beta, float64) -> tokens (K, D): the whole chain
-    for one chunk of tokens, then for the next. `noise(chunk, level)` are the draws of a step, those before the first step
-    at `level = len(signal)`.
+    for one chunk of tokens, then for the next. `noise(chunk, level)` are the draws of a step; those at
+    `level = len(signal)` begin.
     """
     previous = torch.cat([signal.new_ones(1), signal[:-1]])
     betas = 1 - signal / previous

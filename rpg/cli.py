@@ -48,17 +48,28 @@ def train(
     overrides: Set = [],  # noqa: B006
     out: Out = None,
     device: Device = "auto",
+    track: Annotated[
+        list[str],
+        typer.Option("--track", metavar="TRACKER", help="Log to tensorboard (in the run's logs/), wandb or trackio."),
+    ] = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train a generator on one split of a zoo (default place: runs/<recipe>). Run it again to continue."""
+    """Train a generator on one split of a zoo (default place: runs/<recipe>). Run it again to continue.
+
+    On several devices: `accelerate launch $(which rpg) train RECIPE`.
+    """
     from rpg.config import RPGConfig
+    from rpg.processes import ignored_options
+    from rpg.train import check
     from rpg.train import train as train_run
     from zoo.recipe import load_recipe
     from zoo.store import Zoo
 
     plan = load_recipe(recipe, overrides)
     config = plan.section("rpg", RPGConfig)
+    place = pick_device(device)
+    check(config.train, place, track)
     originals = Zoo.open(zoo or Path("zoos") / plan.name)
     entries = originals.select(split)
     path = out or Path("runs") / plan.name
@@ -72,9 +83,13 @@ def train(
         emit(result, as_json, f"would train {config.train.steps} steps on {len(entries)} checkpoints into {path}")
         return
     say(f"training on {len(entries)} checkpoints of {originals.path} into {path}")
+    for option in ignored_options():
+        say(
+            f"{option} of accelerate launch is ignored: precision and accumulation are the recipe's, FSDP's units fixed"
+        )
     origin = plan.origin("trained", command_line("rpg"), (originals.sha256,))
     origin = origin.model_copy(update={"settings": {"split": split}})
-    run: Run = train_run(config, originals, entries, origin, path, pick_device(device))
+    run: Run = train_run(config, originals, entries, origin, path, place, track)
     emit(describe_run(run), as_json, f"trained generator in {path}")
 
 

@@ -83,16 +83,36 @@ class DiffusionConfig(Frozen):
 
 
 class TrainConfig(Frozen):
-    """How the generator is trained (paper, Table 11)."""
+    """How the generator is trained (paper, Table 11).
+
+    `batch_size` checkpoints and `diffusion_batch` tokens make a step, on any number of processes. `accumulation` cuts
+    the step into that many parts, computed one after the other to save memory: gradients are those of the whole step,
+    but each part is a batch of its own to the denoiser's BatchNorm. `gradient_clipping` is the largest norm of the
+    gradient, `ema` the decay per step of an average of the weights that is then the trained generator; the paper is
+    silent about both and the published code has neither.
+    """
 
     batch_size: PositiveInt = 16
+    accumulation: PositiveInt = 1
     steps: PositiveInt = 80_000
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     learning_rate: PositiveFloat = 3e-5
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    gradient_clipping: PositiveFloat | None = None
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     diffusion_batch: PositiveInt = 1024
     save_every: PositiveInt = 1000
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size = {self.batch_size} must be a multiple of accumulation = {self.accumulation}; "
+                f"every part of a step takes as many checkpoints"
+            )
+        return self
 
 
 class RPGConfig(Frozen):

@@ -14,7 +14,7 @@ from rpg.config import EvalConfig, GenerateConfig, RPGConfig
 from rpg.generate import generate
 from rpg.report import provenance_of, write_report
 from rpg.run import read_losses
-from rpg.train import train
+from rpg.train import check, train
 from zoo.collect import CollectConfig, collect
 from zoo.recipe import Recipe
 from zoo.tasks.base import Task
@@ -49,6 +49,7 @@ def demo(
         recipe.section("eval", EvalConfig),
     )
 
+    check(rpg_config.train, device)
     originals = stage("collect", lambda: collect(zoo_config, task, recipe.origin("collected", command), out / "zoo"))
     origin = recipe.origin("trained", command, (originals.sha256,))
     run = stage("train", lambda: train(rpg_config, originals, originals.select("train"), origin, out / "run", device))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+
+from zoo.errors import Failed
 
 GB, T = 10**9, 10**12
 MEASURE_SECONDS = 0.5
@@ -41,9 +45,24 @@ def measure(device: torch.device) -> Device:
     """This machine's rate, measured for about a second, and its memory (free memory is not looked at)."""
     on_gpu = device.type == "cuda"
     rates = {dtype: _matrix_rate(device, dtype, 8192 if on_gpu else 768) for dtype in (torch.bfloat16, torch.float32)}
-    memory = torch.cuda.get_device_properties(device).total_memory if on_gpu else None
+    memory = memory_of(device)
     name = torch.cuda.get_device_name(device) if on_gpu else f"cpu, {torch.get_num_threads()} threads"
     return Device(name, rates[torch.bfloat16], rates[torch.float32], memory, "measured now")
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Bytes that the device holds, used or free; not known for a CPU."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
+@contextmanager
+def out_of_memory(advice: Callable[[], str]) -> Iterator[None]:
+    """Turn the device's being out of memory into Failed with advice, made when it is needed."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split(". ")[0]
+        raise Failed(f"{reason}; {advice()} (what was finished is kept)") from None
 
 
 def _matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:

@@ -59,8 +59,10 @@ def describe(found: dict[str, Any]) -> str:
     ]
     for extra, packages in found["extras"].items():
         absent = [name for name, version in packages.items() if version is None]
-        state = f"lacks {', '.join(absent)}; `pip install '{PACKAGE}[{extra}]'`" if absent else "complete"
-        lines.append(f"extra [{extra}]: {state}")
+        found_here = [f"{name} {version}" for name, version in packages.items() if version is not None]
+        if absent:
+            found_here.append(f"lacks {', '.join(absent)}; `pip install '{PACKAGE}[{extra}]'`")
+        lines.append(f"extra [{extra}]: {', '.join(found_here)}")
     return "\n".join(lines + [f"PROBLEM: {problem}" for problem in found["problems"]])
 
 

@@ -16,8 +16,9 @@ from rpg.config import GenerateConfig, RPGConfig
 from rpg.devices import GB, Device
 from rpg.generate import CHUNK, GROUP_VALUES, windows
 from rpg.meter import Cost, cost_of, without_memory
-from rpg.models.diffusion import Scheduler, diffusion_loss, make_scheduler
+from rpg.models.diffusion import Scheduler, draw_noise, make_scheduler, squared_error
 from rpg.models.generator import Generator
+from rpg.optimizer import moment_bytes
 from rpg.sizes import adequate_sizes, beside_the_paper
 from rpg.tokenisation import place, useful
 
@@ -46,11 +47,12 @@ def estimate(
         model = Generator(settings, torch.zeros(length, 2, dtype=torch.int64), num_states)
         recurrent, denoiser = (sum(p.numel() for p in part.parameters()) for part in (model.recurrent, model.denoiser))
         count = model.num_parameters
+        kept = kept_bytes(config, model)
         step = training_step(config, model, schedule, length)
-        network = sampled_network(config, sampling, model, length)
+        network = sampled_network(config, sampling, model, length)  # last, since it makes the denoiser one for sampling
+    trained = kept + step.peak
+    lacks = device.memory is not None and trained > device.memory
     weights = 4 * count
-    # Weights and AdamW's two moments, then gradients with either activations or the copy that AdamW's step makes.
-    trained = 3 * weights + max(step.peak, 2 * weights)
     hours = step.flops * config.train.steps / device.rate(config.train.precision) / 3600
     return {
         "network": {"parameters": parameters, "tensors": len(places), "adequate_sizes": adequate_sizes(parameters)},
@@ -69,7 +71,8 @@ def estimate(
         },
         "training": {
             "bytes": trained,
-            "bytes_whatever_the_batch": 5 * weights,
+            "bytes_whatever_the_batch": kept + weights,
+            "remedy": training_remedy(config, length, num_states, device.memory) if lacks else None,
             "flops_per_step": step.flops,
             "steps": config.train.steps,
             "precision": config.train.precision,
@@ -87,27 +90,41 @@ def estimate(
             "flops_per_second": {"bfloat16": device.bfloat16, "float32": device.float32},
             "bytes": device.memory,
             "source": device.source,
-            "training_fits": None if device.memory is None else trained <= device.memory,
+            "training_fits": None if device.memory is None else not lacks,
         },
     }
 
 
+def kept_bytes(config: RPGConfig, model: Generator) -> int:
+    """What training holds all the time: weights, the optimiser's moments, the average of the weights."""
+    copies = 2 if config.train.ema else 1
+    return 4 * model.num_parameters * copies + moment_bytes(config.train, model)
+
+
 def training_step(config: RPGConfig, model: Generator, schedule: Scheduler, length: int) -> Cost:
-    """Forward and backward of a step (rpg.train.Batches.loss); `peak` holds activations and gradients, not weights."""
+    """Forward and backward of a step (rpg.train.Batches); `peak` holds activations and gradients, not weights."""
     settings, size = config.train, config.generator.token_size
-    tokens_in_loss = min(settings.diffusion_batch, settings.batch_size * length)
+    checkpoints = settings.batch_size // settings.accumulation
+    measured = min(settings.accumulation, 2)  # the second adds to the first's gradients; the others do the same
+    tokens_in_loss = -(-min(settings.diffusion_batch, settings.batch_size * length) // settings.accumulation)
 
     def step_with(tokens: int) -> Cost:
         model.positions.data = torch.zeros(tokens, model.positions.shape[1])
         model.zero_grad(set_to_none=True)
-        return cost_of(run)
+        cost = cost_of(parts)
+        return Cost(cost.flops * settings.accumulation // measured, cost.peak)
 
-    def run() -> None:
+    def parts() -> None:
+        for _ in range(measured):
+            part()
+
+    def part() -> None:
         clean, mask = torch.zeros(tokens_in_loss, size), torch.ones(tokens_in_loss, size, dtype=torch.bool)
         picked = torch.zeros(tokens_in_loss, dtype=torch.int64)
+        index = (torch.zeros(checkpoints, dtype=torch.int64), picked, picked)
+        levels, noise = draw_noise(schedule, tokens_in_loss, size, torch.Generator())
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            prototypes = model.prototypes(torch.zeros(settings.batch_size, dtype=torch.int64), picked, picked)
-            loss = diffusion_loss(model.denoiser, schedule, clean, mask, prototypes, torch.Generator())
+            loss = squared_error(model, schedule, clean, mask, levels, noise, *index) / clean.numel()
         loss.backward()
 
     if config.generator.recurrent == "lstm" and length > 2 * SHORT:
@@ -115,6 +132,61 @@ def training_step(config: RPGConfig, model: Generator, schedule: Scheduler, leng
         model.positions.data = torch.zeros(length, model.positions.shape[1])
         return cost
     return step_with(length)
+
+
+def training_remedy(config: RPGConfig, length: int, num_states: int, memory: int | None, processes: int = 1) -> str:
+    """What to set so that training needs less memory than now and, as far as is known, fits into `memory` bytes.
+
+    Accumulation comes first, as it changes nothing but BatchNorm's batches; then the optimiser. Each of several
+    processes has its part of the batch.
+    """
+    settings = config.train
+    share = {
+        "batch_size": settings.batch_size // processes,
+        "diffusion_batch": -(-settings.diffusion_batch // processes),
+    }
+    least = 0
+    for optimizer in dict.fromkeys([settings.optimizer, "adamw8bit"]):
+        for accumulation in range(settings.accumulation, share["batch_size"] + 1):
+            changed: dict[str, Any] = {"optimizer": optimizer, "accumulation": accumulation}
+            names = [f"--set rpg.train.{key}={new}" for key, new in changed.items() if new != getattr(settings, key)]
+            if share["batch_size"] % accumulation or not names:
+                continue
+            train = settings.model_copy(update=changed | share)
+            least = _training_bytes(config.model_copy(update={"train": train}), length, num_states)
+            if memory is None or least <= memory:
+                return f"use {' '.join(names)}: about {least / GB:.3g} GB"
+    return (
+        f"at least {least / GB:.3g} GB are needed, whatever the settings of rpg.train: spread the weights over several "
+        f"devices with `accelerate launch --use_fsdp --fsdp_version 2` and --set rpg.train.optimizer=adamw, or "
+        f"extend a smaller size"
+    )
+
+
+def _training_bytes(config: RPGConfig, length: int, num_states: int) -> int:
+    schedule = make_scheduler(config.diffusion, "ddpm", config.diffusion.num_steps)
+    with without_memory():
+        model = Generator(config.generator, torch.zeros(length, 2, dtype=torch.int64), num_states)
+        return kept_bytes(config, model) + training_step(config, model, schedule, length).peak
+
+
+def sampling_remedy(
+    config: RPGConfig, sampling: GenerateConfig, length: int, num_states: int, memory: int | None
+) -> str:
+    """What to set so that sampling needs less memory than now and, as far as is known, fits into `memory` bytes."""
+    modes = ("full", "partial", "sequential")
+    fewer = [mode for mode in modes if modes.index(mode) > modes.index(sampling.mode)]
+    candidates: list[tuple[str, dict[str, Any]]] = [(f"--mode {mode}", {"mode": mode}) for mode in fewer]
+    if sampling.n > 1:
+        candidates.append((f"--mode {modes[-1]} -n 1", {"mode": modes[-1], "n": 1}))
+    for flags, changed in candidates:
+        with without_memory():
+            model = Generator(config.generator, torch.zeros(length, 2, dtype=torch.int64), num_states)
+            needed = 4 * model.num_parameters
+            needed += sampled_network(config, sampling.model_copy(update=changed), model, length).peak
+        if memory is None or needed <= memory:
+            return f"use {flags}: about {needed / GB:.3g} GB"
+    return "use --device cpu, or a device with more memory"
 
 
 @torch.no_grad()
@@ -158,9 +230,7 @@ def describe(name: str, found: dict[str, Any]) -> str:
     memory = "" if device["bytes"] is None else f", {device['bytes'] / GB:.0f} GB"
     fits = ", which fits" if device["training_fits"] else ""
     if device["training_fits"] is False:
-        least = training["bytes_whatever_the_batch"]
-        remedy = "lower rpg.train.batch_size" if least <= device["bytes"] else f"weights alone take {least / GB:.0f} GB"
-        fits = f", which does not fit: {remedy}"
+        fits = f", which does not fit: {training['remedy']}"
     return "\n".join(
         [
             f"{name}: networks of {network['parameters']:,} values in {network['tensors']} tensors; "

@@ -5,8 +5,7 @@ Legend: N networks, L tokens of a network, K of them in a window, D token size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rpg.config import GenerateConfig, RPGConfig
+from rpg.devices import memory_of, out_of_memory
 from rpg.layout import Layout
 from rpg.models.denoiser import Denoiser
 from rpg.models.diffusion import Scheduler, make_scheduler, sample
@@ -87,7 +87,7 @@ def generate(run: Run, config: GenerateConfig, origin: Origin, path: Path, devic
     with (
         ZooWriter(path, origin, layout.structure) as writer,
         progress("generate", len(groups) * steps) as bar,
-        _out_of_memory_is_failed(config.mode),
+        out_of_memory(lambda: _advice(run, config, layout, device)),
     ):
         # A group is computed whole even when a part of it is already there: the same sums give the same bytes.
         todo = [members for members in groups if any(_id(k) not in writer.done for k in members)]
@@ -158,16 +158,11 @@ def _chunk(mode: str, token_size: int, device: torch.device) -> int:
     return chunk
 
 
-@contextmanager
-def _out_of_memory_is_failed(mode: str) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        smaller = {"full": "--mode partial", "partial": "--mode sequential"}.get(mode, "--device cpu")
-        raise Failed(
-            f"the GPU's memory is too small for mode {mode} (`rpg estimate RECIPE` says what it takes); "
-            f"use {smaller}, with another --out or without what this one left"
-        ) from error
+def _advice(run: Run, config: GenerateConfig, layout: Layout, device: torch.device) -> str:
+    from rpg.estimate import sampling_remedy  # which imports this file
+
+    settings = run.recipe().section("rpg", RPGConfig)
+    return sampling_remedy(settings, config, layout.num_tokens, len(run.record().states), memory_of(device))
 
 
 def _id(k: int) -> str:

@@ -6,8 +6,9 @@
     run.json               parents, command, versions, permutation states, hashes of the files so far; before training
     metrics.jsonl          loss and learning rate by step
     tokens.npy             the tokenised zoo, memory-mapped (training only)
-    state.safetensors      model, optimiser and step, to resume from (training only)
+    state.safetensors      model, optimiser, average and step, to resume from (training only)
     generator.safetensors  the trained generator
+    logs/                  of trackers, if any were asked for; nothing needs them
     trained.json           hashes of run.json, metrics.jsonl and the generator; written last: it means trained
 
 With layout, constants and generator, generating needs neither the zoo nor the task's data.

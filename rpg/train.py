@@ -5,26 +5,31 @@ on the same hardware.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rpg.allocator import keep_freed_memory
 from rpg.config import RPGConfig, TrainConfig
+from rpg.devices import memory_of, out_of_memory
 from rpg.layout import Layout
-from rpg.models.diffusion import Scheduler, diffusion_loss, make_scheduler
-from rpg.models.generator import Generator
+from rpg.models.diffusion import Scheduler, draw_noise, make_scheduler, squared_error
+from rpg.optimizer import Average, make_optimizer, require_optimizer
+from rpg.processes import Processes, is_sharded, require_trackers, world_size
 from rpg.run import Run, RunRecord, build_generator
 from rpg.tokens import gather, open_tokens, write_tokens
 from zoo.checkpoint import save_tensors
 from zoo.errors import Corrupt, Failed
-from zoo.files import Journal, write_bytes
+from zoo.files import Journal, sha256_file, write_bytes
 from zoo.manifest import Entry, FileRecord, Origin
-from zoo.progress import progress
+from zoo.progress import Bar, progress
 from zoo.seeds import generator as seeded_generator
-from zoo.state import load_state, save_state
+from zoo.state import load_state, save_state, whole
 from zoo.store import Zoo
 
 LOG_EVERY = 10  # steps between lines of metrics.jsonl
@@ -32,20 +37,61 @@ PREPARED = ("tokens.npy", "constants.safetensors", "layout.json", "recipe.yaml")
 
 
 def train(
-    config: RPGConfig, zoo: Zoo, entries: Sequence[Entry], origin: Origin, path: Path, device: torch.device
+    config: RPGConfig,
+    zoo: Zoo,
+    entries: Sequence[Entry],
+    origin: Origin,
+    path: Path,
+    device: torch.device,
+    trackers: Sequence[str] = (),
 ) -> Run:
-    """Train a generator on these checkpoints into `path`, or continue an interrupted training.
+    """Train a generator on these checkpoints into `path`, or continue an interrupted training. Under `accelerate
+    launch` all processes call this with the same arguments; the first writes.
 
-    Raises ValueError when `path` holds another run, Failed when the loss is not finite or the disk is full (the last
-    state is kept).
+    Raises ValueError when `path` holds another run or the settings do not suit the device, MissingExtra when a library
+    for them is not installed (both before any work), Failed when the loss is not finite, memory does not suffice or the
+    disk is full (the last state is kept).
     """
+    check(config.train, device, trackers)
+    processes = Processes(device, trackers, path / "logs")
     run = Run(path)
-    layout = prepare(run, config, zoo, entries, origin)
+    if processes.rank == 0:
+        prepare(run, config, zoo, entries, origin)
+    processes.wait()
     if not run.trained:
-        _optimise(run, config, layout, len(entries), device)
-    for leftover in (run.tokens_path, run.state_path):
-        leftover.unlink(missing_ok=True)
+        layout = run.layout()
+        with out_of_memory(lambda: _advice(config, layout.num_tokens, len(entries), processes)):
+            _optimise(run, config, layout, len(entries), processes)
+    processes.close()
+    if processes.rank == 0:
+        for leftover in (run.tokens_path, run.state_path):
+            leftover.unlink(missing_ok=True)
     return run
+
+
+def check(settings: TrainConfig, device: torch.device, trackers: Sequence[str] = ()) -> None:
+    """Refuse what cannot work here before any work: ValueError with the remedy, or MissingExtra."""
+    count = world_size()
+    require_optimizer(settings)
+    require_trackers(trackers)
+    if settings.batch_size % (count * settings.accumulation):
+        raise ValueError(
+            f"rpg.train.batch_size = {settings.batch_size} must be a multiple of {count} processes times "
+            f"rpg.train.accumulation = {settings.accumulation}; change one of them"
+        )
+    if is_sharded() and settings.optimizer == "adamw8bit":
+        raise ValueError("adamw8bit cannot be sharded by FSDP; use --set rpg.train.optimizer=adamw, or no --use_fsdp")
+    on_gpu = device.type == "cuda"
+    if settings.precision == "bfloat16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(
+            f"{torch.cuda.get_device_name(device)} does not compute in bfloat16; use --set rpg.train.precision=float32"
+        )
+
+
+def _advice(config: RPGConfig, num_tokens: int, num_states: int, processes: Processes) -> str:
+    from rpg.estimate import training_remedy  # which a training that fits does not need
+
+    return training_remedy(config, num_tokens, num_states, memory_of(processes.device), processes.count)
 
 
 def prepare(run: Run, config: RPGConfig, zoo: Zoo, entries: Sequence[Entry], origin: Origin) -> Layout:
@@ -83,74 +129,158 @@ def _check_same(run: Run, origin: Origin) -> None:
         )
 
 
-def _optimise(run: Run, config: RPGConfig, layout: Layout, num_checkpoints: int, device: torch.device) -> None:
+def _optimise(run: Run, config: RPGConfig, layout: Layout, num_checkpoints: int, processes: Processes) -> None:
     settings = config.train
-    model = build_generator(config.generator, layout, num_checkpoints, settings.seed).to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    if processes.device.type == "cpu":
+        keep_freed_memory()
+    model = build_generator(config.generator, layout, num_checkpoints, settings.seed).to(processes.device).train()
+    parallel = processes.wrap(model, [*model.recurrent.layers, model.recurrent.projection, model.denoiser])
+    optimizer = make_optimizer(settings, model)
+    average = Average(model, settings.ema) if settings.ema else None
+    extra = average.values if average else {}
+    step = saved = load_state(run.state_path, model, optimizer, extra) if run.state_path.is_file() else 0
     tokens = open_tokens(run.tokens_path, layout, num_checkpoints)
-    step = load_state(run.state_path, model, optimizer) if run.state_path.is_file() else 0
-    batches = Batches(settings, tokens, layout.mask(), device)
     schedule = make_scheduler(config.diffusion, "ddpm", config.diffusion.num_steps)
-    window: list[Tensor] = []
-    saved = step
-    with Journal(run.metrics_path) as journal, progress("train", settings.steps) as bar:
+    batches = Batches(settings, tokens, layout.mask(), schedule, processes)
+    processes.start_trackers(run.path.resolve().name, sha256_file(run.record_path)[:16], step)
+    with _curve(run, settings.steps, step, processes) as curve:
+        while step < settings.steps:
+            learning_rate = cosine(settings, step)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.zero_grad(set_to_none=True)
+            curve.window.append(batches.backward(parallel, step))
+            if settings.gradient_clipping:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clipping)
+            optimizer.step()
+            if average:
+                average.update(model)
+            step += 1
+            if step % LOG_EVERY == 0 or step == settings.steps:
+                curve.draw(step, learning_rate)
+                if step - saved >= settings.save_every:
+                    save_state(run.state_path, model, optimizer, step, extra, write=processes.rank == 0)
+                    saved = step
+    trained = whole(average.values if average else model.state_dict(), processes.rank == 0)
+    if processes.rank == 0:
+        save_tensors(run.generator_path, trained)
+        run.seal()
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a process computes at once of a step: K tokens of B checkpoints. `states` int64 (B,); `row` and `place`
+    int64 (K,) say whose and which tokens; `tokens` and `noise` (K, D), `mask` bool (K, D), `levels` int64 (K,).
+    """
+
+    states: Tensor
+    row: Tensor
+    place: Tensor
+    tokens: Tensor
+    mask: Tensor
+    levels: Tensor
+    noise: Tensor
+
+
+class Batches:
+    """Training step k as a pure function of (seed, k): which checkpoints, which tokens, which noise.
+
+    A step is the same on any number of processes: all draw the whole of it, and the checkpoints are dealt out, first
+    over the parts that are computed one after the other (`accumulation`), then within a part over processes. A token
+    goes with its checkpoint, so no process has another's tokens or noise.
+    """
+
+    def __init__(
+        self, settings: TrainConfig, tokens: np.memmap, mask: Tensor, schedule: Scheduler, processes: Processes
+    ) -> None:
+        self.settings, self.tokens, self.mask = settings, tokens, mask
+        self.schedule = replace(schedule, timesteps=schedule.timesteps.to(processes.device))
+        self.processes = processes
+
+    def parts(self, step: int) -> tuple[list[Part], int]:
+        """This process's parts of the step, and the number of unpadded values in the whole of it."""
+        settings, processes = self.settings, self.processes
+        count, length, size = self.tokens.shape
+        rng = seeded_generator(settings.seed, "train", step)
+        states = torch.randint(count, (settings.batch_size,), generator=rng)
+        picked = torch.randperm(settings.batch_size * length, generator=rng)[: settings.diffusion_batch]
+        row, place = picked // length, picked % length
+        levels, noise = draw_noise(self.schedule, len(picked), size, rng)
+        share = settings.batch_size // (settings.accumulation * processes.count)  # checkpoints at once
+        parts = []
+        for number in range(settings.accumulation):
+            if not bool((row // (share * processes.count) == number).any()):
+                continue  # no process has a token here; BatchNorm needs some
+            first = (number * processes.count + processes.rank) * share
+            mine = (row // share == first // share).nonzero()[:, 0]
+            kept = (self.mask[place[mine]], levels[mine], noise[mine])
+            index = (states[first : first + share], row[mine] - first, place[mine])
+            part = Part(*index, gather(self.tokens, states[row[mine]], place[mine]), *kept)
+            parts.append(part)
+        return parts, int(self.mask[place].sum())
+
+    def backward(self, model: nn.Module, step: int) -> Tensor:
+        """Add the step's gradients to the parameters' and return this process's share of its loss: the masked
+        noise-prediction error (Eq. 5) on `diffusion_batch` tokens drawn from the batch's sequences.
+        """
+        parts, values = self.parts(step)
+        total = torch.zeros((), device=self.processes.device)
+        for number, part in enumerate(parts, 1):
+            with nullcontext() if number == len(parts) else self.processes.gradients_stay(model):
+                loss = self.loss(model, part) / values
+                (loss * self.processes.count).backward()  # gradients are averaged over processes; here, a sum is due
+            total += loss.detach()
+        return total
+
+    def loss(self, model: nn.Module, part: Part) -> Tensor:
+        """The part's squared error, a scalar."""
+        device = self.processes.device
+        data: tuple[Tensor, ...] = (part.tokens, part.mask, part.levels, part.noise, part.states, part.row, part.place)
+        if device.type == "cuda":  # from pinned memory a copy does not wait for the step before
+            data = tuple(tensor.pin_memory().to(device, non_blocking=True) for tensor in data)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            return squared_error(model, self.schedule, *data)
+
+
+class _Curve:
+    """What becomes of the losses in `window`, those since the last line: a line of metrics.jsonl, the bar, trackers."""
+
+    def __init__(self, journal: Journal | None, bar: Bar, processes: Processes) -> None:
+        self.journal, self.bar, self.processes = journal, bar, processes
+        self.window: list[Tensor] = []
+
+    def draw(self, step: int, learning_rate: float) -> None:
+        """Add the mean loss of the window. Raises Failed when it is not finite, in all processes."""
+        mean = self.processes.total(torch.stack(self.window).float().mean()).item()
+        if not math.isfinite(mean):
+            raise Failed(
+                f"the loss is {mean} at step {step}; lower rpg.train.learning_rate or set rpg.train.precision=float32 "
+                f"(the last saved state is kept)"
+            )
+        values = {"loss": mean, "learning_rate": learning_rate}
+        if self.journal:
+            self.journal.append({"step": step, **values})
+        self.processes.log(values, step)
+        self.bar.advance(len(self.window), f"loss {mean:.4f}")
+        self.window.clear()
+
+
+@contextmanager
+def _curve(run: Run, steps: int, step: int, processes: Processes) -> Iterator[_Curve]:
+    """The curve of a run that goes on after `step`; the first process writes it."""
+    if processes.rank > 0:
+        with progress("train", steps, show=False) as bar:
+            yield _Curve(None, bar, processes)
+        return
+    with Journal(run.metrics_path) as journal, progress("train", steps) as bar:
         logged = math.ceil(step / LOG_EVERY)
         if len(journal.records) < logged:
             raise Corrupt(f"{run.metrics_path} has lost lines; remove {run.path} and train again")
         journal.keep(logged)
         bar.advance(step)
-        while step < settings.steps:
-            learning_rate = cosine(settings, step)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-            loss = batches.loss(model, schedule, step)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            step += 1
-            window.append(loss.detach())
-            if step % LOG_EVERY == 0 or step == settings.steps:
-                mean = _mean_loss(window, step)
-                journal.append({"step": step, "loss": mean, "learning_rate": learning_rate})
-                bar.advance(len(window), f"loss {mean:.4f}")
-                window.clear()
-                if step - saved >= settings.save_every:
-                    save_state(run.state_path, model, optimizer, step)
-                    saved = step
-    save_tensors(run.generator_path, model.state_dict())
-    run.seal()
-
-
-class Batches:
-    """The loss of training step k as a pure function of (seed, k): which checkpoints, which tokens, which noise."""
-
-    def __init__(self, settings: TrainConfig, tokens: np.memmap, mask: Tensor, device: torch.device) -> None:
-        self.settings, self.tokens, self.mask, self.device = settings, tokens, mask, device
-
-    def loss(self, model: Generator, schedule: Scheduler, step: int) -> Tensor:
-        """Masked noise-prediction error (Eq. 5) on `diffusion_batch` tokens drawn from the batch's sequences."""
-        rng = seeded_generator(self.settings.seed, "train", step)
-        count, length = self.tokens.shape[:2]
-        batch = torch.randint(count, (self.settings.batch_size,), generator=rng)
-        picked = torch.randperm(self.settings.batch_size * length, generator=rng)[: self.settings.diffusion_batch]
-        row, place = picked // length, picked % length
-        tokens = gather(self.tokens, batch[row], place).to(self.device)
-        mask = self.mask[place].to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            prototypes = model.prototypes(batch.to(self.device), row.to(self.device), place.to(self.device))
-            return diffusion_loss(model.denoiser, schedule, tokens, mask, prototypes, rng)
+        yield _Curve(journal, bar, processes)
 
 
 def cosine(settings: TrainConfig, step: int) -> float:
     """Learning rate of this step: half a cosine from `learning_rate` to 0 over all steps."""
     return settings.learning_rate * (1 + math.cos(math.pi * step / settings.steps)) / 2
-
-
-def _mean_loss(window: Sequence[Tensor], step: int) -> float:
-    mean = torch.stack(list(window)).float().mean().item()
-    if not math.isfinite(mean):
-        raise Failed(
-            f"the loss is {mean} at step {step}; lower rpg.train.learning_rate or set rpg.train.precision=float32 "
-            f"(the last saved state is kept)"
-        )
-    return mean

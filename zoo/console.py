@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -64,14 +65,21 @@ def command_line(program: str) -> tuple[str, ...]:
     return (program, *sys.argv[1:])
 
 
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that a launcher started together, which speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(message: str) -> None:
     """A line for people, on stderr, so that stdout holds results alone."""
-    print(message, file=sys.stderr)
+    if is_first_process():
+        print(message, file=sys.stderr)
 
 
 def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
     """The command's result on stdout: one JSON object with `--json`, text for people otherwise."""
-    print(json.dumps(result, allow_nan=False) if as_json else text)
+    if is_first_process():
+        print(json.dumps(result, allow_nan=False) if as_json else text)
 
 
 def open_task(recipe: Recipe, data_root: Path | None, device: str) -> Task:

@@ -27,9 +27,9 @@ class _Rich:
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Bar]:
+def progress(what: str, total: int, show: bool = True) -> Iterator[Bar]:
     """A bar for `total` steps. `RPG_NO_PROGRESS=1` turns bars off."""
-    if not sys.stderr.isatty() or os.environ.get("RPG_NO_PROGRESS"):
+    if not show or not sys.stderr.isatty() or os.environ.get("RPG_NO_PROGRESS"):
         yield _Silent()
         return
     from rich.console import Console

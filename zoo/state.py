@@ -1,11 +1,14 @@
 """Training state as plain tensors, so that a run can be stopped anywhere and its state never needs pickle.
 
-Randomness needs no place in it: every draw is a function of (seed, step), see zoo.seeds.
+Randomness needs no place in it: every draw is a function of (seed, step), see zoo.seeds. Tensors that are sharded over
+processes (FSDP2) are written whole, so that a run can be continued on another number of processes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +16,39 @@ from torch import Tensor, nn
 from zoo.checkpoint import content_hash, load_tensors, save_tensors
 from zoo.errors import Corrupt
 
+NOTHING: Mapping[str, Tensor] = {}
 
-def save_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write model, optimiser and the number of finished steps atomically to one safetensors file."""
+
+def save_state(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    extra: Mapping[str, Tensor] = NOTHING,
+    write: bool = True,
+) -> None:
+    """Write model, optimiser, extra tensors and the number of finished steps atomically to one safetensors file.
+
+    Of several processes all must call this, for sharded tensors are gathered, and one writes.
+    """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": value for key, value in values.items() if value is not None}
+    tensors |= {f"extra.{name}": tensor for name, tensor in extra.items()}
+    # optimizer.state rather than state_dict(): bitsandbytes nests the latter. Its step is a number, not a tensor.
+    for index, parameter in enumerate(_parameters(optimizer)):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{key}"] = value
+            elif value is not None:
+                tensors[f"number.{index}.{key}"] = torch.tensor(value)
     tensors["step"] = torch.tensor(step)
-    save_tensors(path, tensors | {"sha256": _digest(tensors)})
+    tensors = whole(tensors, write)
+    if write:
+        save_tensors(path, tensors | {"sha256": _digest(tensors)})
 
 
-def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def load_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Tensor] = NOTHING
+) -> int:
     """Restore what `save_state` wrote, in place; returns the number of finished steps. Raises Corrupt when the file is
     not as it was written.
     """
@@ -32,18 +57,49 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
     if digest is None or not torch.equal(digest, _digest(tensors)):
         raise Corrupt(f"{path} has changed since it was written; remove it to start this training again")
     step = int(tensors.pop("step"))
+    current, parameters = model.state_dict(), _parameters(optimizer)
     weights: dict[str, Tensor] = {}
-    slots: dict[int, dict[str, Tensor]] = {}
+    slots: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         owner, _, rest = name.partition(".")
+        index, _, key = rest.partition(".")
         if owner == "model":
-            weights[rest] = tensor
+            weights[rest] = _sharded_like(tensor, current[rest])
+        elif owner == "extra":
+            extra[rest].copy_(_sharded_like(tensor, extra[rest]))
+        elif owner == "number":
+            slots.setdefault(int(index), {})[key] = tensor.item()
         else:
-            index, _, key = rest.partition(".")
-            slots.setdefault(int(index), {})[key] = tensor
+            slots.setdefault(int(index), {})[key] = _sharded_like(tensor, parameters[int(index)])
     model.load_state_dict(weights)
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
+
+
+def whole(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+    """The tensors, on the CPU where they were sharded, gathered one by one from all processes. All must call this;
+    those that do not `keep` the result get nothing.
+    """
+    gathered: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if hasattr(tensor, "full_tensor"):  # a DTensor
+            tensor = tensor.full_tensor().cpu()
+        if keep:
+            gathered[name] = tensor
+    return gathered
+
+
+def _sharded_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a whole tensor, if `like` is sharded and has its shape (an optimiser's step has not)."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(like, DTensor) or tensor.shape != like.shape:
+        return tensor
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _digest(tensors: dict[str, Tensor]) -> Tensor:

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from rpg.models.batchnorm import BatchNorm
+
 TIME_DIM = 256
 MAX_PERIOD = 10_000.0
 
@@ -42,7 +44,7 @@ class ConvStage(nn.Sequential):
 
     def __init__(self, width_in: int, width_out: int, kernel_size: int, last: bool) -> None:
         conv = nn.Conv1d(width_in, width_out, kernel_size, padding=kernel_size // 2)
-        super().__init__(conv, *([] if last else [nn.BatchNorm2d(width_out), nn.ELU()]))
+        super().__init__(conv, *([] if last else [BatchNorm(width_out), nn.ELU()]))
 
     def forward(self, features: Tensor) -> Tensor:
         conv, *rest = self
@@ -80,7 +82,7 @@ class Denoiser(nn.Module):
                 continue
             conv, norm, _ = stage
             assert isinstance(conv, nn.Conv1d)
-            assert isinstance(norm, nn.BatchNorm2d)
+            assert isinstance(norm, BatchNorm)
             mean, variance = norm.running_mean, norm.running_var
             assert mean is not None
             assert variance is not None
@@ -92,7 +94,8 @@ class Denoiser(nn.Module):
 
     def forward(self, noisy: Tensor, timesteps: Tensor, prototypes: Tensor) -> Tensor:
         """noisy (K, D), timesteps int64 (K,), prototypes (K, D) -> estimate of the noise (K, D), float32 at least."""
-        return self.denoise(noisy, self.time_embedding(timesteps), prototypes)
+        estimate = self.denoise(noisy, self.time_embedding(timesteps), prototypes)
+        return estimate.clone()  # not a view: FSDP2 hangs its backward pass on the result
 
     def denoise(self, noisy: Tensor, time: Tensor, prototypes: Tensor) -> Tensor:
         """`forward` with the time embedding (K, D), or (1, D) for all tokens alike: samplers compute it once a step."""

@@ -76,24 +76,31 @@ def _even_in_log_snr(signal: Tensor, steps: int) -> Tensor:
     return torch.minimum(different, len(log_snr) - steps + order)
 
 
-def diffusion_loss(
-    denoiser: Denoiser,
+def draw_noise(schedule: Scheduler, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A level int64 (K,) and noise (K, D) of its own for each of K = `count` tokens of D = `size` values, drawn where
+    `generator` is: on the CPU they do not depend on the device. `schedule` has all levels.
+    """
+    levels = torch.randint(len(schedule.timesteps), (count,), generator=generator)
+    return levels, torch.randn(count, size, generator=generator)
+
+
+def squared_error(
+    predict: Callable[..., Tensor],
     schedule: Scheduler,
     tokens: Tensor,
     mask: Tensor,
-    prototypes: Tensor,
-    generator: torch.Generator,
+    levels: Tensor,
+    noise: Tensor,
+    *condition: Tensor,
 ) -> Tensor:
-    """Mean squared error of the noise estimate over unpadded values (Eq. 5), a scalar.
+    """Squared error of the noise estimate, summed over unpadded values, a scalar; over their number: the loss (Eq. 5).
 
-    tokens (K, D), mask bool (K, D), prototypes (K, D); `schedule` has all levels. Each token gets its own level and
-    noise, drawn on the CPU from `generator`, so that they do not depend on the device. What padding holds is ignored.
+    tokens and noise (K, D), mask bool (K, D), levels int64 (K,). `predict(noisy, timesteps, *condition)` estimates the
+    noise: a denoiser with the tokens' prototypes, or a whole generator. What padding holds is ignored.
     """
-    levels = torch.randint(len(schedule.timesteps), (len(tokens),), generator=generator).to(tokens.device)
-    noise = torch.randn(tokens.shape, generator=generator).to(tokens)
     noisy = schedule.steps.add_noise(tokens.masked_fill(~mask, 0), noise, levels)
-    estimate = denoiser(noisy, schedule.timesteps.to(tokens.device)[levels], prototypes)
-    return ((estimate - noise).square() * mask).sum() / mask.sum()
+    estimate = predict(noisy, schedule.timesteps.to(tokens.device)[levels], *condition)
+    return ((estimate - noise).square() * mask).sum()
 
 
 @torch.no_grad()

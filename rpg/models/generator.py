@@ -41,6 +41,12 @@ class Generator(nn.Module):
         self.recurrent = RecurrentModel(config)
         self.denoiser = Denoiser(config.token_size, config.channels, config.kernel_size)
 
+    def forward(self, noisy: Tensor, timesteps: Tensor, states: Tensor, row: Tensor, place: Tensor) -> Tensor:
+        """What training computes: the estimate of the noise (K, token_size) in the noisy tokens (K, token_size) at
+        timesteps int64 (K,); token k is the one at place[k] of the sequence of states[row[k]], states int64 (B,).
+        """
+        return self.denoiser(noisy, timesteps, self.prototypes(states, row, place))
+
     def prototypes(self, states: Tensor, row: Tensor | None = None, place: Tensor | None = None) -> Tensor:
         """Prototypes (B, L, token_size) for the permutation states int64 (B,); of the tokens `place` of the sequences
         `row`, int64 (K,) each, alone: (K, token_size).

@@ -16,6 +16,8 @@ import signal
 import sys
 import time
 
+import accelerate  # noqa: F401  # so that no kill falls into its import
+
 import rpg.cli
 import rpg.demo
 import rpg.generate

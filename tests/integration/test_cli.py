@@ -285,17 +285,18 @@ def test_damage_is_found_and_named(shell, place):
 
 
 def test_damage_to_an_unfinished_training_is_found(shell, place, monkeypatch):
-    import rpg.train
+    from rpg.train import Batches
 
     command = f"rpg train {TINY} --zoo zoos/tiny --out runs/new"
+    whole_step = Batches.backward
 
-    def stop(window, step):
-        if step == 40:
+    def stop(self, model, step):
+        if step == 35:
             raise KeyboardInterrupt
-        return 1.0
+        return whole_step(self, model, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rpg.train, "_mean_loss", stop)
+        patch.setattr(Batches, "backward", stop)
         shell.fails(command, 130, "run the same command again")
     for name in ("tokens.npy", "state.safetensors", "layout.json"):
         file = Path("runs/new") / name

@@ -97,7 +97,8 @@ def test_values_that_are_not_finite_are_one_line_and_leave_no_network(
 
 
 @pytest.mark.parametrize(
-    ("mode", "remedy"), [("full", "--mode partial"), ("partial", "--mode sequential"), ("sequential", "--device cpu")]
+    ("mode", "remedy"),
+    [("full", "--mode partial"), ("partial", "--mode sequential"), ("sequential", "--mode sequential -n 1")],
 )
 def test_a_full_gpu_says_what_to_lower(
     run: Run, mode: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rpg.config import DiffusionConfig, GeneratorConfig, Sampler
 from rpg.models.denoiser import Denoiser
-from rpg.models.diffusion import DDIM_ETA, diffusion_loss, make_scheduler, sample
+from rpg.models.diffusion import DDIM_ETA, draw_noise, make_scheduler, sample, squared_error
 from rpg.models.generator import Generator
 from zoo.seeds import generator, global_seed
 
@@ -89,8 +89,9 @@ def test_loss_is_the_squared_error_over_unpadded_values() -> None:
         return torch.where(mask, exact + offset, 1e6)
 
     schedule = make_scheduler(CONFIG, "ddpm", 1000)
-    loss = diffusion_loss(Predictor(wrong_by_offset), schedule, tokens, mask, prototypes, rng)
-    expected = (offset.square() * mask).sum() / mask.sum()
+    noise = draw_noise(schedule, *tokens.shape, rng)
+    loss = squared_error(Predictor(wrong_by_offset), schedule, tokens, mask, *noise, prototypes)
+    expected = (offset.square() * mask).sum()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
 
 
@@ -106,9 +107,10 @@ def test_padding_is_zero_before_noise_and_levels_are_uniform_and_per_token() -> 
     mask = torch.tensor([True, False]).expand(count, 2)
     tokens = torch.tensor([0.0, torch.nan]).expand(count, 2)
     prototypes = torch.randn(count, 2, generator=generator(3))
-    loss = diffusion_loss(predictor, make_scheduler(CONFIG, "ddpm", 1000), tokens, mask, prototypes, generator(2))
+    schedule = make_scheduler(CONFIG, "ddpm", 1000)
+    loss = squared_error(predictor, schedule, tokens, mask, *draw_noise(schedule, count, 2, generator(2)), prototypes)
     noise, conditions = seen
-    assert loss.item() == pytest.approx(noise[:, 0].square().mean().item(), rel=1e-4)
+    assert loss.item() == pytest.approx(noise[:, 0].square().sum().item(), rel=1e-4)
     torch.testing.assert_close(noise.var(0), torch.ones(2), rtol=0.05, atol=0)
     torch.testing.assert_close(conditions, prototypes)
     (levels,) = predictor.visited
@@ -122,9 +124,8 @@ def test_loss_is_a_function_of_its_generator() -> None:
     tokens, prototypes = torch.randn(2, 5, 16, generator=generator(1))
     schedule, mask = make_scheduler(CONFIG, "ddpm", 1000), torch.ones(5, 16, dtype=torch.bool)
     before = torch.random.get_rng_state()
-    losses = [
-        diffusion_loss(small_denoiser(), schedule, tokens, mask, prototypes, generator(seed)) for seed in (7, 7, 8)
-    ]
+    draws = [draw_noise(schedule, 5, 16, generator(seed)) for seed in (7, 7, 8)]
+    losses = [squared_error(small_denoiser(), schedule, tokens, mask, *draw, prototypes) for draw in draws]
     assert losses[0] == losses[1] != losses[2]
     assert torch.equal(before, torch.random.get_rng_state())
 

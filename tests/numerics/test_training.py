@@ -1,16 +1,22 @@
 """Training the generator: the loss curve stays what it was, and what is learnt is what was given."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from rpg.config import GenerateConfig, RPGConfig
+from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
 from rpg.generate import generate
+from rpg.models.diffusion import make_scheduler
+from rpg.models.generator import Generator
 from rpg.run import Run, read_losses
-from rpg.train import cosine, train
+from rpg.train import Batches, check, cosine, train
+from zoo.errors import Failed, MissingExtra
 from zoo.manifest import Origin
+from zoo.seeds import global_seed
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 
@@ -83,5 +89,144 @@ def test_generated_networks_are_nearest_to_the_checkpoint_of_their_state(trained
 
 
 def test_the_learning_rate_is_half_a_cosine():
-    settings = RPGConfig().train.model_copy(update={"steps": 100, "learning_rate": 2.0})
-    assert [cosine(settings, step) for step in (0, 50, 100)] == pytest.approx([2.0, 1.0, 0.0])
+    config = RPGConfig().train.model_copy(update={"steps": 100, "learning_rate": 2.0})
+    assert [cosine(config, step) for step in (0, 50, 100)] == pytest.approx([2.0, 1.0, 0.0])
+
+
+# Parts of a step
+
+
+def batches(settings: TrainConfig, rank: int = 0, count: int = 1) -> Batches:
+    rng = torch.Generator().manual_seed(0)
+    tokens, mask = torch.randn(5, 7, 16, generator=rng), torch.rand(7, 16, generator=rng) < 0.7
+    schedule = make_scheduler(DiffusionConfig(), "ddpm", 1000)
+    place = SimpleNamespace(rank=rank, count=count, device=torch.device("cpu"), gradients_stay=lambda _: nullcontext())
+    return Batches(settings, tokens.numpy(), mask, schedule, place)
+
+
+def settings(**options) -> TrainConfig:
+    return TrainConfig(batch_size=8, diffusion_batch=20, precision="float32", **options)
+
+
+def test_processes_and_parts_share_out_the_whole_step_without_overlap():
+    [whole], values = batches(settings()).parts(3)
+    assert len(whole.noise) == 20
+    assert values == whole.mask.sum()
+    shares = [batches(settings(accumulation=2), rank, 2).parts(3) for rank in range(2)]
+    assert [number for _, number in shares] == [values, values]
+    found = [part for number in range(2) for parts, _ in shares for part in parts[number : number + 1]]
+    assert torch.equal(torch.cat([part.states for part in found]), whole.states)
+    rows = torch.cat([part.row + 2 * number for number, part in enumerate(found)])
+    order, expected = (index.mul(7).add(place).argsort() for index, place in (
+        (rows, torch.cat([part.place for part in found])), (whole.row, whole.place)))  # fmt: skip
+    for name in ("tokens", "mask", "levels", "noise"):
+        together = torch.cat([getattr(part, name) for part in found])
+        assert torch.equal(together[order], getattr(whole, name)[expected])
+    first, second = (torch.cat([part.noise for part in parts]) for parts, _ in shares)
+    assert not any(torch.equal(a, b) for a in first for b in second)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_step():
+    config = GeneratorConfig(token_size=16, d_model=32, d_state=8, head_dim=32, channels=(1, 4, 1))
+    with global_seed(0):
+        model = Generator(config, torch.zeros(7, 2, dtype=torch.int64), 5)
+    model.denoiser.eval()  # with BatchNorm in training mode a part is a batch of its own
+    gradients = []
+    for accumulation in (1, 2, 8):
+        model.zero_grad()
+        loss = batches(settings(accumulation=accumulation)).backward(model, 0)
+        gradients.append((loss, *(parameter.grad for parameter in model.parameters())))
+    for whole, *parts in zip(*gradients, strict=True):
+        for part in parts:
+            torch.testing.assert_close(part, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_a_part_without_tokens_is_left_out():
+    sparse = TrainConfig(batch_size=8, accumulation=8, diffusion_batch=2, precision="float32")
+    parts, values = batches(sparse).parts(0)
+    assert 1 <= len(parts) <= 2
+    assert values == sum(int(part.mask.sum()) for part in parts)
+
+
+# What is refused before any work
+
+
+def test_bfloat16_is_refused_where_it_is_not_supported(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "Old GPU")
+    with pytest.raises(
+        ValueError, match=r"Old GPU does not compute in bfloat16; use --set rpg\.train\.precision=float32"
+    ):
+        check(settings().model_copy(update={"precision": "bfloat16"}), torch.device("cuda"))
+    check(settings(), torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "options", "message"),
+    [
+        ({"WORLD_SIZE": "3"}, {}, "batch_size = 8 must be a multiple of 3 processes times"),
+        ({"ACCELERATE_USE_FSDP": "true"}, {}, "this is FSDP 1"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}, {"optimizer": "adamw8bit"}, "cannot be sharded"),
+    ],
+)
+def test_what_does_not_suit_the_processes_is_refused(monkeypatch, environment, options, message):
+    monkeypatch.setattr("rpg.optimizer.find_spec", lambda name: True)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(ValueError, match=message):
+        check(settings(**options), torch.device("cpu"))
+
+
+def test_out_of_memory_is_one_line_with_what_to_set(monkeypatch, trained, tmp_path):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. See documentation")
+
+    zoo, _ = trained
+    monkeypatch.setattr(Batches, "backward", full)
+    config = RPGConfig(**{key: RPGConfig.model_fields[key].annotation(**value) for key, value in SETTINGS.items()})
+    with pytest.raises(Failed, match=r"^CUDA out of memory; use --set rpg\.train\.accumulation=2: about 0\.0\d+ GB"):
+        train(config, zoo, zoo.select("train"), ORIGIN, tmp_path / "run", torch.device("cpu"))
+    monkeypatch.undo()
+    config = config.model_copy(update={"train": config.train.model_copy(update={"steps": 10})})
+    assert train(config, zoo, zoo.select("train"), ORIGIN, tmp_path / "run", torch.device("cpu")).trained
+
+
+# Trackers
+
+
+def test_tensorboard_shows_each_step_once_after_a_resume(monkeypatch, trained, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    zoo, _ = trained
+    options = SETTINGS["train"] | {"steps": 60, "save_every": 20}
+    config = RPGConfig(generator=GeneratorConfig(**SETTINGS["generator"]), train=TrainConfig(**options))
+    whole = Batches.backward
+
+    def stop(self, model, step):
+        if step == 35:
+            raise KeyboardInterrupt
+        return whole(self, model, step)
+
+    monkeypatch.setattr(Batches, "backward", stop)
+    call = (config, zoo, zoo.select("train"), ORIGIN, tmp_path / "run", torch.device("cpu"), ["tensorboard"])
+    with pytest.raises(KeyboardInterrupt):
+        train(*call)
+    monkeypatch.undo()
+    run = train(*call)
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "logs" / "run")).Reload().Scalars("loss")
+    steps, losses = zip(*read_losses(run), strict=True)
+    assert [event.step for event in events] == list(steps)
+    assert [event.value for event in events] == pytest.approx(losses)
+    assert run.require_trained()
+
+
+def test_trackers_that_are_not_there_are_refused(monkeypatch):
+    monkeypatch.setattr("rpg.processes.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"--track tensorboard needs tensorboard: `pip install 'rpg-zoo\[track\]'`"):
+        check(settings(), torch.device("cpu"), ["tensorboard"])
+    with pytest.raises(ValueError, match="--track tensorbord is not a tracker; did you mean tensorboard"):
+        check(settings(), torch.device("cpu"), ["tensorbord"])
+
+
+def test_parts_that_are_not_equal_are_refused():
+    with pytest.raises(ValueError, match="batch_size = 8 must be a multiple of accumulation = 3"):
+        settings(accumulation=3)

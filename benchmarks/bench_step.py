@@ -1,0 +1,199 @@
+"""A training step against the published algorithm, and the share of the machine's matrix rate that it reaches.
+
+`tiny` is RPG-Tiny on networks of CNN (s)'s shapes, `wide` has d_model and token size 1,024 and 512 tokens a network;
+both with batch 8. The sides have the same weights and draw the same checkpoints, tokens, levels and noise; they run in
+processes of their own, in turn, each with its own way of reading tokens, its own optimiser and memory. `share` is the
+project's FLOPs (`rpg estimate`) over the rate that `rpg.devices.measure` finds in the same run.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import published
+from harness import Bench, arguments, interleaved
+from rpg.allocator import keep_freed_memory
+from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
+from rpg.devices import Device, measure
+from rpg.estimate import estimate
+from rpg.layout import Layout
+from rpg.models.diffusion import draw_noise, make_scheduler
+from rpg.models.generator import Generator
+from rpg.optimizer import make_optimizer
+from rpg.processes import Processes
+from rpg.run import build_generator
+from rpg.tokens import open_tokens, write_tokens
+from rpg.train import Batches
+from zoo.seeds import generator as seeded_generator
+from zoo.structure import Structure
+from zoo.tasks.networks import create_network
+
+CHECKPOINTS = 50
+CASES = {
+    "tiny": (GeneratorConfig(), TrainConfig(batch_size=8)),
+    "wide": (
+        GeneratorConfig(token_size=1024, d_model=1024, d_state=128),
+        TrainConfig(batch_size=8, diffusion_batch=256),
+    ),
+    "quick": (
+        GeneratorConfig(token_size=64, d_model=64, head_dim=32, channels=(1, 4, 1)),
+        TrainConfig(batch_size=2, diffusion_batch=8),
+    ),
+}
+PRECISIONS = ("float32", "bfloat16")
+STEPS_CHECKED = 3
+TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}  # of a loss, relative, after steps that rounding has made differ
+
+
+def network(case: str, seed: int) -> dict[str, torch.Tensor]:
+    """The weights of one checkpoint."""
+    if case == "wide":
+        rng = seeded_generator(seed, "wide")
+        return {f"layer{i}": torch.randn(256, 256, generator=rng) for i in range(8)}
+    return dict(create_network("cnn_small", 10, 3, seed).state_dict())
+
+
+def prepare(case: str, folder: Path) -> None:
+    """What both sides read: a file per checkpoint for the published algorithm, the tokenised zoo for this project."""
+    networks = [network(case, seed) for seed in range(CHECKPOINTS)]
+    settings = CASES[case][0]
+    layout = Layout.fit(Structure.of(networks[0]), lambda: iter(networks), settings.token_size, settings.tokenisation)
+    for seed, weights in enumerate(networks):
+        torch.save(weights, folder / f"{seed}.pth")
+    write_tokens(folder / "tokens.npy", layout, networks, CHECKPOINTS)
+    (folder / "layout.json").write_text(layout.to_json())
+
+
+def published_step(settings: TrainConfig, model: Generator, layout: Layout, folder: Path) -> Callable[[int], float]:
+    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    schedule = make_scheduler(DiffusionConfig(), "ddpm", 1000)
+    length, size, mask = layout.num_tokens, layout.token_size, layout.mask()
+
+    def step(number: int) -> float:
+        rng = seeded_generator(settings.seed, "train", number)
+        states = torch.randint(CHECKPOINTS, (settings.batch_size,), generator=rng)
+        picked = torch.randperm(settings.batch_size * length, generator=rng)[: settings.diffusion_batch]
+        levels, noise = draw_noise(schedule, len(picked), size, rng)
+        tokens = published.read_tokens([folder / f"{k}.pth" for k in states.tolist()], layout).flatten(0, 1)[picked]
+        kept = mask.repeat(settings.batch_size, 1)[picked]
+        noisy = schedule.steps.add_noise(tokens, noise, levels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            hidden = published.prototypes(model, states).flatten(0, 1)[picked]
+            estimate = published.denoise(model, noisy, levels, hidden)
+            loss = (estimate - noise).square()[kept].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def project_step(settings: TrainConfig, model: Generator, layout: Layout, folder: Path) -> Callable[[int], float]:
+    keep_freed_memory()
+    optimizer = make_optimizer(settings, model)
+    tokens = open_tokens(folder / "tokens.npy", layout, CHECKPOINTS)
+    schedule = make_scheduler(DiffusionConfig(), "ddpm", 1000)
+    batches = Batches(settings, tokens, layout.mask(), schedule, Processes(torch.device("cpu")))
+
+    def step(number: int) -> float:
+        optimizer.zero_grad(set_to_none=True)
+        loss = batches.backward(model, number)
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+SIDES = {"published": published_step, "project": project_step}
+
+
+def serve(side: str, case: str, precision: str, folder: Path) -> None:
+    """One side, in a process of its own: a step for every line of stdin, its loss on stdout."""
+    config, settings = CASES[case]
+    settings = settings.model_copy(update={"precision": precision})
+    layout = Layout.parse((folder / "layout.json").read_bytes(), folder)
+    model = build_generator(config, layout, CHECKPOINTS, 0).train()
+    step = SIDES[side](settings, model, layout, folder)
+    for number, _ in enumerate(sys.stdin):
+        print(step(number), flush=True)
+
+
+class Side:
+    """The other end of `serve`."""
+
+    def __init__(self, *arguments: str) -> None:
+        command = [sys.executable, __file__, "--serve", *arguments]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.losses: list[float] = []
+
+    def step(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self.losses.append(float(self.process.stdout.readline() or "nan"))
+
+    def stop(self) -> None:
+        self.process.communicate()
+
+
+def compare(bench: Bench, case: str, precision: str, folder: Path, rounds: int) -> None:
+    sides = {name: Side(name, case, precision, str(folder)) for name in SIDES}
+    try:
+        times = interleaved({name: side.step for name, side in sides.items()}, rounds, warmup=STEPS_CHECKED)
+    finally:
+        for side in sides.values():
+            side.stop()
+    theirs, ours = (torch.tensor(side.losses[:STEPS_CHECKED]) for side in sides.values())
+    same = torch.allclose(theirs, ours, rtol=TOLERANCE[precision])
+    bench.check(f"{case}, {precision}: both sides' first {STEPS_CHECKED} losses agree", same)
+    device = measure(torch.device("cpu"))
+    rate = device.rate("float32" if precision == "float32" else "bfloat16")
+    flops = step_flops(case, precision, folder, device)
+    bench.row(
+        case=case,
+        precision=precision,
+        published_s=times["published"].median,
+        project_s=times["project"].median,
+        speedup=times["project"].speedup_over(times["published"]),
+        gflop=flops / 1e9,
+        matrix_gflop_s=rate / 1e9,
+        share=flops / times["project"].median / rate,
+    )
+
+
+def step_flops(case: str, precision: str, folder: Path, device: Device) -> float:
+    config, settings = CASES[case]
+    recipe = RPGConfig(generator=config, train=settings.model_copy(update={"precision": precision}))
+    layout = Layout.parse((folder / "layout.json").read_bytes(), folder)
+    shapes = [tensor.shape for tensor in layout.tensors]
+    return float(estimate(recipe, GenerateConfig(), shapes, CHECKPOINTS, device)["training"]["flops_per_step"])
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--serve", nargs=4, metavar=("SIDE", "CASE", "PRECISION", "FOLDER"), help="for its own use")
+    options = parser.parse_args()
+    if options.serve:
+        side, case, precision, folder = options.serve
+        serve(side, case, precision, Path(folder))
+        return
+    bench = Bench("step", options)
+    rounds = {"quick": 1} if bench.quick else {"tiny": 25, "wide": 5}
+    for case, count in rounds.items():
+        with tempfile.TemporaryDirectory() as folder:
+            prepare(case, Path(folder))
+            for precision in PRECISIONS:
+                compare(bench, case, precision, Path(folder), count)
+    bench.finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""`rpg doctor` lists every extra with the versions that are here and the install line for what is not."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import pytest
+
+from rpg.doctor import describe, examine
+
+
+def test_extras_are_listed_with_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = {"torch": "2.15.0", "bitsandbytes": "0.50.2"}
+    requirements = ["torch>=2.6", "bitsandbytes>=0.46; extra == 'opt'", "tensorboard>=2.14; extra == 'track'"]
+
+    def version(name: str) -> str:
+        if name in versions or name == "rpg-zoo":
+            return versions.get(name, "0.1.0")
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.requires", lambda _: requirements)
+    monkeypatch.setattr("importlib.metadata.version", version)
+    found = examine()
+    assert found["extras"] == {"opt": {"bitsandbytes": "0.50.2"}, "track": {"tensorboard": None}}
+    lines = describe(found).splitlines()
+    assert "extra [opt]: bitsandbytes 0.50.2" in lines
+    assert "extra [track]: lacks tensorboard; `pip install 'rpg-zoo[track]'`" in lines
