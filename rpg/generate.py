@@ -36,7 +36,7 @@ def generate(run: Run, config: GenerateConfig, origin: Origin, path: Path, devic
     size = max(1, GROUP_VALUES // max(layout.num_tokens * layout.token_size, 1))
     groups = [range(start, min(start + size, config.n)) for start in range(0, config.n, size)]
     with (
-        ZooWriter(path, origin, layout.structure) as writer,
+        ZooWriter(path, origin, layout.structure, run.frozen()) as writer,
         progress("generate", len(groups) * config.steps) as bar,
     ):
         # A group is computed whole even when a part of it is already there: the same sums give the same bytes.

@@ -55,7 +55,9 @@ def prepare(run: Run, config: RPGConfig, zoo: Zoo, entries: Sequence[Entry], ori
         if not run.trained:
             run.check(run.record().files)
         return run.layout()
-    foreign = {path.name for path in run.path.glob("[!.]*")} - set(PREPARED)
+    frozen = zoo.frozen()
+    prepared = (*PREPARED, *([run.frozen_path.name] if frozen else []))
+    foreign = {path.name for path in run.path.glob("[!.]*")} - set(prepared)
     if foreign:
         raise ValueError(f"{run.path} exists and is not a run; choose another place with --out")
     settings = config.generator
@@ -66,9 +68,11 @@ def prepare(run: Run, config: RPGConfig, zoo: Zoo, entries: Sequence[Entry], ori
     constants = {spec.name: first[spec.name] for spec in zoo.structure if spec.kind == "constant"}
     write_tokens(run.tokens_path, layout, zoo.checkpoints(entries), len(entries))
     save_tensors(run.constants_path, constants)
+    if frozen:
+        save_tensors(run.frozen_path, frozen)
     run.write_json(run.layout_path, layout)
     write_bytes(run.path / "recipe.yaml", origin.recipe.encode())
-    files = {name: FileRecord.of(run.path / name) for name in PREPARED}
+    files = {name: FileRecord.of(run.path / name) for name in prepared}
     record = RunRecord(origin=origin, states=states, num_parameters=num_parameters, files=files)
     run.write_json(run.record_path, record)
     return layout

@@ -31,7 +31,8 @@ from zoo.tasks.base import Task
 class CollectConfig(Frozen):
     """Section `zoo:`. The learning rate falls along a cosine from `learning_rate` to `save_learning_rate` over
     `epochs`; then a checkpoint is saved every `save_every` steps at `save_learning_rate`, `checkpoints` times for
-    each of the `seeds`.
+    each of the `seeds`. Before all that, the last layer alone may be trained over `head_epochs` at
+    `head_learning_rate`: a new head's gradients would harm pretrained weights.
     """
 
     regime: Literal["consecutive", "independent"] = "consecutive"
@@ -43,6 +44,8 @@ class CollectConfig(Frozen):
     learning_rate: PositiveFloat
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     batch_size: PositiveInt
+    head_epochs: Annotated[int, Field(ge=0)] = 0
+    head_learning_rate: PositiveFloat | None = None
     epochs: Annotated[int, Field(ge=0)]
     save_learning_rate: PositiveFloat
     save_every: PositiveInt = 1
@@ -51,6 +54,8 @@ class CollectConfig(Frozen):
     def _regime_fits(self) -> Self:
         if self.regime == "consecutive" and (self.seeds > 1 or self.heldout > 0):
             raise ValueError("regime consecutive is one run of one seed; seeds and heldout need regime: independent")
+        if (self.head_epochs > 0) != (self.head_learning_rate is not None):
+            raise ValueError("head_epochs and head_learning_rate go together; set both or none")
         if self.heldout > 0 and self.heldout_seeds in (0, self.seeds):
             raise ValueError(
                 f"heldout {self.heldout} of {self.seeds} seeds is {self.heldout_seeds}; expected some, not all"
@@ -85,8 +90,14 @@ def collect(config: CollectConfig, task: Task, origin: Origin, path: Path) -> Zo
 
     Raises Failed when a run diverges or the disk is full; finished checkpoints are kept.
     """
-    structure = Structure.of(task.weights(task.build(config.seed)))
-    with ZooWriter(path, origin, structure) as writer:
+    model = task.build(config.seed)
+    structure = Structure.of(task.weights(model))
+    frozen = {}
+    if task.frozen(model):
+        if config.seeds > 1:
+            raise ValueError(f"frozen tensors are kept once for all networks; expected zoo.seeds 1, not {config.seeds}")
+        frozen = task.frozen(task.start(config.seed))
+    with ZooWriter(path, origin, structure, frozen) as writer:
         todo = [] if writer.complete else jobs(config)
         total = len(todo) * _total_steps(config, task)
         with progress("collect", total) as bar:
@@ -97,7 +108,8 @@ def collect(config: CollectConfig, task: Task, origin: Origin, path: Path) -> Zo
 
 
 def _total_steps(config: CollectConfig, task: Task) -> int:
-    return config.epochs * task.steps_per_epoch(config.batch_size) + config.checkpoints * config.save_every
+    epochs = config.head_epochs + config.epochs
+    return epochs * task.steps_per_epoch(config.batch_size) + config.checkpoints * config.save_every
 
 
 def _run(config: CollectConfig, task: Task, job: Job, writer: ZooWriter) -> Iterator[int]:
@@ -106,16 +118,25 @@ def _run(config: CollectConfig, task: Task, job: Job, writer: ZooWriter) -> Iter
     if job.checkpoint_id(config.checkpoints - 1) in writer.done:
         yield total
         return
-    model = task.build(job.seed)
-    optimizer = _optimizer(config, model)
     state = writer.path / ".parts" / f"state-{job.seed}.safetensors"
+    model = task.build(job.seed) if state.is_file() else task.start(job.seed)
+    optimizer = _optimizer(config, model)
     step = load_state(state, model, optimizer) if state.is_file() else 0
     yield step
     epoch_steps = task.steps_per_epoch(config.batch_size)
-    train_steps = config.epochs * epoch_steps
+    head_steps = config.head_epochs * epoch_steps
+    train_steps = head_steps + config.epochs * epoch_steps
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    head = task.head(model) if step < head_steps else []
+    for parameter in trained if head else []:
+        parameter.requires_grad_(any(parameter is other for other in head))
     model.train()
     for batch in task.batches(job.seed, step, config.batch_size):
-        _set_learning_rate(optimizer, _learning_rate(config, step, train_steps))
+        if step == head_steps:  # also on resuming here, so that the optimiser starts anew in either case
+            for parameter in trained:
+                parameter.requires_grad_(True)
+            optimizer = _optimizer(config, model)
+        _set_learning_rate(optimizer, _learning_rate(config, step - head_steps, train_steps - head_steps))
         with global_seed(job.seed, "step", step):  # dropout and stochastic depth
             loss = task.loss(model, batch)
         optimizer.zero_grad()
@@ -147,7 +168,11 @@ def _optimizer(config: CollectConfig, model: nn.Module) -> torch.optim.Optimizer
 
 
 def _learning_rate(config: CollectConfig, step: int, train_steps: int) -> float:
+    """`step` counts from the end of the head's training."""
     low, high = config.save_learning_rate, config.learning_rate
+    if step < 0:
+        assert config.head_learning_rate is not None
+        return config.head_learning_rate
     if step >= train_steps:
         return low
     return low + (high - low) * (1 + math.cos(math.pi * step / train_steps)) / 2

@@ -97,11 +97,12 @@ class Origin(Frozen):
 
 
 class Manifest(Frozen):
-    """`manifest.json`."""
+    """`manifest.json`. `frozen` is the content hash of the tensors that all checkpoints share, where there are any."""
 
     schema_version: Literal[1] = 1
     origin: Origin
     structure: Structure
+    frozen: Sha256 | None = None
     files: dict[FileName, FileRecord]
     entries: tuple[Entry, ...] = Field(min_length=1)
 

@@ -64,12 +64,12 @@ def score(zoo: Zoo, task: Task, out: Path, entries: Sequence[Entry] | None = Non
         read = [Score.parse(json.dumps(record), journal.path) for record in journal.records]
         known = {(old.sha256, old.evaluator, old.protocol): old for old in read}
         scores = []
-        model = task.build(0)
+        model, frozen = task.build(0), zoo.frozen()
         with progress("score", len(entries)) as bar:
             for entry in entries:
                 key = (entry.sha256, task.evaluator, task.protocol)
                 if key not in known:
-                    task.load(model, zoo.load(entry))
+                    task.load(model, zoo.load(entry) | frozen)
                     known[key] = _score(entry.id, entry.sha256, task, model)
                     journal.append(known[key].model_dump(mode="json"))
                 scores.append(known[key].model_copy(update={"id": entry.id}))
@@ -78,12 +78,12 @@ def score(zoo: Zoo, task: Task, out: Path, entries: Sequence[Entry] | None = Non
 
 
 def score_file(path: Path, task: Task) -> Score:
-    """The score of one checkpoint file. Raises ValueError when it does not fit the task's model, Corrupt when it is
-    damaged.
+    """The score of one checkpoint file, a whole network. Raises ValueError when it does not fit the task's model,
+    Corrupt when it is damaged.
     """
     weights = load_foreign(path)
     model = task.build(0)
-    Structure.of(task.weights(model)).check(weights, str(path))
+    Structure.of(task.weights(model) | task.frozen(model)).check(weights, str(path))
     task.load(model, weights)
     return _score(path.name, content_hash(weights), task, model)
 

@@ -42,6 +42,12 @@ class PointTask:
     def build(self, seed):
         return Point(seed)
 
+    def start(self, seed):
+        return self.build(seed)
+
+    def frozen(self, model):
+        return {}
+
     def weights(self, model):
         return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
