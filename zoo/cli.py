@@ -42,6 +42,7 @@ def collect(
     from zoo.collect import CollectConfig, jobs
     from zoo.collect import collect as collect_zoo
     from zoo.recipe import load_recipe
+    from zoo.tasks import task_structure
 
     plan = load_recipe(recipe, overrides)
     config = plan.section("zoo", CollectConfig)
@@ -52,9 +53,11 @@ def collect(
             "out": str(path),
             "runs": len(jobs(config)),
             "checkpoints": total,
+            "values": task_structure(plan.sections["task"]).numel,  # which also checks the network
             "recipe_sha256": plan.sha256,
         }
-        emit(result, as_json, f"would train {result['runs']} network(s) and save {total} checkpoints to {path}")
+        text = f"would train {result['runs']} network(s) and save {total} checkpoints of {result['values']:,} values"
+        emit(result, as_json, f"{text} to {path}")
         return
     say(f"collecting {total} checkpoints into {path}")
     task = open_task(plan, data_root, device)
@@ -130,6 +133,33 @@ def score(
     task = open_task(recipe_from_text(origin.name, origin.recipe), data_root, device)
     scores = score_zoo(zoo, task, target)
     emit(result(origin.name, scores), as_json, table(scores))
+
+
+@app.command()
+def export(
+    path: ZooPath,
+    id: Annotated[str, typer.Argument(metavar="ID", help="A checkpoint, as `rpg-zoo ls ZOO` names it.")],
+    form: Annotated[str, typer.Option("--format", help="timm (a directory), safetensors or pth.")] = "safetensors",
+    out: Out = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Write one checkpoint, whole, for other libraries to load (default place: exports/<zoo>-<id>)."""
+    from zoo.convert import FORMATS, export_checkpoint
+    from zoo.errors import suggest
+    from zoo.store import Zoo
+
+    zoo = Zoo.open(path)
+    entry = zoo.entry(id)
+    if form not in FORMATS:
+        raise ValueError(f"--format {form} is not a format{suggest(form, FORMATS)}")
+    target = out or Path("exports") / f"{path.resolve().name}-{id}{FORMATS[form]}"
+    result = {"out": str(target), "id": id, "sha256": entry.sha256, "format": form}
+    if dry_run:
+        emit(result, as_json, f"would write {id} to {target}")
+        return
+    usage = export_checkpoint(zoo, entry, form, target)
+    emit(result | {"load": usage}, as_json, f"{id} in {target}; load it with\n  {usage}")
 
 
 @app.command()

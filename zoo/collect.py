@@ -8,7 +8,7 @@ be held out, as a yardstick that no generator sees.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,7 +32,7 @@ class CollectConfig(Frozen):
     """Section `zoo:`. The learning rate falls along a cosine from `learning_rate` to `save_learning_rate` over
     `epochs`; then a checkpoint is saved every `save_every` steps at `save_learning_rate`, `checkpoints` times for
     each of the `seeds`. Before all that, the last layer alone may be trained over `head_epochs` at
-    `head_learning_rate`: a new head's gradients would harm pretrained weights.
+    `head_learning_rate`, without weight decay: a new head's gradients would harm pretrained weights.
     """
 
     regime: Literal["consecutive", "independent"] = "consecutive"
@@ -120,22 +120,21 @@ def _run(config: CollectConfig, task: Task, job: Job, writer: ZooWriter) -> Iter
         return
     state = writer.path / ".parts" / f"state-{job.seed}.safetensors"
     model = task.build(job.seed) if state.is_file() else task.start(job.seed)
-    optimizer = _optimizer(config, model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = _optimizer(config, trained)
     step = load_state(state, model, optimizer) if state.is_file() else 0
     yield step
     epoch_steps = task.steps_per_epoch(config.batch_size)
     head_steps = config.head_epochs * epoch_steps
     train_steps = head_steps + config.epochs * epoch_steps
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    head = task.head(model) if step < head_steps else []
-    for parameter in trained if head else []:
-        parameter.requires_grad_(any(parameter is other for other in head))
+    if step < head_steps:
+        _train_head_alone(optimizer, trained, task.head(model))
     model.train()
     for batch in task.batches(job.seed, step, config.batch_size):
         if step == head_steps:  # also on resuming here, so that the optimiser starts anew in either case
             for parameter in trained:
                 parameter.requires_grad_(True)
-            optimizer = _optimizer(config, model)
+            optimizer = _optimizer(config, trained)
         _set_learning_rate(optimizer, _learning_rate(config, step - head_steps, train_steps - head_steps))
         with global_seed(job.seed, "step", step):  # dropout and stochastic depth
             loss = task.loss(model, batch)
@@ -160,8 +159,17 @@ def _run(config: CollectConfig, task: Task, job: Job, writer: ZooWriter) -> Iter
             return
 
 
-def _optimizer(config: CollectConfig, model: nn.Module) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def _train_head_alone(
+    optimizer: torch.optim.Optimizer, trained: Sequence[nn.Parameter], head: Sequence[nn.Parameter]
+) -> None:
+    ids = {id(parameter) for parameter in head}
+    for parameter in trained:
+        parameter.requires_grad_(id(parameter) in ids)
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0
+
+
+def _optimizer(config: CollectConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=config.weight_decay)
     return torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.weight_decay)
