@@ -83,8 +83,7 @@ def build(config: Config, data_root: Path | None, device: torch.device) -> Class
 
         return ClassificationTask(config, load_photos(data_root, prepared), device)
     images = load_images(config.data, data_root)
-    if config.pretrained:
-        images = dataclasses.replace(images, mean=prepared["mean"], std=prepared["std"])
+    images = dataclasses.replace(images, mean=prepared["mean"], std=prepared["std"])
     return ClassificationTask(config, images, device)
 
 
@@ -95,7 +94,7 @@ def preparation(config: Config) -> dict[str, Any]:
     found = data_config(config.model)
     if config.data != "imagenet":
         found |= {"crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear"}
-    if not config.pretrained:
+    if not config.pretrained or FORMATS[config.data].channels != len(found["mean"]):
         mean, std = STATISTICS[config.data]
         found |= {"mean": mean, "std": std}
     return found | {"input_size": (FORMATS[config.data].channels, config.side, config.side)}

@@ -55,6 +55,7 @@ class ConvNet(nn.Module):
         self.module = convolutions  # named as in the published checkpoints
         self.head = head
         self.input_size = input_size
+        self.register_load_state_dict_pre_hook(_restore_names)
 
     def forward(self, images: Tensor) -> Tensor:
         if self.input_size is not None:
@@ -127,6 +128,12 @@ def vit_tiny_two_layer_head(pretrained: bool = False, **options: Any) -> TwoLaye
     return build_model_with_cfg(
         TwoLayerHead, "vit_tiny_two_layer_head", pretrained, pretrained_filter_fn=checkpoint_filter_fn, **size
     )
+
+
+def _restore_names(_module: nn.Module, state_dict: dict[str, Tensor], *_: Any) -> None:
+    """Undo what timm does to state dicts it reads: it drops `module.`, thinking of DistributedDataParallel."""
+    for name in [name for name in state_dict if name[0].isdigit()]:
+        state_dict[f"module.{name}"] = state_dict.pop(name)
 
 
 def check_network(name: str) -> None:
