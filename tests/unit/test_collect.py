@@ -8,7 +8,9 @@ from torch import nn
 
 from evaluators.classification import Evaluation
 from evaluators.metrics import Metric
+from zoo.checkpoint import save_tensors
 from zoo.collect import CollectConfig, _learning_rate, collect, jobs
+from zoo.errors import Corrupt
 from zoo.manifest import Origin
 
 ORIGIN = Origin(
@@ -138,3 +140,124 @@ def test_regimes_that_make_no_sense_are_refused(changes, words):
 def test_jobs_count_the_heldout_seeds_from_the_end():
     config = CollectConfig(**SETTINGS, regime="independent", seeds=10, heldout=0.25)
     assert [job.split for job in jobs(config)] == ["train"] * 8 + ["heldout"] * 2
+
+
+class TwoPoints(Point):
+    """A place, and a head that is pulled to it as well."""
+
+    def __init__(self, start):
+        super().__init__(start)
+        self.head = nn.Parameter(torch.tensor([0.0]))
+
+
+class HeadTask(PointTask):
+    def build(self, seed):
+        return TwoPoints(seed)
+
+    def head(self, model):
+        return [model.head]
+
+    def loss(self, model, batch):
+        return 0.5 * ((model.place - batch).square() + (model.head - batch).square()).sum()
+
+
+def test_the_head_is_trained_alone_first_at_its_own_rate_without_decay_then_all_with_a_new_optimiser(tmp_path):
+    config = CollectConfig(
+        **SETTINGS | {"epochs": 1, "weight_decay": 0.5}, head_epochs=1, head_learning_rate=0.2, seed=3
+    )
+    zoo = collect(config, HeadTask(), ORIGIN, tmp_path / "zoo")
+    place, head = 3.0, 0.0
+    speeds = {"place": 0.0, "head": 0.0}
+    at = {}
+    for step in range(4 + 4 + 6):
+        batch = 3 + step
+        if step == 4:
+            speeds = {"place": 0.0, "head": 0.0}
+        if step < 4:
+            speeds["head"] = 0.9 * speeds["head"] + (head - batch)
+            head -= 0.2 * speeds["head"]
+        else:
+            rate = 0.01 if step >= 8 else 0.01 + 0.09 * (1 + math.cos(math.pi * (step - 4) / 4)) / 2
+            speeds["head"] = 0.9 * speeds["head"] + (head - batch) + 0.5 * head
+            speeds["place"] = 0.9 * speeds["place"] + (place - batch) + 0.5 * place
+            head, place = head - rate * speeds["head"], place - rate * speeds["place"]
+        at[step + 1] = (place, head)
+    assert [entry.step for entry in zoo.entries] == [10, 12, 14]
+    for entry in zoo.entries:
+        weights = zoo.load(entry)
+        assert (weights["place"].item(), weights["head"].item()) == pytest.approx(at[entry.step], rel=1e-4)
+
+
+@pytest.mark.parametrize("stop", [2, 4, 5, 8, 9, 11])
+def test_a_run_stopped_anywhere_goes_on_to_the_same_weights(stop, tmp_path):
+    """Steps 4 and 8 end the epoch of the head and the one of everything."""
+
+    class Stops(HeadTask):
+        def loss(self, model, batch):
+            if batch == stop:
+                raise KeyboardInterrupt
+            return super().loss(model, batch)
+
+    config = CollectConfig(**SETTINGS | {"epochs": 1}, head_epochs=1, head_learning_rate=0.2)
+    whole = collect(config, HeadTask(), ORIGIN, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        collect(config, Stops(), ORIGIN, tmp_path / "zoo")
+    again = collect(config, HeadTask(), ORIGIN, tmp_path / "zoo")
+    assert again.sha256 == whole.sha256
+
+
+def test_head_epochs_and_their_rate_go_together():
+    for settings in ({"head_epochs": 1}, {"head_learning_rate": 0.1}):
+        with pytest.raises(ValueError, match="head_epochs and head_learning_rate go together"):
+            CollectConfig(**SETTINGS, **settings)
+
+
+class PartTask(HeadTask):
+    """Only the place is the weights; the head is frozen."""
+
+    def __init__(self, head=5.0):
+        super().__init__()
+        self.value = head
+
+    def start(self, seed):
+        model = self.build(seed)
+        model.head.requires_grad_(False).fill_(self.value)
+        return model
+
+    def weights(self, model):
+        return {"place": model.place.detach().clone()}
+
+    def frozen(self, model):
+        return {"head": model.head.detach().clone()}
+
+
+def test_frozen_tensors_are_kept_once_and_checked(tmp_path):
+    zoo = collect(CollectConfig(**SETTINGS), PartTask(), ORIGIN, tmp_path / "zoo")
+    assert zoo.frozen() == {"head": torch.tensor([5.0])}
+    assert [spec.name for spec in zoo.structure] == ["place"]
+    assert list(zoo.problems()) == []
+    with pytest.raises(ValueError, match="around other frozen tensors"):
+        collect(CollectConfig(**SETTINGS), PartTask(head=6.0), ORIGIN, tmp_path / "zoo")
+    with pytest.raises(ValueError, match=r"expected zoo\.seeds 1, not 2"):
+        collect(CollectConfig(**SETTINGS, regime="independent", seeds=2), PartTask(), ORIGIN, tmp_path / "other")
+    save_tensors(zoo.path / "frozen.safetensors", {"head": torch.tensor([7.0])})
+    with pytest.raises(Corrupt, match=r"frozen\.safetensors is not that of the manifest"):
+        zoo.frozen()
+    assert len(list(zoo.problems())) == 1
+
+
+def test_frozen_tensors_survive_an_interruption(tmp_path):
+    class Stops(PartTask):
+        def loss(self, model, batch):
+            if batch == 11:
+                raise KeyboardInterrupt
+            return super().loss(model, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(CollectConfig(**SETTINGS), Stops(), ORIGIN, tmp_path / "zoo")
+    with pytest.raises(ValueError, match="around other frozen tensors"):
+        collect(CollectConfig(**SETTINGS), PartTask(head=6.0), ORIGIN, tmp_path / "zoo")
+    (tmp_path / "zoo" / "frozen.safetensors").unlink()
+    zoo = collect(CollectConfig(**SETTINGS), PartTask(), ORIGIN, tmp_path / "zoo")
+    assert zoo.frozen() == {"head": torch.tensor([5.0])}
+    assert zoo.sha256 == collect(CollectConfig(**SETTINGS), PartTask(), ORIGIN, tmp_path / "whole").sha256

@@ -183,7 +183,7 @@ def create_network(
             f"config.json and model.safetensors of https://huggingface.co/{config.hf_hub_id} into a directory and give "
             "--set task.pretrained=DIR, or train from scratch with --set task.pretrained=false"
         ) from error
-    except (RuntimeError, TypeError, AssertionError, ValueError) as error:
+    except (RuntimeError, TypeError, AssertionError, ValueError, KeyError) as error:
         raise ValueError(f"cannot make {name} with {_listed(given)}: {_brief(error)}") from error
     network.pretrained_cfg.pop("state_dict", None)  # would keep a second copy of the weights in memory
     return network
