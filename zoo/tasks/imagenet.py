@@ -162,7 +162,7 @@ def _labels(reader: Reader, split: str) -> Tensor:
     if hasattr(reader, "samples"):
         labels = np.asarray([label for _, label in reader.samples])
     else:
-        labels = np.asarray(reader.dataset.with_format("numpy")["label"])
+        labels = np.asarray(reader.dataset.with_format("numpy")["label"][:])  # not row by row
     found, expected = np.unique(labels), FORMATS["imagenet"].classes
     if not np.array_equal(found, np.arange(expected)):
         raise Corrupt(
