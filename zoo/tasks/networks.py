@@ -205,13 +205,10 @@ def timm_config(name: str, options: Options, num_classes: int, images: Mapping[s
     """
     config = _config(name).to_dict()
     kept = {key: config[key] for key in ("first_conv", "classifier", "license", "fixed_input_size") if key in config}
-    arguments: dict[str, Any] = {"num_classes": num_classes, "in_chans": images["input_size"][0], **options}
-    if config.get("fixed_input_size"):
-        arguments["img_size"] = images["input_size"][-1]
     return {
         "architecture": name.partition(".")[0],
         "num_classes": num_classes,
-        "model_args": arguments,
+        "model_args": {"num_classes": num_classes, "in_chans": images["input_size"][0], **options},
         "pretrained_cfg": {"num_classes": num_classes, **images, **kept},
     }
 
