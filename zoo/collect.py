@@ -8,6 +8,7 @@ be held out, as a yardstick that no generator sees.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from zoo.state import load_state, save_state
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Frozen, Structure
 from zoo.tasks.base import Task
+
+STATE_SECONDS = 300  # in long epochs the state is saved about this often, beside the end of every epoch
 
 
 class CollectConfig(Frozen):
@@ -130,6 +133,7 @@ def _run(config: CollectConfig, task: Task, job: Job, writer: ZooWriter) -> Iter
     if step < head_steps:
         _train_head_alone(optimizer, trained, task.head(model))
     model.train()
+    state_time = time.monotonic()
     for batch in task.batches(job.seed, step, config.batch_size):
         if step == head_steps:  # also on resuming here, so that the optimiser starts anew in either case
             for parameter in trained:
@@ -151,9 +155,10 @@ def _run(config: CollectConfig, task: Task, job: Job, writer: ZooWriter) -> Iter
             model.train()
         if step == total:
             state.unlink(missing_ok=True)
-        elif step % epoch_steps == 0:
+        elif step % epoch_steps == 0 or time.monotonic() - state_time >= STATE_SECONDS:
             _check_finite(model, loss, job, step)
             save_state(state, model, optimizer, step)
+            state_time = time.monotonic()
         yield 1
         if step == total:
             return

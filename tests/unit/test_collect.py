@@ -8,6 +8,7 @@ from torch import nn
 
 from evaluators.classification import Evaluation
 from evaluators.metrics import Metric
+from zoo import collect as collect_module
 from zoo.checkpoint import save_tensors
 from zoo.collect import CollectConfig, _learning_rate, collect, jobs
 from zoo.errors import Corrupt
@@ -261,3 +262,28 @@ def test_frozen_tensors_survive_an_interruption(tmp_path):
     zoo = collect(CollectConfig(**SETTINGS), PartTask(), ORIGIN, tmp_path / "zoo")
     assert zoo.frozen() == {"head": torch.tensor([5.0])}
     assert zoo.sha256 == collect(CollectConfig(**SETTINGS), PartTask(), ORIGIN, tmp_path / "whole").sha256
+
+
+@pytest.mark.parametrize("stop", [2, 4, 7, 10])
+def test_in_long_epochs_little_is_lost(stop, tmp_path, monkeypatch):
+    """The paper's ImageNet zoos are made within one epoch, of hours."""
+    monkeypatch.setattr(collect_module, "STATE_SECONDS", 0.0)
+    steps = []
+
+    class Counts(HeadTask):
+        def loss(self, model, batch):
+            steps.append(batch)
+            return super().loss(model, batch)
+
+    class Stops(HeadTask):
+        def loss(self, model, batch):
+            if batch == stop:
+                raise KeyboardInterrupt
+            return super().loss(model, batch)
+
+    config = CollectConfig(**SETTINGS | {"epochs": 1}, head_epochs=1, head_learning_rate=0.2)
+    whole = collect(config, HeadTask(), ORIGIN, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        collect(config, Stops(), ORIGIN, tmp_path / "zoo")
+    assert collect(config, Counts(), ORIGIN, tmp_path / "zoo").sha256 == whole.sha256
+    assert steps == list(range(stop, 14))  # batch k of seed 0 is the number k: nothing was done twice
