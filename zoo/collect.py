@@ -95,11 +95,7 @@ def collect(config: CollectConfig, task: Task, origin: Origin, path: Path) -> Zo
     """
     model = task.build(config.seed)
     structure = Structure.of(task.weights(model))
-    frozen = {}
-    if task.frozen(model):
-        if config.seeds > 1:
-            raise ValueError(f"frozen tensors are kept once for all networks; expected zoo.seeds 1, not {config.seeds}")
-        frozen = task.frozen(task.start(config.seed))
+    frozen = task.frozen(task.start(config.seed)) if task.frozen(model) else {}
     with ZooWriter(path, origin, structure, frozen) as writer:
         todo = [] if writer.complete else jobs(config)
         total = len(todo) * _total_steps(config, task)

@@ -11,7 +11,7 @@ from torch import nn
 from zoo.checkpoint import save_tensors
 from zoo.errors import MissingData
 from zoo.structure import Structure
-from zoo.tasks import build_task, task_module, task_structure
+from zoo.tasks import build_task, task_frozen, task_module, task_structure
 from zoo.tasks.classification import ClassificationTask, Config
 from zoo.tasks.images import Images
 
@@ -410,3 +410,20 @@ def test_crops_resume_where_they_stopped(augment):
             tuple((batch[i, 0] == 0).nonzero().flatten().tolist()) for batch, _ in whole for i in range(len(batch))
         }
         assert len(black) > 10  # borders of many kinds
+
+
+def test_frozen_tensors_come_from_the_pretrained_weights_alone(weights_file, tmp_path):
+    from safetensors.torch import load_file
+
+    task = family_task("test_resnet", str(weights_file), trainable=("layer1.*",))
+    expected, found = task.frozen(task.start(5)), task_frozen(task.config)
+    assert list(found) == list(expected)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    assert task_frozen(family_task("test_resnet").config) == {}
+
+    tensors = load_file(weights_file)
+    tensors["fc.weight"], tensors["fc.bias"] = tensors["fc.weight"][:3].clone(), tensors["fc.bias"][:3].clone()
+    save_tensors(tmp_path / "small.safetensors", tensors)
+    with pytest.raises(ValueError, match=r"fc\.weight is frozen, but starts at random.*another number of classes"):
+        family_task("test_resnet", str(tmp_path / "small.safetensors"), trainable=("layer1.*",)).start(0)
+    family_task("test_resnet", str(tmp_path / "small.safetensors"), trainable=("layer1.*", "fc.*")).start(0)

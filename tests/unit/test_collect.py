@@ -239,8 +239,6 @@ def test_frozen_tensors_are_kept_once_and_checked(tmp_path):
     assert list(zoo.problems()) == []
     with pytest.raises(ValueError, match="around other frozen tensors"):
         collect(CollectConfig(**SETTINGS), PartTask(head=6.0), ORIGIN, tmp_path / "zoo")
-    with pytest.raises(ValueError, match=r"expected zoo\.seeds 1, not 2"):
-        collect(CollectConfig(**SETTINGS, regime="independent", seeds=2), PartTask(), ORIGIN, tmp_path / "other")
     save_tensors(zoo.path / "frozen.safetensors", {"head": torch.tensor([7.0])})
     with pytest.raises(Corrupt, match=r"frozen\.safetensors is not that of the manifest"):
         zoo.frozen()

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from zoo.errors import suggest
 from zoo.structure import Frozen, Structure
@@ -34,6 +35,17 @@ def build_task(config: Frozen, data_root: Path | None, device: torch.device) -> 
     """
     assert isinstance(config, TaskConfig)
     return task_module(config.name).build(config, data_root, device)
+
+
+def task_frozen(config: Frozen) -> dict[str, Tensor]:
+    """The tensors that all networks of a `task:` section share, without data: mostly none.
+
+    Raises MissingData when the pretrained weights they come from are not there.
+    """
+    assert isinstance(config, TaskConfig)
+    module = task_module(config.name)
+    found: dict[str, Tensor] = module.frozen(config) if hasattr(module, "frozen") else {}
+    return found
 
 
 def timm_config(config: Frozen) -> dict[str, Any]:

@@ -111,6 +111,25 @@ def structure(config: Config) -> Structure:
     return Structure.of({name: state[name] for name in chosen(config, state)})
 
 
+def frozen(config: Config) -> dict[str, Tensor]:
+    """The tensors that all networks of this task share, on the CPU; none unless `trainable` leaves some out. Needs the
+    pretrained weights, but no data.
+
+    Raises what loading them raises, and ValueError if some of these tensors start at random.
+    """
+    if not config.trainable:
+        return {}
+    state, other = (_network(config, seed, pretrained=True).state_dict() for seed in (0, 1))
+    trained = set(chosen(config, state))
+    for name in state:
+        if name not in trained and not torch.equal(state[name], other[name]):
+            raise ValueError(
+                f"{name} is frozen, but starts at random: the pretrained weights are for another number of classes; "
+                "expected weights for this task, or its pattern in task.trainable"
+            )
+    return {name: tensor for name, tensor in state.items() if name not in trained}
+
+
 def chosen(config: Config, names: Iterable[str]) -> list[str]:
     """Which of these tensors are the weights. Raises ValueError for a pattern that matches none."""
     names = list(names)
@@ -177,7 +196,8 @@ class ClassificationTask:
         return self._ready(_network(self.config, seed, pretrained=False))
 
     def start(self, seed: int) -> nn.Module:
-        """Raises what `build` raises, and MissingData or Corrupt for the pretrained weights."""
+        """Raises what `build` and `frozen` raise, and MissingData or Corrupt for the pretrained weights."""
+        frozen(self.config)  # refuses what would start at random
         return self._ready(_network(self.config, seed, pretrained=True))
 
     def _ready(self, model: nn.Module) -> nn.Module:
