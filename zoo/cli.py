@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zoo.console import command_line, emit, open_task, run_cli, say
-from zoo.options import DataRoot, Device, DryRun, Json, Out, Set
+from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, Set
 
 if TYPE_CHECKING:
     from zoo.store import Zoo
@@ -135,6 +135,7 @@ def score(
     out: Out = None,
     data_root: DataRoot = None,
     device: Device = "auto",
+    precision: Precision = "float32",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -152,7 +153,7 @@ def score(
         emit(plan, as_json, f"would score {len(zoo.entries)} checkpoints into {target}")
         return
     task = open_task(recipe_from_text(origin.name, origin.recipe), data_root, device)
-    scores = score_zoo(zoo, task, target)
+    scores = score_zoo(zoo, task, target, precision=precision)
     emit(result(origin.name, scores), as_json, table(scores))
 
 

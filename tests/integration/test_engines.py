@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from test_cli import Shell
 
 from zoo.collect import Checkpoint, CollectConfig, Run, State, collect
 from zoo.engines import LocalPool, Plan, collect_all
 from zoo.recipe import load_recipe
-from zoo.store import Zoo
 from zoo.tasks import build_task
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
@@ -27,8 +28,6 @@ def plan(path: Path, settings: list[str]) -> Plan:
 
 def collect_here(path: Path, settings: list[str]) -> dict[str, bytes]:
     one = plan(path, settings)
-    import torch
-
     collect(one.config, build_task(one.task, None, torch.device("cpu")), one.origin, path)
     return content(path)
 
@@ -41,6 +40,11 @@ def content(path: Path) -> dict[str, bytes]:
 def expected(tmp_path_factory):
     """What one process makes of three seeds."""
     return collect_here(tmp_path_factory.mktemp("whole") / "zoo", SEEDS)
+
+
+@pytest.fixture
+def shell(monkeypatch, capsys):
+    return Shell(monkeypatch, capsys)
 
 
 class Pool(LocalPool):
@@ -84,7 +88,7 @@ def test_two_workers_make_what_one_process_makes(tmp_path, expected):
     assert again.started == []
 
 
-@pytest.mark.parametrize("when", [State, Checkpoint])
+@pytest.mark.parametrize("when", [State, pytest.param(Checkpoint, marks=pytest.mark.slow)])
 def test_killed_workers_are_replaced_and_nothing_is_done_twice(tmp_path, expected, recorded, monkeypatch, when):
     pool, real = Pool(2), Run.record
 
@@ -133,10 +137,6 @@ def assert_session_ends(session: int) -> None:
     pytest.fail("processes are left")
 
 
-def weights(path: Path) -> list[tuple[str, str]]:
-    return [(entry.id, entry.sha256) for entry in Zoo.open(path).entries]
-
-
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
 def test_an_owner_that_goes_takes_its_workers_along_and_can_be_continued(tmp_path, expected, blow):
     place = tmp_path / "zoo"
@@ -148,5 +148,36 @@ def test_an_owner_that_goes_takes_its_workers_along_and_can_be_continued(tmp_pat
     assert_session_ends(owner.pid)
     assert "Traceback" not in errors
     assert not (place / "manifest.json").exists()
-    collect_all([plan(place, SEEDS)], Pool(2))
-    assert content(place) == expected
+    assert collect_here(place, SEEDS) == expected
+
+
+def test_workers_report_errors_and_ignored_settings_as_one_process_does(tmp_path, shell, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seeds = "--set zoo.regime=independent --set zoo.seeds=2 --set zoo.checkpoints=1 --set zoo.epochs=1"
+    command = f"rpg-zoo collect {TINY} {seeds} --workers 2 --out"
+    shell.fails(f"{command} a --set task.model=cnn_medium", 2, "cnn_medium cannot take images")
+    shell.fails(f"{command} b --set zoo.learning_rate=1e30", 1, "diverged", "zoo.learning_rate")
+    shell.fails(f"{command} c --engine slurm", 2, "no engine named 'slurm'", "local, ray")
+    shell.fails(f"{command} d --workers 0", 2, "--workers")
+    code, _, err = shell(f"rpg-zoo collect {TINY} --set zoo.epochs=0 --workers 4 --out e")
+    assert code == 0
+    assert "--workers 4 is ignored beyond 1" in err
+    assert [path.parent.name for path in tmp_path.rglob("manifest.json")] == ["e"]
+
+
+def test_several_recipes_go_to_their_own_places(tmp_path, shell, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    planned = shell.json("rpg-zoo collect digits cifar10-cnn-small --out all --dry-run")["zoos"]
+    assert [row["out"] for row in planned] == ["all/digits", "all/cifar10-cnn-small"]
+    shell.fails("rpg-zoo collect digits digits", 2, "each recipe once")
+    made = shell.json(f"rpg-zoo collect {TINY} --set zoo.epochs=0 --out single")
+    assert made["zoo"] == "single"
+    (tmp_path / "other.yaml").write_text(f"extends: {TINY.removesuffix('.yaml')}\n")
+    made = shell.json(f"rpg-zoo collect {TINY} other.yaml --set zoo.epochs=0 --out both")["zoos"]
+    assert [(row["zoo"], row["checkpoints"]) for row in made] == [("both/tiny", 8), ("both/other", 8)]
+
+
+def test_ray_is_an_extra_and_hands_out_gpus_itself(shell, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    shell.fails(f"rpg-zoo collect {TINY} --engine ray --out x", 3, "rpg-zoo[ray]")
+    shell.fails(f"rpg-zoo collect {TINY} --engine ray --device cuda:1 --out x", 2, "--device auto")
