@@ -124,17 +124,20 @@ def collect_zoos(
 def collect_all(plans: Sequence[Plan], pool: Pool) -> list[Zoo]:
     """Collect several zoos, the jobs of all of them spread over the workers of a pool.
 
-    A job that raises Failed (it diverged) leaves the others going; the first such error is raised when they are done.
-    Any other error stops everything at once. What was recorded is kept in either case.
+    A job that raises Failed (it diverged) leaves the others going; the first such error is raised when they are done
+    and the zoos it does not belong to are finished. Any other error stops everything at once. What was recorded is kept
+    in either case.
     """
     with ExitStack() as stack:
         writers = [stack.enter_context(ZooWriter(p.path, p.origin, task_structure(p.task))) for p in plans]
         todo = [(plan, run) for plan, writer in zip(plans, writers, strict=True) for run in runs(plan.config, writer)]
         with progress("collect", 100 * len(todo)) as bar:
             failures = _Crew(pool, todo, bar).work()
+        broken = {run.writer for run, _ in failures}
+        zoos = [writer.finish() for writer in writers if writer not in broken]
         if failures:
-            raise failures[0]
-        return [writer.finish() for writer in writers]
+            raise failures[0][1]
+        return zoos
 
 
 class _Crew:
@@ -149,10 +152,10 @@ class _Crew:
         self._idle: list[Worker] = []
         self._index: dict[Worker, int] = {}
         self._deaths: dict[Run | None, int] = {}  # since the last news; None: of workers that were starting
-        self._failures: list[Failed] = []
+        self._failures: list[tuple[Run, Failed]] = []
 
-    def work(self) -> list[Failed]:
-        """Get all runs done; returns the errors of those that failed."""
+    def work(self) -> list[tuple[Run, Failed]]:
+        """Get all runs done; returns those that failed, with their errors."""
         try:
             for index in range(min(self._pool.size, len(self._queue))):
                 self._start(index)
@@ -189,13 +192,14 @@ class _Crew:
             del self._busy[worker]
             self._idle.append(worker)
             self._deaths.pop(None, None)
-        elif isinstance(message, Raised):
+            return
+        assert run is not None
+        if isinstance(message, Raised):
             if not isinstance(message.error, Failed):
                 raise message.error from RuntimeError(f"in a worker:\n{message.traceback}")
-            self._failures.append(message.error)
+            self._failures.append((run, message.error))
             self._busy[worker] = None  # it says that it is idle next
         else:
-            assert run is not None
             news = run.record(message)
             self._bar.advance(news)
             if news or not isinstance(message, int):

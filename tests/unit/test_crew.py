@@ -118,7 +118,7 @@ def test_workers_that_die_while_starting_are_given_up():
 def test_a_failed_job_lets_the_others_finish():
     failure = Failed("diverged")
     runs, _, _, work = crew(lambda seed: [Raised(failure, "")] if seed == 0 else [100])
-    assert work.work() == [failure]
+    assert work.work() == [(runs[0], failure)]
     assert [run.finished for run in runs] == [0, 1, 1, 1]
 
 
