@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from zoo.collect import CollectConfig, Event, Job, Run, collect, runs, train
-from zoo.console import pick_device
+from zoo.console import pick_device, say
 from zoo.errors import Failed, MissingExtra, suggest
 from zoo.manifest import Origin
 from zoo.progress import Bar, progress
@@ -354,6 +354,8 @@ class RayPool:
             places = gpus if use_gpus else cpus
             if not places:
                 raise ValueError(f"the Ray cluster has {cpus} CPUs and {gpus} GPUs; expected a place for one worker")
+            if size and size > places:
+                say(f"--workers {size} is ignored beyond {places}: the Ray cluster has {cpus} CPUs and {gpus} GPUs")
             self.size = min(size or places, places)
             self._trainer = Trainer(data_root, device, threads=max(1, cpus // self.size))
             self._actor = self._ray.remote(num_cpus=1, num_gpus=int(use_gpus))(_Actor)

@@ -4,9 +4,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+import zoo.engines
 from zoo.collect import Job, Run
-from zoo.engines import MOST_DEATHS, Died, Idle, Raised, _Crew
+from zoo.engines import MOST_DEATHS, Died, Idle, LocalPool, Raised, Trainer, Work, _Crew
 from zoo.errors import Failed, MissingData
 
 
@@ -129,3 +131,24 @@ def test_any_other_error_stops_everything():
     assert "the worker's traceback" in str(caught.value.__cause__)
     assert not any(run.finished for run in runs)
     assert all(worker.stopped for worker in pool.started)
+
+
+def test_local_workers_share_out_gpus_and_threads(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    devices = {name: [t._device for t in LocalPool(4, None, name)._trainers] for name in ("auto", "cuda:1", "cpu")}
+    assert devices["auto"] == ["cuda:0", "cuda:1", "cuda:2", "cuda:0"]
+    assert devices["cuda:1"] == ["cuda:1"] * 4
+    assert devices["cpu"] == ["cpu"] * 4
+    assert [LocalPool(size, None, "cpu")._trainers[0]._threads for size in (1, 2, 4, 9)] == [5, 2, 1, 1]
+
+
+def test_a_worker_loads_the_data_of_a_recipe_once(monkeypatch):
+    built = []
+    monkeypatch.setattr(zoo.engines, "build_task", lambda task, root, device: built.append(task) or task)
+    monkeypatch.setattr(zoo.engines, "train", lambda config, task, job, state, done: iter([100]))
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    trainer = Trainer(None, "cpu", 1)
+    for task in ("a", "a", "b", "b", "a"):
+        assert list(trainer.messages(Work(task, None, Job(0, "train"), None, frozenset()))) == [100, Idle()]
+    assert built == ["a", "b", "a"]
