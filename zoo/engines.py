@@ -116,6 +116,8 @@ def collect_zoos(
         with RayPool(workers, data_root, device) as pool:
             return collect_all(plans, pool)
     if workers and workers > 1:
+        if device != "auto":
+            pick_device(device)  # a name that cannot be used is an error before anything is written
         return collect_all(plans, LocalPool(workers, data_root, device))
     where = pick_device(device)
     return [collect(p.config, build_task(p.task, data_root, where), p.origin, p.path) for p in plans]

@@ -159,6 +159,8 @@ def test_workers_report_errors_and_ignored_settings_as_one_process_does(tmp_path
     shell.fails(f"{command} b --set zoo.learning_rate=1e30", 1, "diverged", "zoo.learning_rate")
     shell.fails(f"{command} c --engine slurm", 2, "no engine named 'slurm'", "local, ray")
     shell.fails(f"{command} d --workers 0", 2, "--workers")
+    shell.fails(f"{command} d --device tpu", 2, "--device tpu")
+    assert not (tmp_path / "d").exists()
     code, _, err = shell(f"rpg-zoo collect {TINY} --set zoo.epochs=0 --workers 4 --out e")
     assert code == 0
     assert "--workers 4 is ignored beyond 1" in err
