@@ -5,6 +5,7 @@ complete.
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -116,6 +117,7 @@ class Manifest(Frozen):
         return self
 
 
+@cache  # reading them takes milliseconds, and every score records them
 def versions() -> dict[str, str]:
     """Versions of what computes: they belong to every artefact's record."""
     packages = ("rpg-zoo", "torch", "numpy", "safetensors")

@@ -10,7 +10,7 @@ from evaluators.classification import Evaluation
 from evaluators.metrics import Metric
 from zoo import collect as collect_module
 from zoo.checkpoint import save_tensors
-from zoo.collect import CollectConfig, _learning_rate, collect, jobs
+from zoo.collect import Checkpoint, CollectConfig, State, _learning_rate, collect, jobs, train
 from zoo.errors import Corrupt
 from zoo.manifest import Origin
 
@@ -285,3 +285,43 @@ def test_in_long_epochs_little_is_lost(stop, tmp_path, monkeypatch):
         collect(config, Stops(), ORIGIN, tmp_path / "zoo")
     assert collect(config, Counts(), ORIGIN, tmp_path / "zoo").sha256 == whole.sha256
     assert steps == list(range(stop, 14))  # batch k of seed 0 is the number k: nothing was done twice
+
+
+def test_what_was_recorded_is_not_made_again_and_a_state_gives_the_rest():
+    config, job = CollectConfig(**SETTINGS, seed=3), jobs(CollectConfig(**SETTINGS, seed=3))[0]
+    events = list(train(config, PointTask(), job, None, ()))
+    made = {event.id: event for event in events if isinstance(event, Checkpoint)}
+    states = [
+        {name: tensor.clone() for name, tensor in event.tensors.items()}
+        for event in train(config, PointTask(), job, None, ())
+        if isinstance(event, State)
+    ]
+    assert [int(state["step"]) for state in states] == [4, 8, 12]
+    for state in states:
+        task = PointTask()
+        rest = [e for e in train(config, task, job, state, {"seed00003-0001"}) if isinstance(e, Checkpoint)]
+        expected = [e for e in made.values() if e.step > int(state["step"]) and e.id != "seed00003-0001"]
+        assert [(e.id, e.tensors, e.metrics) for e in rest] == [(e.id, e.tensors, e.metrics) for e in expected]
+        assert len(task.evaluated) == len(expected)
+
+
+def test_bfloat16_computes_in_it_and_keeps_the_weights_in_float32():
+    class MatrixTask(PointTask):
+        def build(self, seed):
+            torch.manual_seed(seed)
+            return nn.Linear(3, 2)
+
+        def loss(self, model, batch):
+            seen.append(model(torch.ones(1, 3)))
+            return seen[-1].float().square().sum()
+
+        def evaluate(self, model, split):
+            seen.append(model(torch.ones(1, 3)))
+            return Evaluation((), None)
+
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        seen: list[torch.Tensor] = []
+        config = CollectConfig(**SETTINGS | {"epochs": 0, "checkpoints": 1}, precision=precision)
+        [made] = [e for e in train(config, MatrixTask(), jobs(config)[0], None, ()) if isinstance(e, Checkpoint)]
+        assert [output.dtype for output in seen] == [dtype, dtype, torch.float32]  # 2 steps, 1 evaluation
+        assert {tensor.dtype for tensor in made.tensors.values()} == {torch.float32}
