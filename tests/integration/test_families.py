@@ -18,6 +18,7 @@ import rpg.cli
 import zoo.cli
 from zoo.checkpoint import load_foreign
 from zoo.console import run_cli
+from zoo.recipe import recipe_from_text
 from zoo.store import Zoo
 from zoo.tasks import build_task, images
 from zoo.tasks.classification import Config
@@ -120,8 +121,6 @@ def test_a_family_goes_the_whole_way_on_photographs(model, options, photos, caps
 
 
 def _task_of(made: Zoo) -> dict:
-    from zoo.recipe import recipe_from_text
-
     return recipe_from_text("mini", made.manifest.origin.recipe).sections["task"].model_dump(mode="json")
 
 

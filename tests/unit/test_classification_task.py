@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
+from torchvision.transforms import functional as reference
 
 from zoo.checkpoint import save_tensors
 from zoo.errors import MissingData
@@ -342,18 +344,13 @@ def test_pretrained_weights_come_from_files(form, weights_file):
     source = {"file": weights_file, "directory": weights_file.parent, "timm's name": f"local-dir:{weights_file.parent}"}
     task = family_task("test_resnet", str(source[form]))
     started, built = task.weights(task.start(3)), task.weights(task.build(3))
-    from safetensors.torch import load_file
-
     assert all(torch.equal(tensor, started[name]) for name, tensor in load_file(weights_file).items())
     assert not torch.equal(built["fc.weight"], started["fc.weight"])
 
 
 def test_a_head_for_other_classes_starts_at_random_and_the_rest_as_pretrained(weights_file, tmp_path):
-    from safetensors.torch import load_file
-
     tensors = load_file(weights_file)
-    tensors["fc.weight"], tensors["fc.bias"] = torch.zeros(1000, 64), torch.zeros(1000)
-    tensors["fc.weight"] = torch.zeros(1000, load_file(weights_file)["fc.weight"].shape[1])
+    tensors["fc.weight"], tensors["fc.bias"] = torch.zeros(1000, tensors["fc.weight"].shape[1]), torch.zeros(1000)
     save_tensors(tmp_path / "big.safetensors", tensors)
     task = family_task("test_resnet", str(tmp_path / "big.safetensors"))
     first, again, other = (task.weights(task.start(seed)) for seed in (0, 0, 1))
@@ -389,8 +386,6 @@ def test_the_head_is_the_classifier():
 
 
 def test_images_are_resized_on_the_device_as_the_library_does_it():
-    from torchvision.transforms import functional as reference
-
     small, large = digits_task(), family_task("test_resnet", image_size=24)
     (before, labels), (after, same) = (next(task.batches(0, 0, 100)) for task in (small, large))
     assert torch.equal(labels, same)
@@ -413,8 +408,6 @@ def test_crops_resume_where_they_stopped(augment):
 
 
 def test_frozen_tensors_come_from_the_pretrained_weights_alone(weights_file, tmp_path):
-    from safetensors.torch import load_file
-
     task = family_task("test_resnet", str(weights_file), trainable=("layer1.*",))
     expected, found = task.frozen(task.start(5)), task_frozen(task.config)
     assert list(found) == list(expected)

@@ -36,6 +36,13 @@ Reader = Any  # timm's: reader[i] is (open file, label), reader.filename(i) its 
 Transform = Callable[[Image.Image], Tensor]
 
 
+def loader_workers() -> int:
+    """One per core, within reason; none where a process may not have children."""
+    if multiprocessing.current_process().daemon:
+        return 0
+    return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+
+
 @dataclass(frozen=True, eq=False)
 class Photos:
     """Photographs and their labels int64 (N,). `preparation` says how they become network inputs: `input_size`
@@ -47,7 +54,7 @@ class Photos:
     test: Reader
     test_labels: Tensor
     preparation: Mapping[str, Any]
-    workers: int = field(default_factory=lambda: loader_workers())
+    workers: int = field(default_factory=loader_workers)
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 (N, C, H, W) -> float32 of the same shape on the same device, standardised per channel."""
@@ -122,13 +129,6 @@ def load_photos(data_root: Path | None, preparation: Mapping[str, Any]) -> Photo
     """
     train, test = _open("train", data_root), _open("validation", data_root)
     return Photos(train, _labels(train, "train"), test, _labels(test, "validation"), preparation)
-
-
-def loader_workers() -> int:
-    """One per core, within reason; none where a process may not have children."""
-    if multiprocessing.current_process().daemon:
-        return 0
-    return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
 
 
 def _open(split: str, data_root: Path | None) -> Reader:
