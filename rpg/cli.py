@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zoo.console import command_line, emit, open_task, pick_device, run_cli, say
-from zoo.options import DataRoot, Device, DryRun, Json, Out, RecipeName, Set
+from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, RecipeName, Set
 
 if TYPE_CHECKING:
     from rpg.run import Run
@@ -139,6 +139,7 @@ def evaluate(
     out: Out = None,
     data_root: DataRoot = None,
     device: Device = "auto",
+    precision: Precision = "float32",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -153,7 +154,7 @@ def evaluate(
         if dry_run:
             emit({"file": str(weights)}, as_json, f"would score {weights}")
             return
-        scores = [score_file(weights, open_task(load_recipe(task), data_root, device))]
+        scores = [score_file(weights, open_task(load_recipe(task), data_root, device), precision)]
     else:
         zoo = find_generated(task) if weights is None else Zoo.open(weights)
         origin = zoo.manifest.origin
@@ -165,7 +166,7 @@ def evaluate(
             emit(plan, as_json, f"would score {len(zoo.entries)} checkpoints of {zoo.path} into {target}")
             return
         opened = open_task(recipe_from_text(origin.name, origin.recipe), data_root, device)
-        scores = score(zoo, opened, target)
+        scores = score(zoo, opened, target, precision=precision)
     emit(result(task, scores), as_json, table(scores))
 
 

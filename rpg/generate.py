@@ -85,7 +85,7 @@ def generate(run: Run, config: GenerateConfig, origin: Origin, path: Path, devic
     chunk = _chunk(config.mode, layout.token_size, device)
     steps = config.steps * len(windows(layout.num_tokens, layout.token_size, chunk))
     with (
-        ZooWriter(path, origin, layout.structure) as writer,
+        ZooWriter(path, origin, layout.structure, run.frozen()) as writer,
         progress("generate", len(groups) * steps) as bar,
         out_of_memory(lambda: _advice(run, config, layout, device)),
     ):

@@ -3,6 +3,7 @@
     recipe.yaml            the resolved recipe
     layout.json            structure, token size, statistics: all that turns tokens into weights
     constants.safetensors  what is not generated (integer buffers), from the first training checkpoint
+    frozen.safetensors     what completes a checkpoint to a network, for zoos that have such
     run.json               parents, command, versions, permutation states, hashes of the files so far; before training
     metrics.jsonl          loss and learning rate by step
     tokens.npy             the tokenised zoo, memory-mapped (training only)
@@ -58,6 +59,7 @@ class Run:
         self.layout_path = path / "layout.json"
         self.record_path = path / "run.json"
         self.constants_path = path / "constants.safetensors"
+        self.frozen_path = path / "frozen.safetensors"
         self.tokens_path = path / "tokens.npy"
         self.state_path = path / "state.safetensors"
         self.metrics_path = path / "metrics.jsonl"
@@ -105,6 +107,10 @@ class Run:
 
     def constants(self) -> dict[str, torch.Tensor]:
         return load_tensors(self.constants_path)
+
+    def frozen(self) -> dict[str, torch.Tensor]:
+        """The zoo's frozen tensors; mostly none."""
+        return load_tensors(self.frozen_path) if self.frozen_path.name in self.record().files else {}
 
     def generator(self, device: torch.device) -> Generator:
         """The trained generator in evaluation mode."""

@@ -29,7 +29,7 @@ from zoo.files import Journal, sha256_file, write_bytes
 from zoo.manifest import Entry, FileRecord, Origin
 from zoo.progress import Bar, progress
 from zoo.seeds import generator as seeded_generator
-from zoo.state import load_state, save_state, whole
+from zoo.state import pack_state, read_state, unpack_state, whole, write_state
 from zoo.store import Zoo
 
 LOG_EVERY = 10  # steps between lines of metrics.jsonl
@@ -101,7 +101,9 @@ def prepare(run: Run, config: RPGConfig, zoo: Zoo, entries: Sequence[Entry], ori
         if not run.trained:
             run.check(run.record().files)
         return run.layout()
-    foreign = {path.name for path in run.path.glob("[!.]*")} - set(PREPARED)
+    frozen = zoo.frozen()
+    prepared = (*PREPARED, *([run.frozen_path.name] if frozen else []))
+    foreign = {path.name for path in run.path.glob("[!.]*")} - set(prepared)
     if foreign:
         raise ValueError(f"{run.path} exists and is not a run; choose another place with --out")
     settings = config.generator
@@ -112,9 +114,11 @@ def prepare(run: Run, config: RPGConfig, zoo: Zoo, entries: Sequence[Entry], ori
     constants = {spec.name: first[spec.name] for spec in zoo.structure if spec.kind == "constant"}
     write_tokens(run.tokens_path, layout, zoo.checkpoints(entries), len(entries))
     save_tensors(run.constants_path, constants)
+    if frozen:
+        save_tensors(run.frozen_path, frozen)
     run.write_json(run.layout_path, layout)
     write_bytes(run.path / "recipe.yaml", origin.recipe.encode())
-    files = {name: FileRecord.of(run.path / name) for name in PREPARED}
+    files = {name: FileRecord.of(run.path / name) for name in prepared}
     record = RunRecord(origin=origin, states=states, num_parameters=num_parameters, files=files)
     run.write_json(run.record_path, record)
     return layout
@@ -138,7 +142,8 @@ def _optimise(run: Run, config: RPGConfig, layout: Layout, num_checkpoints: int,
     optimizer = make_optimizer(settings, model)
     average = Average(model, settings.ema) if settings.ema else None
     extra = average.values if average else {}
-    step = saved = load_state(run.state_path, model, optimizer, extra) if run.state_path.is_file() else 0
+    step = unpack_state(read_state(run.state_path), model, optimizer, extra) if run.state_path.is_file() else 0
+    saved = step
     tokens = open_tokens(run.tokens_path, layout, num_checkpoints)
     schedule = make_scheduler(config.diffusion, "ddpm", config.diffusion.num_steps)
     batches = Batches(settings, tokens, layout.mask(), schedule, processes)
@@ -159,7 +164,9 @@ def _optimise(run: Run, config: RPGConfig, layout: Layout, num_checkpoints: int,
             if step % LOG_EVERY == 0 or step == settings.steps:
                 curve.draw(step, learning_rate)
                 if step - saved >= settings.save_every:
-                    save_state(run.state_path, model, optimizer, step, extra, write=processes.rank == 0)
+                    state = pack_state(model, optimizer, step, extra, keep=processes.rank == 0)
+                    if processes.rank == 0:
+                        write_state(run.state_path, state)
                     saved = step
     trained = whole(average.values if average else model.state_dict(), processes.rank == 0)
     if processes.rank == 0:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zoo.console import command_line, emit, open_task, run_cli, say
-from zoo.options import DataRoot, Device, DryRun, Json, Out, RecipeName, Set
+from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, Set
 
 if TYPE_CHECKING:
     from zoo.store import Zoo
@@ -30,36 +30,65 @@ def recipes(as_json: Json = False) -> None:
 
 @app.command()
 def collect(
-    recipe: RecipeName,
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Short names of recipes, or YAML files.")],
     overrides: Set = [],  # noqa: B006  # typer reads the default, nobody writes to it
     out: Out = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="How many networks to train at a time.")] = None,
+    engine: Annotated[str, typer.Option(help="Where workers run: local, or ray (a Ray cluster).")] = "local",
     data_root: DataRoot = None,
     device: Device = "auto",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train networks and save their weights as a zoo. Run it again to continue after an interruption."""
-    from zoo.collect import CollectConfig, jobs
-    from zoo.collect import collect as collect_zoo
-    from zoo.recipe import load_recipe
+    """Train networks and save their weights as a zoo. Run it again to continue after an interruption.
 
-    plan = load_recipe(recipe, overrides)
-    config = plan.section("zoo", CollectConfig)
-    path = out or Path("zoos") / plan.name
-    total = len(jobs(config)) * config.checkpoints
-    if dry_run:
-        result = {
-            "out": str(path),
-            "runs": len(jobs(config)),
-            "checkpoints": total,
-            "recipe_sha256": plan.sha256,
+    With several recipes, --set applies to each of them and --out is the directory of their zoos. Workers are one with
+    --engine local, and as many as the cluster has GPUs (or CPUs) with --engine ray.
+    """
+    from zoo.collect import CollectConfig, jobs
+    from zoo.engines import Plan, collect_zoos
+    from zoo.recipe import load_recipe
+    from zoo.tasks import task_structure
+
+    loaded = [load_recipe(name, overrides) for name in recipes]
+    places = [out if out and len(loaded) == 1 else (out or Path("zoos")) / recipe.name for recipe in loaded]
+    if len(set(places)) < len(places):
+        raise ValueError(f"got {', '.join(map(str, places))} as places to collect into; expected each recipe once")
+    plans = [
+        Plan(r.sections["task"], r.section("zoo", CollectConfig), r.origin("collected", command_line("rpg-zoo")), place)
+        for r, place in zip(loaded, places, strict=True)
+    ]
+    runs = sum(len(jobs(plan.config)) for plan in plans)
+    if workers and workers > runs:
+        say(
+            f"--workers {workers} is ignored beyond {runs}: a worker trains one network at a time, and there are {runs}"
+        )
+        workers = runs
+    rows = [
+        {
+            "out": str(plan.path),
+            "runs": len(jobs(plan.config)),
+            "checkpoints": len(jobs(plan.config)) * plan.config.checkpoints,
+            "recipe_sha256": plan.origin.recipe_sha256,
         }
-        emit(result, as_json, f"would train {result['runs']} network(s) and save {total} checkpoints to {path}")
+        for plan in plans
+    ]
+    if dry_run:
+        for row, plan in zip(rows, plans, strict=True):
+            row["values"] = task_structure(plan.task).numel  # which also checks the network
+        text = [
+            f"would train {r['runs']} network(s) and save {r['checkpoints']} checkpoints of {r['values']:,} values "
+            f"to {r['out']}"
+            for r in rows
+        ]
+        emit(rows[0] if len(rows) == 1 else {"zoos": rows}, as_json, "\n".join(text))
         return
-    say(f"collecting {total} checkpoints into {path}")
-    task = open_task(plan, data_root, device)
-    zoo = collect_zoo(config, task, plan.origin("collected", command_line("rpg-zoo")), path)
-    emit(describe(zoo), as_json, f"{len(zoo.entries)} checkpoints in {path}")
+    for row in rows:
+        say(f"collecting {row['checkpoints']} checkpoints into {row['out']}")
+    zoos = collect_zoos(plans, engine, workers, data_root, device)
+    found = [describe(zoo) for zoo in zoos]
+    text = [f"{len(zoo.entries)} checkpoints in {zoo.path}" for zoo in zoos]
+    emit(found[0] if len(found) == 1 else {"zoos": found}, as_json, "\n".join(text))
 
 
 @app.command()
@@ -111,6 +140,7 @@ def score(
     out: Out = None,
     data_root: DataRoot = None,
     device: Device = "auto",
+    precision: Precision = "float32",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -128,8 +158,35 @@ def score(
         emit(plan, as_json, f"would score {len(zoo.entries)} checkpoints into {target}")
         return
     task = open_task(recipe_from_text(origin.name, origin.recipe), data_root, device)
-    scores = score_zoo(zoo, task, target)
+    scores = score_zoo(zoo, task, target, precision=precision)
     emit(result(origin.name, scores), as_json, table(scores))
+
+
+@app.command()
+def export(
+    path: ZooPath,
+    id: Annotated[str, typer.Argument(metavar="ID", help="A checkpoint, as `rpg-zoo ls ZOO` names it.")],
+    form: Annotated[str, typer.Option("--format", help="timm (a directory), safetensors or pth.")] = "safetensors",
+    out: Out = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Write one checkpoint, whole, for other libraries to load (default place: exports/<zoo>-<id>)."""
+    from zoo.convert import FORMATS, export_checkpoint
+    from zoo.errors import suggest
+    from zoo.store import Zoo
+
+    zoo = Zoo.open(path)
+    entry = zoo.entry(id)
+    if form not in FORMATS:
+        raise ValueError(f"--format {form} is not a format{suggest(form, FORMATS)}")
+    target = out or Path("exports") / f"{path.resolve().name}-{id}{FORMATS[form]}"
+    result = {"out": str(target), "id": id, "sha256": entry.sha256, "format": form}
+    if dry_run:
+        emit(result, as_json, f"would write {id} to {target}")
+        return
+    usage = export_checkpoint(zoo, entry, form, target)
+    emit(result | {"load": usage}, as_json, f"{id} in {target}; load it with\n  {usage}")
 
 
 @app.command()

@@ -8,30 +8,37 @@ be held out, as a yardstick that no generator sees.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import Self
 
+from evaluators.metrics import Metric
 from zoo.errors import Failed
 from zoo.manifest import Origin
 from zoo.progress import progress
 from zoo.seeds import Seed, global_seed
-from zoo.state import load_state, save_state
+from zoo.state import pack_state, read_state, unpack_state, write_state
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Frozen, Structure
 from zoo.tasks.base import Task
+
+STATE_SECONDS = 300  # in long epochs the state is saved about this often, beside the end of every epoch
 
 
 class CollectConfig(Frozen):
     """Section `zoo:`. The learning rate falls along a cosine from `learning_rate` to `save_learning_rate` over
     `epochs`; then a checkpoint is saved every `save_every` steps at `save_learning_rate`, `checkpoints` times for
-    each of the `seeds`.
+    each of the `seeds`. Before all that, the last layer alone may be trained over `head_epochs` at
+    `head_learning_rate`, without weight decay: a new head's gradients would harm pretrained weights.
+    With `precision: bfloat16` training computes matrix products and convolutions in it (autocast); the weights stay
+    float32.
     """
 
     regime: Literal["consecutive", "independent"] = "consecutive"
@@ -43,14 +50,19 @@ class CollectConfig(Frozen):
     learning_rate: PositiveFloat
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     batch_size: PositiveInt
+    head_epochs: Annotated[int, Field(ge=0)] = 0
+    head_learning_rate: PositiveFloat | None = None
     epochs: Annotated[int, Field(ge=0)]
     save_learning_rate: PositiveFloat
     save_every: PositiveInt = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     @model_validator(mode="after")
     def _regime_fits(self) -> Self:
         if self.regime == "consecutive" and (self.seeds > 1 or self.heldout > 0):
             raise ValueError("regime consecutive is one run of one seed; seeds and heldout need regime: independent")
+        if (self.head_epochs > 0) != (self.head_learning_rate is not None):
+            raise ValueError("head_epochs and head_learning_rate go together; set both or none")
         if self.heldout > 0 and self.heldout_seeds in (0, self.seeds):
             raise ValueError(
                 f"heldout {self.heldout} of {self.seeds} seeds is {self.heldout_seeds}; expected some, not all"
@@ -80,74 +92,159 @@ def jobs(config: CollectConfig) -> list[Job]:
     return [Job(config.seed + i, "train" if i < train else "heldout") for i in range(config.seeds)]
 
 
-def collect(config: CollectConfig, task: Task, origin: Origin, path: Path) -> Zoo:
-    """Train all runs and seal the zoo at `path`. An interrupted call is continued by the same call, to the same bytes.
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A checkpoint that training has just reached."""
 
-    Raises Failed when a run diverges or the disk is full; finished checkpoints are kept.
+    id: str
+    step: int
+    tensors: dict[str, Tensor]
+    metrics: tuple[Metric, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What training can be continued from (zoo.state)."""
+
+    tensors: dict[str, Tensor]
+
+
+Event: TypeAlias = Checkpoint | State | int
+"""What training yields; a number is the percentage of its steps that are done."""
+
+
+def train(
+    config: CollectConfig, task: Task, job: Job, state: Mapping[str, Tensor] | None, done: Collection[str]
+) -> Iterator[Event]:
+    """Train one seed, from `state` where there is one, and yield its checkpoints but for the ids in `done`.
+
+    It writes nothing. A state comes after the checkpoints that lie behind it: whoever records all events in their order
+    can stop between any two, and training from the last recorded state gives what is missing.
     """
-    structure = Structure.of(task.weights(task.build(config.seed)))
-    with ZooWriter(path, origin, structure) as writer:
-        todo = [] if writer.complete else jobs(config)
-        total = len(todo) * _total_steps(config, task)
-        with progress("collect", total) as bar:
-            for job in todo:
-                for steps in _run(config, task, job, writer):
-                    bar.advance(steps)
-        return writer.finish()
-
-
-def _total_steps(config: CollectConfig, task: Task) -> int:
-    return config.epochs * task.steps_per_epoch(config.batch_size) + config.checkpoints * config.save_every
-
-
-def _run(config: CollectConfig, task: Task, job: Job, writer: ZooWriter) -> Iterator[int]:
-    """Train one seed and add its checkpoints; yields how many steps are newly done."""
-    total = _total_steps(config, task)
-    if job.checkpoint_id(config.checkpoints - 1) in writer.done:
-        yield total
-        return
-    model = task.build(job.seed)
-    optimizer = _optimizer(config, model)
-    state = writer.path / ".parts" / f"state-{job.seed}.safetensors"
-    step = load_state(state, model, optimizer) if state.is_file() else 0
-    yield step
     epoch_steps = task.steps_per_epoch(config.batch_size)
-    train_steps = config.epochs * epoch_steps
+    head_steps = config.head_epochs * epoch_steps
+    train_steps = head_steps + config.epochs * epoch_steps
+    total = train_steps + config.checkpoints * config.save_every
+    model = task.build(job.seed) if state else task.start(job.seed)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = _optimizer(config, trained)
+    step = unpack_state(state, model, optimizer) if state else 0
+    yield 100 * step // total
+    device = next(model.parameters()).device.type
+    if step < head_steps:
+        _train_head_alone(optimizer, trained, task.head(model))
     model.train()
+    state_time = time.monotonic()
     for batch in task.batches(job.seed, step, config.batch_size):
-        _set_learning_rate(optimizer, _learning_rate(config, step, train_steps))
-        with global_seed(job.seed, "step", step):  # dropout and stochastic depth
+        if step == head_steps:  # also on resuming here, so that the optimiser starts anew in either case
+            for parameter in trained:
+                parameter.requires_grad_(True)
+            optimizer = _optimizer(config, trained)
+        _set_learning_rate(optimizer, _learning_rate(config, step - head_steps, train_steps - head_steps))
+        with (
+            global_seed(job.seed, "step", step),  # dropout and stochastic depth
+            torch.autocast(device, torch.bfloat16, enabled=config.precision == "bfloat16"),
+        ):
             loss = task.loss(model, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         step += 1
         saved, rest = divmod(step - train_steps, config.save_every)
-        if step > train_steps and rest == 0:
+        if step > train_steps and rest == 0 and job.checkpoint_id(saved - 1) not in done:
             _check_finite(model, loss, job, step)
             metrics = task.evaluate(model, "validation").metrics
-            id = job.checkpoint_id(saved - 1)
-            writer.add(id, task.weights(model), seed=job.seed, split=job.split, step=step, metrics=metrics)
+            yield Checkpoint(job.checkpoint_id(saved - 1), step, task.weights(model), metrics)
             model.train()
-        if step == total:
-            state.unlink(missing_ok=True)
-        elif step % epoch_steps == 0:
+        if step < total and (step % epoch_steps == 0 or time.monotonic() - state_time >= STATE_SECONDS):
             _check_finite(model, loss, job, step)
-            save_state(state, model, optimizer, step)
-        yield 1
+            yield State(pack_state(model, optimizer, step))
+            state_time = time.monotonic()
+        if 100 * step // total > 100 * (step - 1) // total:
+            yield 100 * step // total
         if step == total:
             return
 
 
-def _optimizer(config: CollectConfig, model: nn.Module) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+class Run:
+    """A job as the process that owns its zoo sees it: what it continues from, and where its events go."""
+
+    def __init__(self, config: CollectConfig, job: Job, writer: ZooWriter) -> None:
+        self.config = config
+        self.job = job
+        self.writer = writer
+        self.percent = 0
+        self._state = writer.path / ".parts" / f"state-{job.seed}.safetensors"
+
+    def state(self) -> dict[str, Tensor] | None:
+        """What to continue from; None to start from nothing. Raises Corrupt when the file is damaged."""
+        return read_state(self._state) if self._state.is_file() else None
+
+    def record(self, event: Event) -> int:
+        """Put an event on disk; returns by how many percent points the job has newly advanced."""
+        if isinstance(event, Checkpoint):
+            seed, split = self.job.seed, self.job.split
+            self.writer.add(event.id, event.tensors, seed=seed, split=split, step=event.step, metrics=event.metrics)
+        elif isinstance(event, State):
+            write_state(self._state, event.tensors)
+        else:
+            news = max(0, event - self.percent)  # none while a job that lost its worker catches up
+            self.percent += news
+            return news
+        return 0
+
+    def finish(self) -> None:
+        """The job is done: its state is no longer needed."""
+        self._state.unlink(missing_ok=True)
+
+
+def runs(config: CollectConfig, writer: ZooWriter) -> list[Run]:
+    """What is left to do for this zoo."""
+    last = config.checkpoints - 1
+    return [Run(config, job, writer) for job in jobs(config) if job.checkpoint_id(last) not in writer.done]
+
+
+def collect(config: CollectConfig, task: Task, origin: Origin, path: Path) -> Zoo:
+    """Train all jobs in this process and seal the zoo at `path`. An interrupted call is continued by the same call, to
+    the same bytes. zoo.engines does the same in many processes.
+
+    Raises Failed when a job diverges or the disk is full; finished checkpoints are kept.
+    """
+    model = task.build(config.seed)
+    structure = Structure.of(task.weights(model))
+    frozen = task.frozen(task.start(config.seed)) if task.frozen(model) else {}
+    with ZooWriter(path, origin, structure, frozen) as writer:
+        todo = runs(config, writer)
+        with progress("collect", 100 * len(todo)) as bar:
+            for run in todo:
+                for event in train(config, task, run.job, run.state(), writer.done):
+                    bar.advance(run.record(event))
+                run.finish()
+        return writer.finish()
+
+
+def _train_head_alone(
+    optimizer: torch.optim.Optimizer, trained: Sequence[nn.Parameter], head: Sequence[nn.Parameter]
+) -> None:
+    ids = {id(parameter) for parameter in head}
+    for parameter in trained:
+        parameter.requires_grad_(id(parameter) in ids)
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0
+
+
+def _optimizer(config: CollectConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=config.weight_decay)
     return torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.weight_decay)
 
 
 def _learning_rate(config: CollectConfig, step: int, train_steps: int) -> float:
+    """`step` counts from the end of the head's training."""
     low, high = config.save_learning_rate, config.learning_rate
+    if step < 0:
+        assert config.head_learning_rate is not None
+        return config.head_learning_rate
     if step >= train_steps:
         return low
     return low + (high - low) * (1 + math.cos(math.pi * step / train_steps)) / 2

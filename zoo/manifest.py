@@ -5,6 +5,7 @@ complete.
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -97,11 +98,12 @@ class Origin(Frozen):
 
 
 class Manifest(Frozen):
-    """`manifest.json`."""
+    """`manifest.json`. `frozen` is the content hash of the tensors that all checkpoints share, where there are any."""
 
     schema_version: Literal[1] = 1
     origin: Origin
     structure: Structure
+    frozen: Sha256 | None = None
     files: dict[FileName, FileRecord]
     entries: tuple[Entry, ...] = Field(min_length=1)
 
@@ -115,6 +117,7 @@ class Manifest(Frozen):
         return self
 
 
+@cache  # reading them takes milliseconds, and every score records them
 def versions() -> dict[str, str]:
     """Versions of what computes: they belong to every artefact's record."""
     packages = ("rpg-zoo", "torch", "numpy", "safetensors")

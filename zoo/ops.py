@@ -49,7 +49,7 @@ def perturb(config: PerturbConfig, zoo: Zoo, entries: Sequence[Entry], origin: O
     if config.kind == "average" and config.average_of > len(entries):
         raise ValueError(f"cannot average {config.average_of} networks of {zoo.path}, there are {len(entries)}")
     made_by = {"kind": "perturbed", "parents": (zoo.sha256,), "settings": config.model_dump(mode="json")}
-    with ZooWriter(path, origin.model_copy(update=made_by), zoo.structure) as writer:
+    with ZooWriter(path, origin.model_copy(update=made_by), zoo.structure, zoo.frozen()) as writer:
         moments = _moments(zoo, entries) if config.kind in ("mean", "gaussian") and not writer.complete else None
         for k in range(1 if config.kind == "mean" else config.n):
             id = f"{config.kind}-{k:04d}"

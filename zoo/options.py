@@ -18,3 +18,4 @@ DataRoot = Annotated[
     Path | None, typer.Option("--data-root", envvar="RPG_DATA", help="Where data sets are; without it, from the Hub.")
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, or auto.")]
+Precision = Annotated[str, typer.Option("--precision", help="float32, or bfloat16 (faster on GPUs); scores say which.")]

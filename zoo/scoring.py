@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import model_validator
 from torch import nn
@@ -19,6 +20,7 @@ from typing_extensions import Self
 
 from evaluators.metrics import Metric, Summary, summarize
 from zoo.checkpoint import content_hash, load_foreign
+from zoo.errors import suggest
 from zoo.files import Journal
 from zoo.manifest import Entry, Sha256, versions
 from zoo.progress import progress
@@ -54,47 +56,63 @@ class Score(Frozen):
         return np.unpackbits(packed, count=self.samples).astype(bool)
 
 
-def score(zoo: Zoo, task: Task, out: Path, entries: Sequence[Entry] | None = None) -> list[Score]:
+PRECISIONS = ("float32", "bfloat16")
+
+
+def score(
+    zoo: Zoo, task: Task, out: Path, entries: Sequence[Entry] | None = None, precision: str = "float32"
+) -> list[Score]:
     """Scores of these entries (default: all) in their order, from `out/scores.jsonl` where they are already there.
 
-    One model is built and the weights are swapped in place.
+    One model is built and the weights are swapped in place. With bfloat16, matrix products and convolutions are
+    computed in it (autocast) and the protocol says so. Raises ValueError for another precision.
     """
+    protocol = _protocol(task, precision)
     entries = zoo.entries if entries is None else entries
     with Journal(out / "scores.jsonl") as journal:
         read = [Score.parse(json.dumps(record), journal.path) for record in journal.records]
         known = {(old.sha256, old.evaluator, old.protocol): old for old in read}
         scores = []
-        model = task.build(0)
+        model, frozen = task.build(0), zoo.frozen()
         with progress("score", len(entries)) as bar:
             for entry in entries:
-                key = (entry.sha256, task.evaluator, task.protocol)
+                key = (entry.sha256, task.evaluator, protocol)
                 if key not in known:
-                    task.load(model, zoo.load(entry))
-                    known[key] = _score(entry.id, entry.sha256, task, model)
+                    task.load(model, zoo.load(entry) | frozen)
+                    known[key] = _score(entry.id, entry.sha256, task, model, precision)
                     journal.append(known[key].model_dump(mode="json"))
                 scores.append(known[key].model_copy(update={"id": entry.id}))
                 bar.advance(1)
     return scores
 
 
-def score_file(path: Path, task: Task) -> Score:
-    """The score of one checkpoint file. Raises ValueError when it does not fit the task's model, Corrupt when it is
-    damaged.
+def score_file(path: Path, task: Task, precision: str = "float32") -> Score:
+    """The score of one checkpoint file, a whole network. Raises ValueError when it does not fit the task's model,
+    Corrupt when it is damaged.
     """
+    _protocol(task, precision)
     weights = load_foreign(path)
     model = task.build(0)
-    Structure.of(task.weights(model)).check(weights, str(path))
+    Structure.of(task.weights(model) | task.frozen(model)).check(weights, str(path))
     task.load(model, weights)
-    return _score(path.name, content_hash(weights), task, model)
+    return _score(path.name, content_hash(weights), task, model, precision)
 
 
-def _score(id: str, sha256: str, task: Task, model: nn.Module) -> Score:
-    evaluation = task.evaluate(model, "test")
+def _protocol(task: Task, precision: str) -> str:
+    if precision not in PRECISIONS:
+        raise ValueError(f"no precision named {precision!r}{suggest(precision, PRECISIONS)}")
+    return task.protocol if precision == "float32" else f"{task.protocol}, {precision}"
+
+
+def _score(id: str, sha256: str, task: Task, model: nn.Module, precision: str) -> Score:
+    device = next(iter(model.state_dict().values())).device.type
+    with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+        evaluation = task.evaluate(model, "test")
     return Score(
         id=id,
         sha256=sha256,
         evaluator=task.evaluator,
-        protocol=task.protocol,
+        protocol=_protocol(task, precision),
         metrics={metric.name: metric for metric in evaluation.metrics},
         samples=len(evaluation.correct),
         correct=base64.b64encode(np.packbits(evaluation.correct).tobytes()).decode(),

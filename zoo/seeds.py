@@ -40,3 +40,11 @@ def global_seed(seed: int, *path: str | int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, *path))
         yield
+
+
+@contextmanager
+def cpu_seed(seed: int, *path: str | int) -> Iterator[None]:
+    """`global_seed` for draws on the CPU alone: leaves CUDA untouched, as a data loader's forked worker must."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(seed, *path))
+        yield

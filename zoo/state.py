@@ -1,7 +1,6 @@
 """Training state as plain tensors, so that a run can be stopped anywhere and its state never needs pickle.
 
-Randomness needs no place in it: every draw is a function of (seed, step), see zoo.seeds. Tensors that are sharded over
-processes (FSDP2) are written whole, so that a run can be continued on another number of processes.
+Randomness needs no place in it: every draw is a function of (seed, step), see zoo.seeds.
 """
 
 from __future__ import annotations
@@ -19,19 +18,20 @@ from zoo.errors import Corrupt
 NOTHING: Mapping[str, Tensor] = {}
 
 
-def save_state(
-    path: Path,
+def pack_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     step: int,
     extra: Mapping[str, Tensor] = NOTHING,
-    write: bool = True,
-) -> None:
-    """Write model, optimiser, extra tensors and the number of finished steps atomically to one safetensors file.
+    keep: bool = True,
+) -> dict[str, Tensor]:
+    """Model, optimiser, extra tensors and the number of finished steps as tensors on the CPU. There they are those that
+    training goes on to change: write or send them first.
 
-    Of several processes all must call this, for sharded tensors are gathered, and one writes.
+    Of several processes all must call this, for sharded tensors are gathered; those that do not `keep` the result get
+    nothing.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors = {f"model.{name}": tensor.detach() for name, tensor in model.state_dict().items()}
     tensors |= {f"extra.{name}": tensor for name, tensor in extra.items()}
     # optimizer.state rather than state_dict(): bitsandbytes nests the latter. Its step is a number, not a tensor.
     for index, parameter in enumerate(_parameters(optimizer)):
@@ -41,22 +41,16 @@ def save_state(
             elif value is not None:
                 tensors[f"number.{index}.{key}"] = torch.tensor(value)
     tensors["step"] = torch.tensor(step)
-    tensors = whole(tensors, write)
-    if write:
-        save_tensors(path, tensors | {"sha256": _digest(tensors)})
+    return {name: tensor.cpu() for name, tensor in whole(tensors, keep).items()}
 
 
-def load_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, extra: Mapping[str, Tensor] = NOTHING
+def unpack_state(
+    tensors: Mapping[str, Tensor],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    extra: Mapping[str, Tensor] = NOTHING,
 ) -> int:
-    """Restore what `save_state` wrote, in place; returns the number of finished steps. Raises Corrupt when the file is
-    not as it was written.
-    """
-    tensors = load_tensors(path)
-    digest = tensors.pop("sha256", None)
-    if digest is None or not torch.equal(digest, _digest(tensors)):
-        raise Corrupt(f"{path} has changed since it was written; remove it to start this training again")
-    step = int(tensors.pop("step"))
+    """The inverse of `pack_state`, in place; returns the number of finished steps."""
     current, parameters = model.state_dict(), _parameters(optimizer)
     weights: dict[str, Tensor] = {}
     slots: dict[int, dict[str, Any]] = {}
@@ -69,11 +63,25 @@ def load_state(
             extra[rest].copy_(_sharded_like(tensor, extra[rest]))
         elif owner == "number":
             slots.setdefault(int(index), {})[key] = tensor.item()
-        else:
+        elif owner == "optimizer":
             slots.setdefault(int(index), {})[key] = _sharded_like(tensor, parameters[int(index)])
     model.load_state_dict(weights)
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    return step
+    return int(tensors["step"])
+
+
+def write_state(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a packed state atomically to one safetensors file."""
+    save_tensors(path, {**tensors, "sha256": _digest(tensors)})
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """What `write_state` wrote. Raises Corrupt when the file is not as it was written."""
+    tensors = load_tensors(path)
+    digest = tensors.pop("sha256", None)
+    if digest is None or not torch.equal(digest, _digest(tensors)):
+        raise Corrupt(f"{path} has changed since it was written; remove it to start this training again")
+    return tensors
 
 
 def whole(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
@@ -102,5 +110,5 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _digest(tensors: dict[str, Tensor]) -> Tensor:
+def _digest(tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.tensor(list(bytes.fromhex(content_hash(tensors))), dtype=torch.uint8)

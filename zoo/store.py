@@ -3,6 +3,7 @@
     manifest.json                written last
     index.parquet                a row per checkpoint, for people and viewers
     checkpoints/*.safetensors    one file per checkpoint, or stacks of them for models under a million values
+    frozen.safetensors           tensors that all its networks share, if only some of a network's are its weights
 
 While it is being written: `journal.jsonl` (origin, then a line per finished checkpoint) and `.parts/` (checkpoints
 that will be stacked). Entries are sorted by id, so the result does not depend on the order in which checkpoints were
@@ -36,9 +37,10 @@ from zoo.checkpoint import (
 )
 from zoo.errors import Corrupt, MissingData
 from zoo.files import Journal, atomic_path, write_bytes
-from zoo.manifest import Entry, FileRecord, Manifest, Origin
+from zoo.manifest import Entry, FileRecord, Manifest, Origin, Sha256
 from zoo.structure import Frozen, Structure
 
+FROZEN = "frozen.safetensors"
 STACK_BELOW = 1_000_000  # values; smaller models are stacked
 STACK_ROWS = 256  # checkpoints in a stack
 READ_AHEAD = 2  # checkpoints, and threads
@@ -142,6 +144,18 @@ class Zoo:
         self._hashed.add(entry.id)
         return restore(self.structure, tensors, where)
 
+    def frozen(self) -> dict[str, Tensor]:
+        """The tensors that complete every checkpoint to a whole network; mostly none. Raises Corrupt unless they are
+        what the manifest promised.
+        """
+        if self.manifest.frozen is None:
+            return {}
+        path = self._inside(FROZEN)
+        tensors = load_tensors(path) if path.is_file() else {}
+        if content_hash(tensors) != self.manifest.frozen:
+            raise Corrupt(f"{path} is not that of the manifest (it is missing, or its SHA-256 differs)")
+        return tensors
+
     def problems(self) -> Iterator[str]:
         """Everything in the directory that is not as the manifest says, a line each; nothing for a sound zoo."""
         for name, record in self.manifest.files.items():
@@ -173,25 +187,30 @@ class JournalHeader(Frozen):
 
     origin: Origin
     structure: Structure
+    frozen: Sha256 | None = None
 
 
 class ZooWriter:
     """Makes a Zoo at `path`, or continues one that was interrupted, if it has the same origin and structure.
 
+    `frozen` are the tensors that complete each of its checkpoints to a network, where they are only a part of one.
     `done` maps the ids that are already there to their entries. One process writes a zoo at a time. Raises ValueError
     when `path` holds something else.
     """
 
-    def __init__(self, path: Path, origin: Origin, structure: Structure) -> None:
+    def __init__(
+        self, path: Path, origin: Origin, structure: Structure, frozen: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.path = path
         self.origin = origin
         self.structure = structure
+        self.frozen = content_hash(frozen) if frozen else None
         self.done: dict[str, Entry] = {}
         self.complete = (path / "manifest.json").is_file()
-        header = JournalHeader(origin=origin, structure=structure).model_dump(mode="json")
+        header = JournalHeader(origin=origin, structure=structure, frozen=self.frozen).model_dump(mode="json")
         if self.complete:
             manifest = Zoo.open(path).manifest
-            self._same(manifest.origin, manifest.structure)
+            self._same(manifest.origin, manifest.structure, manifest.frozen)
             self.done = {entry.id: entry for entry in manifest.entries}
             self._clean()
             return
@@ -202,6 +221,8 @@ class ZooWriter:
             if not self._journal.records:
                 self._journal.append(header)
             self._continue()
+            if frozen:
+                save_tensors(path / FROZEN, frozen)
         except BaseException:
             self._journal.close()
             raise
@@ -210,14 +231,18 @@ class ZooWriter:
         """Take up what the journal holds."""
         first, *rest = map(json.dumps, self._journal.records)
         header = JournalHeader.parse(first, self._journal.path)
-        self._same(header.origin, header.structure)
+        self._same(header.origin, header.structure, header.frozen)
         entries = [Entry.parse(record, self._journal.path) for record in rest]
         self.done = {entry.id: entry for entry in entries}
         for entry in entries:
             self._written(entry)
 
-    def _same(self, origin: Origin, structure: Structure) -> None:
+    def _same(self, origin: Origin, structure: Structure, frozen: Sha256 | None) -> None:
         mine = self.origin.model_copy(update={"command": origin.command, "versions": origin.versions})
+        if frozen != self.frozen:
+            raise ValueError(
+                f"{self.path} holds a zoo around other frozen tensors; choose another place with --out or remove it"
+            )
         if mine != origin or structure != self.structure:
             raise ValueError(
                 f"{self.path} holds a zoo of another recipe, parent or setting ({origin.name}, "
@@ -282,9 +307,14 @@ class ZooWriter:
             if self.stacked:
                 entries = self._stack(entries)
             _write_index(self.path / "index.parquet", entries)
-            names = sorted({entry.file for entry in entries} | {"index.parquet"})
-            files = {name: FileRecord.of(self.path / name) for name in names}
-            manifest = Manifest(origin=self.origin, structure=self.structure, files=files, entries=tuple(entries))
+            names = sorted({entry.file for entry in entries} | {"index.parquet"} | ({FROZEN} if self.frozen else set()))
+            manifest = Manifest(
+                origin=self.origin,
+                structure=self.structure,
+                frozen=self.frozen,
+                files={name: FileRecord.of(self.path / name) for name in names},
+                entries=tuple(entries),
+            )
             write_bytes(self.path / "manifest.json", manifest.to_json(indent=1).encode())
             self.complete = True
             self._journal.close()

@@ -23,6 +23,7 @@ HEAVY = (
     *("timm", "datasets", "diffusers", "matplotlib", "sklearn", "torchvision", "transformers", "accelerate"),
     *("pyarrow", "safetensors", "mmseg", "detectron2", "mamba_ssm", "bitsandbytes", "ray", "peft"),
 )
+PARTS = ("timm.data",)  # of a heavy library, wrapped by a file of their own: they are another concern
 # Functions that only build a value; names that start with a capital letter are constructors.
 PURE = {"compile", "dict", "frozenset", "getattr", "range", "set", "sorted", "tensor", "tuple", "with_name", "zip"}
 
@@ -73,12 +74,13 @@ def of_composers(sources: Mapping[str, str]) -> list[str]:
 
 
 def importers_of_heavy(sources: Mapping[str, str]) -> dict[str, set[str]]:
-    """The files that import each heavy library."""
+    """The files that import each heavy library, or a part of it that is counted apart."""
     importers = defaultdict(set)
     for path, source in sources.items():
         for name in imported(path, source):
+            library = next((part for part in PARTS if f"{name}.".startswith(f"{part}.")), name.split(".")[0])
             if name.split(".")[0] in HEAVY:
-                importers[name.split(".")[0]].add(path)
+                importers[library].add(path)
     return importers
 
 
@@ -168,6 +170,8 @@ def test_a_second_importer_is_found() -> None:
         "zoo/c.py": "import rayleigh, zoo.datasets",
     }
     assert importers_of_heavy(sources) == {"pyarrow": {"zoo/a.py", "zoo/b.py"}}
+    parts = {"zoo/a.py": "import timm.layers", "zoo/b.py": "from timm.data import create_transform"}
+    assert importers_of_heavy(parts) == {"timm": {"zoo/a.py"}, "timm.data": {"zoo/b.py"}}
 
 
 def test_importing_only_defines_names() -> None:

@@ -18,10 +18,31 @@ from pathlib import Path
 import pytest
 
 from zoo.recipe import load_recipe, recipe_names
+from zoo.tasks import task_structure
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 KEYS = ("command", "hardware", "hours", "expected", "paper")
 FILES = sorted(path for path in RECIPES.rglob("*.yaml") if "_base" not in path.parts)
+
+
+# Parameters of the networks (buffers not counted): those of the paper's tables and of RPG's published code.
+PARAMETERS = {
+    "resnet18": 11_689_512,
+    "resnet50": 25_557_032,
+    "vit-tiny": 5_717_416,
+    "vit-small": 22_050_664,
+    "vit-base": 86_567_656,
+    "convnext-atto": 3_695_520,
+    "convnext-large": 197_767_336,
+    "cifar10-cnn-small": 2_864,
+    "cifar10-cnn-medium": 10_853,
+    "cifar10-resnet18": 11_181_642,
+    "cifar10-mobilenetv3": 4_214_842,
+    "cifar10-vit-base": 85_806_346,
+    "cifar100-resnet18-bn": 2_048,
+    "vit-tiny-seeds": 5_526_346,
+}
+BUFFERS = (".running_mean", ".running_var", ".num_batches_tracked")
 
 
 def header_faults(text: str) -> list[str]:
@@ -65,3 +86,14 @@ def test_a_poor_header_is_found() -> None:
     assert header_faults(good.replace("hours:  1 of", "hours:  some")) == ["hours without a number"]
     assert header_faults(good.removeprefix("# Digits.\n")) == ["no description in the first line"]
     assert len(header_faults("task: {}\n" + good)) == len(KEYS) + 1
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_recipes_network_has_the_papers_number_of_parameters(name: str) -> None:
+    structure = task_structure(load_recipe(name).sections["task"])
+    assert sum(spec.numel for spec in structure if not spec.name.endswith(BUFFERS)) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_recipes_network_exists(path: Path) -> None:
+    assert task_structure(load_recipe(str(path)).sections["task"]).numel > 0

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms import AutoAugment as TorchvisionAutoAugment
 from torchvision.transforms import AutoAugmentPolicy
 
 from zoo.seeds import global_seed
-from zoo.tasks.augment import AutoAugment, random_flip
+from zoo.tasks.augment import AutoAugment, of_photo, random_crop, random_flip
 
 
 def random_images(n: int, channels: int = 3) -> torch.Tensor:
@@ -69,3 +70,23 @@ def test_about_half_of_the_images_are_flipped_and_the_rest_kept():
     mirrored_B = (flipped == images.flip(-1)).flatten(1).all(1)
     assert torch.equal(kept_B, ~mirrored_B)
     assert 150 < int(mirrored_B.sum()) < 250
+
+
+def test_a_random_crop_is_a_window_of_the_padded_image_and_takes_them_all():
+    images = torch.arange(1, 17, dtype=torch.uint8).view(1, 1, 4, 4).expand(600, 1, 4, 4)
+    with global_seed(0, "crop"):
+        crops = random_crop(images, 1)
+    padded = torch.zeros(6, 6, dtype=torch.uint8)
+    padded[1:5, 1:5] = images[0, 0]
+    windows = {tuple(padded[y : y + 4, x : x + 4].flatten().tolist()) for y in range(3) for x in range(3)}
+    assert {tuple(crop.flatten().tolist()) for crop in crops} == windows
+
+
+def test_a_photo_comes_out_square_with_its_shorter_side_kept():
+    pixels = torch.arange(60 * 40 * 3, dtype=torch.int64).remainder(256).to(torch.uint8).view(60, 40, 3)
+    photo = Image.fromarray(pixels.numpy())
+    for name in ("none", "flip", "autoaugment", "randaugment"):
+        image = of_photo(name, 40, "bilinear")(photo)
+        assert (image.dtype, image.shape) == (torch.uint8, (3, 40, 40))
+    centre = pixels.permute(2, 0, 1)[:, 10:50]
+    assert torch.equal(of_photo("none", 40, "bilinear")(photo), centre)

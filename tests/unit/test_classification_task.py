@@ -4,10 +4,16 @@ from itertools import islice
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
+from torchvision.transforms import functional as reference
 
+from zoo.checkpoint import save_tensors
+from zoo.errors import MissingData
 from zoo.structure import Structure
-from zoo.tasks import build_task, task_module
+from zoo.tasks import build_task, task_frozen, task_module, task_structure
 from zoo.tasks.classification import ClassificationTask, Config
 from zoo.tasks.images import Images
 
@@ -248,3 +254,169 @@ def test_all_of_it_runs_on_the_given_device():
     images, labels = next(task.batches(0, 0, 100))
     assert images.device.type == labels.device.type == "meta"
     assert next(task.build(0).parameters()).device.type == "meta"
+
+
+def family_task(model: str, pretrained: object = False, **options: object) -> ClassificationTask:
+    size = 32 if "convnext" in model else 16
+    settings = {
+        "name": "classification",
+        "model": model,
+        "data": "digits",
+        "image_size": size,
+        "pretrained": pretrained,
+    }
+    task = build_task(Config(**settings | options), None, CPU)
+    assert isinstance(task, ClassificationTask)
+    return task
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory):
+    """Weights of a ResNet with BatchNorm for digits, as somebody might have them."""
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    task = family_task("test_resnet")
+    model = task.build(7).train()
+    task.loss(model, next(task.batches(0, 0, 200))).backward()
+    save_tensors(path, model.state_dict())
+    return path
+
+
+@pytest.mark.parametrize(
+    "model", ["test_vit", "test_convnext", "test_resnet", "test_efficientnet", "cnn_digits", "vit_tiny_two_layer_head"]
+)
+def test_the_structure_without_memory_is_that_of_the_weights(model):
+    options = {"image_size": 8} if model == "cnn_digits" else {"options": {"patch_size": 8}} if "vit" in model else {}
+    task = family_task(model, **options)
+    assert task_structure(task.config) == Structure.of(task.weights(task.build(0)))
+
+
+names = st.sampled_from(["*", "conv1.*", "*.bn2.weight", "layer1.*", "*.weight", "fc.*", "*.running_mean"])
+
+
+@settings(max_examples=8)
+@given(patterns=st.lists(names, min_size=1, max_size=3), seed=st.integers(0, 3))
+def test_weights_and_frozen_are_all_of_the_model_and_load_inverts_them(patterns, seed, weights_file):
+    task = family_task("test_resnet", str(weights_file), trainable=tuple(patterns))
+    model, other = task.build(seed), task.build(seed + 1)
+    weights, frozen = task.weights(model), task.frozen(model)
+    state = model.state_dict()
+    assert sorted([*weights, *frozen]) == sorted(state)
+    assert task_structure(task.config) == Structure.of(weights)
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    task.load(other, weights)
+    expected = {name: state[name] if name in weights else before[name] for name in state}
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in other.state_dict().items())
+    task.load(other, weights | frozen)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in other.state_dict().items())
+    if len(frozen) > 1:
+        with pytest.raises(ValueError, match="missing"):
+            task.load(other, weights | dict([*frozen.items()][1:]))
+
+
+def test_training_changes_the_chosen_tensors_and_nothing_else(weights_file):
+    task = family_task("test_resnet", str(weights_file), trainable=("layer1.*",))
+    model = task.start(0)
+    frozen, weights = task.frozen(model), task.weights(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, weight_decay=0.1)
+    for batch in islice(task.batches(0, 0, 200), 2):
+        model.train()
+        optimizer.zero_grad()
+        task.loss(model, batch).backward()
+        optimizer.step()
+    assert all(torch.equal(tensor, frozen[name]) for name, tensor in task.frozen(model).items())
+    changed = {name for name, tensor in task.weights(model).items() if not torch.equal(tensor, weights[name])}
+    assert changed == set(weights)  # BatchNorm's statistics among them
+
+
+def test_with_frozen_statistics_the_training_loss_is_that_of_evaluation(weights_file):
+    task = family_task("test_resnet", str(weights_file), trainable=("*.bn2.weight", "*.bn2.bias"))
+    model, batch = task.start(0), next(task.batches(0, 0, 100))
+    with torch.no_grad():
+        training, evaluation = (
+            task.loss(model.train(), batch),
+            nn.functional.cross_entropy(model.eval()(batch[0]), batch[1]),
+        )
+    torch.testing.assert_close(training, evaluation)
+
+
+@pytest.mark.parametrize("form", ["file", "directory", "timm's name"])
+def test_pretrained_weights_come_from_files(form, weights_file):
+    source = {"file": weights_file, "directory": weights_file.parent, "timm's name": f"local-dir:{weights_file.parent}"}
+    task = family_task("test_resnet", str(source[form]))
+    started, built = task.weights(task.start(3)), task.weights(task.build(3))
+    assert all(torch.equal(tensor, started[name]) for name, tensor in load_file(weights_file).items())
+    assert not torch.equal(built["fc.weight"], started["fc.weight"])
+
+
+def test_a_head_for_other_classes_starts_at_random_and_the_rest_as_pretrained(weights_file, tmp_path):
+    tensors = load_file(weights_file)
+    tensors["fc.weight"], tensors["fc.bias"] = torch.zeros(1000, tensors["fc.weight"].shape[1]), torch.zeros(1000)
+    save_tensors(tmp_path / "big.safetensors", tensors)
+    task = family_task("test_resnet", str(tmp_path / "big.safetensors"))
+    first, again, other = (task.weights(task.start(seed)) for seed in (0, 0, 1))
+    assert torch.equal(first["fc.weight"], again["fc.weight"])
+    assert not torch.equal(first["fc.weight"], other["fc.weight"])
+    assert all(torch.equal(first[name], tensors[name]) for name in first if not name.startswith("fc."))
+
+
+def test_pretrained_weights_that_are_not_there_or_do_not_fit_are_explained(weights_file, tmp_path):
+    with pytest.raises(MissingData, match=r"no weights at nowhere; expected a \.safetensors or \.pth file"):
+        family_task("test_resnet", "nowhere").start(0)
+    with pytest.raises(
+        MissingData, match=r"weights test_resnet from the Hugging Face Hub.*huggingface.co/timm/test_resnet"
+    ):
+        family_task("test_resnet", True).start(0)
+    with pytest.raises(ValueError, match=r"cannot make test_convnext with"):
+        family_task("test_convnext", str(weights_file)).start(0)
+    with pytest.raises(ValueError, match="set pretrained, too"):
+        family_task("test_resnet", trainable=("fc.*",))
+    with pytest.raises(ValueError, match=r"'fd\.\*' matches no tensor of test_resnet"):
+        task_structure(family_task("test_resnet", True, trainable=("fd.*",)).config)
+
+
+def test_the_head_is_the_classifier():
+    for model, names in [
+        ("test_resnet", ["fc.weight", "fc.bias"]),
+        ("test_convnext", ["head.fc.weight", "head.fc.bias"]),
+    ]:
+        task = family_task(model)
+        built = task.build(0)
+        owned = dict(built.named_parameters())
+        assert [id(parameter) for parameter in task.head(built)] == [id(owned[name]) for name in names]
+
+
+def test_images_are_resized_on_the_device_as_the_library_does_it():
+    small, large = digits_task(), family_task("test_resnet", image_size=24)
+    (before, labels), (after, same) = (next(task.batches(0, 0, 100)) for task in (small, large))
+    assert torch.equal(labels, same)
+    assert after.shape == (len(labels), 1, 24, 24)
+    torch.testing.assert_close(after, reference.resize(before, [24, 24], antialias=True), atol=1e-5, rtol=1e-5)
+    assert "images at 24 px" in large.protocol
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "autoaugment", "randaugment"])
+def test_crops_resume_where_they_stopped(augment):
+    task = numbered_task(200)
+    task.config = task.config.model_copy(update={"crop_padding": 2, "augment": augment})
+    whole = list(islice(task.batches(3, 0, 50), 6))
+    assert_same_batches(list(islice(task.batches(3, 4, 50), 2)), whole[4:])
+    if augment == "none":
+        black = {
+            tuple((batch[i, 0] == 0).nonzero().flatten().tolist()) for batch, _ in whole for i in range(len(batch))
+        }
+        assert len(black) > 10  # borders of many kinds
+
+
+def test_frozen_tensors_come_from_the_pretrained_weights_alone(weights_file, tmp_path):
+    task = family_task("test_resnet", str(weights_file), trainable=("layer1.*",))
+    expected, found = task.frozen(task.start(5)), task_frozen(task.config)
+    assert list(found) == list(expected)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
+    assert task_frozen(family_task("test_resnet").config) == {}
+
+    tensors = load_file(weights_file)
+    tensors["fc.weight"], tensors["fc.bias"] = tensors["fc.weight"][:3].clone(), tensors["fc.bias"][:3].clone()
+    save_tensors(tmp_path / "small.safetensors", tensors)
+    with pytest.raises(ValueError, match=r"fc\.weight is frozen, but starts at random.*another number of classes"):
+        family_task("test_resnet", str(tmp_path / "small.safetensors"), trainable=("layer1.*",)).start(0)
+    family_task("test_resnet", str(tmp_path / "small.safetensors"), trainable=("layer1.*", "fc.*")).start(0)

@@ -8,7 +8,10 @@ from torch import nn
 
 from evaluators.classification import Evaluation
 from evaluators.metrics import Metric
-from zoo.collect import CollectConfig, _learning_rate, collect, jobs
+from zoo import collect as collect_module
+from zoo.checkpoint import save_tensors
+from zoo.collect import Checkpoint, CollectConfig, State, _learning_rate, collect, jobs, train
+from zoo.errors import Corrupt
 from zoo.manifest import Origin
 
 ORIGIN = Origin(
@@ -41,6 +44,12 @@ class PointTask:
 
     def build(self, seed):
         return Point(seed)
+
+    def start(self, seed):
+        return self.build(seed)
+
+    def frozen(self, model):
+        return {}
 
     def weights(self, model):
         return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
@@ -132,3 +141,187 @@ def test_regimes_that_make_no_sense_are_refused(changes, words):
 def test_jobs_count_the_heldout_seeds_from_the_end():
     config = CollectConfig(**SETTINGS, regime="independent", seeds=10, heldout=0.25)
     assert [job.split for job in jobs(config)] == ["train"] * 8 + ["heldout"] * 2
+
+
+class TwoPoints(Point):
+    """A place, and a head that is pulled to it as well."""
+
+    def __init__(self, start):
+        super().__init__(start)
+        self.head = nn.Parameter(torch.tensor([0.0]))
+
+
+class HeadTask(PointTask):
+    def build(self, seed):
+        return TwoPoints(seed)
+
+    def head(self, model):
+        return [model.head]
+
+    def loss(self, model, batch):
+        return 0.5 * ((model.place - batch).square() + (model.head - batch).square()).sum()
+
+
+def test_the_head_is_trained_alone_first_at_its_own_rate_without_decay_then_all_with_a_new_optimiser(tmp_path):
+    config = CollectConfig(
+        **SETTINGS | {"epochs": 1, "weight_decay": 0.5}, head_epochs=1, head_learning_rate=0.2, seed=3
+    )
+    zoo = collect(config, HeadTask(), ORIGIN, tmp_path / "zoo")
+    place, head = 3.0, 0.0
+    speeds = {"place": 0.0, "head": 0.0}
+    at = {}
+    for step in range(4 + 4 + 6):
+        batch = 3 + step
+        if step == 4:
+            speeds = {"place": 0.0, "head": 0.0}
+        if step < 4:
+            speeds["head"] = 0.9 * speeds["head"] + (head - batch)
+            head -= 0.2 * speeds["head"]
+        else:
+            rate = 0.01 if step >= 8 else 0.01 + 0.09 * (1 + math.cos(math.pi * (step - 4) / 4)) / 2
+            speeds["head"] = 0.9 * speeds["head"] + (head - batch) + 0.5 * head
+            speeds["place"] = 0.9 * speeds["place"] + (place - batch) + 0.5 * place
+            head, place = head - rate * speeds["head"], place - rate * speeds["place"]
+        at[step + 1] = (place, head)
+    assert [entry.step for entry in zoo.entries] == [10, 12, 14]
+    for entry in zoo.entries:
+        weights = zoo.load(entry)
+        assert (weights["place"].item(), weights["head"].item()) == pytest.approx(at[entry.step], rel=1e-4)
+
+
+@pytest.mark.parametrize("stop", [2, 4, 5, 8, 9, 11])
+def test_a_run_stopped_anywhere_goes_on_to_the_same_weights(stop, tmp_path):
+    """Steps 4 and 8 end the epoch of the head and the one of everything."""
+
+    class Stops(HeadTask):
+        def loss(self, model, batch):
+            if batch == stop:
+                raise KeyboardInterrupt
+            return super().loss(model, batch)
+
+    config = CollectConfig(**SETTINGS | {"epochs": 1}, head_epochs=1, head_learning_rate=0.2)
+    whole = collect(config, HeadTask(), ORIGIN, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        collect(config, Stops(), ORIGIN, tmp_path / "zoo")
+    again = collect(config, HeadTask(), ORIGIN, tmp_path / "zoo")
+    assert again.sha256 == whole.sha256
+
+
+def test_head_epochs_and_their_rate_go_together():
+    for settings in ({"head_epochs": 1}, {"head_learning_rate": 0.1}):
+        with pytest.raises(ValueError, match="head_epochs and head_learning_rate go together"):
+            CollectConfig(**SETTINGS, **settings)
+
+
+class PartTask(HeadTask):
+    """Only the place is the weights; the head is frozen."""
+
+    def __init__(self, head=5.0):
+        super().__init__()
+        self.value = head
+
+    def start(self, seed):
+        model = self.build(seed)
+        model.head.requires_grad_(False).fill_(self.value)
+        return model
+
+    def weights(self, model):
+        return {"place": model.place.detach().clone()}
+
+    def frozen(self, model):
+        return {"head": model.head.detach().clone()}
+
+
+def test_frozen_tensors_are_kept_once_and_checked(tmp_path):
+    zoo = collect(CollectConfig(**SETTINGS), PartTask(), ORIGIN, tmp_path / "zoo")
+    assert zoo.frozen() == {"head": torch.tensor([5.0])}
+    assert [spec.name for spec in zoo.structure] == ["place"]
+    assert list(zoo.problems()) == []
+    with pytest.raises(ValueError, match="around other frozen tensors"):
+        collect(CollectConfig(**SETTINGS), PartTask(head=6.0), ORIGIN, tmp_path / "zoo")
+    save_tensors(zoo.path / "frozen.safetensors", {"head": torch.tensor([7.0])})
+    with pytest.raises(Corrupt, match=r"frozen\.safetensors is not that of the manifest"):
+        zoo.frozen()
+    assert len(list(zoo.problems())) == 1
+
+
+def test_frozen_tensors_survive_an_interruption(tmp_path):
+    class Stops(PartTask):
+        def loss(self, model, batch):
+            if batch == 11:
+                raise KeyboardInterrupt
+            return super().loss(model, batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        collect(CollectConfig(**SETTINGS), Stops(), ORIGIN, tmp_path / "zoo")
+    with pytest.raises(ValueError, match="around other frozen tensors"):
+        collect(CollectConfig(**SETTINGS), PartTask(head=6.0), ORIGIN, tmp_path / "zoo")
+    (tmp_path / "zoo" / "frozen.safetensors").unlink()
+    zoo = collect(CollectConfig(**SETTINGS), PartTask(), ORIGIN, tmp_path / "zoo")
+    assert zoo.frozen() == {"head": torch.tensor([5.0])}
+    assert zoo.sha256 == collect(CollectConfig(**SETTINGS), PartTask(), ORIGIN, tmp_path / "whole").sha256
+
+
+@pytest.mark.parametrize("stop", [2, 4, 7, 10])
+def test_in_long_epochs_little_is_lost(stop, tmp_path, monkeypatch):
+    """The paper's ImageNet zoos are made within one epoch, of hours."""
+    monkeypatch.setattr(collect_module, "STATE_SECONDS", 0.0)
+    steps = []
+
+    class Counts(HeadTask):
+        def loss(self, model, batch):
+            steps.append(batch)
+            return super().loss(model, batch)
+
+    class Stops(HeadTask):
+        def loss(self, model, batch):
+            if batch == stop:
+                raise KeyboardInterrupt
+            return super().loss(model, batch)
+
+    config = CollectConfig(**SETTINGS | {"epochs": 1}, head_epochs=1, head_learning_rate=0.2)
+    whole = collect(config, HeadTask(), ORIGIN, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        collect(config, Stops(), ORIGIN, tmp_path / "zoo")
+    assert collect(config, Counts(), ORIGIN, tmp_path / "zoo").sha256 == whole.sha256
+    assert steps == list(range(stop, 14))  # batch k of seed 0 is the number k: nothing was done twice
+
+
+def test_what_was_recorded_is_not_made_again_and_a_state_gives_the_rest():
+    config, job = CollectConfig(**SETTINGS, seed=3), jobs(CollectConfig(**SETTINGS, seed=3))[0]
+    events = list(train(config, PointTask(), job, None, ()))
+    made = {event.id: event for event in events if isinstance(event, Checkpoint)}
+    states = [
+        {name: tensor.clone() for name, tensor in event.tensors.items()}
+        for event in train(config, PointTask(), job, None, ())
+        if isinstance(event, State)
+    ]
+    assert [int(state["step"]) for state in states] == [4, 8, 12]
+    for state in states:
+        task = PointTask()
+        rest = [e for e in train(config, task, job, state, {"seed00003-0001"}) if isinstance(e, Checkpoint)]
+        expected = [e for e in made.values() if e.step > int(state["step"]) and e.id != "seed00003-0001"]
+        assert [(e.id, e.tensors, e.metrics) for e in rest] == [(e.id, e.tensors, e.metrics) for e in expected]
+        assert len(task.evaluated) == len(expected)
+
+
+def test_bfloat16_computes_in_it_and_keeps_the_weights_in_float32():
+    class MatrixTask(PointTask):
+        def build(self, seed):
+            torch.manual_seed(seed)
+            return nn.Linear(3, 2)
+
+        def loss(self, model, batch):
+            seen.append(model(torch.ones(1, 3)))
+            return seen[-1].float().square().sum()
+
+        def evaluate(self, model, split):
+            seen.append(model(torch.ones(1, 3)))
+            return Evaluation((), None)
+
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        seen: list[torch.Tensor] = []
+        config = CollectConfig(**SETTINGS | {"epochs": 0, "checkpoints": 1}, precision=precision)
+        [made] = [e for e in train(config, MatrixTask(), jobs(config)[0], None, ()) if isinstance(e, Checkpoint)]
+        assert [output.dtype for output in seen] == [dtype, dtype, torch.float32]  # 2 steps, 1 evaluation
+        assert {tensor.dtype for tensor in made.tensors.values()} == {torch.float32}

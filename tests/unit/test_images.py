@@ -178,3 +178,25 @@ def test_the_fingerprint_changes_with_test_pixels_labels_order_and_normalisation
         Images(pixels, labels, pixels, labels, (0.5,), (0.25,), 2),
     ]
     assert len({variant.fingerprint() for variant in variants}) == 5
+
+
+def write_cifar100(root: Path) -> None:
+    """In the layout of the Hub's uoft-cs/cifar100: coarse labels stand beside the fine ones."""
+    folder = root / "cifar100" / "cifar100"
+    folder.mkdir(parents=True)
+    for split, n in (("train", 4), ("test", 2)):
+        images = [{"bytes": png(image), "path": None} for image in random_pixels(n)]
+        fine, coarse = pa.array([99 - i for i in range(n)], pa.int64()), pa.array([0] * n, pa.int64())
+        table = pa.table({"img": images, "fine_label": fine, "coarse_label": coarse})
+        pq.write_table(table, folder / f"{split}-00000-of-00001.parquet")
+
+
+def test_cifar100_has_its_fine_labels(tmp_path):
+    write_cifar100(tmp_path)
+    images = load_images("cifar100", tmp_path)
+    assert images.train_labels.tolist() == [99, 98, 97, 96]
+    assert images.test_labels.tolist() == [99, 98]
+    assert torch.equal(images.test, torch.from_numpy(random_pixels(2)).permute(0, 3, 1, 2))
+    assert images.classes == 100
+    with pytest.raises(MissingData, match=r"cifar100/cifar100/train-\*\.parquet.*uoft-cs/cifar100"):
+        load_images("cifar100", tmp_path / "elsewhere")

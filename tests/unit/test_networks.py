@@ -83,7 +83,7 @@ def test_an_unknown_name_gets_a_suggestion():
 
 
 def test_options_that_do_not_exist_are_refused():
-    with pytest.raises(ValueError, match="pretrained do not apply"):
-        timm.create_model("cnn_small", pretrained=True)
-    with pytest.raises(ValueError, match="drop_rate do not apply"):
-        timm.create_model("cnn_digits", drop_rate=0.5)
+    with pytest.raises(ValueError, match=r"cannot make cnn_digits with .*depth=3.*unexpected keyword"):
+        create_network("cnn_digits", 10, 1, seed=0, options={"depth": 3})
+    with pytest.raises(ValueError, match="nobody has published weights of cnn_small"):
+        create_network("cnn_small", 10, 3, seed=0, pretrained=True)

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from rpg.config import TrainConfig
 from rpg.optimizer import Average, make_optimizer, moment_bytes, require_optimizer
 from zoo.errors import MissingExtra
-from zoo.state import load_state, save_state
+from zoo.state import pack_state, read_state, unpack_state, write_state
 
 
 def network() -> nn.Module:
@@ -79,8 +79,8 @@ def test_resumed_training_equals_uninterrupted(
     whole, first, resumed = fresh(), fresh(), fresh()
     steps(*whole, 0, 8)
     steps(*first, 0, stop)
-    save_state(tmp_path / "state", *first[:2], stop, first[2].values)
-    assert load_state(tmp_path / "state", *resumed[:2], resumed[2].values) == stop
+    write_state(tmp_path / "state", pack_state(*first[:2], stop, first[2].values))
+    assert unpack_state(read_state(tmp_path / "state"), *resumed[:2], resumed[2].values) == stop
     steps(*resumed, stop, 8)
     for name, tensor in whole[0].state_dict().items():
         assert torch.equal(resumed[0].state_dict()[name], tensor)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from zoo.errors import Corrupt
-from zoo.state import load_state, save_state
+from zoo.state import pack_state, read_state, unpack_state, write_state
 
 
 def setup(kind):
@@ -31,18 +31,18 @@ def test_resumed_training_equals_uninterrupted(tmp_path, kind, stop):
     steps(*whole, 0, 8)
     first = setup(kind)
     steps(*first, 0, stop)
-    save_state(tmp_path / "state", *first, stop)
+    write_state(tmp_path / "state", pack_state(*first, stop))
     resumed = setup(kind)
-    assert load_state(tmp_path / "state", *resumed) == stop
+    assert unpack_state(read_state(tmp_path / "state"), *resumed) == stop
     steps(*resumed, stop, 8)
     for name, tensor in whole[0].state_dict().items():
         assert torch.equal(resumed[0].state_dict()[name], tensor)
 
 
 def test_a_changed_state_is_refused(tmp_path):
-    save_state(tmp_path / "state", *setup("sgd"), 3)
+    write_state(tmp_path / "state", pack_state(*setup("sgd"), 3))
     data = bytearray((tmp_path / "state").read_bytes())
     data[-1] ^= 1
     (tmp_path / "state").write_bytes(data)
     with pytest.raises(Corrupt, match="has changed since it was written"):
-        load_state(tmp_path / "state", *setup("sgd"))
+        read_state(tmp_path / "state")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from zoo.errors import suggest
 from zoo.structure import Frozen, Structure
@@ -33,6 +35,29 @@ def build_task(config: Frozen, data_root: Path | None, device: torch.device) -> 
     """
     assert isinstance(config, TaskConfig)
     return task_module(config.name).build(config, data_root, device)
+
+
+def task_frozen(config: Frozen) -> dict[str, Tensor]:
+    """The tensors that all networks of a `task:` section share, without data: mostly none.
+
+    Raises MissingData when the pretrained weights they come from are not there.
+    """
+    assert isinstance(config, TaskConfig)
+    module = task_module(config.name)
+    found: dict[str, Tensor] = module.frozen(config) if hasattr(module, "frozen") else {}
+    return found
+
+
+def timm_config(config: Frozen) -> dict[str, Any]:
+    """timm's `config.json` for checkpoints of this `task:` section. Raises ValueError for families that timm's networks
+    do not serve.
+    """
+    assert isinstance(config, TaskConfig)
+    module = task_module(config.name)
+    if not hasattr(module, "timm_config"):
+        raise ValueError(f"networks of task {config.name} are not timm's; export them with --format safetensors or pth")
+    found: dict[str, Any] = module.timm_config(config)
+    return found
 
 
 def task_structure(config: Frozen) -> Structure:

@@ -35,14 +35,31 @@ class Task(Protocol):
         """A freshly initialised model on the task's device. Equal seeds give equal models."""
         ...
 
+    def start(self, seed: int) -> nn.Module:
+        """The model that training starts from: `build`, with pretrained weights where the recipe wants them.
+
+        Raises MissingData when they are not there.
+        """
+        ...
+
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
         """The tensors that are "the weights", in state-dict order: detached copies on the CPU. Tied tensors stay
         one tensor under several names.
         """
         ...
 
+    def frozen(self, model: nn.Module) -> dict[str, Tensor]:
+        """The other tensors of the model, which training never changes; a zoo keeps them once. Mostly none."""
+        ...
+
     def load(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        """The inverse of `weights`, in place. Raises ValueError unless names, shapes and dtypes are the model's."""
+        """The inverse of `weights`, in place; frozen tensors may come along. Raises ValueError unless names, shapes
+        and dtypes are the model's.
+        """
+        ...
+
+    def head(self, model: nn.Module) -> list[nn.Parameter]:
+        """The parameters of the last layer, for training them alone first (linear probing)."""
         ...
 
     def steps_per_epoch(self, batch_size: int) -> int:

@@ -5,103 +5,238 @@ Shape suffixes: N images of a split, B images of a batch.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from evaluators.classification import EVALUATOR, Evaluation, evaluate
-from zoo.seeds import generator, global_seed
+from zoo.seeds import generator
 from zoo.structure import Structure
 from zoo.tasks.base import Batch, Split, TaskConfig
-from zoo.tasks.images import CHANNELS, CLASSES, Images, Name, load_images, stratified_split
+from zoo.tasks.images import FORMATS, STATISTICS, Draw, Images, load_images, stratified_split
+
+if TYPE_CHECKING:
+    from zoo.tasks.imagenet import Photos
 
 VALIDATION_SEED = 0  # the same images are held out in every run, whatever its seed
 EVALUATION_BATCH = 500
+LARGE = 64  # pixels a side; above, evaluation batches are smaller
+LARGE_EVALUATION_BATCH = 100
 
 
 class Config(TaskConfig):
-    """Section `task:` of a recipe. `validation` is the share of the training images that is never trained on."""
+    """Section `task:` of a recipe.
+
+    - `model`: timm's name, with the weights' tag where `pretrained` takes them from the Hub; `options` go to its
+      constructor (`patch_size`, `depth`, ...).
+    - `pretrained`: true for the weights from the Hub, or a directory or file with them. Images are then standardised
+      as timm says for `model`, else with the data set's statistics.
+    - `trainable`: patterns such as `layer4.1.bn*.weight` of the tensors that are trained and are the weights of this
+      zoo; the others stay as they are in the pretrained weights. All are by default.
+    - `image_size`: pixels a side that images are resized to on the device (photographs: when decoded).
+    - `crop_padding`: pixels of black around a small image before a random crop of its old size.
+    - `validation`: the share of the training images that is never trained on.
+    """
 
     name: Literal["classification"]
     model: str
-    data: Name
-    augment: Literal["none", "flip", "autoaugment"] = "none"
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    pretrained: bool | str = False
+    trainable: tuple[str, ...] = ()
+    data: Literal["digits", "cifar10", "cifar100", "imagenet"]
+    image_size: PositiveInt | None = None
+    augment: Literal["none", "flip", "autoaugment", "randaugment"] = "none"
+    crop_padding: NonNegativeInt = 0
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.trainable and not self.pretrained:
+            raise ValueError("trainable leaves the other tensors as pretrained weights have them; set pretrained, too")
+        if self.crop_padding and self.data == "imagenet":
+            raise ValueError("crop_padding is for small images; photographs are always cropped at random")
+        return self
+
+    @property
+    def side(self) -> int:
+        """Pixels a side of what the network sees."""
+        return self.image_size or FORMATS[self.data].size
 
 
 def build(config: Config, data_root: Path | None, device: torch.device) -> ClassificationTask:
-    """The task with its data loaded.
+    """The task with its data loaded (photographs: found).
 
     Raises MissingData or Corrupt for the data, ValueError if `validation` is too small or too large for them.
     """
-    return ClassificationTask(config, load_images(config.data, data_root), device)
+    prepared = preparation(config)
+    if config.data == "imagenet":
+        from zoo.tasks.imagenet import load_photos
+
+        return ClassificationTask(config, load_photos(data_root, prepared), device)
+    images = load_images(config.data, data_root)
+    images = dataclasses.replace(images, mean=prepared["mean"], std=prepared["std"])
+    return ClassificationTask(config, images, device)
+
+
+def preparation(config: Config) -> dict[str, Any]:
+    """How images become network inputs, in timm's terms. Small images are resized whole, bilinearly."""
+    from zoo.tasks.networks import data_config
+
+    found = data_config(config.model)
+    if config.data != "imagenet":
+        found |= {"crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear"}
+    if not config.pretrained or FORMATS[config.data].channels != len(found["mean"]):
+        mean, std = STATISTICS[config.data]
+        found |= {"mean": mean, "std": std}
+    return found | {"input_size": (FORMATS[config.data].channels, config.side, config.side)}
 
 
 def structure(config: Config) -> Structure:
-    """The structure of this task's networks, built on the meta device: without data and without memory.
+    """The structure of this task's weights, built on the meta device: without data, downloads or memory.
 
-    Raises ValueError for a network that does not exist.
+    Raises ValueError for a network or an option that does not exist, and for patterns that match no tensor.
     """
-    from zoo.tasks.networks import create_network
-
     with torch.device("meta"):
-        network = create_network(config.model, CLASSES[config.data], CHANNELS[config.data], seed=0)
-    return Structure.of(network.state_dict(keep_vars=True))
+        network = _network(config, seed=0, pretrained=False)
+    state = network.state_dict(keep_vars=True)
+    return Structure.of({name: state[name] for name in chosen(config, state)})
+
+
+def frozen(config: Config) -> dict[str, Tensor]:
+    """The tensors that all networks of this task share, on the CPU; none unless `trainable` leaves some out. Needs the
+    pretrained weights, but no data.
+
+    Raises what loading them raises, and ValueError if some of these tensors start at random.
+    """
+    if not config.trainable:
+        return {}
+    state, other = (_network(config, seed, pretrained=True).state_dict() for seed in (0, 1))
+    trained = set(chosen(config, state))
+    for name in state:
+        if name not in trained and not torch.equal(state[name], other[name]):
+            raise ValueError(
+                f"{name} is frozen, but starts at random: the pretrained weights are for another number of classes; "
+                "expected weights for this task, or its pattern in task.trainable"
+            )
+    return {name: tensor for name, tensor in state.items() if name not in trained}
+
+
+def chosen(config: Config, names: Iterable[str]) -> list[str]:
+    """Which of these tensors are the weights. Raises ValueError for a pattern that matches none."""
+    names = list(names)
+    for pattern in config.trainable:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(
+                f"task.trainable {pattern!r} matches no tensor of {config.model}; expected patterns of names such as "
+                f"{names[0]}"
+            )
+    return [name for name in names if not config.trainable or any(fnmatchcase(name, p) for p in config.trainable)]
+
+
+def timm_config(config: Config) -> dict[str, Any]:
+    """timm's `config.json` for checkpoints of this task."""
+    from zoo.tasks import networks
+
+    return networks.timm_config(config.model, config.options, FORMATS[config.data].classes, preparation(config))
+
+
+def _network(config: Config, seed: int, pretrained: bool) -> nn.Module:
+    from zoo.tasks.networks import create_network  # timm takes seconds to import; recipes need Config only
+
+    classes, channels, _ = FORMATS[config.data]
+    weights = config.pretrained if pretrained else False
+    return create_network(
+        config.model,
+        classes,
+        channels,
+        seed,
+        image_size=config.side,
+        options=config.options,
+        pretrained=weights,
+    )
 
 
 class ClassificationTask:
     """The Task protocol (zoo.tasks.base) for images with one label each.
 
-    Images stay uint8 on the CPU; a batch is augmented there, then moved to the device and standardised.
+    Images stay uint8 on the CPU; a batch is augmented there, then moved to the device, resized and standardised.
     """
 
     evaluator = EVALUATOR
     headline = "top1"
 
-    def __init__(self, config: Config, images: Images, device: torch.device) -> None:
+    def __init__(self, config: Config, images: Images | Photos, device: torch.device) -> None:
         self.config = config
         self.images = images
         self.device = device
-        self.protocol = f"{config.data} test, {len(images.test)} images, data {images.fingerprint()}"
+        size = f" at {config.image_size} px" if config.image_size else ""
+        count = len(images.test_labels)
+        self.protocol = f"{config.data} test, {count} images{size}, data {images.fingerprint()}"
         rng = generator(VALIDATION_SEED, "validation")
-        self.train_index, self.validation_index = stratified_split(images.train_labels, config.validation, rng)
+        labels = images.train_labels
+        self.train_index, self.validation_index = stratified_split(labels, config.validation, rng)
         if not len(self.train_index) or not len(self.validation_index):
             raise ValueError(
-                f"task.validation {config.validation} of {len(images.train)} images leaves {len(self.train_index)} "
+                f"task.validation {config.validation} of {len(labels)} images leaves {len(self.train_index)} "
                 f"to train on and {len(self.validation_index)} to validate on; expected some of both"
             )
         self._evaluation_batches: dict[Split, list[Batch]] = {}
 
     def build(self, seed: int) -> nn.Module:
-        """Raises ValueError for a network that does not exist."""
-        from zoo.tasks.networks import create_network  # timm takes seconds to import; recipes need Config only
+        """Raises ValueError for a network that does not exist, or does not take these images."""
+        return self._ready(_network(self.config, seed, pretrained=False))
 
-        images = self.images.train[:1]
-        model = create_network(self.config.model, self.images.classes, images.shape[1], seed).to(self.device)
+    def start(self, seed: int) -> nn.Module:
+        """Raises what `build` and `frozen` raise, and MissingData or Corrupt for the pretrained weights."""
+        frozen(self.config)  # refuses what would start at random
+        return self._ready(_network(self.config, seed, pretrained=True))
+
+    def _ready(self, model: nn.Module) -> nn.Module:
+        """The model on the device, tried on one image; what is frozen asks for no gradient."""
+        model.to(self.device)
+        channels, side = FORMATS[self.config.data].channels, self.config.side
         try:
             with torch.no_grad():
-                model.eval()(self.images.normalize(images.to(self.device)))
+                model.eval()(torch.zeros(1, channels, side, side, device=self.device))
         except (RuntimeError, AssertionError, ValueError) as error:
             raise ValueError(
-                f"{self.config.model} cannot take images of shape {tuple(images.shape[1:])}: "
-                f"{' '.join(str(error).split())[:120]}; choose another task.model"
+                f"{self.config.model} cannot take images of shape {(channels, side, side)}: "
+                f"{' '.join(str(error).split())[:120]}; choose another task.model or task.image_size"
             ) from error
+        trained = set(chosen(self.config, model.state_dict()))
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trained)
         return model
 
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
         state = model.state_dict(keep_vars=True)  # the parameters themselves: tied names give the same object
-        copies = {id(tensor): tensor.detach().to("cpu", copy=True) for tensor in state.values()}
-        return {name: copies[id(tensor)] for name, tensor in state.items()}
+        return _copied({name: state[name] for name in chosen(self.config, state)})
+
+    def frozen(self, model: nn.Module) -> dict[str, Tensor]:
+        state = model.state_dict(keep_vars=True)
+        trained = set(chosen(self.config, state))
+        return _copied({name: tensor for name, tensor in state.items() if name not in trained})
 
     def load(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        Structure.of(model.state_dict()).check(weights, "the checkpoint")
-        model.load_state_dict(dict(weights))
+        state = model.state_dict()
+        names = chosen(self.config, state)
+        whole = len(names) < len(state) and not set(weights) <= set(names)
+        expected = state if whole else {name: state[name] for name in names}
+        Structure.of(expected).check(weights, "the checkpoint")
+        model.load_state_dict(dict(weights), strict=False)
+
+    def head(self, model: nn.Module) -> list[nn.Parameter]:
+        classifier: Any = model.get_classifier  # what timm's networks have, and ours
+        return list(classifier().parameters())
 
     def steps_per_epoch(self, batch_size: int) -> int:
         return math.ceil(len(self.train_index) / batch_size)
@@ -110,43 +245,80 @@ class ClassificationTask:
         """Every epoch visits every training image once, in a new order. It is cut into batches whose sizes differ by
         one at most, rather than into full ones and a rest: a rest of one image would break BatchNorm.
         """
-        augment = self._augmentation()
+        draws = self.images.draw(self._plan(seed, first_step, batch_size), seed, self._augmentation())
+        return (self._batch(*draw) for draw in draws)
+
+    def _plan(self, seed: int, first_step: int, batch_size: int) -> Iterator[Draw]:
+        """Which images each batch takes."""
         steps = self.steps_per_epoch(batch_size)
         epoch, skip = divmod(first_step, steps)
         while True:
             order = torch.randperm(len(self.train_index), generator=generator(seed, "epoch", epoch))
             for step, index in enumerate(self.train_index[order].tensor_split(steps)):
                 if step >= skip:
-                    with global_seed(seed, "augment", epoch, step):
-                        images = augment(self.images.train[index])
-                    yield self._batch(images, self.images.train_labels[index])
+                    yield epoch, step, index
             epoch, skip = epoch + 1, 0
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross entropy. Where tensors are frozen, the BatchNorm layers whose statistics are among them use these, so
+        that a network is a function of its weights and the frozen tensors, in training as in evaluation.
+        """
+        if self.config.trainable:
+            hold_statistics(model, chosen(self.config, model.state_dict()))
         images, labels = batch
         return F.cross_entropy(model(images), labels)
 
     def evaluate(self, model: nn.Module, split: Split) -> Evaluation:
-        """Images are not augmented; they are prepared once and kept on the device for the next network."""
-        if split not in self._evaluation_batches:
-            if split == "test":
-                images, labels = self.images.test, self.images.test_labels
-            else:
-                images = self.images.train[self.validation_index]
-                labels = self.images.train_labels[self.validation_index]
-            pairs = zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
-            self._evaluation_batches[split] = [self._batch(*pair) for pair in pairs]
-        return evaluate(model.eval(), self._evaluation_batches[split])
+        """Images are not augmented. Small ones are kept on the device for the next network."""
+        if split in self._evaluation_batches:
+            raw: Iterable[Batch] = self._evaluation_batches[split]
+        else:
+            raw = self._evaluation(split)
+            if isinstance(self.images, Images):
+                raw = self._evaluation_batches[split] = [(i.to(self.device), y.to(self.device)) for i, y in raw]
+        model.eval()
+        return evaluate(lambda images: model(self._prepared(images)), raw)
+
+    def _evaluation(self, split: Split) -> Iterator[Batch]:
+        size = EVALUATION_BATCH if self.config.side <= LARGE else LARGE_EVALUATION_BATCH
+        if split == "test":
+            return self.images.plain("test", torch.arange(len(self.images.test_labels)), size)
+        return self.images.plain("train", self.validation_index, size)
 
     def _batch(self, images: Tensor, labels: Tensor) -> Batch:
-        return self.images.normalize(images.to(self.device)), labels.to(self.device)
+        return self._prepared(images), labels.to(self.device)
 
-    def _augmentation(self) -> Callable[[Tensor], Tensor]:
-        if self.config.augment == "none":
-            return lambda images: images
-        from zoo.tasks.augment import AutoAugment, random_flip
+    def _prepared(self, images: Tensor) -> Tensor:
+        """uint8 (B, C, H, W) -> float32 (B, C, side, side) on the device, standardised.
 
-        if self.config.augment == "flip":
-            return random_flip
-        auto_augment = AutoAugment()
-        return lambda images: auto_augment(random_flip(images))
+        Small images are augmented at their own size and resized last: RPG's published code resizes first, which
+        makes the same pictures but for interpolation, at 49 times the work for 224 pixels a side.
+        """
+        images = images.to(self.device)
+        side = self.config.side
+        if images.shape[-1] != side:
+            images = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
+        return self.images.normalize(images)
+
+    def _augmentation(self) -> Any:
+        """For a batch of small images, or for one photograph."""
+        from zoo.tasks import augment
+
+        if isinstance(self.images, Images):
+            return augment.of_batch(self.config.augment, self.config.crop_padding)
+        interpolation = self.images.preparation["interpolation"]
+        return augment.of_photo(self.config.augment, self.config.side, interpolation)
+
+
+def hold_statistics(model: nn.Module, trained: Iterable[str]) -> None:
+    """Put the BatchNorm layers whose running statistics are not among the trained tensors into evaluation mode."""
+    names = set(trained)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and f"{name}.running_mean" not in names:
+            module.eval()
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Detached copies on the CPU; what was one tensor under two names stays one."""
+    copies = {id(tensor): tensor.detach().to("cpu", copy=True) for tensor in tensors.values()}
+    return {name: copies[id(tensor)] for name, tensor in tensors.items()}

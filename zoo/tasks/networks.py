@@ -1,21 +1,47 @@
-"""Small convolutional networks, and the way to all of timm's.
+"""Networks of our own, and the way to all of timm's and their pretrained weights.
 
 `cnn_small` and `cnn_medium` are CNN (s) and CNN (m) of the paper's Table 8: the networks of the Model Zoos
 (Schürholt et al., 2022, https://arxiv.org/abs/2209.14764) with LeakyReLU, as in RPG's published code, whose tensor
-names they keep. timm is imported here only.
+names they keep. After `import zoo.tasks.networks` timm knows them by name, and loads what `rpg-zoo export` wrote.
+timm is imported here only, but for its readers and transforms (zoo.tasks.imagenet).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch.nn.functional as F
-from timm.models import register_model
+from timm.models import PretrainedCfg, build_model_with_cfg, register_model
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from zoo.errors import suggest
+from zoo.checkpoint import load_foreign
+from zoo.errors import MissingData, suggest
 from zoo.seeds import global_seed
+
+Options = Mapping[str, bool | int | float | str]
+
+# What timm has to know of our networks beside their constructor.
+CIFAR = {"input_size": (3, 32, 32), "num_classes": 10, "first_conv": "module.0", "classifier": "head.2"}
+default_cfgs = {
+    "cnn_small": CIFAR,
+    "cnn_medium": CIFAR,
+    "cnn_digits": CIFAR | {"input_size": (1, 8, 8), "classifier": "head.0"},
+    # Starts from the weights of ViT-Tiny; only the head is new.
+    "vit_tiny_two_layer_head": {
+        "hf_hub_id": "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k",
+        "fixed_input_size": True,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "crop_pct": 0.9,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+        "license": "apache-2.0",
+    },
+}
 
 
 class ConvNet(nn.Module):
@@ -29,63 +55,185 @@ class ConvNet(nn.Module):
         self.module = convolutions  # named as in the published checkpoints
         self.head = head
         self.input_size = input_size
+        self.register_load_state_dict_pre_hook(_restore_names)
 
     def forward(self, images: Tensor) -> Tensor:
         if self.input_size is not None:
             images = F.interpolate(images, (self.input_size, self.input_size), mode="bilinear")
         return self.head(self.module(images).flatten(1))
 
+    def get_classifier(self) -> nn.Module:
+        """The last layer, as timm's networks name it."""
+        return self.head[-1]
+
 
 @register_model
-def cnn_small(*, num_classes: int = 10, in_chans: int = 3, **options: Any) -> ConvNet:
+def cnn_small(pretrained: bool = False, **options: Any) -> ConvNet:
     """CNN (s): 2,864 parameters for 10 classes and 3 channels; computes at 28 x 28."""
-    _refuse(options)
-    convolutions = nn.Sequential(
-        *(nn.Conv2d(in_chans, 8, 5), nn.MaxPool2d(2), nn.LeakyReLU()),
-        *(nn.Conv2d(8, 6, 5), nn.MaxPool2d(2), nn.LeakyReLU()),
-        *(nn.Conv2d(6, 4, 2), nn.LeakyReLU()),
-    )
-    head = nn.Sequential(nn.Linear(36, 20), nn.LeakyReLU(), nn.Linear(20, num_classes))
-    return ConvNet(convolutions, head, input_size=28)
+
+    def network(num_classes: int, in_chans: int) -> ConvNet:
+        convolutions = nn.Sequential(
+            *(nn.Conv2d(in_chans, 8, 5), nn.MaxPool2d(2), nn.LeakyReLU()),
+            *(nn.Conv2d(8, 6, 5), nn.MaxPool2d(2), nn.LeakyReLU()),
+            *(nn.Conv2d(6, 4, 2), nn.LeakyReLU()),
+        )
+        head = nn.Sequential(nn.Linear(36, 20), nn.LeakyReLU(), nn.Linear(20, num_classes))
+        return ConvNet(convolutions, head, input_size=28)
+
+    return build_model_with_cfg(network, "cnn_small", pretrained, **options)
 
 
 @register_model
-def cnn_medium(*, num_classes: int = 10, in_chans: int = 3, **options: Any) -> ConvNet:
+def cnn_medium(pretrained: bool = False, **options: Any) -> ConvNet:
     """CNN (m): 10,853 parameters for 10 classes and 3 channels; for images of 32 x 32."""
-    _refuse(options)
-    convolutions = nn.Sequential(
-        *(nn.Conv2d(in_chans, 16, 3), nn.MaxPool2d(2), nn.LeakyReLU()),
-        *(nn.Conv2d(16, 32, 3), nn.MaxPool2d(2), nn.LeakyReLU()),
-        *(nn.Conv2d(32, 15, 3), nn.MaxPool2d(2), nn.LeakyReLU()),
-    )
-    head = nn.Sequential(nn.Linear(60, 20), nn.LeakyReLU(), nn.Linear(20, num_classes))
-    return ConvNet(convolutions, head)
+
+    def network(num_classes: int, in_chans: int) -> ConvNet:
+        convolutions = nn.Sequential(
+            *(nn.Conv2d(in_chans, 16, 3), nn.MaxPool2d(2), nn.LeakyReLU()),
+            *(nn.Conv2d(16, 32, 3), nn.MaxPool2d(2), nn.LeakyReLU()),
+            *(nn.Conv2d(32, 15, 3), nn.MaxPool2d(2), nn.LeakyReLU()),
+        )
+        return ConvNet(convolutions, nn.Sequential(nn.Linear(60, 20), nn.LeakyReLU(), nn.Linear(20, num_classes)))
+
+    return build_model_with_cfg(network, "cnn_medium", pretrained, **options)
 
 
 @register_model
-def cnn_digits(*, num_classes: int = 10, in_chans: int = 1, **options: Any) -> ConvNet:
+def cnn_digits(pretrained: bool = False, **options: Any) -> ConvNet:
     """The demo's network, with BatchNorm: 1,010 parameters for 10 classes and 1 channel; for images of 8 x 8."""
-    _refuse(options)
-    convolutions = nn.Sequential(
-        *(nn.Conv2d(in_chans, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.LeakyReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.LeakyReLU(), nn.MaxPool2d(2)),
+
+    def network(num_classes: int, in_chans: int) -> ConvNet:
+        convolutions = nn.Sequential(
+            *(nn.Conv2d(in_chans, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.LeakyReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.LeakyReLU(), nn.MaxPool2d(2)),
+        )
+        return ConvNet(convolutions, nn.Sequential(nn.Linear(32, num_classes)))
+
+    return build_model_with_cfg(network, "cnn_digits", pretrained, **options)
+
+
+class TwoLayerHead(VisionTransformer):
+    """A vision transformer with a head of two layers, the network of the paper's binary tasks (section 4.1)."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        width = self.num_features
+        self.head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, self.num_classes, bias=False))
+
+
+@register_model
+def vit_tiny_two_layer_head(pretrained: bool = False, **options: Any) -> TwoLayerHead:
+    """ViT-Tiny with two layers in the head: 37,440 parameters of 5,561,856 there for 2 classes, as in RPG's code."""
+    size = {"patch_size": 16, "embed_dim": 192, "depth": 12, "num_heads": 3} | options
+    return build_model_with_cfg(
+        TwoLayerHead, "vit_tiny_two_layer_head", pretrained, pretrained_filter_fn=checkpoint_filter_fn, **size
     )
-    return ConvNet(convolutions, nn.Sequential(nn.Linear(32, num_classes)))
 
 
-def create_network(name: str, num_classes: int, in_chans: int, seed: int) -> nn.Module:
+def _restore_names(_module: nn.Module, state_dict: dict[str, Tensor], *_: Any) -> None:
+    """Undo what timm does to state dicts it reads: it drops `module.`, thinking of DistributedDataParallel."""
+    for name in [name for name in state_dict if name[0].isdigit()]:
+        state_dict[f"module.{name}"] = state_dict.pop(name)
+
+
+def check_network(name: str) -> None:
+    """Raise ValueError unless timm knows this name, and the weights' tag after its dot where there is one."""
+    if not timm.is_model(name):
+        known = timm.list_models()
+        raise ValueError(f"no network named {name!r} in timm or zoo.tasks.networks{suggest(name, known)}")
+    architecture, _, tag = name.partition(".")
+    if tag and name not in (tags := timm.list_pretrained(f"{architecture}.*")):
+        raise ValueError(f"timm has no weights {tag!r} of {architecture}{suggest(name, tags)}")
+
+
+def create_network(
+    name: str,
+    num_classes: int,
+    in_chans: int,
+    seed: int,
+    *,
+    image_size: int | None = None,
+    options: Options | None = None,
+    pretrained: bool | str = False,
+) -> nn.Module:
     """The network that timm knows by this name, with random weights that are a function of the seed.
 
-    Raises ValueError for an unknown name.
+    A network whose shape depends on the size of its images (a vision transformer) is made for `image_size` pixels a
+    side. `options` go to its constructor. `pretrained`: weights from the Hugging Face Hub, or from a file, or a
+    directory as `rpg-zoo export --format timm` writes it; a head for other classes starts at random.
+
+    Raises ValueError for an unknown name, option or size, MissingData when the weights are not there, Corrupt when
+    their file is damaged.
     """
-    if not timm.is_model(name):
-        raise ValueError(f"no network named {name!r} in timm or zoo.tasks.networks{suggest(name, timm.list_models())}")
-    with global_seed(seed, "build"):
-        return timm.create_model(name, num_classes=num_classes, in_chans=in_chans)
+    check_network(name)
+    config = _config(name)
+    given: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, **(options or {})}
+    if image_size is not None and config.fixed_input_size:
+        given["img_size"] = image_size
+    if isinstance(pretrained, str):
+        given["pretrained_cfg_overlay"] = _from_file(Path(pretrained.removeprefix("local-dir:")), config.classifier)
+    elif pretrained and not config.has_weights:
+        raise ValueError(f"nobody has published weights of {name}; expected task.pretrained=false, or a file")
+    try:
+        with global_seed(seed, "build"):
+            network = timm.create_model(name, pretrained=bool(pretrained), **given)
+    except OSError as error:
+        raise MissingData(
+            f"cannot get the weights {name} from the Hugging Face Hub ({_brief(error)}); without network, put "
+            f"config.json and model.safetensors of https://huggingface.co/{config.hf_hub_id} into a directory and give "
+            "--set task.pretrained=DIR, or train from scratch with --set task.pretrained=false"
+        ) from error
+    except (RuntimeError, TypeError, AssertionError, ValueError, KeyError) as error:
+        raise ValueError(f"cannot make {name} with {_listed(given)}: {_brief(error)}") from error
+    network.pretrained_cfg.pop("state_dict", None)  # would keep a second copy of the weights in memory
+    return network
 
 
-def _refuse(options: dict[str, Any]) -> None:
-    """Raise ValueError for any option timm passes on that is set: these networks have none, nor pretrained weights."""
-    given = [name for name, value in options.items() if value]
-    if given:
-        raise ValueError(f"options {', '.join(given)} do not apply; expected num_classes and in_chans at most")
+def data_config(name: str) -> dict[str, Any]:
+    """How the weights of this name want their images: `mean`, `std`, `crop_pct`, `crop_mode` and `interpolation`."""
+    check_network(name)
+    config = _config(name).to_dict()
+    return {key: config[key] for key in ("mean", "std", "crop_pct", "crop_mode", "interpolation")}
+
+
+def timm_config(name: str, options: Options, num_classes: int, images: Mapping[str, Any]) -> dict[str, Any]:
+    """The `config.json` beside exported weights, with which `timm.create_model("local-dir:DIR", pretrained=True)` makes
+    the network that `create_network` made.
+
+    `images` says how its images are prepared: `input_size` (channels, rows, columns), `mean`, `std`, `crop_pct`,
+    `crop_mode` and `interpolation`.
+    """
+    config = _config(name).to_dict()
+    kept = {key: config[key] for key in ("first_conv", "classifier", "license", "fixed_input_size") if key in config}
+    return {
+        "architecture": name.partition(".")[0],
+        "num_classes": num_classes,
+        "model_args": {"num_classes": num_classes, "in_chans": images["input_size"][0], **options},
+        "pretrained_cfg": {"num_classes": num_classes, **images, **kept},
+    }
+
+
+def _config(name: str) -> PretrainedCfg:
+    return timm.get_pretrained_cfg(name) or PretrainedCfg()
+
+
+def _from_file(path: Path, classifier: str | None) -> dict[str, Any]:
+    """What makes timm load its pretrained weights from this file or directory."""
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise MissingData(
+            f"no weights at {file}; expected a .safetensors or .pth file, or a directory with model.safetensors as "
+            "`rpg-zoo export ZOO ID --format timm` writes it"
+        )
+    weights = load_foreign(file)
+    head = weights.get(f"{classifier}.weight")
+    found = {} if head is None else {"num_classes": len(head)}  # timm drops the head if the task has other classes
+    return {"state_dict": weights, "custom_load": False, **found}
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
+
+
+def _listed(given: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in given.items() if key != "pretrained_cfg_overlay")

@@ -1,0 +1,154 @@
+"""How jobs are handed to workers, retried and given up, with workers that are objects of this process."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import zoo.engines
+from zoo.collect import Job, Run
+from zoo.engines import MOST_DEATHS, Died, Idle, LocalPool, Raised, Trainer, Work, _Crew
+from zoo.errors import Failed, MissingData
+
+
+class CountingRun(Run):
+    """A job of a toy zoo that has only percentages to record."""
+
+    def __init__(self, seed):
+        super().__init__(None, Job(seed, "train"), SimpleNamespace(path=Path("toy"), done={}))
+        self.finished = 0
+
+    def finish(self):
+        self.finished += 1
+
+
+class FakeWorker:
+    def __init__(self, script):
+        self.script, self.messages, self.stopped = script, [Idle()], False
+
+    def give(self, work):
+        self.messages = [*self.script(work.job.seed), Idle()]
+
+    def receive(self):
+        message = self.messages.pop(0)
+        if isinstance(message, Died):
+            raise message
+        return message
+
+    def stop(self):
+        self.stopped = True
+
+
+class FakePool:
+    def __init__(self, size, script):
+        self.size, self.script, self.started = size, script, []
+
+    def start(self, index):
+        self.started.append(FakeWorker(self.script))
+        return self.started[-1]
+
+    def wait(self, workers):
+        assert workers
+        return workers[:1]
+
+
+class Bar:
+    total = 0
+
+    def advance(self, steps=1, note=""):
+        self.total += steps
+
+
+def crew(script, seeds=4, size=2):
+    jobs, bar = [CountingRun(seed) for seed in range(seeds)], Bar()
+    pool = FakePool(size, script)
+    return jobs, bar, pool, _Crew(pool, [(SimpleNamespace(task=None, config=None), run) for run in jobs], bar)
+
+
+def test_every_job_is_done_once_and_all_workers_are_stopped():
+    runs, bar, pool, work = crew(lambda seed: [50, 100])
+    assert work.work() == []
+    assert [(run.percent, run.finished) for run in runs] == [(100, 1)] * 4
+    assert (bar.total, len(pool.started)) == (400, 2)
+    assert all(worker.stopped for worker in pool.started)
+
+
+def test_no_more_workers_than_jobs():
+    _, _, pool, work = crew(lambda seed: [100], seeds=1, size=8)
+    work.work()
+    assert len(pool.started) == 1
+
+
+def test_a_job_that_always_kills_its_worker_is_given_up():
+    runs, _, pool, work = crew(lambda seed: [30, Died("exit code -9")] if seed == 1 else [100])
+    with pytest.raises(
+        Failed, match=rf"{MOST_DEATHS} workers in a row died while training seed 1 of toy \(exit code -9"
+    ):
+        work.work()
+    assert runs[1].finished == 0
+    assert all(worker.stopped for worker in pool.started)
+
+
+def test_deaths_are_forgiven_as_long_as_there_is_news():
+    reached = iter(range(10, 91, 10))
+    runs, bar, pool, work = crew(lambda seed: [p, Died("gone")] if (p := next(reached, 0)) else [100], seeds=1, size=1)
+    assert work.work() == []
+    assert (runs[0].finished, bar.total, len(pool.started)) == (1, 100, 10)
+
+
+def test_deaths_at_the_same_place_are_not():
+    reached = iter([10, 20, 30, 30, 30])
+    _, _, _, work = crew(lambda seed: [next(reached), Died("gone")], seeds=1, size=1)
+    with pytest.raises(Failed, match="3 workers in a row"):
+        work.work()
+
+
+def test_workers_that_die_while_starting_are_given_up():
+    _, _, pool, work = crew(lambda seed: [100])
+    pool.start = lambda index: dead()
+
+    def dead():
+        worker = FakeWorker(None)
+        worker.messages = [Died("exit code 1")]
+        return worker
+
+    with pytest.raises(Failed, match="died while starting"):
+        work.work()
+
+
+def test_a_failed_job_lets_the_others_finish():
+    failure = Failed("diverged")
+    runs, _, _, work = crew(lambda seed: [Raised(failure, "")] if seed == 0 else [100])
+    assert work.work() == [(runs[0], failure)]
+    assert [run.finished for run in runs] == [0, 1, 1, 1]
+
+
+def test_any_other_error_stops_everything():
+    runs, _, pool, work = crew(lambda seed: [Raised(MissingData("no data"), "the worker's traceback")])
+    with pytest.raises(MissingData, match="no data") as caught:
+        work.work()
+    assert "the worker's traceback" in str(caught.value.__cause__)
+    assert not any(run.finished for run in runs)
+    assert all(worker.stopped for worker in pool.started)
+
+
+def test_local_workers_share_out_gpus_and_threads(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
+    devices = {name: [t._device for t in LocalPool(4, None, name)._trainers] for name in ("auto", "cuda:1", "cpu")}
+    assert devices["auto"] == ["cuda:0", "cuda:1", "cuda:2", "cuda:0"]
+    assert devices["cuda:1"] == ["cuda:1"] * 4
+    assert devices["cpu"] == ["cpu"] * 4
+    assert [LocalPool(size, None, "cpu")._trainers[0]._threads for size in (1, 2, 4, 9)] == [5, 2, 1, 1]
+
+
+def test_a_worker_loads_the_data_of_a_recipe_once(monkeypatch):
+    built = []
+    monkeypatch.setattr(zoo.engines, "build_task", lambda task, root, device: built.append(task) or task)
+    monkeypatch.setattr(zoo.engines, "train", lambda config, task, job, state, done: iter([100]))
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    trainer = Trainer(None, "cpu", 1)
+    for task in ("a", "a", "b", "b", "a"):
+        assert list(trainer.messages(Work(task, None, Job(0, "train"), None, frozenset()))) == [100, Idle()]
+    assert built == ["a", "b", "a"]
