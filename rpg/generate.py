@@ -82,7 +82,7 @@ def generate(run: Run, config: GenerateConfig, origin: Origin, path: Path, devic
     scheduler = make_scheduler(run.recipe().section("rpg", RPGConfig).diffusion, config.sampler, config.steps)
     size = max(1, GROUP_VALUES // max(layout.num_tokens * layout.token_size, 1))
     groups = [range(start, min(start + size, config.n)) for start in range(0, config.n, size)]
-    chunk = _chunk(config.mode, layout.token_size, device)
+    chunk = chunk_size(config.mode, layout.token_size, device)
     steps = config.steps * len(windows(layout.num_tokens, layout.token_size, chunk))
     with (
         ZooWriter(path, origin, layout.structure, run.frozen()) as writer,
@@ -150,7 +150,7 @@ def windows(num_tokens: int, token_size: int, chunk: int) -> list[range]:
     return [range(start, min(start + tokens, num_tokens)) for start in range(0, max(num_tokens, 1), tokens)]
 
 
-def _chunk(mode: str, token_size: int, device: torch.device) -> int:
+def chunk_size(mode: str, token_size: int, device: torch.device) -> int:
     """How many tokens pass through the denoiser together."""
     chunk = CHUNK.get(mode, max(1, GROUP_VALUES // token_size))
     if device.type == "cpu":
