@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rpg.allocator import keep_freed_memory
 from rpg.config import GenerateConfig, RPGConfig
 from rpg.devices import memory_of, out_of_memory
 from rpg.layout import Layout
@@ -93,6 +94,8 @@ def generate(run: Run, config: GenerateConfig, origin: Origin, path: Path, devic
         todo = [members for members in groups if any(_id(k) not in writer.done for k in members)]
         bar.advance((len(groups) - len(todo)) * steps)
         if todo:
+            if device.type == "cpu":
+                keep_freed_memory()
             generator = run.generator(device)
             generator.denoiser.fold_norms()
             sampling = Sampling(generator.denoiser, layout, scheduler, config.seed, chunk, bar)
