@@ -125,14 +125,14 @@ class Journal:
         except BlockingIOError as error:
             self._file.close()
             raise Failed(f"another process is writing {path}; wait for it or stop it first") from error
-        self._file.seek(0)
-        if path.stat().st_size > JOURNAL_BYTES:
+        try:
+            data = read_limited(path, JOURNAL_BYTES)
+            whole = data.rfind(b"\n") + 1
+            self._file.truncate(whole)
+            self.records = [_parse(path, number, line) for number, line in enumerate(data[:whole].splitlines(), 1)]
+        except BaseException:
             self._file.close()
-            raise Corrupt(f"{path} has more than {JOURNAL_BYTES:,} bytes; no journal has")
-        data = self._file.readall()
-        whole = data.rfind(b"\n") + 1
-        self._file.truncate(whole)
-        self.records = [_parse(path, number, line) for number, line in enumerate(data[:whole].splitlines(), 1)]
+            raise
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a record; on return it is on disk. After a failed write the file ends where it ended before."""

@@ -26,7 +26,7 @@ from pydantic_core import ErrorDetails
 from yaml import AliasEvent, YAMLError
 
 from zoo.errors import suggest
-from zoo.manifest import Origin, OriginKind, versions
+from zoo.manifest import RECIPE_CHARACTERS, Origin, OriginKind, versions
 from zoo.structure import Frozen
 from zoo.tasks import task_module
 
@@ -40,6 +40,7 @@ SECTIONS = {
     "eval": "rpg.config:EvalConfig",
 }
 
+MAX_BRACKETS = 1000  # PyYAML takes time quadratic in their nesting
 NOT_YAML = (YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError, AssertionError)
 
 Section = TypeVar("Section", bound=Frozen)
@@ -171,6 +172,11 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> Any:
 
 
 def _parse(text: str, where: str) -> Any:
+    if len(text) > RECIPE_CHARACTERS or sum(map(text.count, "[{")) > MAX_BRACKETS:
+        raise ValueError(
+            f"{where} is too large: more than {RECIPE_CHARACTERS:,} characters or {MAX_BRACKETS} brackets; expected a "
+            "few thousand characters"
+        )
     try:
         if any(isinstance(event, AliasEvent) for event in yaml.parse(text)):
             raise ValueError("aliases are not allowed: a few of them unfold to billions of values")

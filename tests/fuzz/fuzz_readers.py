@@ -24,10 +24,16 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp())
     corpus = folder / "corpus"
     corpus.mkdir()
-    (corpus / "example").write_bytes(readers.examples()[name])
+    example = readers.examples()[name]
+    (corpus / "example").write_bytes(b"\0" + example)
+    (corpus / "choices").write_bytes(b"\1" + bytes(range(64)))
     read = readers.readers(folder)[name]
 
     def one(data: bytes) -> None:
+        structured, data = data[:1] > b"\0" and name != "pickle", data[1:]
+        if structured:  # the bytes choose mutations of the example
+            choices = atheris.FuzzedDataProvider(data)
+            data = readers.mutated(name, example, lambda n: choices.ConsumeIntInRange(0, n - 1))
         with contextlib.suppress(*readers.OURS):
             read(data)
 

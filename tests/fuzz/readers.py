@@ -5,13 +5,16 @@ tests/unit/test_hostile.py mutates the examples with hypothesis; fuzz_readers.py
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 
 from rpg.layout import Layout
 from rpg.run import RunRecord
@@ -65,6 +68,50 @@ def examples() -> dict[str, bytes]:
         "score": json.dumps(score | {"correct": "/w==", "versions": {}}).encode(),
         "journal": b"".join(line.to_json().encode() + b"\n" for line in journal),
     }
+
+
+HOSTILE: tuple[object, ...] = (
+    *(None, True, 0, -1, 1, 2**31, 2**40, 2**63, 10**18, 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf")),
+    *("", "a", "..", "../x", "/etc/passwd", "\x1b[2J", "\ud800", "x" * 10_000, "os:system", "${oc.env:HOME}", "0" * 64),
+    *([], [[]], {}, {"a": 1}, [2**40] * 16, [10**18, 10**18], [0, 2**63], [-1, 3], "float8_e5m2", "F8_E5M2", "BOOL"),
+)
+
+
+def mutated(name: str, example: bytes, pick: Callable[[int], int]) -> bytes:
+    """The example of reader `name` with a few values replaced, dropped or moved; pick(n) chooses from range(n).
+
+    Random bytes hardly get past a JSON parser; these do.
+    """
+    if name == "safetensors":
+        size = int.from_bytes(example[:8], "little")
+        header = mutated("json", example[8 : 8 + size], pick)
+        return len(header).to_bytes(8, "little") + header + example[8 + size :]
+    if name == "journal":
+        lines = example.splitlines()
+        line = pick(len(lines))
+        lines[line] = mutated("json", lines[line], pick)
+        return b"\n".join(lines) + b"\n"
+    tree = [yaml.safe_load(example) if name == "recipe" else json.loads(example)]
+    for _ in range(1 + pick(3)):
+        places = list(_places(tree))
+        parent, key = places[pick(len(places))]
+        values = [*HOSTILE, *(other[at] for other, at in places)]
+        choice = pick(len(values) + 2)
+        if choice < len(values):
+            parent[key] = copy.deepcopy(values[choice])
+        elif isinstance(parent, dict):
+            value = parent.pop(key)
+            if choice > len(values):
+                parent[str(HOSTILE[pick(len(HOSTILE))])] = value
+    return json.dumps(tree[0]).encode(errors="surrogatepass")
+
+
+def _places(node: Any) -> Iterator[tuple[Any, Any]]:
+    """(container, key) of every value in a tree."""
+    for key in list(node) if isinstance(node, dict) else range(len(node)):
+        yield node, key
+        if isinstance(node[key], dict | list):
+            yield from _places(node[key])
 
 
 def readers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
