@@ -11,6 +11,7 @@ by DPM-Solver++ with 20, their time and mean accuracy on the test set.
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -136,7 +137,7 @@ def fewer_steps(bench: Bench, run: Run, data_root: Path | None) -> None:
 def main() -> None:
     parser: argparse.ArgumentParser = arguments(__doc__)
     parser.add_argument("--run", type=Path, help="a trained run")
-    parser.add_argument("--data-root", type=Path, help="where its data set is")
+    parser.add_argument("--data-root", type=Path, default=os.environ.get("RPG_DATA"), help="where its data set is")
     parser.add_argument("--serve", nargs=2, metavar=("SIDE", "STEPS"), help="for its own use")
     options = parser.parse_args()
     if options.serve:

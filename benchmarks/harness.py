@@ -129,8 +129,8 @@ class Served:
     """
 
     def __init__(self, script: str, *arguments: str) -> None:
-        command = [sys.executable, script, "--serve", *arguments]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.command = [sys.executable, script, "--serve", *arguments]
+        self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.answers: list[float] = []
 
     def step(self) -> None:
@@ -140,7 +140,7 @@ class Served:
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
-            sys.exit(f"{' '.join(map(str, self.process.args))} ended")
+            sys.exit(f"{' '.join(self.command)} ended")
         self.answers.append(float(answer))
 
     def stop(self) -> None:
