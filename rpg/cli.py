@@ -151,6 +151,10 @@ def evaluate(
         typer.Argument(help="A zoo, or one .safetensors or .pth file (default: the newest generated zoo)."),
     ] = None,
     task: Annotated[str, typer.Option("--task", help="A recipe or task name.")] = ...,  # type: ignore[assignment]
+    originals: Annotated[
+        Path | None,
+        typer.Option("--originals", help="For binary tasks: the zoo it learnt from (default: zoos/<recipe>)."),
+    ] = None,
     out: Out = None,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -158,7 +162,10 @@ def evaluate(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Score weights on a task's test data with the paper's statistics (default place: scores/<zoo>)."""
+    """Score weights on a task's test data with the paper's statistics (default place: scores/<zoo>).
+
+    Networks that were generated for binary tasks are set beside the originals and baselines, task by task.
+    """
     from zoo.recipe import load_recipe, recipe_from_text
     from zoo.scoring import result, score, score_file, table
     from zoo.store import Zoo
@@ -180,8 +187,18 @@ def evaluate(
             plan = {"out": str(target), "zoo": str(zoo.path), "checkpoints": len(zoo.entries)}
             emit(plan, as_json, f"would score {len(zoo.entries)} checkpoints of {zoo.path} into {target}")
             return
-        opened = open_task(recipe_from_text(origin.name, origin.recipe), data_root, device)
+        recipe = recipe_from_text(origin.name, origin.recipe)
+        opened = open_task(recipe, data_root, device)
         scores = score(zoo, opened, target, precision=precision)
+        source = originals or Path("zoos") / origin.name
+        if origin.kind == "generated" and opened.conditions and (originals or (source / "manifest.json").is_file()):
+            from rpg.task_report import tasks_json, tasks_text
+            from rpg.tasks import compare_tasks
+
+            made_by = recipe.origin("perturbed", command_line("rpg"))
+            tasks = compare_tasks(Zoo.open(source), zoo, opened, made_by, target)
+            emit(result(task, scores) | tasks_json(tasks), as_json, f"{table(scores)}\n\n{tasks_text(tasks)}")
+            return
     emit(result(task, scores), as_json, table(scores))
 
 
@@ -228,8 +245,18 @@ def report(
         return
     command = command_line("rpg")
     opened = open_task(recipe, data_root, device)
-    comparison = compare(source, zoo, opened, config, recipe.origin("perturbed", command), path)
-    page = write_report(comparison, read_losses(maker) if maker else [], provenance_of(recipe, command), path)
+    made_by, losses = recipe.origin("perturbed", command), read_losses(maker) if maker else []
+    if opened.conditions:
+        from rpg.task_report import headline, tasks_json, tasks_text, write_task_report
+        from rpg.tasks import compare_tasks
+
+        tasks = compare_tasks(source, zoo, opened, made_by, path)
+        page = write_task_report(tasks, losses, provenance_of(recipe, command), path)
+        text = f"{tasks_text(tasks)}\n\n{headline(tasks)}\n\nreport: {page}"
+        emit(tasks_json(tasks) | {"report": str(page)}, as_json, text)
+        return
+    comparison = compare(source, zoo, opened, config, made_by, path)
+    page = write_report(comparison, losses, provenance_of(recipe, command), path)
     emit(
         groups_json(comparison, config) | {"report": str(page)},
         as_json,

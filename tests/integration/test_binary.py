@@ -145,3 +145,26 @@ def test_estimate_follows(capsys: Any) -> None:
     told = call(capsys, f"rpg estimate {BINARY} --device h100 --json")["generator"]
     plain = call(capsys, f"rpg estimate {BINARY} --device h100 --set rpg.generator.condition=none --json")["generator"]
     assert told["learned_embeddings"] - plain["learned_embeddings"] == 10 * 1024 + 1024 + 1024 * 32 + 32
+
+
+def test_eval_sets_generated_networks_beside_originals_and_baselines(capsys: Any) -> None:
+    found = call(capsys, "rpg eval made-all --task binary --json")
+    assert set(found["mean_gaps"]) == {"unseen", "train", "new"}
+    rows = {row["condition"]: row for row in found["tasks"]}
+    row, complement = rows["0100010111"], rows["1011101000"]
+    assert set(row["gaps"]) == {"generated", "nearest", "neighbours", "regression"}
+    # A network that is right on a task is wrong on its complement.
+    assert row["flipped"]["mean"] == pytest.approx(100 - complement["accuracy"]["generated"]["mean"])
+    nearest = Zoo.open(Path("scores/made-all/baselines/nearest")).entry("nearest-0100010111")
+    assert nearest.condition == "0100010111"
+
+
+def test_report_has_the_plots_and_the_curve(capsys: Any) -> None:
+    found = call(capsys, "rpg report made-all --run runs/all --json")
+    assert Path(found["report"]).read_text().count("<svg") == 3
+
+
+def test_all_zeros_in_a_generated_zoo_cannot_come_about(capsys: Any) -> None:
+    err = call(capsys, "rpg generate runs/all --condition 0000000000 --out zeros", code=2)
+    assert "0000000000" in err
+    assert not Path("zeros").exists()

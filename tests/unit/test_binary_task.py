@@ -59,7 +59,7 @@ def test_tasks_share_images_and_batches(task: BinaryTask) -> None:
 
 
 def test_a_task_must_be_named(task: BinaryTask) -> None:
-    with pytest.raises(ValueError, match="name one by its condition"):
+    with pytest.raises(ValueError, match="expected entries of a zoo"):
         task.evaluate(task.build(0), "test")
     with pytest.raises(ValueError, match="expected 10 digits"):
         task.for_condition("01")

@@ -85,7 +85,7 @@ class BinaryTask(ClassificationTask):
     def labels(self, classes: Tensor) -> Tensor:
         """Classes of the data set, int64 (B,) -> this task's labels, int64 (B,)."""
         if self._labels is None:
-            raise ValueError("binary tasks are many; name one by its condition, as in --condition 0100010111")
+            raise ValueError("binary tasks are many, a network alone does not say its own; expected entries of a zoo")
         return self._labels[classes]
 
 
