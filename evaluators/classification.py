@@ -68,6 +68,20 @@ def evaluate(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor
     return Evaluation(tuple(metrics), correct_N)
 
 
+def balanced_accuracy(correct: NDArray[np.bool_], labels: NDArray[np.int64]) -> Metric:
+    """The mean over classes of the share of their samples that are right, in percent: `balanced`. Chance has the same
+    value however unequal the classes are. correct and labels (N,); classes without samples do not count.
+
+    Raises ValueError if the two differ in length or are empty.
+    """
+    if correct.shape != labels.shape or correct.ndim != 1 or not len(labels):
+        raise ValueError(f"got {correct.shape} answers for {labels.shape} labels; expected one each, n >= 1")
+    shares = [proportion("share", correct[labels == label]) for label in np.unique(labels)]
+    mean = sum(share.value for share in shares) / len(shares)
+    stderr = math.sqrt(sum(share.stderr**2 for share in shares)) / len(shares)
+    return Metric("balanced", mean, n=len(labels), stderr=stderr)
+
+
 def label_ranks(logits: Tensor, labels: Tensor) -> Tensor:
     """How many classes rank before the label: logits (B, C), int64 labels (B,) -> int64 (B,).
 

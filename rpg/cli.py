@@ -61,7 +61,7 @@ def train(
     """
     from rpg.config import RPGConfig
     from rpg.processes import ignored_options
-    from rpg.train import check
+    from rpg.train import check, conditions_of
     from rpg.train import train as train_run
     from zoo.recipe import load_recipe
     from zoo.store import Zoo
@@ -72,6 +72,7 @@ def train(
     check(config.train, place, track)
     originals = Zoo.open(zoo or Path("zoos") / plan.name)
     entries = originals.select(split)
+    conditions_of(config.generator, originals, entries)  # refuses a zoo without them
     path = out or Path("runs") / plan.name
     if dry_run:
         result = {
@@ -99,6 +100,13 @@ def generate(
     n: Annotated[int | None, typer.Option("-n", help="How many networks.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of noise and permutation states.")] = None,
     sampler: Annotated[str | None, typer.Option(help="ddpm, ddim or dpm++ (made for few steps, say 20).")] = None,
+    condition: Annotated[
+        list[str], typer.Option("--condition", metavar="BITS", help="The binary task to generate for; can be repeated.")
+    ] = [],  # noqa: B006
+    split: Annotated[
+        str | None, typer.Option(help="Generate for every task of this split of the run's zoo, as in unseen.")
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="And for the complement of each of these tasks.")] = False,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
     mode: Annotated[
         str | None, typer.Option(help="sequential, partial or full: tokens denoised together; less memory first.")
@@ -108,9 +116,13 @@ def generate(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Generate networks from a trained run as a zoo (default place: zoos/<recipe>-generated)."""
+    """Generate networks from a trained run as a zoo (default place: zoos/<recipe>-generated).
+
+    A run that was trained with conditions makes -n networks for every task that --condition and --split name.
+    """
     from rpg.config import GenerateConfig
     from rpg.generate import generate as generate_zoo
+    from rpg.generate import members, wanted_conditions
     from zoo.recipe import validate
 
     trained = open_run(run)
@@ -118,10 +130,13 @@ def generate(
     flags = {"n": n, "seed": seed, "sampler": sampler, "steps": steps, "mode": mode}
     settings = recipe.section("generate", GenerateConfig).model_dump(mode="json")
     settings |= {key: value for key, value in flags.items() if value is not None}
+    if condition or split or flip:
+        settings["conditions"] = wanted_conditions(trained.record(), condition, split, flip)
     config = validate(GenerateConfig, settings, "")
+    count = len(members(trained.record(), config))
     path = out or Path("zoos") / f"{recipe.name}-generated"
     if dry_run:
-        emit({"out": str(path), **settings}, as_json, f"would generate {config.n} networks into {path}")
+        emit({"out": str(path), **settings}, as_json, f"would generate {count} networks into {path}")
         return
     origin = recipe.origin("generated", command_line("rpg"), (trained.sha256,), config)
     zoo = generate_zoo(trained, config, origin, path, pick_device(device))
@@ -136,6 +151,10 @@ def evaluate(
         typer.Argument(help="A zoo, or one .safetensors or .pth file (default: the newest generated zoo)."),
     ] = None,
     task: Annotated[str, typer.Option("--task", help="A recipe or task name.")] = ...,  # type: ignore[assignment]
+    originals: Annotated[
+        Path | None,
+        typer.Option("--originals", help="For binary tasks: the zoo it learnt from (default: zoos/<recipe>)."),
+    ] = None,
     out: Out = None,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -143,7 +162,10 @@ def evaluate(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Score weights on a task's test data with the paper's statistics (default place: scores/<zoo>)."""
+    """Score weights on a task's test data with the paper's statistics (default place: scores/<zoo>).
+
+    Networks that were generated for binary tasks are set beside the originals and baselines, task by task.
+    """
     from zoo.recipe import load_recipe, recipe_of
     from zoo.scoring import result, score, score_file, table
     from zoo.store import Zoo
@@ -165,8 +187,18 @@ def evaluate(
             plan = {"out": str(target), "zoo": str(zoo.path), "checkpoints": len(zoo.entries)}
             emit(plan, as_json, f"would score {len(zoo.entries)} checkpoints of {zoo.path} into {target}")
             return
-        opened = open_task(recipe_of(origin), data_root, device)
+        recipe = recipe_of(origin)
+        opened = open_task(recipe, data_root, device)
         scores = score(zoo, opened, target, precision=precision)
+        source = originals or Path("zoos") / origin.name
+        if origin.kind == "generated" and opened.conditions and (originals or (source / "manifest.json").is_file()):
+            from rpg.task_report import tasks_json, tasks_text
+            from rpg.tasks import compare_tasks
+
+            made_by = recipe.origin("perturbed", command_line("rpg"))
+            tasks = compare_tasks(Zoo.open(source), zoo, opened, made_by, target)
+            emit(result(task, scores) | tasks_json(tasks), as_json, f"{table(scores)}\n\n{tasks_text(tasks)}")
+            return
     emit(result(task, scores), as_json, table(scores))
 
 
@@ -213,8 +245,18 @@ def report(
         return
     command = command_line("rpg")
     opened = open_task(recipe, data_root, device)
-    comparison = compare(source, zoo, opened, config, recipe.origin("perturbed", command), path)
-    page = write_report(comparison, read_losses(maker) if maker else [], provenance_of(recipe, command), path)
+    made_by, losses = recipe.origin("perturbed", command), read_losses(maker) if maker else []
+    if opened.conditions:
+        from rpg.task_report import headline, tasks_json, tasks_text, write_task_report
+        from rpg.tasks import compare_tasks
+
+        tasks = compare_tasks(source, zoo, opened, made_by, path)
+        page = write_task_report(tasks, losses, provenance_of(recipe, command), path)
+        text = f"{tasks_text(tasks)}\n\n{headline(tasks)}\n\nreport: {page}"
+        emit(tasks_json(tasks) | {"report": str(page)}, as_json, text)
+        return
+    comparison = compare(source, zoo, opened, config, made_by, path)
+    page = write_report(comparison, losses, provenance_of(recipe, command), path)
     emit(
         groups_json(comparison, config) | {"report": str(page)},
         as_json,
@@ -242,9 +284,9 @@ def estimate(
     from rpg.estimate import estimate as estimate_cost
     from rpg.layout import generated
     from rpg.sizes import CHECKPOINTS
-    from zoo.collect import CollectConfig
+    from zoo.collect import CollectConfig, jobs
     from zoo.recipe import base_names, load_base, load_recipe
-    from zoo.tasks import task_structure
+    from zoo.tasks import task_conditions, task_structure
 
     num_states = CHECKPOINTS
     if recipe in base_names():
@@ -255,7 +297,8 @@ def estimate(
         plan = load_recipe(recipe, overrides)
         name, sections = plan.name, plan.sections
         assert isinstance(sections["zoo"], CollectConfig)
-        num_states = sections["zoo"].checkpoints * (sections["zoo"].seeds - sections["zoo"].heldout_seeds)
+        training = [job for job in jobs(sections["zoo"], task_conditions(sections["task"])) if job.split == "train"]
+        num_states = sections["zoo"].checkpoints * len(training)
     config, sampling = sections["rpg"], sections["generate"]
     assert isinstance(config, RPGConfig)
     assert isinstance(sampling, GenerateConfig)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
 from rpg.tokenisation import Rule
+from zoo.conditions import check_condition
 from zoo.seeds import Seed
 from zoo.structure import Frozen
 
@@ -21,6 +22,11 @@ class GeneratorConfig(Frozen):
 
     `d_model` is the width of every block, or one width per block; the input has the first block's. `recurrent`,
     `positions`, `tokenisation` and `permutation_state` are the paper's ablations (Tables 4, 5 and 15, Figure 4).
+
+    With `condition: binary` the generator is told what a network is for (section 4): the bits of its checkpoint's
+    condition are embedded and added to the positions of all tokens, or, as in the published code, of the last 8 alone
+    (`condition_scope: head`); then what comes before these does not depend on the task. The paper has no permutation
+    state then.
     """
 
     token_size: Annotated[int, Field(gt=0, le=2**16)] = 256
@@ -36,6 +42,8 @@ class GeneratorConfig(Frozen):
     channels: Annotated[tuple[Width, ...], Field(max_length=256)] = (1, 32, 64, 128, 64, 32, 1)
     kernel_size: Width = 7
     permutation_state: Literal["one-hot", "learned", "none"] = "one-hot"
+    condition: Literal["none", "binary"] = "none"
+    condition_scope: Literal["all", "head"] = "all"
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -48,6 +56,15 @@ class GeneratorConfig(Frozen):
             raise ValueError(
                 f"d_model = {list(self.widths)} has {len(self.widths)} widths, but num_layers = {self.num_layers}; "
                 f"give one width per block, or a single number for all"
+            )
+        if self.condition == "binary" and self.permutation_state != "none":
+            raise ValueError(
+                f"condition = binary takes the place of permutation_state = {self.permutation_state}; set "
+                f"rpg.generator.permutation_state to none"
+            )
+        if self.condition == "none" and self.condition_scope != "all":
+            raise ValueError(
+                "condition_scope = head is for generators with a condition; set rpg.generator.condition to binary"
             )
         if self.recurrent == "mamba":
             for inner in (self.expand * width for width in self.widths):
@@ -133,10 +150,12 @@ class GenerateConfig(Frozen):
 
     `sampler`: the paper's DDPM (1000 steps) and DDIM (60), or DPM-Solver++, made for about 20. `mode` says how many
     tokens are denoised together at most: one (sequential), 256 (partial) or all in memory (full). It changes time and
-    memory, not the weights.
+    memory, not the weights. `conditions` are the tasks to generate for, `n` networks each, by a run that was trained
+    with conditions.
     """
 
     n: PositiveInt = 10
+    conditions: tuple[Annotated[str, AfterValidator(check_condition)], ...] = ()
     seed: Seed = 0
     sampler: Sampler = "ddpm"
     steps: PositiveInt = 1000

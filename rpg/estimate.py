@@ -21,6 +21,7 @@ from rpg.models.generator import Generator
 from rpg.optimizer import moment_bytes
 from rpg.sizes import adequate_sizes, beside_the_paper
 from rpg.tokenisation import place, useful
+from zoo.conditions import BITS
 
 # All tokens' values that many times over are alive together while a level is denoised and while the sampler steps.
 DENOISING_COPIES, SAMPLER_COPIES = 4, 9
@@ -121,7 +122,7 @@ def training_step(config: RPGConfig, model: Generator, schedule: Scheduler, leng
     def part() -> None:
         clean, mask = torch.zeros(tokens_in_loss, size), torch.ones(tokens_in_loss, size, dtype=torch.bool)
         picked = torch.zeros(tokens_in_loss, dtype=torch.int64)
-        index = (torch.zeros(checkpoints, dtype=torch.int64), picked, picked)
+        index = (_told(config, checkpoints), picked, picked)
         levels, noise = draw_noise(schedule, tokens_in_loss, size, torch.Generator())
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bfloat16"):
             loss = squared_error(model, schedule, clean, mask, levels, noise, *index) / clean.numel()
@@ -132,6 +133,13 @@ def training_step(config: RPGConfig, model: Generator, schedule: Scheduler, leng
         model.positions.data = torch.zeros(length, model.positions.shape[1])
         return cost
     return step_with(length)
+
+
+def _told(config: RPGConfig, checkpoints: int) -> torch.Tensor:
+    """What the generator is told of so many checkpoints."""
+    if config.generator.condition == "binary":
+        return torch.zeros(checkpoints, BITS)
+    return torch.zeros(checkpoints, dtype=torch.int64)
 
 
 def training_remedy(config: RPGConfig, length: int, num_states: int, memory: int | None, processes: int = 1) -> str:
@@ -207,7 +215,7 @@ def sampled_network(config: RPGConfig, sampling: GenerateConfig, model: Generato
 
     def prototypes_of(count: int) -> Cost:
         model.positions.data = torch.zeros(count, model.positions.shape[1])
-        return cost_of(lambda: model.prototypes(torch.zeros(group, dtype=torch.int64)))
+        return cost_of(lambda: model.prototypes(_told(config, group)))
 
     if config.generator.recurrent == "lstm" and length > 2 * SHORT:
         prototypes = prototypes_of(SHORT).extrapolate(prototypes_of(2 * SHORT), length / SHORT)

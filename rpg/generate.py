@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ from rpg.devices import memory_of, out_of_memory
 from rpg.layout import Layout
 from rpg.models.denoiser import Denoiser
 from rpg.models.diffusion import Scheduler, make_scheduler, sample
-from rpg.run import Run
-from zoo.errors import Failed
+from rpg.run import Run, RunRecord
+from zoo.conditions import bits, check_condition, flipped
+from zoo.errors import Failed, suggest
 from zoo.manifest import Origin
 from zoo.progress import Bar, progress
 from zoo.seeds import generator as seeded_generator
@@ -45,10 +47,10 @@ class Sampling:
         """The tokens of a network, pass by pass; chunks end where they would without windows."""
         return windows(self.layout.num_tokens, self.layout.token_size, self.chunk)
 
-    def denoise(self, members: Sequence[int], window: range, prototypes_NKD: Tensor) -> Tensor:
+    def denoise(self, members: Sequence[Member], window: range, prototypes_NKD: Tensor) -> Tensor:
         """The tokens of a window, (N, K, D) on the CPU. Raises Failed when one is not finite."""
         mask_ND = self.layout.mask(window).repeat(len(members), 1)
-        streams = [seeded_generator(self.seed, "noise", k, token) for k in members for token in window]
+        streams = [seeded_generator(self.seed, "noise", *m.path, token) for m in members for token in window]
         tokens_ND = sample(
             self.denoiser,
             self.scheduler,
@@ -59,18 +61,90 @@ class Sampling:
             self.bar.advance,
         )
         tokens_NKD = tokens_ND.view(prototypes_NKD.shape).cpu()
-        for k, tokens_KD in zip(members, tokens_NKD, strict=True):
+        for member, tokens_KD in zip(members, tokens_NKD, strict=True):
             if not bool(tokens_KD.isfinite().all()):
-                raise Failed(f"generated network {k} has values that are not finite; train longer or use more steps")
+                raise Failed(f"network {member.id} has values that are not finite; train longer or use more steps")
         return tokens_NKD
 
 
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A network to generate: what its random numbers are named (zoo.seeds), what the generator is told, a permutation
+    state int64 () or a condition float32 (BITS,), and what the zoo records.
+    """
+
+    id: str
+    path: tuple[str | int, ...]
+    told: Tensor
+    seed: int
+    parents: tuple[str, ...]
+    condition: str | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return {"seed": self.seed, "split": "generated", "parents": self.parents, "condition": self.condition}
+
+
+def members(record: RunRecord, config: GenerateConfig) -> list[Member]:
+    """The networks to generate, in order. A condition's parents are the checkpoints that were trained with it: none,
+    where the task is one never seen.
+
+    Raises ValueError for conditions without a run trained with them, and the other way round.
+    """
+    if config.conditions and not record.conditions:
+        raise ValueError(
+            f"the run of {record.origin.name} was not trained with conditions, got {config.conditions[0]}; leave "
+            f"generate.conditions out, or train one with rpg.generator.condition = binary"
+        )
+    if record.conditions and not config.conditions:
+        raise ValueError(
+            f"the run of {record.origin.name} generates for a condition; say which: --condition 0100010111, or --split "
+            f"with one of {', '.join(sorted(record.splits))}"
+        )
+    if not config.conditions:
+        states = [_state(config.seed, k, len(record.states)) for k in range(config.n)]
+        return [
+            Member(_id(k), (k,), torch.tensor(state), config.seed, (record.states[state],))
+            for k, state in enumerate(states)
+        ]
+    parents: dict[str, list[str]] = {condition: [] for condition in config.conditions}
+    for sha256, condition in zip(record.states, record.conditions, strict=True):
+        if condition in parents:
+            parents[condition].append(sha256)
+    return [
+        Member(f"generated-{c}-{k:04d}", (c, k), bits(c), config.seed, tuple(parents[c]), c)
+        for c in parents
+        for k in range(config.n)
+    ]
+
+
+def wanted_conditions(record: RunRecord, given: Sequence[str], split: str | None, flip: bool) -> list[str]:
+    """The conditions that are given and those of a split of the run's zoo, each once; with `flip` their complements,
+    too. Raises ValueError for what is no condition, a split that does not exist, and a run without conditions.
+    """
+    if not record.conditions:
+        raise ValueError(
+            f"the run of {record.origin.name} was not trained with conditions; leave --condition, --split and --flip "
+            f"out, or train one with rpg.generator.condition = binary"
+        )
+    if split is not None and split not in record.splits:
+        raise ValueError(f"the run's zoo has no split {split!r}{suggest(split, record.splits)}")
+    wanted = [check_condition(condition) for condition in given]
+    wanted += record.splits[split] if split is not None else ()
+    wanted += [flipped(condition) for condition in wanted] if flip else []
+    if not wanted:
+        raise ValueError("--flip needs tasks whose complement to take; give --condition or --split, too")
+    return list(dict.fromkeys(wanted))
+
+
 def generate(run: Run, config: GenerateConfig, origin: Origin, path: Path, device: torch.device) -> Zoo:
-    """Generate `config.n` networks into a zoo at `path`; an interrupted call is continued by the same call.
+    """Generate `config.n` networks, or so many for every condition, into a zoo at `path`; an interrupted call is
+    continued by the same call.
 
     Network k is a function of (seed, k): its permutation state is drawn uniformly from the training checkpoints' and
-    recorded as its parent, and every token's noise comes from a generator of its own, on the CPU. So neither `mode` nor
-    `n` nor the device changes its weights, beyond float rounding; on a GPU the price is a copy per step.
+    recorded as its parent, and every token's noise comes from a generator of its own, on the CPU. With conditions it is
+    a function of (seed, condition, k). So neither `mode` nor `n` nor the device nor the other conditions change its
+    weights, beyond float rounding; on a GPU the price is a copy per step.
 
     Memory is bounded whatever the size of a network, but for its prototypes (4 bytes a value) and what the recurrent
     model takes to make them: given these, tokens are independent, so a large network is denoised window by window and
@@ -79,10 +153,10 @@ def generate(run: Run, config: GenerateConfig, origin: Origin, path: Path, devic
     Raises ValueError for more steps than the schedule has; Failed when a network comes out with values that are not
     finite or the GPU runs out of memory.
     """
-    layout, record, constants = run.layout(), run.record(), run.constants()
+    layout, constants, everything = run.layout(), run.constants(), members(run.record(), config)
     scheduler = make_scheduler(run.recipe().section("rpg", RPGConfig).diffusion, config.sampler, config.steps)
     size = max(1, GROUP_VALUES // max(layout.num_tokens * layout.token_size, 1))
-    groups = [range(start, min(start + size, config.n)) for start in range(0, config.n, size)]
+    groups = [everything[start : start + size] for start in range(0, len(everything), size)]
     chunk = chunk_size(config.mode, layout.token_size, device)
     steps = config.steps * len(windows(layout.num_tokens, layout.token_size, chunk))
     with (
@@ -91,7 +165,7 @@ def generate(run: Run, config: GenerateConfig, origin: Origin, path: Path, devic
         out_of_memory(lambda: _advice(run, config, layout, device)),
     ):
         # A group is computed whole even when a part of it is already there: the same sums give the same bytes.
-        todo = [members for members in groups if any(_id(k) not in writer.done for k in members)]
+        todo = [group for group in groups if any(member.id not in writer.done for member in group)]
         bar.advance((len(groups) - len(todo)) * steps)
         if todo:
             if device.type == "cpu":
@@ -99,50 +173,41 @@ def generate(run: Run, config: GenerateConfig, origin: Origin, path: Path, devic
             generator = run.generator(device)
             generator.denoiser.fold_norms()
             sampling = Sampling(generator.denoiser, layout, scheduler, config.seed, chunk, bar)
-        for members in todo:
-            states = [_state(config.seed, k, len(record.states)) for k in members]
-            parents = [record.states[state] for state in states]
+        for group in todo:
             with torch.no_grad():
-                prototypes_NLD = generator.prototypes(torch.tensor(states))
+                prototypes_NLD = generator.prototypes(torch.stack([member.told for member in group]))
             if len(sampling.windows()) > 1:
-                _add_in_windows(writer, sampling, members[0], prototypes_NLD, constants, parents[0])
+                _add_in_windows(writer, sampling, group[0], prototypes_NLD, constants)
             else:
-                _add(writer, sampling, members, prototypes_NLD, constants, parents)
+                _add(writer, sampling, group, prototypes_NLD, constants)
         return writer.finish()
 
 
 def _add(
     writer: ZooWriter,
     sampling: Sampling,
-    members: Sequence[int],
+    group: Sequence[Member],
     prototypes_NLD: Tensor,
     constants: dict[str, Tensor],
-    parents: Sequence[str],
 ) -> None:
     """Many networks in one pass."""
-    tokens_NLD = sampling.denoise(members, range(sampling.layout.num_tokens), prototypes_NLD)
-    for k, tokens_LD, parent in zip(members, tokens_NLD, parents, strict=True):
-        weights = sampling.layout.decode(tokens_LD, constants)
-        writer.add(_id(k), weights, seed=sampling.seed, split="generated", parents=[parent])
+    tokens_NLD = sampling.denoise(group, range(sampling.layout.num_tokens), prototypes_NLD)
+    for member, tokens_LD in zip(group, tokens_NLD, strict=True):
+        writer.add(member.id, sampling.layout.decode(tokens_LD, constants), **member.record)
 
 
 def _add_in_windows(
-    writer: ZooWriter,
-    sampling: Sampling,
-    k: int,
-    prototypes_1LD: Tensor,
-    constants: dict[str, Tensor],
-    parent: str,
+    writer: ZooWriter, sampling: Sampling, member: Member, prototypes_1LD: Tensor, constants: dict[str, Tensor]
 ) -> None:
     """One network in many passes."""
     layout = sampling.layout
-    with writer.adding(_id(k), seed=sampling.seed, split="generated", parents=[parent]) as file:
+    with writer.adding(member.id, **member.record) as file:
         for spec in layout.structure:
             if spec.kind == "constant" and spec.tied_to is None:
                 file.put(spec.name, 0, constants[spec.name].reshape(-1))
         for window in sampling.windows():
             prototypes_1KD = prototypes_1LD[:, window.start : window.stop]
-            (tokens_KD,) = sampling.denoise([k], window, prototypes_1KD)
+            (tokens_KD,) = sampling.denoise([member], window, prototypes_1KD)
             for name, start, values in layout.decode_window(tokens_KD, window.start):
                 file.put(name, start, values)
 

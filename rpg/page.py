@@ -2,7 +2,7 @@
 
 from string import Template
 
-PAGE = Template("""\
+HEAD = """\
 <!doctype html>
 <html lang="en">
 <head>
@@ -43,6 +43,11 @@ dd { margin: 0 }
 .pairs + p { margin-top: 1.5rem }
 </style>
 </head>
+"""
+
+PAGE = Template(
+    HEAD
+    + """\
 <body>
 <header>
 <p class="eyebrow">originals, generated networks and baselines</p>
@@ -83,4 +88,47 @@ $reading
 $provenance</dl>
 </body>
 </html>
-""")
+"""
+)
+
+TASKS_PAGE = Template(
+    HEAD
+    + """\
+<body>
+<header>
+<p class="eyebrow">networks for binary tasks: trained, generated, predicted</p>
+<h1>$recipe</h1>
+<p class="headline">$headline</p>
+</header>
+
+<h2>Points below the originals</h2>
+$gaps
+
+<h2>Tasks</h2>
+$tasks
+
+<h2>Weights of the classification head</h2>
+<figure>
+$head_plot
+<figcaption>A point per network, along the two directions in which the networks of seen tasks vary most (paper, figure
+10).</figcaption>
+</figure>
+<figure>
+$picture_plot
+<figcaption>A row per network, a column per weight, in units of its spread over the seen tasks (paper, figure 6).
+</figcaption>
+</figure>
+
+<h2>Training</h2>
+$training
+
+<h2>How to read this</h2>
+$reading
+
+<h2>Provenance</h2>
+<dl class="pairs">
+$provenance</dl>
+</body>
+</html>
+"""
+)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from rpg.compare import Comparison, Group
+from rpg.tasks import Picture
 
 WIDTH = 5.2  # inches; the page scales it
 INK = "#010203"  # stands for the page's text colour, which SVG calls currentColor
@@ -178,6 +179,41 @@ def _bins(ratios: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
     if high / low > 8:
         return np.geomspace(low, high, 41), True
     return np.linspace(0, high, 41), False
+
+
+def head_plot(points: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Networks along two principal components: `original` of seen tasks, `heldout` and `generated` of the others."""
+    names = {"original": "original, seen", "heldout": "original, unseen", "generated": "generated"}
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+        axes = figure.subplots()
+        for name, own in points.items():
+            mark, (x, y) = MARKS[name], np.array(own).T
+            rim = "white" if mark.layer >= ON_TOP else mark.colour
+            style: dict[str, Any] = {
+                "markersize": mark.size,
+                "markeredgecolor": rim,
+                "markeredgewidth": 0.6,
+                "zorder": mark.layer,
+            }
+            axes.plot(x, y, color=mark.colour, marker=mark.marker, linestyle="none", label=names[name], **style)
+        axes.set(xlabel="first principal component", ylabel="second")
+        axes.grid(True)
+        axes.legend()
+        return _svg(figure, "Head weights of all networks along their first two principal components.")
+
+
+def picture_plot(rows: Sequence[Picture]) -> str:
+    """Weights as colours, a row per network; rows of a task and a group lie together."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.7 + 0.2 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        mesh = axes.pcolormesh(np.array([row.values for row in rows]), cmap="RdBu", vmin=-3, vmax=3)
+        axes.invert_yaxis()
+        axes.set_yticks(np.arange(len(rows)) + 0.5, [f"{row.condition} {row.group}" for row in rows], fontsize=7)
+        axes.set_xlabel("weights of the head")
+        figure.colorbar(mesh, label="standard deviations")
+        return _svg(figure, "Head weights of original and generated networks of some tasks.")
 
 
 def _svg(figure: Figure, description: str) -> str:

@@ -83,8 +83,8 @@ def table(comparison: Comparison) -> str:
     """Scores, similarity and the verdict, for the terminal."""
     return "\n\n".join(
         [
-            _markdown_table(score_table(comparison)),
-            _markdown_table(similarity_table(comparison)),
+            markdown_table(score_table(comparison)),
+            markdown_table(similarity_table(comparison)),
             judge(comparison).headline,
         ]
     )
@@ -147,9 +147,9 @@ def _markdown(comparison: Comparison, verdict: Verdict, provenance: Mapping[str,
         f"# {comparison.recipe}: originals, generated networks and baselines",
         verdict.headline,
         "## Scores",
-        _markdown_table(score_table(comparison)),
+        markdown_table(score_table(comparison)),
         "## Similarity to the training checkpoints",
-        _markdown_table(similarity_table(comparison)),
+        markdown_table(similarity_table(comparison)),
         "## Verdict",
         "\n".join(f"- **{topic}.** {text}" for topic, text in verdict.findings),
         "## How to read this",
@@ -161,7 +161,7 @@ def _markdown(comparison: Comparison, verdict: Verdict, provenance: Mapping[str,
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(table: Table) -> str:
+def markdown_table(table: Table) -> str:
     rows = [table.columns, *((label(name), *cells) for name, *cells in table.rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
     lines = ["| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |" for row in rows]
@@ -176,29 +176,33 @@ def _html(
     return PAGE.substitute(
         recipe=escape(comparison.recipe),
         headline=escape(verdict.headline),
-        scores=_html_table(score_table(comparison), colours),
-        similarity=_html_table(similarity_table(comparison), colours),
-        findings=_definitions(verdict.findings),
+        scores=html_table(score_table(comparison), colours),
+        similarity=html_table(similarity_table(comparison), colours),
+        findings=definitions(verdict.findings),
         similarity_plot=similarity_plot(comparison),
         distance_plot=distance_plot(comparison),
         training=f"<figure>\n{loss_plot(losses)}</figure>"
         if losses
         else "<p>No losses of the training run at hand.</p>",
-        groups=_definitions(_present(comparison)),
+        groups=definitions(_present(comparison)),
         reading="".join(f"<p>{escape(text)}</p>\n" for text in READING),
-        provenance=_definitions(provenance.items()),
+        provenance=definitions(provenance.items()),
     )
 
 
-def _html_table(table: Table, colours: Mapping[str, str]) -> str:
+def html_table(table: Table, colours: Mapping[str, str]) -> str:
     head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
     body = "".join(
-        f'<tr class="{name}"><th><i style="background:{colours[name]}"></i>{escape(label(name))}</th>'
+        f'<tr class="{name}"><th>{_dot(colours.get(name))}{escape(label(name))}</th>'
         f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>\n"
         for name, *cells in table.rows
     )
     return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>'
 
 
-def _definitions(items: Iterable[tuple[str, str]]) -> str:
+def _dot(colour: str | None) -> str:
+    return f'<i style="background:{colour}"></i>' if colour else ""
+
+
+def definitions(items: Iterable[tuple[str, str]]) -> str:
     return "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>\n" for term, text in items)

@@ -37,10 +37,14 @@ from zoo.structure import Frozen
 
 
 class RunRecord(Frozen):
-    """`run.json`. `states` are the training checkpoints in the order of their permutation states."""
+    """`run.json`. `states` are the training checkpoints in the order of their permutation states, `conditions` theirs
+    in the same order where the generator was trained with them. `splits` are then all conditions of the zoo by split.
+    """
 
     origin: Origin
     states: Annotated[tuple[Sha256, ...], Field(min_length=1)]
+    conditions: tuple[str, ...] = ()
+    splits: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     num_parameters: int
     files: dict[FileName, FileRecord]
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rpg.allocator import keep_freed_memory
-from rpg.config import RPGConfig, TrainConfig
+from rpg.config import GeneratorConfig, RPGConfig, TrainConfig
 from rpg.devices import memory_of, out_of_memory
 from rpg.layout import Layout
 from rpg.models.diffusion import Scheduler, draw_noise, make_scheduler, squared_error
@@ -24,6 +24,7 @@ from rpg.processes import Processes, is_sharded, require_trackers, world_size
 from rpg.run import Run, RunRecord, build_generator
 from rpg.tokens import gather, open_tokens, write_tokens
 from zoo.checkpoint import save_tensors
+from zoo.conditions import bits, check_condition
 from zoo.errors import Corrupt, Failed
 from zoo.files import Journal, sha256_file, write_bytes
 from zoo.manifest import Entry, FileRecord, Origin
@@ -109,6 +110,7 @@ def prepare(run: Run, config: RPGConfig, zoo: Zoo, entries: Sequence[Entry], ori
     settings = config.generator
     layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), settings.token_size, settings.tokenisation)
     states = tuple(entry.sha256 for entry in entries)
+    conditions = conditions_of(settings, zoo, entries)
     num_parameters = build_generator(settings, layout, len(states), config.train.seed).num_parameters
     first = zoo.load(entries[0])
     constants = {spec.name: first[spec.name] for spec in zoo.structure if spec.kind == "constant"}
@@ -119,9 +121,34 @@ def prepare(run: Run, config: RPGConfig, zoo: Zoo, entries: Sequence[Entry], ori
     run.write_json(run.layout_path, layout)
     write_bytes(run.path / "recipe.yaml", origin.recipe.encode())
     files = {name: FileRecord.of(run.path / name) for name in prepared}
-    record = RunRecord(origin=origin, states=states, num_parameters=num_parameters, files=files)
+    record = RunRecord(
+        origin=origin,
+        states=states,
+        conditions=conditions,
+        splits=_splits(zoo) if conditions else {},
+        num_parameters=num_parameters,
+        files=files,
+    )
     run.write_json(run.record_path, record)
     return layout
+
+
+def conditions_of(settings: GeneratorConfig, zoo: Zoo, entries: Sequence[Entry]) -> tuple[str, ...]:
+    """The condition of each checkpoint, if the generator takes them, else none. Raises ValueError when one has none."""
+    if settings.condition == "none":
+        return ()
+    for entry in entries:
+        if entry.condition is None:
+            raise ValueError(
+                f"{entry.id} of {zoo.path} has no condition, which rpg.generator.condition = binary needs; expected a "
+                f"zoo of binary tasks, or condition = none"
+            )
+    return tuple(check_condition(str(entry.condition)) for entry in entries)
+
+
+def _splits(zoo: Zoo) -> dict[str, tuple[str, ...]]:
+    names = sorted({entry.split for entry in zoo.entries})
+    return {name: tuple(sorted({str(entry.condition) for entry in zoo.select(name)})) for name in names}
 
 
 def _check_same(run: Run, origin: Origin) -> None:
@@ -146,7 +173,9 @@ def _optimise(run: Run, config: RPGConfig, layout: Layout, num_checkpoints: int,
     saved = step
     tokens = open_tokens(run.tokens_path, layout, num_checkpoints)
     schedule = make_scheduler(config.diffusion, "ddpm", config.diffusion.num_steps)
-    batches = Batches(settings, tokens, layout.mask(), schedule, processes)
+    conditions = run.record().conditions
+    told = torch.stack([bits(c) for c in conditions]) if conditions else None
+    batches = Batches(settings, tokens, layout.mask(), schedule, processes, told)
     processes.start_trackers(run.path.resolve().name, sha256_file(run.record_path)[:16], step)
     with _curve(run, settings.steps, step, processes) as curve:
         while step < settings.steps:
@@ -176,8 +205,9 @@ def _optimise(run: Run, config: RPGConfig, layout: Layout, num_checkpoints: int,
 
 @dataclass(frozen=True)
 class Part:
-    """What a process computes at once of a step: K tokens of B checkpoints. `states` int64 (B,); `row` and `place`
-    int64 (K,) say whose and which tokens; `tokens` and `noise` (K, D), `mask` bool (K, D), `levels` int64 (K,).
+    """What a process computes at once of a step: K tokens of B checkpoints. `states` int64 (B,), or conditions
+    float32 (B, BITS); `row` and `place` int64 (K,) say whose and which tokens; `tokens` and `noise` (K, D), `mask` bool
+    (K, D), `levels` int64 (K,).
     """
 
     states: Tensor
@@ -195,12 +225,22 @@ class Batches:
     A step is the same on any number of processes: all draw the whole of it, and the checkpoints are dealt out, first
     over the parts that are computed one after the other (`accumulation`), then within a part over processes. A token
     goes with its checkpoint, so no process has another's tokens or noise.
+
+    `told` is what the generator is told of each checkpoint: its condition, float32 (N, BITS), or by default the number
+    of its permutation state.
     """
 
     def __init__(
-        self, settings: TrainConfig, tokens: np.memmap, mask: Tensor, schedule: Scheduler, processes: Processes
+        self,
+        settings: TrainConfig,
+        tokens: np.memmap,
+        mask: Tensor,
+        schedule: Scheduler,
+        processes: Processes,
+        told: Tensor | None = None,
     ) -> None:
         self.settings, self.tokens, self.mask = settings, tokens, mask
+        self.told = torch.arange(len(tokens)) if told is None else told
         self.schedule = replace(schedule, timesteps=schedule.timesteps.to(processes.device))
         self.processes = processes
 
@@ -221,7 +261,7 @@ class Batches:
             first = (number * processes.count + processes.rank) * share
             mine = (row // share == first // share).nonzero()[:, 0]
             kept = (self.mask[place[mine]], levels[mine], noise[mine])
-            index = (states[first : first + share], row[mine] - first, place[mine])
+            index = (self.told[states[first : first + share]], row[mine] - first, place[mine])
             part = Part(*index, gather(self.tokens, states[row[mine]], place[mine]), *kept)
             parts.append(part)
         return parts, int(self.mask[place].sum())

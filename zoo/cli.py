@@ -48,7 +48,7 @@ def collect(
     from zoo.collect import CollectConfig, jobs
     from zoo.engines import Plan, collect_zoos
     from zoo.recipe import load_recipe
-    from zoo.tasks import task_structure
+    from zoo.tasks import task_conditions, task_structure
 
     loaded = [load_recipe(name, overrides) for name in recipes]
     places = [out if out and len(loaded) == 1 else (out or Path("zoos")) / recipe.name for recipe in loaded]
@@ -58,7 +58,8 @@ def collect(
         Plan(r.sections["task"], r.section("zoo", CollectConfig), r.origin("collected", command_line("rpg-zoo")), place)
         for r, place in zip(loaded, places, strict=True)
     ]
-    runs = sum(len(jobs(plan.config)) for plan in plans)
+    counts = [len(jobs(plan.config, task_conditions(plan.task))) for plan in plans]
+    runs = sum(counts)
     if workers and workers > runs:
         say(
             f"--workers {workers} is ignored beyond {runs}: a worker trains one network at a time, and there are {runs}"
@@ -67,11 +68,11 @@ def collect(
     rows = [
         {
             "out": str(plan.path),
-            "runs": len(jobs(plan.config)),
-            "checkpoints": len(jobs(plan.config)) * plan.config.checkpoints,
+            "runs": count,
+            "checkpoints": count * plan.config.checkpoints,
             "recipe_sha256": plan.origin.recipe_sha256,
         }
-        for plan in plans
+        for plan, count in zip(plans, counts, strict=True)
     ]
     if dry_run:
         for row, plan in zip(rows, plans, strict=True):

@@ -2,7 +2,8 @@
 
 Two regimes. `consecutive` is the paper's (section 3.1): one run, then checkpoints every few steps at a low learning
 rate. `independent` trains from many seeds, which gives networks that really differ; the last share of the seeds can
-be held out, as a yardstick that no generator sees.
+be held out, as a yardstick that no generator sees. A task that consists of many, each with its condition, is trained
+once for every one of them.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from evaluators.metrics import Metric
+from zoo.conditions import Holdout, check_condition, splits
 from zoo.errors import Failed
 from zoo.manifest import Origin
 from zoo.progress import progress
@@ -37,6 +39,10 @@ class CollectConfig(Frozen):
     `epochs`; then a checkpoint is saved every `save_every` steps at `save_learning_rate`, `checkpoints` times for
     each of the `seeds`. Before all that, the last layer alone may be trained over `head_epochs` at
     `head_learning_rate`, without weight decay: a new head's gradients would harm pretrained weights.
+    With `init: shared` all networks start from the same weights, those of `seed`; without pretrained weights they
+    otherwise all start from their own. For tasks with conditions, `conditions` are those to train on (all, by default)
+    and `holdout` says which of them no generator may see.
+
     With `precision: bfloat16` training computes matrix products and convolutions in it (autocast); the weights stay
     float32.
     """
@@ -56,6 +62,9 @@ class CollectConfig(Frozen):
     save_learning_rate: PositiveFloat
     save_every: PositiveInt = 1
     precision: Literal["float32", "bfloat16"] = "float32"
+    init: Literal["independent", "shared"] = "independent"
+    conditions: tuple[Annotated[str, AfterValidator(check_condition)], ...] = ()
+    holdout: Holdout | None = None
 
     @model_validator(mode="after")
     def _regime_fits(self) -> Self:
@@ -77,19 +86,55 @@ class CollectConfig(Frozen):
 
 @dataclass(frozen=True)
 class Job:
-    """One training run of the zoo."""
+    """One training run of the zoo. `seed` decides the order of the data and their augmentation, `start` the weights to
+    start from.
+    """
 
     seed: int
     split: str
+    start: int
+    condition: str | None = None
+
+    @property
+    def name(self) -> str:
+        seed = f"seed{self.seed:05d}"
+        return seed if self.condition is None else f"{self.condition}-{seed}"
+
+    def __str__(self) -> str:
+        return f"seed {self.seed}" + (f" of task {self.condition}" if self.condition else "")
 
     def checkpoint_id(self, index: int) -> str:
-        return f"seed{self.seed:05d}-{index:04d}"
+        return f"{self.name}-{index:04d}"
 
 
-def jobs(config: CollectConfig) -> list[Job]:
-    """The runs that make the zoo: one per seed, the last ones held out."""
+def jobs(config: CollectConfig, conditions: Sequence[str] = ()) -> list[Job]:
+    """The runs that make the zoo: one per seed, the last ones held out; of a task with conditions, one per condition
+    and seed.
+
+    Raises ValueError for settings that such a task needs and another cannot have.
+    """
+    if conditions:
+        return _conditional_jobs(config, conditions)
+    if config.conditions or config.holdout:
+        raise ValueError("zoo.conditions and zoo.holdout are for tasks with conditions (name: binary); leave them out")
     train = config.seeds - config.heldout_seeds
-    return [Job(config.seed + i, "train" if i < train else "heldout") for i in range(config.seeds)]
+    return [
+        Job(seed, "train" if i < train else "heldout", config.seed if config.init == "shared" else seed)
+        for i, seed in enumerate(range(config.seed, config.seed + config.seeds))
+    ]
+
+
+def _conditional_jobs(config: CollectConfig, conditions: Sequence[str]) -> list[Job]:
+    """All conditions of a seed see the same images in the same order, as in RPG's published code."""
+    if config.heldout:
+        raise ValueError("zoo.heldout holds out seeds; of a task with conditions hold out some, with zoo.holdout")
+    split = splits(sorted(set(config.conditions)) or conditions, config.holdout)
+    number = {condition: k for k, condition in enumerate(conditions)}
+    return [
+        Job(seed, split[c], config.seed if config.init == "shared" else config.seed + number[c] * config.seeds + i, c)
+        for c in split
+        for i, seed in enumerate(range(config.seed, config.seed + config.seeds))
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +166,13 @@ def train(
     It writes nothing. A state comes after the checkpoints that lie behind it: whoever records all events in their order
     can stop between any two, and training from the last recorded state gives what is missing.
     """
+    if job.condition is not None:
+        task = task.for_condition(job.condition)
     epoch_steps = task.steps_per_epoch(config.batch_size)
     head_steps = config.head_epochs * epoch_steps
     train_steps = head_steps + config.epochs * epoch_steps
     total = train_steps + config.checkpoints * config.save_every
-    model = task.build(job.seed) if state else task.start(job.seed)
+    model = task.build(job.start) if state else task.start(job.start)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = _optimizer(config, trained)
     step = unpack_state(state, model, optimizer) if state else 0
@@ -174,7 +221,7 @@ class Run:
         self.job = job
         self.writer = writer
         self.percent = 0
-        self._state = writer.path / ".parts" / f"state-{job.seed}.safetensors"
+        self._state = writer.path / ".parts" / f"state-{job.name}.safetensors"
 
     def state(self) -> dict[str, Tensor] | None:
         """What to continue from; None to start from nothing. Raises Corrupt when the file is damaged."""
@@ -183,8 +230,9 @@ class Run:
     def record(self, event: Event) -> int:
         """Put an event on disk; returns by how many percent points the job has newly advanced."""
         if isinstance(event, Checkpoint):
-            seed, split = self.job.seed, self.job.split
-            self.writer.add(event.id, event.tensors, seed=seed, split=split, step=event.step, metrics=event.metrics)
+            job = self.job
+            about: dict[str, Any] = {"seed": job.seed, "split": job.split, "condition": job.condition}
+            self.writer.add(event.id, event.tensors, step=event.step, metrics=event.metrics, **about)
         elif isinstance(event, State):
             write_state(self._state, event.tensors)
         else:
@@ -198,10 +246,10 @@ class Run:
         self._state.unlink(missing_ok=True)
 
 
-def runs(config: CollectConfig, writer: ZooWriter) -> list[Run]:
+def runs(config: CollectConfig, conditions: Sequence[str], writer: ZooWriter) -> list[Run]:
     """What is left to do for this zoo."""
     last = config.checkpoints - 1
-    return [Run(config, job, writer) for job in jobs(config) if job.checkpoint_id(last) not in writer.done]
+    return [Run(config, job, writer) for job in jobs(config, conditions) if job.checkpoint_id(last) not in writer.done]
 
 
 def collect(config: CollectConfig, task: Task, origin: Origin, path: Path) -> Zoo:
@@ -210,11 +258,12 @@ def collect(config: CollectConfig, task: Task, origin: Origin, path: Path) -> Zo
 
     Raises Failed when a job diverges or the disk is full; finished checkpoints are kept.
     """
+    jobs(config, task.conditions)  # refuses settings that do not fit the task before anything is written
     model = task.build(config.seed)
     structure = Structure.of(task.weights(model))
     frozen = task.frozen(task.start(config.seed)) if task.frozen(model) else {}
     with ZooWriter(path, origin, structure, frozen) as writer:
-        todo = runs(config, writer)
+        todo = runs(config, task.conditions, writer)
         with progress("collect", 100 * len(todo)) as bar:
             for run in todo:
                 for event in train(config, task, run.job, run.state(), writer.done):
@@ -258,6 +307,6 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -
 def _check_finite(model: nn.Module, loss: torch.Tensor, job: Job, step: int) -> None:
     if not (math.isfinite(loss.item()) and all(bool(t.isfinite().all()) for t in model.state_dict().values())):
         raise Failed(
-            f"training diverged: the loss of seed {job.seed} at step {step} is {loss.item()}; lower zoo.learning_rate "
+            f"training diverged: the loss of {job} at step {step} is {loss.item()}; lower zoo.learning_rate "
             f"(checkpoints that are already saved are kept)"
         )

@@ -24,14 +24,14 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from zoo.collect import CollectConfig, Event, Job, Run, collect, runs, train
+from zoo.collect import CollectConfig, Event, Job, Run, collect, jobs, runs, train
 from zoo.console import pick_device, say
 from zoo.errors import Failed, MissingExtra, suggest
 from zoo.manifest import Origin
 from zoo.progress import Bar, progress
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Frozen
-from zoo.tasks import build_task, task_frozen, task_structure
+from zoo.tasks import build_task, task_conditions, task_frozen, task_structure
 from zoo.tasks.base import Task
 
 ENGINES = ("local", "ray")
@@ -130,11 +130,17 @@ def collect_all(plans: Sequence[Plan], pool: Pool) -> list[Zoo]:
     and the zoos it does not belong to are finished. Any other error stops everything at once. What was recorded is kept
     in either case.
     """
+    for plan in plans:
+        jobs(plan.config, task_conditions(plan.task))  # refuses what does not fit before anything is written
     with ExitStack() as stack:
         writers = [
             stack.enter_context(ZooWriter(p.path, p.origin, task_structure(p.task), task_frozen(p.task))) for p in plans
         ]
-        todo = [(plan, run) for plan, writer in zip(plans, writers, strict=True) for run in runs(plan.config, writer)]
+        todo = [
+            (plan, run)
+            for plan, writer in zip(plans, writers, strict=True)
+            for run in runs(plan.config, task_conditions(plan.task), writer)
+        ]
         with progress("collect", 100 * len(todo)) as bar:
             failures = _Crew(pool, todo, bar).work()
         broken = {run.writer for run, _ in failures}
@@ -216,7 +222,7 @@ class _Crew:
         index = self._index.pop(worker)
         self._deaths[run] = self._deaths.get(run, 0) + 1
         if self._deaths[run] >= MOST_DEATHS:
-            where = f"training seed {run.job.seed} of {run.writer.path}" if run else "starting"
+            where = f"training {run.job} of {run.writer.path}" if run else "starting"
             raise Failed(
                 f"{MOST_DEATHS} workers in a row died while {where} ({death}); what was finished is kept, run the same "
                 f"command again, with fewer --workers if memory was short"

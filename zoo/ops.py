@@ -50,12 +50,12 @@ def perturb(config: PerturbConfig, zoo: Zoo, entries: Sequence[Entry], origin: O
         raise ValueError(f"cannot average {config.average_of} networks of {zoo.path}, there are {len(entries)}")
     made_by = {"kind": "perturbed", "parents": (zoo.sha256,), "settings": config.model_dump(mode="json")}
     with ZooWriter(path, origin.model_copy(update=made_by), zoo.structure, zoo.frozen()) as writer:
-        moments = _moments(zoo, entries) if config.kind in ("mean", "gaussian") and not writer.complete else None
+        moments = moments_of(zoo, entries) if config.kind in ("mean", "gaussian") and not writer.complete else None
         for k in range(1 if config.kind == "mean" else config.n):
             id = f"{config.kind}-{k:04d}"
             if id not in writer.done:
                 parents, values = _perturbed(config, zoo, entries, moments, generator(config.seed, config.kind, k))
-                weights = _finished(zoo.structure, values, zoo.load(parents[0]))
+                weights = finished(zoo.structure, values, zoo.load(parents[0]))
                 hashes = [parent.sha256 for parent in parents]
                 writer.add(id, weights, seed=config.seed, split=config.kind, parents=hashes)
         return writer.finish()
@@ -75,17 +75,17 @@ def _perturbed(
         return list(entries), {name: mean[name] + std[name] * _normal(mean[name], rng) for name in mean}
     if config.kind == "average":
         parents = [entries[i] for i in torch.randperm(len(entries), generator=rng)[: config.average_of].tolist()]
-        return parents, _moments(zoo, parents)[0]
+        return parents, moments_of(zoo, parents)[0]
     parent = entries[int(torch.randint(len(entries), (), generator=rng))]
     return [parent], _noised(zoo.structure, zoo.load(parent), config.sigma, rng)
 
 
-def _moments(zoo: Zoo, entries: Iterable[Entry]) -> Moments:
+def moments_of(zoo: Zoo, entries: Iterable[Entry]) -> Moments:
     """Mean and standard deviation (over checkpoints, ddof 1) of every value, in float64, by Welford's update."""
     mean: dict[str, Tensor] = {}
     squares: dict[str, Tensor] = {}
     for count, weights in enumerate(zoo.checkpoints(entries), 1):
-        for spec in _floats(zoo.structure):
+        for spec in floats(zoo.structure):
             value = weights[spec.name].double()
             delta = value - mean.get(spec.name, 0.0)
             mean[spec.name] = mean.get(spec.name, 0.0) + delta / count
@@ -95,7 +95,7 @@ def _moments(zoo: Zoo, entries: Iterable[Entry]) -> Moments:
 
 def _noised(structure: Structure, weights: Weights, sigma: float, rng: torch.Generator) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
-    for spec in _floats(structure):
+    for spec in floats(structure):
         value = weights[spec.name].double()
         value = value.clamp_min(VARIANCE_FLOOR).log() if spec.kind == "running_var" else value
         value = value + sigma * value.std(correction=0) * _normal(value, rng)
@@ -103,7 +103,7 @@ def _noised(structure: Structure, weights: Weights, sigma: float, rng: torch.Gen
     return values
 
 
-def _finished(structure: Structure, values: Weights, constants: Weights) -> dict[str, Tensor]:
+def finished(structure: Structure, values: Weights, constants: Weights) -> dict[str, Tensor]:
     """Values in float64 back as a checkpoint: own dtypes, ties, constants of an original."""
     out: dict[str, Tensor] = {}
     for spec in structure:
@@ -117,7 +117,7 @@ def _finished(structure: Structure, values: Weights, constants: Weights) -> dict
     return out
 
 
-def _floats(structure: Structure) -> list[TensorSpec]:
+def floats(structure: Structure) -> list[TensorSpec]:
     return [spec for spec in structure if spec.kind != "constant" and spec.tied_to is None]
 
 

@@ -31,13 +31,14 @@ from zoo.tasks.base import Task
 class Score(Frozen):
     """Metrics of one checkpoint on test data. `correct` is the packed per-sample correctness (base64), `evaluator`
     says which code and version produced it, `protocol` on which data: scores are comparable only where both are
-    equal.
+    equal. `condition` says which task, where there are many.
     """
 
     id: str
     sha256: Sha256
     evaluator: str
     protocol: str
+    condition: str | None = None
     metrics: dict[str, Metric]
     samples: PositiveInt
     correct: str
@@ -63,22 +64,23 @@ def score(
 ) -> list[Score]:
     """Scores of these entries (default: all) in their order, from `out/scores.jsonl` where they are already there.
 
-    One model is built and the weights are swapped in place. With bfloat16, matrix products and convolutions are
-    computed in it (autocast) and the protocol says so. Raises ValueError for another precision.
+    An entry with a condition is scored on that task. One model is built and the weights are swapped in place. With
+    bfloat16, matrix products and convolutions are computed in it (autocast) and the protocol says so. Raises ValueError
+    for another precision.
     """
     protocol = _protocol(task, precision)
     entries = zoo.entries if entries is None else entries
     with Journal(out / "scores.jsonl") as journal:
         read = [Score.parse(json.dumps(record), journal.path) for record in journal.records]
-        known = {(old.sha256, old.evaluator, old.protocol): old for old in read}
+        known = {(old.sha256, old.evaluator, old.protocol, old.condition): old for old in read}
         scores = []
         model, frozen = task.build(0), zoo.frozen()
         with progress("score", len(entries)) as bar:
             for entry in entries:
-                key = (entry.sha256, task.evaluator, protocol)
+                key = (entry.sha256, task.evaluator, protocol, entry.condition)
                 if key not in known:
                     task.load(model, zoo.load(entry) | frozen)
-                    known[key] = _score(entry.id, entry.sha256, task, model, precision)
+                    known[key] = _score(entry.id, entry.sha256, task, model, precision, entry.condition)
                     journal.append(known[key].model_dump(mode="json"))
                 scores.append(known[key].model_copy(update={"id": entry.id}))
                 bar.advance(1)
@@ -103,7 +105,9 @@ def _protocol(task: Task, precision: str) -> str:
     return task.protocol if precision == "float32" else f"{task.protocol}, {precision}"
 
 
-def _score(id: str, sha256: str, task: Task, model: nn.Module, precision: str) -> Score:
+def _score(id: str, sha256: str, task: Task, model: nn.Module, precision: str, condition: str | None = None) -> Score:
+    if condition is not None:
+        task = task.for_condition(condition)
     device = next(iter(model.state_dict().values())).device.type
     with torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
         evaluation = task.evaluate(model, "test")
@@ -112,6 +116,7 @@ def _score(id: str, sha256: str, task: Task, model: nn.Module, precision: str) -
         sha256=sha256,
         evaluator=task.evaluator,
         protocol=_protocol(task, precision),
+        condition=condition,
         metrics={metric.name: metric for metric in evaluation.metrics},
         samples=len(evaluation.correct),
         correct=base64.b64encode(np.packbits(evaluation.correct).tobytes()).decode(),
@@ -135,7 +140,13 @@ def result(task_name: str, scores: Sequence[Score]) -> dict[str, Any]:
         "protocol": scores[0].protocol,
         "metrics": {name: summary.to_json() for name, summary in summaries(scores).items()},
         "checkpoints": [
-            {"id": s.id, "sha256": s.sha256, "metrics": {n: m.to_json() for n, m in s.metrics.items()}} for s in scores
+            {
+                "id": s.id,
+                "sha256": s.sha256,
+                "condition": s.condition,
+                "metrics": {n: m.to_json() for n, m in s.metrics.items()},
+            }
+            for s in scores
         ],
     }
 

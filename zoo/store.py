@@ -21,6 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -289,14 +290,17 @@ class ZooWriter:
         return entry
 
     @contextmanager
-    def adding(self, id: str, *, seed: int, split: str, parents: Sequence[str] = ()) -> Iterator[TensorFile]:
+    def adding(
+        self, id: str, *, seed: int, split: str, condition: str | None = None, parents: Sequence[str] = ()
+    ) -> Iterator[TensorFile]:
         """Like `add`, for a checkpoint that comes in pieces: it is stored when the block ends. The id must be new."""
         assert id not in self.done
         with write_tensors(self._part(id), self.structure) as file:
             yield file
             sha256 = file.content_hash()
         file_name = f"checkpoints/{id}.safetensors"
-        self._record(Entry(id=id, file=file_name, sha256=sha256, seed=seed, split=split, parents=tuple(parents)))
+        about: dict[str, Any] = {"seed": seed, "split": split, "condition": condition, "parents": tuple(parents)}
+        self._record(Entry(id=id, file=file_name, sha256=sha256, **about))
 
     def _record(self, entry: Entry) -> None:
         self._journal.append(entry.model_dump(mode="json"))

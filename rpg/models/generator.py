@@ -1,4 +1,7 @@
-"""The generator: permutation state and positions -> recurrent model -> prototypes -> denoiser (paper, Figure 3)."""
+"""The generator: permutation state and positions -> recurrent model -> prototypes -> denoiser (paper, Figure 3).
+
+For tasks never seen, a condition takes the place of the permutation state (section 4.1).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,10 @@ from rpg.config import GeneratorConfig
 from rpg.models.denoiser import Denoiser
 from rpg.models.positions import by_index, by_layer
 from rpg.models.recurrent import RecurrentModel
+from zoo.conditions import BITS
+
+CONDITION_HIDDEN = 1024  # width between the two layers of the condition's embedding, as published
+HEAD_TOKENS = 8  # that the condition is added to with `condition_scope: head`, as published
 
 
 class Generator(nn.Module):
@@ -38,6 +45,10 @@ class Generator(nn.Module):
             self.register_buffer("positions", embed(positions, width), persistent=False)
         if config.permutation_state == "learned":
             self.states = nn.Parameter(torch.full((num_states, width), 1 / width))  # all alike at first, as published
+        if config.condition == "binary":
+            self.condition = nn.Sequential(
+                nn.Linear(BITS, CONDITION_HIDDEN), nn.SiLU(), nn.Linear(CONDITION_HIDDEN, width)
+            )
         self.recurrent = RecurrentModel(config)
         self.denoiser = Denoiser(config.token_size, config.channels, config.kernel_size)
 
@@ -48,12 +59,17 @@ class Generator(nn.Module):
         return self.denoiser(noisy, timesteps, self.prototypes(states, row, place))
 
     def prototypes(self, states: Tensor, row: Tensor | None = None, place: Tensor | None = None) -> Tensor:
-        """Prototypes (B, L, token_size) for the permutation states int64 (B,); of the tokens `place` of the sequences
-        `row`, int64 (K,) each, alone: (K, token_size).
+        """Prototypes (B, L, token_size) for the permutation states int64 (B,), or for conditions float32 (B, BITS)
+        where the generator takes these; of the tokens `place` of the sequences `row`, int64 (K,) each, alone:
+        (K, token_size).
         """
         states = states.to(self.positions.device)
         picked = None if row is None or place is None else (row, place)
-        if self.config.permutation_state == "one-hot":
+        if self.config.condition == "binary":
+            added = self.condition(states)
+            if self.config.condition_scope == "head":
+                return self.recurrent(self._at_the_end(added), None, picked)
+        elif self.config.permutation_state == "one-hot":
             added = nn.functional.one_hot(states, self.config.widths[0]).to(self.positions.dtype)
         elif self.config.permutation_state == "learned":
             added = self.states[states]
@@ -62,6 +78,12 @@ class Generator(nn.Module):
         else:  # all sequences are the same one
             return self.recurrent(self.positions[None], None, (torch.zeros_like(picked[0]), picked[1]))
         return self.recurrent(self.positions, added, picked)
+
+    def _at_the_end(self, added: Tensor) -> Tensor:
+        """The positions with `added` (B, width) on the last tokens: (B, L, width)."""
+        length = len(self.positions)
+        last_L1 = (torch.arange(length, device=added.device) >= length - HEAD_TOKENS)[:, None]
+        return self.positions + added[:, None] * last_L1
 
     @property
     def num_parameters(self) -> int:

@@ -39,8 +39,9 @@ def main(values: int, place: Path) -> None:
 
     recipe = load_recipe("digits")
     run = SimpleNamespace(
+        frozen=lambda: {},
         layout=lambda: layout,
-        record=lambda: SimpleNamespace(states=("0" * 64,)),
+        record=lambda: SimpleNamespace(states=("0" * 64,), conditions=()),
         constants=dict,
         recipe=lambda: recipe,
         generator=lambda device: SimpleNamespace(

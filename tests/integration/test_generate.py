@@ -91,7 +91,7 @@ def test_values_that_are_not_finite_are_one_line_and_leave_no_network(
 ) -> None:
     monkeypatch.setattr("rpg.generate.GROUP_VALUES", 8 * 64)
     monkeypatch.setattr("rpg.generate.sample", lambda *args: torch.full_like(args[2], torch.nan))
-    with pytest.raises(Failed, match="generated network 0 has values that are not finite"):
+    with pytest.raises(Failed, match="network generated-0000 has values that are not finite"):
         made(run, tmp_path / "made")
     assert not list((tmp_path / "made").rglob("*.safetensors"))
 

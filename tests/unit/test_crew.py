@@ -16,7 +16,7 @@ class CountingRun(Run):
     """A job of a toy zoo that has only percentages to record."""
 
     def __init__(self, seed):
-        super().__init__(None, Job(seed, "train"), SimpleNamespace(path=Path("toy"), done={}))
+        super().__init__(None, Job(seed, "train", seed), SimpleNamespace(path=Path("toy"), done={}))
         self.finished = 0
 
     def finish(self):
@@ -150,5 +150,5 @@ def test_a_worker_loads_the_data_of_a_recipe_once(monkeypatch):
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     trainer = Trainer(None, "cpu", 1)
     for task in ("a", "a", "b", "b", "a"):
-        assert list(trainer.messages(Work(task, None, Job(0, "train"), None, frozenset()))) == [100, Idle()]
+        assert list(trainer.messages(Work(task, None, Job(0, "train", 0), None, frozenset()))) == [100, Idle()]
     assert built == ["a", "b", "a"]

@@ -14,7 +14,7 @@ from zoo.errors import suggest
 from zoo.structure import Frozen, Structure
 from zoo.tasks.base import Task, TaskConfig
 
-FAMILIES = {"classification": "zoo.tasks.classification"}
+FAMILIES = {"binary": "zoo.tasks.binary", "classification": "zoo.tasks.classification"}
 
 
 def task_module(name: str) -> ModuleType:
@@ -46,6 +46,13 @@ def task_frozen(config: Frozen) -> dict[str, Tensor]:
     module = task_module(config.name)
     found: dict[str, Tensor] = module.frozen(config) if hasattr(module, "frozen") else {}
     return found
+
+
+def task_conditions(config: Frozen) -> tuple[str, ...]:
+    """The tasks that a `task:` section consists of, as `Task.conditions` says, without data: mostly none."""
+    assert isinstance(config, TaskConfig)
+    module = task_module(config.name)
+    return module.conditions() if hasattr(module, "conditions") else ()
 
 
 def timm_config(config: Frozen) -> dict[str, Any]:

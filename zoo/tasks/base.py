@@ -24,12 +24,21 @@ class Task(Protocol):
     """A model, its data, its loss and its evaluator.
 
     `evaluator` names the scoring code and its version, `protocol` the data and their preparation: scores are
-    comparable only where both are equal. `headline` is the metric that tables show.
+    comparable only where both are equal. `headline` is the metric that tables show. `conditions` are the tasks that
+    this one consists of (zoo.conditions); mostly none.
     """
 
     evaluator: str
     protocol: str
     headline: str
+    conditions: tuple[str, ...]
+
+    def for_condition(self, condition: str) -> Task:
+        """One of the `conditions` as a task: the same networks and data, which are shared, other labels.
+
+        Raises ValueError for a condition that is none of these.
+        """
+        ...
 
     def build(self, seed: int) -> nn.Module:
         """A freshly initialised model on the task's device. Equal seeds give equal models."""

@@ -33,8 +33,8 @@ LARGE = 64  # pixels a side; above, evaluation batches are smaller
 LARGE_EVALUATION_BATCH = 100
 
 
-class Config(TaskConfig):
-    """Section `task:` of a recipe.
+class ImagesConfig(TaskConfig):
+    """What the `task:` sections of all tasks on labelled images have.
 
     - `model`: timm's name, with the weights' tag where `pretrained` takes them from the Hub; `options` go to its
       constructor (`patch_size`, `depth`, ...).
@@ -47,7 +47,6 @@ class Config(TaskConfig):
     - `validation`: the share of the training images that is never trained on.
     """
 
-    name: Literal["classification"]
     model: str
     options: dict[str, bool | int | float | str] = Field(default_factory=dict)
     pretrained: bool | str = False
@@ -71,23 +70,38 @@ class Config(TaskConfig):
         """Pixels a side of what the network sees."""
         return self.image_size or FORMATS[self.data].size
 
+    @property
+    def classes(self) -> int:
+        """How many classes the network tells apart."""
+        return FORMATS[self.data].classes
+
+
+class Config(ImagesConfig):
+    """Section `task:` of a recipe; a label for each class of the data set."""
+
+    name: Literal["classification"]
+
 
 def build(config: Config, data_root: Path | None, device: torch.device) -> ClassificationTask:
     """The task with its data loaded (photographs: found).
 
     Raises MissingData or Corrupt for the data, ValueError if `validation` is too small or too large for them.
     """
+    return ClassificationTask(config, load_data(config, data_root), device)
+
+
+def load_data(config: ImagesConfig, data_root: Path | None) -> Images | Photos:
+    """The images, to be standardised as the network wants them. Raises MissingData or Corrupt."""
     prepared = preparation(config)
     if config.data == "imagenet":
         from zoo.tasks.imagenet import load_photos
 
-        return ClassificationTask(config, load_photos(data_root, prepared), device)
+        return load_photos(data_root, prepared)
     images = load_images(config.data, data_root)
-    images = dataclasses.replace(images, mean=prepared["mean"], std=prepared["std"])
-    return ClassificationTask(config, images, device)
+    return dataclasses.replace(images, mean=prepared["mean"], std=prepared["std"])
 
 
-def preparation(config: Config) -> dict[str, Any]:
+def preparation(config: ImagesConfig) -> dict[str, Any]:
     """How images become network inputs, in timm's terms. Small images are resized whole, bilinearly."""
     from zoo.tasks.networks import data_config
 
@@ -100,7 +114,7 @@ def preparation(config: Config) -> dict[str, Any]:
     return found | {"input_size": (FORMATS[config.data].channels, config.side, config.side)}
 
 
-def structure(config: Config) -> Structure:
+def structure(config: ImagesConfig) -> Structure:
     """The structure of this task's weights, built on the meta device: without data, downloads or memory.
 
     Raises ValueError for a network or an option that does not exist, and for patterns that match no tensor.
@@ -111,7 +125,7 @@ def structure(config: Config) -> Structure:
     return Structure.of({name: state[name] for name in chosen(config, state)})
 
 
-def frozen(config: Config) -> dict[str, Tensor]:
+def frozen(config: ImagesConfig) -> dict[str, Tensor]:
     """The tensors that all networks of this task share, on the CPU; none unless `trainable` leaves some out. Needs the
     pretrained weights, but no data.
 
@@ -130,7 +144,7 @@ def frozen(config: Config) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if name not in trained}
 
 
-def chosen(config: Config, names: Iterable[str]) -> list[str]:
+def chosen(config: ImagesConfig, names: Iterable[str]) -> list[str]:
     """Which of these tensors are the weights. Raises ValueError for a pattern that matches none."""
     names = list(names)
     for pattern in config.trainable:
@@ -142,22 +156,21 @@ def chosen(config: Config, names: Iterable[str]) -> list[str]:
     return [name for name in names if not config.trainable or any(fnmatchcase(name, p) for p in config.trainable)]
 
 
-def timm_config(config: Config) -> dict[str, Any]:
+def timm_config(config: ImagesConfig) -> dict[str, Any]:
     """timm's `config.json` for checkpoints of this task."""
     from zoo.tasks import networks
 
-    return networks.timm_config(config.model, config.options, FORMATS[config.data].classes, preparation(config))
+    return networks.timm_config(config.model, config.options, config.classes, preparation(config))
 
 
-def _network(config: Config, seed: int, pretrained: bool) -> nn.Module:
+def _network(config: ImagesConfig, seed: int, pretrained: bool) -> nn.Module:
     from zoo.tasks.networks import create_network  # timm takes seconds to import; recipes need Config only
 
-    classes, channels, _ = FORMATS[config.data]
     weights = config.pretrained if pretrained else False
     return create_network(
         config.model,
-        classes,
-        channels,
+        config.classes,
+        FORMATS[config.data].channels,
         seed,
         image_size=config.side,
         options=config.options,
@@ -173,8 +186,9 @@ class ClassificationTask:
 
     evaluator = EVALUATOR
     headline = "top1"
+    conditions: tuple[str, ...] = ()
 
-    def __init__(self, config: Config, images: Images | Photos, device: torch.device) -> None:
+    def __init__(self, config: ImagesConfig, images: Images | Photos, device: torch.device) -> None:
         self.config = config
         self.images = images
         self.device = device
@@ -190,6 +204,9 @@ class ClassificationTask:
                 f"to train on and {len(self.validation_index)} to validate on; expected some of both"
             )
         self._evaluation_batches: dict[Split, list[Batch]] = {}
+
+    def for_condition(self, condition: str) -> ClassificationTask:
+        raise ValueError(f"task {self.config.name} has no conditions, got {condition!r}; use a recipe of binary tasks")
 
     def build(self, seed: int) -> nn.Module:
         """Raises ValueError for a network that does not exist, or does not take these images."""
@@ -270,16 +287,19 @@ class ClassificationTask:
 
     def evaluate(self, model: nn.Module, split: Split) -> Evaluation:
         """Images are not augmented. Small ones are kept on the device for the next network."""
-        if split in self._evaluation_batches:
-            raw: Iterable[Batch] = self._evaluation_batches[split]
-        else:
-            raw = self._evaluation(split)
-            if isinstance(self.images, Images):
-                raw = self._evaluation_batches[split] = [(i.to(self.device), y.to(self.device)) for i, y in raw]
         model.eval()
-        return evaluate(lambda images: model(self._prepared(images)), raw)
+        return evaluate(lambda images: model(self._prepared(images)), self._evaluation(split))
 
-    def _evaluation(self, split: Split) -> Iterator[Batch]:
+    def _evaluation(self, split: Split) -> Iterable[Batch]:
+        """Batches of uint8 images and labels, as they are."""
+        if split in self._evaluation_batches:
+            return self._evaluation_batches[split]
+        raw = self._read(split)
+        if isinstance(self.images, Images):
+            raw = self._evaluation_batches[split] = [(i.to(self.device), y.to(self.device)) for i, y in raw]
+        return raw
+
+    def _read(self, split: Split) -> Iterable[Batch]:
         size = EVALUATION_BATCH if self.config.side <= LARGE else LARGE_EVALUATION_BATCH
         if split == "test":
             return self.images.plain("test", torch.arange(len(self.images.test_labels)), size)

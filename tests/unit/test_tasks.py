@@ -1,0 +1,131 @@
+"""Task by task: the comparison's numbers on networks whose accuracies are known, its tables and its page."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from evaluators.classification import Evaluation, balanced_accuracy
+from evaluators.metrics import proportion
+from rpg.task_report import gap_table, headline, task_table, write_task_report
+from rpg.tasks import TaskComparison, compare_tasks, principal_axes
+from zoo.conditions import bits, flipped
+from zoo.manifest import Origin
+from zoo.store import Zoo, ZooWriter
+from zoo.structure import Structure
+
+ORIGIN = Origin(
+    name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
+)
+UNSEEN, OTHER = "0100010111", "0000011111"
+TRAIN = ("0100010110", "1100010111", OTHER)
+
+
+class LookupTask:
+    """Ten samples, one of each class; a network answers with its ten head weights, rounded."""
+
+    evaluator, protocol, headline = "lookup/1", "ten samples", "top1"
+    conditions = (UNSEEN, flipped(UNSEEN), *TRAIN)
+    labels = torch.zeros(10)
+
+    def for_condition(self, condition: str) -> LookupTask:
+        task = copy.copy(self)
+        task.labels = bits(condition)
+        return task
+
+    def build(self, seed: int) -> nn.Module:
+        model = nn.Module()
+        model.register_buffer("answers", torch.zeros(10))
+        return model
+
+    def load(self, model: Any, weights: Any) -> None:
+        model.answers.copy_(weights["head.weight"])
+
+    def evaluate(self, model: Any, split: str) -> Evaluation:
+        correct = (model.answers.round() == self.labels).numpy()
+        balanced = balanced_accuracy(correct, self.labels.numpy().astype(np.int64))
+        return Evaluation((proportion("top1", correct), balanced), correct)
+
+
+def network(condition: str, wrong: int = 0) -> dict[str, torch.Tensor]:
+    answers = bits(condition).clone()
+    answers[:wrong] = 1 - answers[:wrong]
+    return {"body.weight": torch.zeros(3), "head.weight": answers}
+
+
+def zoo_of(path: Path, entries: list[tuple[str, str, int]]) -> Zoo:
+    with ZooWriter(path, ORIGIN, Structure.of(network(UNSEEN))) as writer:
+        for k, (condition, split, wrong) in enumerate(entries):
+            writer.add(f"n{k:02d}", network(condition, wrong), seed=0, split=split, step=k, condition=condition)
+        return writer.finish()
+
+
+@pytest.fixture
+def comparison(tmp_path: Path) -> TaskComparison:
+    originals = zoo_of(
+        tmp_path / "originals", [*((c, "train", 0) for c in TRAIN), (UNSEEN, "unseen", 0), (UNSEEN, "unseen", 1)]
+    )
+    generated = zoo_of(
+        tmp_path / "made",
+        [*((UNSEEN, "generated", wrong) for wrong in (1, 2, 3)), (flipped(UNSEEN), "generated", 1)],
+    )
+    task: Any = LookupTask()
+    return compare_tasks(originals, generated, task, ORIGIN, tmp_path / "out")
+
+
+def test_numbers_of_a_task(comparison: TaskComparison) -> None:
+    row, complement = comparison.rows
+    assert (row.condition, row.split, complement.split) == (UNSEEN, "unseen", "new")
+    assert row.accuracy["original"].mean == 95
+    generated = row.accuracy["generated"]
+    assert (generated.best, generated.mean, generated.std, generated.n) == (90, 80, 10, 3)
+    assert row.gaps["generated"] == 15
+    assert row.accuracy["nearest"].mean == 90  # a one-bit neighbour's network is wrong on one class
+    assert row.flipped is not None
+    assert complement.flipped is not None
+    assert row.flipped.mean == 100 - complement.accuracy["generated"].mean == 10
+    assert complement.flipped.mean == 100 - generated.mean
+    assert complement.gaps == {}
+    # Five classes are labelled 0, and the first, on which the best network is wrong, is one of them.
+    assert row.balanced["generated"].best == pytest.approx(100 * (4 / 5 + 5 / 5) / 2)
+    assert comparison.mean_gaps("unseen") == row.gaps
+
+
+def test_tables_and_page(comparison: TaskComparison, tmp_path: Path) -> None:
+    table = task_table(comparison)
+    assert dict(zip(table.columns, table.rows[0], strict=True))["gap"] == "15.00"
+    assert dict(zip(table.columns, table.rows[1], strict=True))["gap"] == "-"
+    assert gap_table(comparison).rows[0][:2] == ("unseen", "15.00")
+    assert "no better than the best baseline" in headline(comparison)
+    page = write_task_report(comparison, [(1, 1.0), (2, 0.5)], {"command": "a & b"}, tmp_path / "report")
+    text = page.read_text()
+    assert text.count("<svg") == 3
+    assert "a &amp; b" in text
+    assert UNSEEN in (tmp_path / "report" / "report.md").read_text()
+    again = TaskComparison.parse((tmp_path / "report" / "report.json").read_bytes(), page)
+    assert again == comparison
+
+
+def test_pictures_are_of_unseen_tasks_in_units_of_the_seen_spread(comparison: TaskComparison) -> None:
+    assert {picture.condition for picture in comparison.picture} == {UNSEEN}
+    seen = np.stack([bits(c).numpy() for c in TRAIN])
+    spread = seen.std(0)
+    expected = (bits(UNSEEN).numpy() - seen.mean(0)) / np.where(spread > 0, spread, 1)
+    np.testing.assert_allclose(comparison.picture[0].values, expected, atol=1e-3)
+    assert [len(comparison.head[group]) for group in ("original", "generated", "heldout")] == [3, 4, 2]
+
+
+def test_principal_axes_are_those_of_the_covariance() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(50, 6)) * [1, 5, 1, 1, 9, 1]
+    axes = principal_axes(values)
+    _, vectors = np.linalg.eigh(np.cov(values.T))
+    np.testing.assert_allclose(np.abs(axes), np.abs(vectors[:, [-1, -2]]), atol=1e-8)
+    assert bool((axes[np.abs(axes).argmax(0), [0, 1]] > 0).all())
+    assert principal_axes(values[:1] * 0 + 1).shape == (6, 2)

@@ -1,0 +1,98 @@
+"""Binary tasks on the ten classes of an image data set: every class is labelled 0 or 1 (paper, section 4.1).
+
+The networks have two outputs. All tasks share the images, their order and their augmentation; which labels they have
+is said by a condition (zoo.conditions).
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from evaluators.classification import Evaluation, balanced_accuracy, evaluate
+from zoo.conditions import all_conditions, bits, check_condition
+from zoo.tasks.base import Batch, Split
+from zoo.tasks.classification import ClassificationTask, ImagesConfig, load_data
+from zoo.tasks.classification import frozen as frozen
+from zoo.tasks.classification import structure as structure
+from zoo.tasks.classification import timm_config as timm_config
+from zoo.tasks.images import Images
+
+if TYPE_CHECKING:
+    from zoo.tasks.imagenet import Photos
+
+
+class Config(ImagesConfig):
+    """Section `task:` of a recipe. `focal`: the exponent of the focal loss; 0 is cross entropy."""
+
+    name: Literal["binary"]
+    data: Literal["digits", "cifar10"]
+    focal: Annotated[float, Field(ge=0)] = 2.0
+
+    @property
+    def classes(self) -> int:
+        return 2
+
+
+def build(config: Config, data_root: Path | None, device: torch.device) -> BinaryTask:
+    """The task with its data loaded. Raises as `classification.build` does."""
+    return BinaryTask(config, load_data(config, data_root), device)
+
+
+def conditions() -> tuple[str, ...]:
+    return all_conditions()
+
+
+class BinaryTask(ClassificationTask):
+    """The Task protocol (zoo.tasks.base) for all binary tasks; to train or evaluate, take one: `for_condition`."""
+
+    evaluator = "binary/1"
+    conditions = all_conditions()
+    config: Config
+
+    def __init__(self, config: Config, images: Images | Photos, device: torch.device) -> None:
+        super().__init__(config, images, device)
+        self.protocol += ", two classes"
+        self._labels: Tensor | None = None  # int64 (classes,), of each class of the data set
+
+    def for_condition(self, condition: str) -> BinaryTask:
+        task = copy.copy(self)
+        task._labels = bits(check_condition(condition)).to(self.device, torch.int64)
+        return task
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The focal loss, as in RPG's published code. The batch has the data set's labels, so that all tasks can share
+        it.
+        """
+        images, classes = batch
+        return focal_loss(model(images), self.labels(classes), self.config.focal)
+
+    def evaluate(self, model: nn.Module, split: Split) -> Evaluation:
+        """`top1`, `balanced` (the tasks' classes are unequal) and `loss`, the cross entropy."""
+        model.eval()
+        batches = [(images, self.labels(classes)) for images, classes in self._evaluation(split)]
+        found = evaluate(lambda images: model(self._prepared(images)), batches)
+        labels = torch.cat([labels for _, labels in batches]).cpu().numpy()
+        top1, *others = found.metrics
+        return Evaluation((top1, balanced_accuracy(found.correct, labels), *others), found.correct)
+
+    def labels(self, classes: Tensor) -> Tensor:
+        """Classes of the data set, int64 (B,) -> this task's labels, int64 (B,)."""
+        if self._labels is None:
+            raise ValueError("binary tasks are many, a network alone does not say its own; expected entries of a zoo")
+        return self._labels[classes]
+
+
+def focal_loss(logits: Tensor, labels: Tensor, exponent: float) -> Tensor:
+    """The mean of (1 - p)**exponent times the cross entropy, p being the probability of the label; a scalar. logits
+    (B, classes), labels int64 (B,). Source: Lin et al., 2017, https://arxiv.org/abs/1708.02002.
+    """
+    entropy_B = F.cross_entropy(logits, labels, reduction="none")
+    # 1 - p cancels where the answer is sure, and its power has no derivative at 0: expm1 is exact there.
+    return ((-torch.expm1(-entropy_B)).clamp_min(torch.finfo(logits.dtype).tiny) ** exponent * entropy_B).mean()
