@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +22,34 @@ APPS = {"rpg-zoo": zoo.cli.app, "rpg": rpg.cli.app}
 UNSEEN = ("0010000000", "0100010110", "0100010111")
 
 
-def call(capsys: Any, command: str, code: int = 0) -> Any:
+def call(command: str, code: int = 0) -> Any:
     """The JSON on stdout; on failure the only line on stderr."""
     argv = command.split()
-    capsys.readouterr()
-    with pytest.MonkeyPatch.context() as patch:
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr("sys.argv", argv)
         with pytest.raises(SystemExit) as exit:
             run_cli(APPS[argv[0]], argv[0])
-    out, err = capsys.readouterr()
-    assert (exit.value.code or 0) == code, err
+    assert (exit.value.code or 0) == code, err.getvalue()
     if code:
-        assert len(err.strip().splitlines()) == 1, err
-        return err
-    return json.loads(out)
+        assert len(err.getvalue().strip().splitlines()) == 1, err.getvalue()
+        return err.getvalue()
+    return json.loads(out.getvalue())
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("binary")
+    """A zoo, a run for each scope, and what they generate."""
+    place = tmp_path_factory.mktemp("binary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        call(f"rpg-zoo collect {BINARY} --json")
+        for scope in ("all", "head"):
+            sets = f"--set rpg.generator.condition_scope={scope}"
+            call(f"rpg train {BINARY} --zoo zoos/binary --out runs/{scope} {sets} --json")
+            options = "--split unseen --flip --condition 0000011111"
+            call(f"rpg generate runs/{scope} {options} --out made-{scope} --json")
+    return place
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +57,7 @@ def there(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
 
 
-def test_collect(capsys: Any) -> None:
-    call(capsys, f"rpg-zoo collect {BINARY} --json")
+def test_collect() -> None:
     made = Zoo.open(Path("zoos/binary"))
     assert {entry.condition for entry in made.select("unseen")} == set(UNSEEN)
     assert len(made.entries) == 16
@@ -59,22 +69,19 @@ def test_collect(capsys: Any) -> None:
 
 
 @pytest.mark.slow
-def test_workers_make_the_same_zoo(capsys: Any) -> None:
-    call(capsys, f"rpg-zoo collect {BINARY} --out two --workers 2 --json")
+def test_workers_make_the_same_zoo() -> None:
+    call(f"rpg-zoo collect {BINARY} --out two --workers 2 --json")
     hashes = [[entry.sha256 for entry in Zoo.open(Path(path)).entries] for path in ("two", "zoos/binary")]
     assert hashes[0] == hashes[1]
 
 
 @pytest.mark.parametrize("scope", ["head", "all"])
-def test_train_and_generate(scope: str, capsys: Any) -> None:
-    sets = "--set rpg.generator.condition_scope=" + scope
-    call(capsys, f"rpg train {BINARY} --zoo zoos/binary --out runs/{scope} {sets} --json")
+def test_train_and_generate(scope: str) -> None:
     record = Run(Path(f"runs/{scope}")).record()
     originals = Zoo.open(Path("zoos/binary"))
     assert record.states == tuple(entry.sha256 for entry in originals.select("train"))
     assert record.conditions == tuple(entry.condition for entry in originals.select("train"))
     assert record.splits["unseen"] == UNSEEN
-    call(capsys, f"rpg generate runs/{scope} --split unseen --flip --condition 0000011111 --out made-{scope} --json")
     made = Zoo.open(Path(f"made-{scope}"))
     assert len(made.entries) == 2 * (2 + 6)
     assert all((entry.condition or "") in entry.id for entry in made.entries)
@@ -84,8 +91,8 @@ def test_train_and_generate(scope: str, capsys: Any) -> None:
     assert parents["0100010111"] == set()
 
 
-def test_a_network_depends_on_its_own_condition_only(capsys: Any) -> None:
-    call(capsys, "rpg generate runs/all --condition 0100010111 -n 1 --out alone --json")
+def test_a_network_depends_on_its_own_condition_only() -> None:
+    call("rpg generate runs/all --condition 0100010111 -n 1 --out alone --json")
     (alone,) = Zoo.open(Path("alone")).entries
     again = Zoo.open(Path("made-all")).entry("generated-0100010111-0000")
     weights, expected = Zoo.open(Path("alone")).load(alone), Zoo.open(Path("made-all")).load(again)
@@ -107,33 +114,33 @@ def test_a_network_depends_on_its_own_condition_only(capsys: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("dry_run", ["", " --dry-run"])
-def test_bad_conditions_are_one_line(options: str, message: str, dry_run: str, capsys: Any) -> None:
-    assert message in call(capsys, f"rpg generate runs/all {options}{dry_run}", code=2)
+def test_bad_conditions_are_one_line(options: str, message: str, dry_run: str) -> None:
+    assert message in call(f"rpg generate runs/all {options}{dry_run}", code=2)
 
 
-def test_a_run_without_conditions_says_so(capsys: Any) -> None:
+def test_a_run_without_conditions_says_so() -> None:
     plain = "--set rpg.generator.condition=none --set rpg.train.steps=1"
-    call(capsys, f"rpg train {BINARY} --zoo zoos/binary --out runs/plain {plain} --json")
+    call(f"rpg train {BINARY} --zoo zoos/binary --out runs/plain {plain} --json")
     for options in ("--condition 0100010111", "--split unseen"):
-        err = call(capsys, f"rpg generate runs/plain {options}", code=2)
+        err = call(f"rpg generate runs/plain {options}", code=2)
         assert "was not trained with conditions" in err
 
 
-def test_a_zoo_without_conditions_cannot_train_a_conditional_generator(capsys: Any) -> None:
+def test_a_zoo_without_conditions_cannot_train_a_conditional_generator() -> None:
     tiny = HERE / "tiny.yaml"
-    call(capsys, f"rpg-zoo collect {tiny} --set zoo.epochs=1 --set zoo.checkpoints=2 --json")
+    call(f"rpg-zoo collect {tiny} --set zoo.epochs=1 --set zoo.checkpoints=2 --json")
     sets = "--set rpg.generator.condition=binary --set rpg.generator.permutation_state=none"
-    assert "has no condition" in call(capsys, f"rpg train {tiny} {sets}", code=2)
+    assert "has no condition" in call(f"rpg train {tiny} {sets}", code=2)
 
 
-def test_recipe_mistakes_are_one_line(capsys: Any) -> None:
+def test_recipe_mistakes_are_one_line() -> None:
     plain = f"rpg-zoo collect {HERE / 'tiny.yaml'} --set zoo.holdout.kind=published"
-    assert "are for tasks with conditions" in call(capsys, f"{plain} --dry-run", code=2)
-    assert "expected 10 digits" in call(capsys, f'rpg-zoo collect {BINARY} --set zoo.conditions=["0101"]', code=2)
+    assert "are for tasks with conditions" in call(f"{plain} --dry-run", code=2)
+    assert "expected 10 digits" in call(f'rpg-zoo collect {BINARY} --set zoo.conditions=["0101"]', code=2)
 
 
-def test_eval_scores_each_entry_on_its_own_task(capsys: Any) -> None:
-    found = call(capsys, "rpg eval zoos/binary --task binary --json")
+def test_eval_scores_each_entry_on_its_own_task() -> None:
+    found = call("rpg eval zoos/binary --task binary --json")
     assert set(found["metrics"]) == {"top1", "balanced", "loss"}
     assert {row["condition"] for row in found["checkpoints"]} == {
         e.condition for e in Zoo.open(Path("zoos/binary")).entries
@@ -141,14 +148,14 @@ def test_eval_scores_each_entry_on_its_own_task(capsys: Any) -> None:
     assert found["metrics"]["top1"]["mean"] > 80
 
 
-def test_estimate_follows(capsys: Any) -> None:
-    told = call(capsys, f"rpg estimate {BINARY} --device h100 --json")["generator"]
-    plain = call(capsys, f"rpg estimate {BINARY} --device h100 --set rpg.generator.condition=none --json")["generator"]
+def test_estimate_follows() -> None:
+    told = call(f"rpg estimate {BINARY} --device h100 --json")["generator"]
+    plain = call(f"rpg estimate {BINARY} --device h100 --set rpg.generator.condition=none --json")["generator"]
     assert told["learned_embeddings"] - plain["learned_embeddings"] == 10 * 1024 + 1024 + 1024 * 32 + 32
 
 
-def test_eval_sets_generated_networks_beside_originals_and_baselines(capsys: Any) -> None:
-    found = call(capsys, "rpg eval made-all --task binary --json")
+def test_eval_sets_generated_networks_beside_originals_and_baselines() -> None:
+    found = call("rpg eval made-all --task binary --json")
     assert set(found["mean_gaps"]) == {"unseen", "train", "new"}
     rows = {row["condition"]: row for row in found["tasks"]}
     row, complement = rows["0100010111"], rows["1011101000"]
@@ -159,12 +166,12 @@ def test_eval_sets_generated_networks_beside_originals_and_baselines(capsys: Any
     assert nearest.condition == "0100010111"
 
 
-def test_report_has_the_plots_and_the_curve(capsys: Any) -> None:
-    found = call(capsys, "rpg report made-all --run runs/all --json")
+def test_report_has_the_plots_and_the_curve() -> None:
+    found = call("rpg report made-all --run runs/all --json")
     assert Path(found["report"]).read_text().count("<svg") == 3
 
 
-def test_all_zeros_in_a_generated_zoo_cannot_come_about(capsys: Any) -> None:
-    err = call(capsys, "rpg generate runs/all --condition 0000000000 --out zeros", code=2)
+def test_all_zeros_in_a_generated_zoo_cannot_come_about() -> None:
+    err = call("rpg generate runs/all --condition 0000000000 --out zeros", code=2)
     assert "0000000000" in err
     assert not Path("zeros").exists()
