@@ -30,7 +30,7 @@ from rpg.models.generator import Generator
 from zoo.checkpoint import load_tensors
 from zoo.errors import Corrupt, MissingData
 from zoo.files import read_records, sha256_file, write_bytes
-from zoo.manifest import FileRecord, Origin, Sha256
+from zoo.manifest import FileName, FileRecord, Origin, Sha256
 from zoo.recipe import Recipe, recipe_from_text
 from zoo.seeds import global_seed
 from zoo.structure import Frozen
@@ -42,13 +42,13 @@ class RunRecord(Frozen):
     origin: Origin
     states: Annotated[tuple[Sha256, ...], Field(min_length=1)]
     num_parameters: int
-    files: dict[str, FileRecord]
+    files: dict[FileName, FileRecord]
 
 
 class TrainedRecord(Frozen):
     """`trained.json`."""
 
-    files: dict[str, FileRecord]
+    files: dict[FileName, FileRecord]
 
 
 class Run:
