@@ -1,15 +1,12 @@
 """Scoring many checkpoints in one process: against one process each, and against their forward passes alone.
 
-    OMP_NUM_THREADS=1 RPG_DATA=DIR python benchmarks/bench_evaluate.py [RECIPE...] [--json FILE]
-
-50 networks with random weights on CIFAR-10's 10,000 test images; without RPG_DATA on random images of that shape.
-Goals: `rpg eval ZOO` at least 5 times faster than `rpg eval FILE` for each checkpoint (3 of them are run, and scaled
-to 50), and scoring within 10% of the forward passes. Both sides must give the same metrics.
+50 networks with random weights on CIFAR-10's 10,000 test images (`--data-root`, or RPG_DATA); without one, on random
+images of that shape. Goals: `rpg eval ZOO` at least 5 times faster than `rpg eval FILE` for each checkpoint (3 of them
+are run, and scaled), and scoring within 10% of the forward passes. Both sides must give the same metrics.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
@@ -27,6 +24,7 @@ import pyarrow.parquet
 import torch
 from PIL import Image
 
+from harness import Bench, arguments
 from zoo.checkpoint import save_tensors
 from zoo.console import open_task
 from zoo.recipe import load_recipe
@@ -40,17 +38,17 @@ SINGLES = 3  # checkpoints that get a process each
 ROUNDS = 5  # scoring and forward passes take turns, so that both see the same load of the machine
 
 
-def random_cifar10(root: Path) -> None:
-    """Random images in the layout of uoft-cs/cifar10: 10,000 to train on and 10,000 to test on."""
+def random_cifar10(root: Path, count: int) -> None:
+    """Random images in the layout of uoft-cs/cifar10: `count` to train on and as many to test on."""
     rng = np.random.default_rng(0)
     folder = root / "cifar10" / "plain_text"
     folder.mkdir(parents=True)
     for split in ("train", "test"):
         images = []
-        for pixels in rng.integers(0, 256, (10_000, 32, 32, 3), dtype=np.uint8):
+        for pixels in rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8):
             Image.fromarray(pixels).save(file := io.BytesIO(), "PNG", compress_level=1)
             images.append({"bytes": file.getvalue(), "path": None})
-        table = {"img": images, "label": rng.integers(0, 10, 10_000)}
+        table = {"img": images, "label": rng.integers(0, 10, count)}
         pyarrow.parquet.write_table(pyarrow.table(table), folder / f"{split}-00000-of-00001.parquet")
 
 
@@ -86,14 +84,14 @@ def forward_seconds(zoo: Zoo, task: Any, model: torch.nn.Module, entries: Any, b
     return seconds
 
 
-def bench(recipe: str, count: int, data: Path, place: Path) -> dict[str, Any]:
+def bench(report: Bench, recipe: str, count: int, data: Path, place: Path) -> None:
     task: Any = open_task(load_recipe(recipe), data, "cpu")
     zoo = random_zoo(recipe, task, count, place / recipe)
     model = task.build(0)
     task.evaluate(model, "test")  # prepares the batches
-    batches = task._evaluation_batches["test"]
+    batches = [(task._prepared(images), labels) for images, labels in task._evaluation_batches["test"]]
     forward, scoring = [], []
-    for turn in range(ROUNDS):
+    for turn in range(min(ROUNDS, count)):
         entries = zoo.entries[turn::ROUNDS]
         forward.append(forward_seconds(zoo, task, model, entries, batches))
         start = time.perf_counter()
@@ -106,57 +104,36 @@ def bench(recipe: str, count: int, data: Path, place: Path) -> dict[str, Any]:
         file = place / f"{recipe}-{entry.id}.safetensors"
         save_tensors(file, zoo.load(entry))
         seconds, alone = rpg_eval(recipe, file, data)
-        assert alone == {entry.sha256: many[entry.sha256]}, "one process each and one for all give different metrics"
+        same = alone == {entry.sha256: many[entry.sha256]}
+        report.check(f"{recipe}, {entry.id}: a process of its own gives the same metrics", same)
         singles.append(seconds)
-    return {
-        "recipe": recipe,
-        "checkpoints": count,
-        "images": len(task.images.test),
-        "one_process_seconds": together,
-        "process_each_seconds": count * statistics.median(singles),
-        "process_each_is": f"{count} times the median of {SINGLES}",
-        "times_faster": count * statistics.median(singles) / together,
-        "forward_seconds": sum(forward),
-        "scoring_seconds": sum(scoring),
-        "scoring_over_forward": statistics.median(s / f for s, f in zip(scoring, forward, strict=True)),
-    }
+    each = count * statistics.median(singles)
+    report.row(
+        recipe=recipe,
+        checkpoints=count,
+        images=len(task.images.test_labels),
+        process_each_s=each,  # scaled
+        one_process_s=together,
+        speedup=each / together,
+        forward_s=sum(forward),
+        scoring_s=sum(scoring),
+        scoring_over_forward=statistics.median(s / f for s, f in zip(scoring, forward, strict=True)),
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="*", default=RECIPES)
-    parser.add_argument("--checkpoints", type=int, default=50)
-    parser.add_argument("--json", type=Path, help="where to write the results")
-    arguments = parser.parse_args()
+    parser = arguments(__doc__)
+    parser.add_argument("--data-root", type=Path, default=os.environ.get("RPG_DATA"), help="where CIFAR-10 is")
+    options = parser.parse_args()
+    report = Bench("evaluate", options)
+    recipes, count = (RECIPES[:1], 2) if report.quick else (RECIPES, 50)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        if not os.environ.get("RPG_DATA"):
-            random_cifar10(place)
-        data = Path(os.environ.get("RPG_DATA") or place)
-        rows = [bench(recipe, arguments.checkpoints, data, place) for recipe in arguments.recipes]
-    result = {
-        "benchmark": "evaluate",
-        "data": "CIFAR-10" if os.environ.get("RPG_DATA") else "random images",
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "goals": {"times_faster": 5.0, "scoring_over_forward": 1.1},
-        "rows": rows,
-    }
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-    print(
-        f"{arguments.checkpoints} checkpoints, {result['data']}, torch {result['torch']}, {result['threads']} thread(s)"
-    )
-    print(
-        f"{'recipe':<22}{'process each*':>14}{'one process':>13}{'times':>8}{'forward':>10}{'scoring':>10}{'ratio':>8}"
-    )
-    for row in rows:
-        print(
-            f"{row['recipe']:<22}{row['process_each_seconds']:>12.1f} s{row['one_process_seconds']:>11.1f} s"
-            f"{row['times_faster']:>8.1f}{row['forward_seconds']:>8.1f} s{row['scoring_seconds']:>8.1f} s"
-            f"{row['scoring_over_forward']:>8.3f}"
-        )
-    print(f"* {arguments.checkpoints} times the median of {SINGLES} processes. The metrics of both are identical.")
+        if options.data_root is None:
+            random_cifar10(place, 200 if report.quick else 10_000)
+        for recipe in recipes:
+            bench(report, recipe, count, options.data_root or place, place)
+    report.finish(data="CIFAR-10" if options.data_root else "random images")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ project's FLOPs (`rpg estimate`) over the rate that `rpg.devices.measure` finds 
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +15,7 @@ from pathlib import Path
 import torch
 
 import published
-from harness import Bench, arguments, interleaved
+from harness import Bench, Served, arguments, interleaved, serve
 from rpg.allocator import keep_freed_memory
 from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
 from rpg.devices import Device, measure
@@ -114,44 +112,22 @@ def project_step(settings: TrainConfig, model: Generator, layout: Layout, folder
 SIDES = {"published": published_step, "project": project_step}
 
 
-def serve(side: str, case: str, precision: str, folder: Path) -> None:
-    """One side, in a process of its own: a step for every line of stdin, its loss on stdout."""
+def serve_side(side: str, case: str, precision: str, folder: Path) -> None:
     config, settings = CASES[case]
     settings = settings.model_copy(update={"precision": precision})
     layout = Layout.parse((folder / "layout.json").read_bytes(), folder)
     model = build_generator(config, layout, CHECKPOINTS, 0).train()
-    step = SIDES[side](settings, model, layout, folder)
-    for number, _ in enumerate(sys.stdin):
-        print(step(number), flush=True)
-
-
-class Side:
-    """The other end of `serve`."""
-
-    def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, __file__, "--serve", *arguments]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.losses: list[float] = []
-
-    def step(self) -> None:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        self.losses.append(float(self.process.stdout.readline() or "nan"))
-
-    def stop(self) -> None:
-        self.process.communicate()
+    serve(SIDES[side](settings, model, layout, folder))
 
 
 def compare(bench: Bench, case: str, precision: str, folder: Path, rounds: int) -> None:
-    sides = {name: Side(name, case, precision, str(folder)) for name in SIDES}
+    sides = {name: Served(__file__, name, case, precision, str(folder)) for name in SIDES}
     try:
         times = interleaved({name: side.step for name, side in sides.items()}, rounds, warmup=STEPS_CHECKED)
     finally:
         for side in sides.values():
             side.stop()
-    theirs, ours = (torch.tensor(side.losses[:STEPS_CHECKED]) for side in sides.values())
+    theirs, ours = (torch.tensor(side.answers[:STEPS_CHECKED]) for side in sides.values())
     same = torch.allclose(theirs, ours, rtol=TOLERANCE[precision])
     bench.check(f"{case}, {precision}: both sides' first {STEPS_CHECKED} losses agree", same)
     device = measure(torch.device("cpu"))
@@ -183,7 +159,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.serve:
         side, case, precision, folder = options.serve
-        serve(side, case, precision, Path(folder))
+        serve_side(side, case, precision, Path(folder))
         return
     bench = Bench("step", options)
     rounds = {"quick": 1} if bench.quick else {"tiny": 25, "wide": 5}

@@ -123,6 +123,36 @@ def _watched(pipe: Connection, work: Callable[..., Any], values: tuple[Any, ...]
     pipe.send(work(*values))
 
 
+class Served:
+    """A side in a process of its own, with its own threads, memory and settings: `script --serve ARGUMENTS...` does a
+    step for every line of stdin and answers with a number.
+    """
+
+    def __init__(self, script: str, *arguments: str) -> None:
+        command = [sys.executable, script, "--serve", *arguments]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.answers: list[float] = []
+
+    def step(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            sys.exit(f"{' '.join(map(str, self.process.args))} ended")
+        self.answers.append(float(answer))
+
+    def stop(self) -> None:
+        self.process.communicate()
+
+
+def serve(step: Callable[[int], float]) -> None:
+    """The other end of `Served`: `step` gets 0, 1, 2..."""
+    for number, _ in enumerate(sys.stdin):
+        print(step(number), flush=True)
+
+
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """A parser with the options of every benchmark; a benchmark may add its own."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

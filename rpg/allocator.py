@@ -1,4 +1,4 @@
-"""Memory that a training step frees is kept for the next one."""
+"""Memory that a step of training or sampling frees is kept for the next one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ LARGEST = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Ask glibc not to return freed blocks to the kernel, for the rest of the process; True when it will do so.
 
-    By default, blocks above 32 MB go back at once. A training step on the CPU asks for the same ones again, and the
-    kernel clears every page anew: for tokens of 1,024 values that took half of the step (docs/log.md).
+    By default, blocks above 32 MB go back at once, and smaller ones with the top of the heap. A step on the CPU asks
+    for the same again, and the kernel clears every page anew: up to half of the time (docs/log.md).
     """
     if sys.platform != "linux":
         return False

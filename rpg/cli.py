@@ -144,7 +144,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score weights on a task's test data with the paper's statistics (default place: scores/<zoo>)."""
-    from zoo.recipe import load_recipe, recipe_from_text
+    from zoo.recipe import load_recipe, recipe_of
     from zoo.scoring import result, score, score_file, table
     from zoo.store import Zoo
 
@@ -165,7 +165,7 @@ def evaluate(
             plan = {"out": str(target), "zoo": str(zoo.path), "checkpoints": len(zoo.entries)}
             emit(plan, as_json, f"would score {len(zoo.entries)} checkpoints of {zoo.path} into {target}")
             return
-        opened = open_task(recipe_from_text(origin.name, origin.recipe), data_root, device)
+        opened = open_task(recipe_of(origin), data_root, device)
         scores = score(zoo, opened, target, precision=precision)
     emit(result(task, scores), as_json, table(scores))
 
@@ -193,7 +193,7 @@ def report(
     from rpg.config import EvalConfig
     from rpg.report import provenance_of, table, write_report
     from rpg.run import read_losses
-    from zoo.recipe import recipe_from_text
+    from zoo.recipe import recipe_of
     from zoo.store import Zoo
 
     if generated is None and task is None:
@@ -202,7 +202,7 @@ def report(
     origin = zoo.manifest.origin
     if origin.kind != "generated":
         raise ValueError(f"{zoo.path} is a {origin.kind} zoo; `rpg report` takes a generated one")
-    recipe = recipe_from_text(origin.name, origin.recipe, overrides)
+    recipe = recipe_of(origin, overrides)
     config = recipe.section("eval", EvalConfig)
     source = Zoo.open(originals or Path("zoos") / origin.name)
     path = out or Path("reports") / origin.name
@@ -297,11 +297,12 @@ def push(
 
 def open_run(name: str) -> Run:
     """A trained run by directory, by name under runs/ or on the Hub. Raises MissingData when there is none."""
-    from rpg.publish import fetch_run
     from rpg.run import Run
     from zoo.hub import is_address, parse_address
 
     if is_address(name):
+        from rpg.publish import fetch_run
+
         return fetch_run(parse_address(name)).require_trained()
     path = Path(name)
     return Run(path if path.is_dir() or len(path.parts) > 1 else Path("runs") / name).require_trained()

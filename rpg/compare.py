@@ -110,12 +110,13 @@ def compare(originals: Zoo, generated: Zoo, task: Task, config: EvalConfig, orig
     """
     if differences := originals.structure.diff(generated.structure):
         raise ValueError(f"{generated.path} and {originals.path} hold different models: {'; '.join(differences[:3])}")
-    train = originals.select("train")
-    known = {entry.sha256 for entry in train}
-    if any(not set(entry.parents) <= known for entry in generated.entries):
+    split_of = {entry.sha256: entry.split for entry in originals.entries}
+    splits = {split_of.get(parent) for entry in generated.entries for parent in entry.parents}
+    if len(splits) != 1 or None in splits:
         raise ValueError(
             f"{generated.path} was not generated from {originals.path}; name its originals with --originals"
         )
+    train = originals.select(splits.pop())
     zoos = [("original", originals, train)]
     if any(entry.split == "heldout" for entry in originals.entries):
         zoos.append(("heldout", originals, originals.select("heldout")))

@@ -11,6 +11,8 @@ from rpg.tokenisation import Rule
 from zoo.seeds import Seed
 from zoo.structure import Frozen
 
+Width: TypeAlias = Annotated[int, Field(gt=0, le=2**16)]
+Depth: TypeAlias = Annotated[int, Field(gt=0, le=256)]
 TRANSFORMER_HEADS = 8  # of the published ablation, whatever the width
 
 
@@ -25,14 +27,14 @@ class GeneratorConfig(Frozen):
     tokenisation: Rule = "layer"
     positions: Literal["layer", "index", "learned"] = "layer"
     recurrent: Literal["mamba", "lstm", "transformer", "none"] = "mamba"
-    d_model: PositiveInt | tuple[PositiveInt, ...] = 256
-    d_state: PositiveInt = 32
-    d_conv: PositiveInt = 4
-    expand: PositiveInt = 2
-    head_dim: PositiveInt = 64
-    num_layers: PositiveInt = 2
-    channels: tuple[PositiveInt, ...] = (1, 32, 64, 128, 64, 32, 1)
-    kernel_size: PositiveInt = 7
+    d_model: Width | tuple[Width, ...] = 256
+    d_state: Width = 32
+    d_conv: Width = 4
+    expand: Width = 2
+    head_dim: Width = 64
+    num_layers: Depth = 2
+    channels: Annotated[tuple[Width, ...], Field(max_length=256)] = (1, 32, 64, 128, 64, 32, 1)
+    kernel_size: Width = 7
     permutation_state: Literal["one-hot", "learned", "none"] = "one-hot"
 
     @property
@@ -71,7 +73,7 @@ class GeneratorConfig(Frozen):
 class DiffusionConfig(Frozen):
     """The forward process (paper, Table 12): `num_steps` noise levels, betas linear from `beta_start` to `beta_end`."""
 
-    num_steps: PositiveInt = 1000
+    num_steps: Annotated[int, Field(gt=0, le=2**20)] = 1000
     beta_start: PositiveFloat = 1e-4
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rpg.allocator import keep_freed_memory
 from rpg.config import GenerateConfig, RPGConfig
 from rpg.devices import memory_of, out_of_memory
 from rpg.layout import Layout
@@ -82,7 +83,7 @@ def generate(run: Run, config: GenerateConfig, origin: Origin, path: Path, devic
     scheduler = make_scheduler(run.recipe().section("rpg", RPGConfig).diffusion, config.sampler, config.steps)
     size = max(1, GROUP_VALUES // max(layout.num_tokens * layout.token_size, 1))
     groups = [range(start, min(start + size, config.n)) for start in range(0, config.n, size)]
-    chunk = _chunk(config.mode, layout.token_size, device)
+    chunk = chunk_size(config.mode, layout.token_size, device)
     steps = config.steps * len(windows(layout.num_tokens, layout.token_size, chunk))
     with (
         ZooWriter(path, origin, layout.structure, run.frozen()) as writer,
@@ -93,6 +94,8 @@ def generate(run: Run, config: GenerateConfig, origin: Origin, path: Path, devic
         todo = [members for members in groups if any(_id(k) not in writer.done for k in members)]
         bar.advance((len(groups) - len(todo)) * steps)
         if todo:
+            if device.type == "cpu":
+                keep_freed_memory()
             generator = run.generator(device)
             generator.denoiser.fold_norms()
             sampling = Sampling(generator.denoiser, layout, scheduler, config.seed, chunk, bar)
@@ -150,7 +153,7 @@ def windows(num_tokens: int, token_size: int, chunk: int) -> list[range]:
     return [range(start, min(start + tokens, num_tokens)) for start in range(0, max(num_tokens, 1), tokens)]
 
 
-def _chunk(mode: str, token_size: int, device: torch.device) -> int:
+def chunk_size(mode: str, token_size: int, device: torch.device) -> int:
     """How many tokens pass through the denoiser together."""
     chunk = CHUNK.get(mode, max(1, GROUP_VALUES // token_size))
     if device.type == "cpu":

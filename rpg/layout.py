@@ -19,6 +19,7 @@ from rpg.tokenisation import Place, Rule, place, positions, useful
 from zoo.structure import DTYPES, Frozen, Size, Structure, TensorSpec
 
 VARIANCE_SHIFT, VARIANCE_SCALE = 0.05, 0.95  # of the published code's log transform of running variances
+MAX_TOKENS = 2**26  # of a checkpoint: positions are made for each, and a layout may be anyone's
 CHUNK = 2**16  # values worked on at a time, so that their float64 copy stays in the processor's cache
 
 
@@ -80,6 +81,8 @@ class Layout(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.structure.numel // self.token_size > MAX_TOKENS or self.num_tokens > MAX_TOKENS:
+            raise ValueError(f"more than {MAX_TOKENS:,} tokens; raise token_size = {self.token_size}")
         specs = generated(self.structure)
         if [spec.name for spec in specs] != [tensor.name for tensor in self.tensors]:
             raise ValueError("the layout's tensors are not those that its structure generates")

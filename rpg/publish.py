@@ -10,7 +10,8 @@ from typing import Any
 from rpg.run import Run, RunRecord, TrainedRecord
 from zoo import hub
 from zoo.card import generator_card, license_for
-from zoo.files import write_bytes
+from zoo.files import read_limited, write_bytes
+from zoo.manifest import MANIFEST_BYTES
 
 LAST = "trained.json"
 
@@ -23,7 +24,7 @@ def push_run(
     """
     record = run.record()
     terms = license_for(record.origin, license)
-    trained = TrainedRecord.parse(run.trained_path.read_bytes(), run.trained_path)
+    trained = TrainedRecord.parse(read_limited(run.trained_path, MANIFEST_BYTES), run.trained_path)
     names = sorted({*record.files, *trained.files} - {run.tokens_path.name})
     card = generator_card(record.origin, record.num_parameters, len(record.states), address.repo_id, terms)
     with TemporaryDirectory() as place:
@@ -42,7 +43,7 @@ def fetch_run(address: hub.Address) -> Run:
     """A published run in huggingface_hub's cache, its files not yet checked."""
     pinned = hub.resolve(address, "model")
     path = hub.fetch(pinned, LAST, "model")
-    trained = TrainedRecord.parse(path.read_bytes(), path)
+    trained = TrainedRecord.parse(read_limited(path, MANIFEST_BYTES), path)
     run = Run(path.parent)
     for name in trained.files:
         hub.fetch(pinned, name, "model")

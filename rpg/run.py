@@ -29,9 +29,9 @@ from rpg.layout import Layout
 from rpg.models.generator import Generator
 from zoo.checkpoint import load_tensors
 from zoo.errors import Corrupt, MissingData
-from zoo.files import read_records, sha256_file, write_bytes
-from zoo.manifest import FileName, FileRecord, Origin, Sha256
-from zoo.recipe import Recipe, recipe_from_text
+from zoo.files import read_limited, read_records, sha256_file, write_bytes
+from zoo.manifest import MANIFEST_BYTES, FileName, FileRecord, Origin, Sha256
+from zoo.recipe import Recipe, recipe_of
 from zoo.seeds import global_seed
 from zoo.structure import Frozen
 
@@ -75,7 +75,7 @@ class Run:
         if not self.trained:
             what = "is not finished" if self.record_path.is_file() else "holds no run"
             raise MissingData(f"{self.path} {what}: expected trained.json; train it with `rpg train RECIPE`")
-        self.check(TrainedRecord.parse(self.trained_path.read_bytes(), self.trained_path).files)
+        self.check(TrainedRecord.parse(read_limited(self.trained_path, MANIFEST_BYTES), self.trained_path).files)
         self.check({name: file for name, file in self.record().files.items() if name != self.tokens_path.name})
         return self
 
@@ -91,7 +91,7 @@ class Run:
         self.write_json(self.trained_path, TrainedRecord(files=files))
 
     def record(self) -> RunRecord:
-        return RunRecord.parse(self.record_path.read_bytes(), self.record_path)
+        return RunRecord.parse(read_limited(self.record_path, MANIFEST_BYTES), self.record_path)
 
     @property
     def sha256(self) -> str:
@@ -100,10 +100,10 @@ class Run:
 
     def recipe(self) -> Recipe:
         origin = self.record().origin
-        return recipe_from_text(origin.name, origin.recipe)
+        return recipe_of(origin)
 
     def layout(self) -> Layout:
-        return Layout.parse(self.layout_path.read_bytes(), self.layout_path)
+        return Layout.parse(read_limited(self.layout_path, MANIFEST_BYTES), self.layout_path)
 
     def constants(self) -> dict[str, torch.Tensor]:
         return load_tensors(self.constants_path)
@@ -113,10 +113,14 @@ class Run:
         return load_tensors(self.frozen_path) if self.frozen_path.name in self.record().files else {}
 
     def generator(self, device: torch.device) -> Generator:
-        """The trained generator in evaluation mode."""
-        config = self.recipe().section("rpg", RPGConfig)
+        """The trained generator in evaluation mode. Raises Corrupt when the file's tensors are not the recipe's."""
+        config, tensors = self.recipe().section("rpg", RPGConfig), load_tensors(self.generator_path)
+        with torch.device("meta"):  # before memory is taken for what a recipe from elsewhere claims
+            claimed = Generator(config.generator, self.layout().positions(), len(self.record().states)).state_dict()
+        if {n: t.shape for n, t in claimed.items()} != {n: t.shape for n, t in tensors.items()}:
+            raise Corrupt(f"{self.generator_path} is not the generator of this run's recipe and layout")
         generator = build_generator(config.generator, self.layout(), len(self.record().states), config.train.seed)
-        generator.load_state_dict(load_tensors(self.generator_path))
+        generator.load_state_dict(tensors)
         return generator.to(device).eval()
 
     def write_json(self, path: Path, content: Frozen) -> None:
@@ -130,7 +134,12 @@ def build_generator(config: GeneratorConfig, layout: Layout, num_states: int, se
 
 
 def read_losses(run: Run) -> list[tuple[int, float]]:
-    """(step, mean loss since the line before) from `metrics.jsonl`; nothing when there is none."""
+    """(step, mean loss since the line before) from `metrics.jsonl`; nothing when there is none. Raises Corrupt when it
+    holds something else.
+    """
     if not run.metrics_path.is_file():
         return []
-    return [(record["step"], record["loss"]) for record in read_records(run.metrics_path)]
+    records = read_records(run.metrics_path)
+    if not all(type(record.get("step")) is int and type(record.get("loss")) in (int, float) for record in records):
+        raise Corrupt(f"{run.metrics_path} has lines without step and loss")
+    return [(record["step"], record["loss"]) for record in records]

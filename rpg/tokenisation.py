@@ -103,10 +103,9 @@ def _channel_values(shape: Sequence[int], token_size: int) -> int:
         return max(numel, 1)
     if numel // shape[0] > token_size:  # a channel does not fit: divide it in turn, all channels alike
         return _channel_values(shape[1:], token_size)
-    groups = numel // token_size
-    while shape[0] % groups or numel // groups > token_size:
-        groups += 1
-    return numel // groups
+    least = -(-numel // token_size)  # divisors come in pairs, so that the search ends at a square root
+    pairs = ((d, shape[0] // d) for d in range(1, math.isqrt(shape[0]) + 1) if shape[0] % d == 0)
+    return numel // min(d for pair in pairs for d in pair if d >= least)
 
 
 def positions(places: Iterable[Place]) -> Tensor:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -136,12 +138,14 @@ def _header(structure: Structure) -> tuple[bytes, dict[str, int]]:
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file, memory-mapped: what is not looked at is not read.
 
-    Raises Corrupt when the file is not whole safetensors.
+    Raises Corrupt when the file is not whole safetensors, or uses what this PyTorch does not know.
     """
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
-    except SafetensorError as error:
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # its own, and what torch says to sizes and dtypes that pass its checks
         raise Corrupt(f"{path} is not a whole safetensors file: {error}") from error
 
 
@@ -152,30 +156,54 @@ def take_row(stack: Mapping[str, Tensor], row: int, path: Path) -> dict[str, Ten
     return {name: tensor[row].clone() for name, tensor in stack.items()}
 
 
-def load_foreign(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file from anywhere: .safetensors, or .pth/.pt/.bin with tensors only, bare or under
-    `state_dict` or `model`.
+def load_foreign(path: Path, wrapper: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file from anywhere: .safetensors, or a pickle (.pth, .pt, .bin) with tensors only,
+    bare or under `state_dict` or `model`; with a `wrapper`, under that key.
 
-    Pickle code is never run: a file that needs it, or is damaged, is Corrupt. Raises ValueError for other content.
+    Raises Corrupt as `load_pickle` does, and ValueError for other content.
     """
     if path.suffix == ".safetensors":
+        if wrapper:
+            raise ValueError(f"{path} is no pickle; expected one with {wrapper!r}")
         return load_tensors(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the unpickler stumbles over
-        reason = f"{type(error).__name__}, {' '.join(str(error).split())[:80]}"
-        raise Corrupt(f"{path} is damaged, or a pickle that needs more than tensors ({reason})") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
+    content = load_pickle(path)
+    if wrapper and not (isinstance(content, dict) and wrapper in content):
+        raise ValueError(f"{path} has no {wrapper!r}")
+    for key in (wrapper,) if wrapper else ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     if not isinstance(content, dict) or not all(map(_is_named_tensor, content.items())):
         raise ValueError(f"{path} holds {type(content).__name__}; expected a state dict: names and dense tensors")
-    return content
+    return dict(content)
+
+
+def load_pickle(path: Path) -> object:
+    """What torch.save wrote, if that is plain containers, numbers, text and tensors.
+
+    Pickle code is never run: a file that needs it, or is damaged, is Corrupt, and so is one that would unfold to more
+    than its own size.
+    """
+    if not path.is_file():
+        raise Corrupt(f"{path} is missing, or not a regular file")
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch stores without compression: anything else is a bomb
+                if sum(item.file_size for item in archive.infolist()) > path.stat().st_size:
+                    raise Corrupt("its parts are larger than the file")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever the unpickler stumbles over
+        wanted = re.search(r"GLOBAL (\w[\w.]*)", str(error))
+        detail = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())[:120]
+        reason = f"it wants {wanted[1]}" if wanted else f"{type(error).__name__}, {detail}"
+        raise Corrupt(f"{path} is damaged, or a pickle that needs more than tensors ({reason})") from error
 
 
 def _is_named_tensor(item: tuple[object, object]) -> bool:
+    """Whether it is a name and a dense tensor whose values are there: a pickle can claim any size with strides of 0."""
     name, value = item
-    return isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+    if not (isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided):
+        return False
+    return value.device.type == "cpu" and value.numel() * value.itemsize <= value.untyped_storage().nbytes()
 
 
 def save_stack(path: Path, checkpoints: Sequence[Mapping[str, Tensor]]) -> None:

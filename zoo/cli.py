@@ -1,4 +1,4 @@
-"""`rpg-zoo`: make, look at, check, score and perturb zoos."""
+"""`rpg-zoo`: make, import, look at, check, score and perturb zoos."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoo.console import command_line, describe_push, emit, open_task, run_cli, say
+from zoo.console import command_line, describe_push, emit, open_task, plain, run_cli, say
 from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, Set
 
 if TYPE_CHECKING:
@@ -91,6 +91,41 @@ def collect(
     emit(found[0] if len(found) == 1 else {"zoos": found}, as_json, "\n".join(text))
 
 
+@app.command("import")
+def import_checkpoints(
+    place: Annotated[Path, typer.Argument(metavar="SRC", help="A directory of checkpoints, or one file.")],
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="folder, modelzoo, timm, peft, mmseg or detectron2 (default: what it looks like)."
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="What these networks do: needed to score them, not to learn them.")
+    ] = None,
+    overrides: Set = [],  # noqa: B006
+    out: Out = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Make a zoo of checkpoints from elsewhere (default place: zoos/<SRC>). Pickles are read with tensors only; what is
+    not taken is listed with the reason.
+    """
+    from zoo.importing import import_zoo
+    from zoo.recipe import load_recipe
+
+    if overrides and recipe is None:
+        say("--set is ignored without --recipe")
+    plan = load_recipe(recipe, overrides) if recipe else None
+    target = out or Path("zoos") / place.resolve().stem
+    report = import_zoo(place, form, plan, command_line("rpg-zoo"), target, dry_run)
+    verb = "would import" if dry_run else "imported"
+    counts = (
+        f"{verb} {len(report.taken)} checkpoints into {target} as {report.form}, skipped {len(report.skipped)} files"
+    )
+    emit(report.to_json(), as_json, f"{report.table()}\n{counts}")
+
+
 @app.command()
 def ls(path: ZooPath, as_json: Json = False) -> None:
     """List a zoo's checkpoints."""
@@ -112,11 +147,12 @@ def show(path: ZooPath, as_json: Json = False) -> None:
 
     zoo = Zoo.open(path)
     origin = zoo.manifest.origin
-    tensors = "\n".join(f"  {spec}" for spec in zoo.structure)
+    tensors = "\n".join(f"  {plain(str(spec))}" for spec in zoo.structure)
     emit(
         describe(zoo) | {"structure": zoo.structure.model_dump(mode="json"), "origin": origin.model_dump(mode="json")},
         as_json,
-        f"{path}: {origin.kind} with recipe {origin.name} ({origin.task}) by `{' '.join(origin.command)}`\n"
+        f"{path}: {origin.kind} {'with recipe' if origin.recipe else 'from'} {origin.name} ({origin.task}) "
+        f"by `{plain(' '.join(origin.command))}`\n"
         f"{len(zoo.entries)} checkpoints of {zoo.structure.numel:,} values in {len(zoo.structure)} tensors\n"
         f"{tensors}\nrecipe:\n{origin.recipe}",
     )
@@ -128,7 +164,7 @@ def verify(path: ZooPath, as_json: Json = False) -> int:
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
-    problems = list(zoo.problems())
+    problems = [*_recipe_problem(zoo), *map(plain, zoo.problems())]
     sound = f"{path} is sound: {len(zoo.entries)} checkpoints, {len(zoo.manifest.files)} files"
     emit({"zoo": str(path), "sound": not problems, "problems": problems}, as_json, "\n".join(problems) or sound)
     return 1 if problems else 0
@@ -145,7 +181,7 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score every checkpoint on the test data of the zoo's task (default place: scores/<zoo>)."""
-    from zoo.recipe import recipe_from_text
+    from zoo.recipe import recipe_of
     from zoo.scoring import result, table
     from zoo.scoring import score as score_zoo
     from zoo.store import Zoo
@@ -157,7 +193,7 @@ def score(
         plan = {"out": str(target), "checkpoints": len(zoo.entries)}
         emit(plan, as_json, f"would score {len(zoo.entries)} checkpoints into {target}")
         return
-    task = open_task(recipe_from_text(origin.name, origin.recipe), data_root, device)
+    task = open_task(recipe_of(origin), data_root, device)
     scores = score_zoo(zoo, task, target, precision=precision)
     emit(result(origin.name, scores), as_json, table(scores))
 
@@ -314,6 +350,18 @@ def card(
         files = write_card(zoo, parse_address(repo_id), license, place, report, Path(folder))
         text = files["README.md"].read_text(encoding="utf-8")
     emit({"zoo": str(path), "card": text}, as_json, text)
+
+
+def _recipe_problem(zoo: Zoo) -> list[str]:
+    """What is wrong with the recipe in the manifest, if anything is."""
+    from zoo.recipe import recipe_of
+
+    try:
+        if zoo.manifest.origin.recipe:
+            recipe_of(zoo.manifest.origin)
+    except ValueError as error:
+        return [plain(f"the recipe in the manifest is broken: {error}")]
+    return []
 
 
 def describe(zoo: Zoo) -> dict[str, object]:

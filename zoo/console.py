@@ -42,7 +42,7 @@ def run_cli(app: Callable[..., Any], program: str) -> None:
         if code is None:
             raise
         if code != INTERRUPTED:
-            print(f"{program}: {' '.join(reason.split())}", file=sys.stderr)
+            print(f"{program}: {plain(' '.join(reason.split()))}", file=sys.stderr)
     if code == INTERRUPTED:
         print(f"{program}: interrupted; run the same command again to continue", file=sys.stderr)
     sys.exit(code)
@@ -70,16 +70,23 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def plain(text: str, keep: str = "") -> str:
+    """The text with control characters (but those to keep) shown as escapes: names and messages may be anyone's, and a
+    terminal obeys some of them.
+    """
+    return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
+
+
 def say(message: str) -> None:
     """A line for people, on stderr, so that stdout holds results alone."""
     if is_first_process():
-        print(message, file=sys.stderr)
+        print(plain(message, keep="\n"), file=sys.stderr)
 
 
 def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
     """The command's result on stdout: one JSON object with `--json`, text for people otherwise."""
     if is_first_process():
-        print(json.dumps(result, allow_nan=False) if as_json else text)
+        print(json.dumps(result, allow_nan=False) if as_json else plain(text, keep="\n"))
 
 
 def describe_push(found: dict[str, Any]) -> str:

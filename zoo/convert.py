@@ -22,7 +22,7 @@ from zoo.checkpoint import content_hash, load_foreign, save_tensors
 from zoo.errors import Corrupt
 from zoo.files import atomic_path, unwritable_is_failed, write_bytes
 from zoo.manifest import Entry
-from zoo.recipe import recipe_from_text
+from zoo.recipe import recipe_of
 from zoo.store import Zoo
 from zoo.tasks import timm_config
 
@@ -39,7 +39,7 @@ def export_checkpoint(zoo: Zoo, entry: Entry, form: str, target: Path) -> str:
     weights = zoo.load(entry) | zoo.frozen()
     if form == "timm":
         origin = zoo.manifest.origin
-        config = timm_config(recipe_from_text(origin.name, origin.recipe).sections["task"])
+        config = timm_config(recipe_of(origin).sections["task"])
         _write_directory(target, weights, json.dumps(config, indent=2).encode())
         return f'timm.create_model("local-dir:{target}", pretrained=True)'
     if not _is_there(target, weights):

@@ -1,4 +1,6 @@
-"""Files that survive a kill: whole or not there (`atomic_path`), or whole up to the last line (`Journal`)."""
+"""Files that survive a kill: whole or not there (`atomic_path`), or whole up to the last line (`Journal`). And files of
+others: read in bounded size, as strict JSON.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import Corrupt, Failed
+
+JOURNAL_BYTES = 2**30  # a longer journal is none of ours
 
 
 @contextmanager
@@ -52,6 +56,39 @@ def unwritable_is_failed(path: Path) -> Iterator[None]:
         ) from error
 
 
+def read_limited(path: Path, limit: int) -> bytes:
+    """A whole file of at most `limit` bytes. Raises Corrupt for a larger one and for what is no regular file, of which
+    reading might never end.
+    """
+    if not path.is_file():
+        raise Corrupt(f"{path} is missing, or not a regular file")
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise Corrupt(f"{path} has more than {limit:,} bytes, the most that is read of such a file")
+    return data
+
+
+def parse_json(text: str | bytes, where: object) -> Any:
+    """Strict JSON in UTF-8: no key twice in an object, no NaN, no bottomless nesting. Raises Corrupt for all else."""
+    try:
+        text = text.decode() if isinstance(text, bytes) else text
+        return json.loads(text, object_pairs_hook=_distinct_keys, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise Corrupt(f"{where} is damaged or not JSON: {str(error)[:200]}") from error
+
+
+def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice in an object")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
 def sha256_file(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -71,12 +108,15 @@ def _sync(path: Path) -> None:
 class Journal:
     """An append-only file of JSON records, a line each, held by one process at a time.
 
-    A line that a kill left unfinished is dropped on opening; a damaged line anywhere else is Corrupt. Raises Failed
-    when another process holds the file. `records` are those already there.
+    A line that a kill left unfinished is dropped on opening; a damaged line anywhere else is Corrupt, as is a link in
+    the file's place or a file above JOURNAL_BYTES. Raises Failed when another process holds the file. `records` are
+    those already there.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise Corrupt(f"{path} is a link or a device; expected a file of our own, remove it")
         with unwritable_is_failed(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b", buffering=0)  # a buffer would still write its rest after a failed append
@@ -85,11 +125,14 @@ class Journal:
         except BlockingIOError as error:
             self._file.close()
             raise Failed(f"another process is writing {path}; wait for it or stop it first") from error
-        self._file.seek(0)
-        data = self._file.readall()
-        whole = data.rfind(b"\n") + 1
-        self._file.truncate(whole)
-        self.records = [_parse(path, number, line) for number, line in enumerate(data[:whole].splitlines(), 1)]
+        try:
+            data = read_limited(path, JOURNAL_BYTES)
+            whole = data.rfind(b"\n") + 1
+            self._file.truncate(whole)
+            self.records = [_parse(path, number, line) for number, line in enumerate(data[:whole].splitlines(), 1)]
+        except BaseException:
+            self._file.close()
+            raise
 
     def append(self, record: dict[str, Any]) -> None:
         """Add a record; on return it is on disk. After a failed write the file ends where it ended before."""
@@ -124,16 +167,13 @@ class Journal:
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The whole records of a journal that nobody has to hold; an unfinished last line is left out."""
-    data = path.read_bytes()
+    data = read_limited(path, JOURNAL_BYTES)
     lines = data[: data.rfind(b"\n") + 1].splitlines()
     return [_parse(path, number, line) for number, line in enumerate(lines, 1)]
 
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise Corrupt(f"{path}, line {number} is not JSON: {error}") from error
+    record = parse_json(line, f"{path}, line {number},")
     if not isinstance(record, dict):
         raise Corrupt(f"{path}, line {number} is not a record")
     return record

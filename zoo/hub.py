@@ -69,8 +69,7 @@ def fetch(address: Address, name: str, repo_type: RepoType, into: Path | None = 
     from huggingface_hub import hf_hub_download
 
     def download() -> str:
-        place = {"local_dir": into} if into else {}
-        return hf_hub_download(address.repo_id, name, revision=address.revision, repo_type=repo_type, **place)
+        return hf_hub_download(address.repo_id, name, revision=address.revision, repo_type=repo_type, local_dir=into)
 
     return Path(_call(address, download, name))
 

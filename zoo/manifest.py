@@ -21,14 +21,26 @@ from zoo.structure import Frozen, Structure
 def _safe_name(name: str) -> str:
     path = PurePosixPath(name)
     unsafe = path.is_absolute() or any(part in ("..", ".") for part in name.split("/")) or str(path) != name
-    if unsafe or "\\" in name or ":" in name or not name.isprintable():
+    too_long = len(name.encode(errors="replace")) > 255
+    if unsafe or too_long or "\\" in name or ":" in name or not name.isprintable():
         raise ValueError(f"file name {name!r} leaves the zoo's directory or is not plain")
     return name
 
 
+def _plain(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(f"{text!r} holds control characters")
+    return text
+
+
+Name = Annotated[str, Field(max_length=512), AfterValidator(_plain)]
+"""Text of others that we print: no line breaks, no escape sequences of terminals."""
 FileName = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_safe_name)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-OriginKind = Literal["collected", "generated", "perturbed", "trained"]
+OriginKind = Literal["collected", "generated", "perturbed", "trained", "imported"]
+Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+MANIFEST_BYTES = 2**27  # 300,000 checkpoints; a larger manifest is not read
+RECIPE_CHARACTERS = 2**16
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
@@ -63,10 +75,10 @@ class Entry(Frozen):
     file: FileName
     row: NonNegativeInt | None = None
     sha256: Sha256
-    seed: int
-    step: NonNegativeInt = 0
+    seed: Int64
+    step: Annotated[Int64, Field(ge=0)] = 0
     split: Id
-    condition: str | None = None
+    condition: Name | None = None
     metrics: dict[str, Metric] = Field(default_factory=dict)
     parents: tuple[Sha256, ...] = ()
 
@@ -75,21 +87,23 @@ class Entry(Frozen):
         for name, metric in self.metrics.items():
             if name != metric.name:
                 raise ValueError(f"metric {metric.name!r} is listed as {name!r}")
+            if not name.isprintable():
+                raise ValueError(f"metric {name!r} holds control characters")
         return self
 
 
 class Origin(Frozen):
     """How the zoo was made: everything that is known before the first checkpoint.
 
-    `kind` says by what (collected, generated, perturbed); `parents` are SHA-256 of the manifests (or run records) it
-    came from; `recipe` is the whole resolved recipe as YAML, `settings` what else decides the content (seed, sampler,
-    noise level).
+    `kind` says by what (collected, generated, perturbed, imported); `parents` are SHA-256 of the manifests (or run
+    records) it came from; `recipe` is the whole resolved recipe as YAML, empty for an import without one; `settings`
+    what else decides the content (seed, sampler, noise level).
     """
 
-    name: str
+    name: Name
     kind: OriginKind
-    task: str
-    recipe: str
+    task: Name
+    recipe: Annotated[str, Field(max_length=RECIPE_CHARACTERS)]
     recipe_sha256: Sha256
     settings: dict[str, JsonValue] = Field(default_factory=dict)
     command: tuple[str, ...]

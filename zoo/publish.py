@@ -17,8 +17,8 @@ from zoo import hub
 from zoo.card import checkpoint_card, license_for, read_plots, read_scores, zoo_card
 from zoo.convert import export_checkpoint
 from zoo.errors import Corrupt, suggest
-from zoo.files import sha256_file, unwritable_is_failed, write_bytes
-from zoo.manifest import Entry, Manifest, Sha256
+from zoo.files import read_limited, sha256_file, unwritable_is_failed, write_bytes
+from zoo.manifest import MANIFEST_BYTES, Entry, Manifest, Sha256
 from zoo.store import FROZEN, Zoo, ZooWriter
 from zoo.structure import Frozen
 
@@ -153,14 +153,14 @@ def _pull_whole(address: hub.Address, out: Path, say: Callable[[str], None]) -> 
     """The zoo's files as they are, the manifest last."""
     there = out / PULL
     if there.is_file():  # the commit that was begun with, though the repository may have moved on
-        begun = Pull.parse(there.read_bytes(), there)
+        begun = Pull.parse(read_limited(there, MANIFEST_BYTES), there)
         if begun.repo != address.repo_id or address.revision not in (None, begun.commit):
             raise ValueError(f"{out} is a pull of {begun.repo} begun earlier; choose another place with --out")
         address = hub.Address(begun.repo, begun.commit)
     else:
         address = hub.resolve(address, "dataset")
     source = hub.fetch(address, MANIFEST, "dataset")
-    data = source.read_bytes()
+    data = read_limited(source, MANIFEST_BYTES)
     sha256 = hashlib.sha256(data).hexdigest()
     other = (out / MANIFEST).is_file() and sha256_file(out / MANIFEST) != sha256
     if other or _is_foreign(out):

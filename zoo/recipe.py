@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from yaml import YAMLError
+from yaml import AliasEvent, YAMLError
 
 from zoo.errors import suggest
-from zoo.manifest import Origin, OriginKind, versions
+from zoo.manifest import RECIPE_CHARACTERS, Origin, OriginKind, versions
 from zoo.structure import Frozen
 from zoo.tasks import task_module
 
@@ -38,6 +40,7 @@ SECTIONS = {
     "eval": "rpg.config:EvalConfig",
 }
 
+MAX_BRACKETS = 1000  # PyYAML takes time quadratic in their nesting
 NOT_YAML = (YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError, AssertionError)
 
 Section = TypeVar("Section", bound=Frozen)
@@ -119,8 +122,22 @@ def load_base(name: str, overrides: Sequence[str] = ()) -> dict[str, Frozen]:
 
 
 def recipe_from_text(name: str, text: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe as a manifest keeps it: resolved, so `extends` is not allowed."""
+    """A recipe as a manifest keeps it: resolved, so `extends` is not allowed.
+
+    The text may be anyone's. It names no code but the registered tasks (zoo.tasks.FAMILIES), and nothing in it reads a
+    file or the environment.
+    """
     return _validated(name, _merged(_parse(text, f"the recipe of {name}"), overrides))
+
+
+def recipe_of(origin: Origin, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe that a zoo or run carries. Raises ValueError when it is broken, or the zoo was imported without."""
+    if not origin.recipe:
+        raise ValueError(
+            f"the zoo {origin.name} was imported without a recipe, so nobody knows what its networks do; import it "
+            "again with --recipe NAME"
+        )
+    return recipe_from_text(origin.name, origin.recipe, overrides)
 
 
 def _find(source: str) -> Path:
@@ -155,12 +172,23 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> Any:
 
 
 def _parse(text: str, where: str) -> Any:
+    if len(text) > RECIPE_CHARACTERS or sum(map(text.count, "[{")) > MAX_BRACKETS:
+        raise ValueError(
+            f"{where} is too large: more than {RECIPE_CHARACTERS:,} characters or {MAX_BRACKETS} brackets; expected a "
+            "few thousand characters"
+        )
     try:
+        if any(isinstance(event, AliasEvent) for event in yaml.parse(text)):
+            raise ValueError("aliases are not allowed: a few of them unfold to billions of values")
         tree = OmegaConf.create(text)
     except NOT_YAML as error:
         raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())[:200]}") from error
     if not OmegaConf.is_dict(tree):
         raise ValueError(f"{where} must be a mapping with the sections {', '.join(SECTIONS)}")
+    if reference := re.search(r"\$\{[^\n]{0,80}", text):
+        raise ValueError(
+            f"{where} holds {reference[0]}; values that refer to others, or to the environment, are refused"
+        )
     return tree
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import PositiveInt, model_validator
 from torch import nn
 from typing_extensions import Self
 
@@ -40,13 +39,13 @@ class Score(Frozen):
     evaluator: str
     protocol: str
     metrics: dict[str, Metric]
-    samples: int
+    samples: PositiveInt
     correct: str
     versions: dict[str, str]
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if len(base64.b64decode(self.correct, validate=True)) != math.ceil(self.samples / 8):
+        if len(base64.b64decode(self.correct, validate=True)) != -(-self.samples // 8):
             raise ValueError(f"correct does not hold {self.samples} samples")
         return self
 

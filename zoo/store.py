@@ -1,7 +1,7 @@
 """Zoo: a directory of checkpoints with a manifest. ZooWriter makes one, a kill at any moment notwithstanding.
 
     manifest.json                written last
-    index.parquet                a row per checkpoint, for people and viewers
+    index.parquet                a row per checkpoint, for people and viewers; we never read it back
     checkpoints/*.safetensors    one file per checkpoint, or stacks of them for models under a million values
     frozen.safetensors           tensors that all its networks share, if only some of a network's are its weights
 
@@ -37,8 +37,8 @@ from zoo.checkpoint import (
     write_tensors,
 )
 from zoo.errors import Corrupt, MissingData
-from zoo.files import Journal, atomic_path, write_bytes
-from zoo.manifest import Entry, FileRecord, Manifest, Origin, Sha256
+from zoo.files import Journal, atomic_path, read_limited, write_bytes
+from zoo.manifest import MANIFEST_BYTES, Entry, FileRecord, Manifest, Origin, Sha256
 from zoo.structure import Frozen, Structure
 
 FROZEN = "frozen.safetensors"
@@ -67,7 +67,7 @@ class Zoo:
         if hub.is_address(place):
             address = hub.resolve(hub.parse_address(place), "dataset")
             source = hub.fetch(address, "manifest.json", "dataset")
-            text = source.read_bytes()
+            text = read_limited(source, MANIFEST_BYTES)
             manifest = Manifest.parse(text, source)
             sha256 = hashlib.sha256(text).hexdigest()
             return cls(Path(place), manifest, sha256, lambda name: hub.fetch(address, name, "dataset"))
@@ -79,7 +79,7 @@ class Zoo:
             raise MissingData(
                 f"no zoo at {path}: expected manifest.json and checkpoints/; make one with `rpg-zoo collect`"
             )
-        text = manifest_path.read_bytes()
+        text = read_limited(manifest_path, MANIFEST_BYTES)
         return cls(path, Manifest.parse(text, manifest_path), hashlib.sha256(text).hexdigest())
 
     @property
@@ -193,7 +193,11 @@ class Zoo:
         if self._fetch:
             return self._fetch(name)
         path = self.path / name
-        if not path.resolve().is_relative_to(self.path.resolve()):
+        try:
+            inside = path.resolve().is_relative_to(self.path.resolve())
+        except (OSError, RuntimeError) as error:  # a loop of links, which Python calls a RuntimeError
+            raise Corrupt(f"{path} cannot be read: {error}") from error
+        if not inside:
             raise Corrupt(f"{path} points outside the zoo")
         return path
 

@@ -23,9 +23,13 @@ from torch import Tensor
 from typing_extensions import Self
 
 from zoo.errors import Corrupt
+from zoo.files import parse_json
 
 Kind = Literal["float", "running_var", "constant"]
-Size = Annotated[int, Field(ge=0, le=2**40)]
+MAX_VALUES = 2**40  # in a checkpoint; whoever claims more would have us count for ever
+MAX_TENSORS = 100_000
+Size = Annotated[int, Field(ge=0, le=MAX_VALUES)]
+
 
 DTYPES: dict[str, torch.dtype] = {
     name: getattr(torch, name)
@@ -59,6 +63,7 @@ class Frozen(BaseModel):
     @classmethod
     def parse(cls, text: str | bytes, where: object) -> Self:
         """`from_json` for files, trusted or not. Raises Corrupt with the place and the first fault, in one line."""
+        parse_json(text, where)  # pydantic's own parser takes the last of equal keys
         try:
             return cls.from_json(text)
         except ValidationError as error:
@@ -99,10 +104,12 @@ class TensorSpec(Frozen):
 class Structure(Frozen):
     """The tensors of a checkpoint in state-dict order. Checkpoints with equal structures fit the same model."""
 
-    tensors: tuple[TensorSpec, ...]
+    tensors: Annotated[tuple[TensorSpec, ...], Field(max_length=MAX_TENSORS)]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.numel > MAX_VALUES:
+            raise ValueError(f"a checkpoint of {self.numel:.2e} values; at most {MAX_VALUES:,} are supported")
         seen: dict[str, TensorSpec] = {}
         for spec in self.tensors:
             if spec.name in seen:

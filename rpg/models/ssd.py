@@ -1,7 +1,8 @@
 """Mamba-2 in plain PyTorch (Dao & Gu 2024): the state space dual scan in chunks, and the block around it.
 
 Parameters have the names, shapes and initialisation of mamba_ssm.modules.mamba2.Mamba2, so weights move between both.
-Legend: B batch, L length, H heads, P head dimension, N state dimension, Q chunk length, K picked tokens.
+Legend: B batch, L length, H heads, P head dimension, N state dimension, C chunks, Q chunk length, K
+picked tokens.
 """
 
 from __future__ import annotations
@@ -18,42 +19,59 @@ from rpg.models.kernels import fast_scan
 # The tokens whose outputs are wanted: sequence (K,) and place in it (K,), int64.
 Picked: TypeAlias = tuple[Tensor, Tensor]
 CHUNK_SIZE = 64  # about sqrt(P N): the chunks' Q x Q masks then take no more memory than the states between them
+MAX_TURNS = 16  # more turns than that, and the interpreter takes longer than the cache saves
 
 
 def ssd_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk_size: int) -> Tensor:
     """y_t = C_t h_t with h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, computed in chunks by matrix products.
 
     x (B, L, H, P), dt (B, L, H) positive, A (H,) negative, B and C (B, L, N) shared by all heads -> y (B, L, H, P).
-    Any L; a chunk costs Q² + Q N per head and value. One chunk after the other: what a chunk makes stays in the
-    processor's cache, what all make together does not. Source: "Transformers are SSMs", section 6.
+    Any L; a chunk costs Q² + Q N per head and value. One chunk after the other, or some at once in long sequences: what
+    a chunk makes stays in the processor's cache, what all make together does not. Source: "Transformers are SSMs",
+    section 6.
     """
-    chunks = zip(*(tensor.split(chunk_size, dim=1) for tensor in (x, dt, B, C)), strict=True)
+    chunks, rest = divmod(x.shape[1], chunk_size)
+    at_once = max(1, math.ceil(chunks / MAX_TURNS))
+    sizes = [min(at_once, chunks - done) * chunk_size for done in range(0, chunks, at_once)] + [rest] * (rest > 0)
     state_BHPN, y = None, []
-    for x_BQHP, dt_BQH, B_BQN, C_BQN in chunks:
-        y_BQHP, state_BHPN = _scan_chunk(x_BQHP, dt_BQH, A, B_BQN, C_BQN, state_BHPN)
-        y.append(y_BQHP)
+    for pieces in zip(*(tensor.split(sizes, dim=1) for tensor in (x, dt, B, C)), strict=True):
+        x_BCQHP, dt_BCQH, B_BCQN, C_BCQN = (
+            piece.unflatten(1, (-1, min(chunk_size, piece.shape[1]))) for piece in pieces
+        )
+        y_BCQHP, state_BHPN = _scan_chunks(x_BCQHP, dt_BCQH, A, B_BCQN, C_BCQN, state_BHPN)
+        y.append(y_BCQHP.flatten(1, 2))
     return torch.cat(y, dim=1)
 
 
-def _scan_chunk(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """One chunk: y (B, Q, H, P), and the state (B, H, P, N) after it from the state before it (None: zero)."""
-    decay_BHQ = (dt * A).transpose(1, 2).cumsum(-1)
-    x_BHQP = (x * dt[..., None]).transpose(1, 2)
+def _scan_chunks(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Some chunks, a second axis C: y (B, C, Q, H, P), and the state (B, H, P, N) after them from that before them
+    (None: zero).
+    """
+    chunks, length = x.shape[1:3]
+    decay_BCHQ = (dt * A).transpose(2, 3).cumsum(-1)
+    x_BCHQP = (x * dt[..., None]).transpose(2, 3)
 
-    # Within the chunk: a masked attention of C to B.
-    gap_BHQQ = decay_BHQ[..., :, None] - decay_BHQ[..., None, :]
-    causal_QQ = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
-    mask_BHQQ = gap_BHQQ.masked_fill(~causal_QQ, -torch.inf).exp()
-    score_BQQ = C @ B.transpose(1, 2)
-    y_BHQP = (score_BQQ[:, None] * mask_BHQQ) @ x_BHQP
+    # Within a chunk: a masked attention of C to B.
+    gap_BCHQQ = decay_BCHQ[..., :, None] - decay_BCHQ[..., None, :]
+    causal_QQ = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
+    mask_BCHQQ = gap_BCHQQ.masked_fill(~causal_QQ, -torch.inf).exp()
+    score_BCQQ = C @ B.transpose(2, 3)
+    y_BCHQP = (score_BCQQ[:, :, None] * mask_BCHQQ) @ x_BCHQP
 
-    # Across chunks: what arrives from the past, and what is left for the following ones.
-    to_end_BHQ1 = (decay_BHQ[..., -1:] - decay_BHQ).exp()[..., None]
-    left_BHPN = (x_BHQP * to_end_BHQ1).transpose(2, 3) @ B[:, None]
-    if state is not None:
-        y_BHQP = y_BHQP + (C[:, None] @ state.transpose(2, 3)) * decay_BHQ.exp()[..., None]
-        left_BHPN = left_BHPN + state * decay_BHQ[..., -1, None, None].exp()
-    return y_BHQP.transpose(1, 2), left_BHPN
+    # Across chunks: what each leaves behind, carried on through the following ones, and what arrives from the past.
+    to_end_BCHQ1 = (decay_BCHQ[..., -1:] - decay_BCHQ).exp()[..., None]
+    left_BCHPN = (x_BCHQP * to_end_BCHQ1).transpose(3, 4) @ B[:, :, None]
+    first = state is None
+    state_BHPN = torch.zeros_like(left_BCHPN[:, 0]) if state is None else state
+    total_BCH11 = decay_BCHQ[..., -1, None, None].exp()
+    before = []
+    for chunk in range(chunks):
+        before.append(state_BHPN)
+        state_BHPN = left_BCHPN[:, chunk] + state_BHPN * total_BCH11[:, chunk]
+    if chunks > 1 or not first:
+        arriving_BCHQP = C[:, :, None] @ torch.stack(before, dim=1).transpose(3, 4)
+        y_BCHQP = y_BCHQP + arriving_BCHQP * decay_BCHQ.exp()[..., None]
+    return y_BCHQP.transpose(2, 3), state_BHPN
 
 
 class GatedRMSNorm(nn.Module):

@@ -14,6 +14,9 @@ BENCHMARKS = sorted((Path(__file__).parents[2] / "benchmarks").glob("bench_*.py"
 COLUMNS = {
     "tokens": {"zoo", "what", "gb_s", "times_plain", "limit", "limit_gb_s", "share_of_limit"},
     "memory": {"checkpoints", "growth_mb", "growth_over_first", "file_pages_mb"},
+    "step": {"case", "precision", "published_s", "project_s", "speedup", "share"},
+    "sampling": {"steps", "published_s", "project_s", "speedup"},
+    "evaluate": {"recipe", "speedup", "scoring_over_forward"},
     "size": {"axis", "factor", "step_ms", "power_of_time", "memory_mb", "power_of_memory"},
 }
 

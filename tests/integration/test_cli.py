@@ -449,3 +449,28 @@ def test_an_interrupt_exits_130_and_stays_resumable(shell, place, monkeypatch):
     assert shell.json(f"rpg-zoo collect {TINY} --out zoos/again")["checkpoints"] == 8
     mine, theirs = Zoo.open(Path("zoos/tiny")), Zoo.open(Path("zoos/again"))
     assert [entry.sha256 for entry in mine.entries] == [entry.sha256 for entry in theirs.entries]
+
+
+def test_import_through_the_command_line(shell, place):
+    zoo = Zoo.open(place / "zoos" / "tiny")
+    (place / "theirs").mkdir()
+    for k, entry in enumerate(zoo.entries[:2]):
+        torch.save(dict(zoo.load(entry)), place / "theirs" / f"{k:04d}_acc0.5_seed0001_digits.pth")
+    (place / "theirs" / "notes.txt").write_text("")
+    planned = shell.json("rpg-zoo import theirs --dry-run")
+    assert (planned["format"], len(planned["taken"]), len(planned["skipped"])) == ("folder", 2, 1)
+    assert not (place / "zoos" / "theirs").exists()
+    code, out, _ = shell("rpg-zoo import theirs")
+    assert code == 0
+    assert "notes.txt" in out
+    assert "imported 2 checkpoints into zoos/theirs as folder, skipped 1 files" in out
+    assert shell("rpg-zoo verify zoos/theirs")[0] == 0
+    assert "imported from theirs" in shell("rpg-zoo show zoos/theirs")[1]
+    shell.fails("rpg-zoo score zoos/theirs", 2, "without a recipe", "--recipe")
+    assert "trained" in shell(f"rpg train {TINY} --zoo zoos/theirs --out runs/theirs --set rpg.train.steps=2")[1]
+    shell.json(f"rpg-zoo import theirs --recipe {TINY} --out zoos/bound")
+    scored = shell.json("rpg-zoo score zoos/bound")
+    assert [row["id"] for row in scored["checkpoints"]] == [row["id"] for row in planned["taken"]]
+    shell.fails("rpg-zoo import nowhere", 2, "there is no nowhere")
+    shell.fails("rpg-zoo import theirs --format tim", 2, "did you mean timm?")
+    shell.fails("rpg-zoo import theirs --recipe cifar10-cnn-small", 2, "none of 3 files", "structure")

@@ -37,19 +37,34 @@ class IntervalTask:
         return Evaluation((proportion("top1", correct),), correct)
 
 
-def make(path, ends, split="train"):
+def make(path, ends, split="train", parents=()):
     with ZooWriter(path, ORIGIN, Structure.of({"ends": torch.zeros(2)})) as writer:
         for index, pair in enumerate(ends):
-            writer.add(f"net-{index}", {"ends": torch.tensor(pair)}, seed=index, split=split)
+            writer.add(f"net-{index}", {"ends": torch.tensor(pair)}, seed=index, split=split, parents=parents)
         return writer.finish()
+
+
+CONFIG = EvalConfig(n=3, average_of=2, noise=(0.5,))
+ORIGINALS = [(0.0, 80.0), (0.0, 84.0), (3.0, 80.0), (10.0, 90.0)]
+GENERATED = [(0.0, 80.0), (0.0, 100.0), (50.0, 60.0)]
 
 
 @pytest.fixture
 def result(tmp_path):
-    originals = make(tmp_path / "originals", [(0.0, 80.0), (0.0, 84.0), (3.0, 80.0), (10.0, 90.0)])
-    generated = make(tmp_path / "generated", [(0.0, 80.0), (0.0, 100.0), (50.0, 60.0)], "generated")
-    config = EvalConfig(n=3, average_of=2, noise=(0.5,))
-    return compare(originals, generated, IntervalTask(), config, ORIGIN, tmp_path / "out")
+    originals = make(tmp_path / "originals", ORIGINALS)
+    generated = make(tmp_path / "generated", GENERATED, "generated", [originals.entries[0].sha256])
+    return compare(originals, generated, IntervalTask(), CONFIG, ORIGIN, tmp_path / "out")
+
+
+def test_originals_are_those_of_the_split_that_was_learnt(tmp_path):
+    """A generator can learn from generated networks (`rpg train --split generated`)."""
+    originals = make(tmp_path / "originals", ORIGINALS, "generated")
+    made = make(tmp_path / "made", GENERATED, "generated", [originals.entries[3].sha256])
+    result = compare(originals, made, IntervalTask(), CONFIG, ORIGIN, tmp_path / "out")
+    assert result.group("original").accuracy == (80, 84, 77, 80)
+    orphans = make(tmp_path / "orphans", GENERATED, "generated")
+    with pytest.raises(ValueError, match="was not generated from"):
+        compare(originals, orphans, IntervalTask(), CONFIG, ORIGIN, tmp_path / "out")
 
 
 def test_yardsticks_leave_the_network_itself_out(result):

@@ -23,6 +23,8 @@ from zoo.errors import MissingData, suggest
 from zoo.seeds import global_seed
 
 Options = Mapping[str, bool | int | float | str]
+NOT_OPTIONS = ("checkpoint_path", "cache_dir", "features_only", "scriptable", "exportable", "no_jit", "kwargs_filter")
+"""Settings of timm's own: with some, a recipe from anyone would have it read files. So do those about `pretrained`."""
 
 # What timm has to know of our networks beside their constructor.
 CIFAR = {"input_size": (3, 32, 32), "num_classes": 10, "first_conv": "module.0", "classifier": "head.2"}
@@ -166,6 +168,9 @@ def create_network(
     their file is damaged.
     """
     check_network(name)
+    for option in options or {}:
+        if option in NOT_OPTIONS or option.startswith("pretrained"):
+            raise ValueError(f"task.options.{option} is no option of a network; for weights there is task.pretrained")
     config = _config(name)
     given: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, **(options or {})}
     if image_size is not None and config.fixed_input_size:

@@ -1,0 +1,144 @@
+"""The readers of files that may be anyone's: valid examples, and what each may answer to anything else.
+
+tests/unit/test_hostile.py mutates the examples with hypothesis; fuzz_readers.py feeds them to atheris, by hand.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from rpg.layout import Layout
+from rpg.run import RunRecord
+from zoo.checkpoint import content_hash, load_foreign, load_tensors, save_tensors
+from zoo.errors import Corrupt
+from zoo.files import Journal
+from zoo.manifest import Entry, FileRecord, Manifest, Origin
+from zoo.recipe import load_recipe, recipe_from_text
+from zoo.scoring import Score
+from zoo.store import JournalHeader
+from zoo.structure import Structure
+
+OURS = (Corrupt, ValueError)  # what a reader may raise
+WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.running_var": torch.ones(2), "n": torch.tensor(3)}
+HASH = content_hash(WEIGHTS)
+
+
+def origin() -> Origin:
+    return load_recipe("digits").origin("collected", ("rpg-zoo", "collect", "digits"))
+
+
+def entry(**fields: object) -> Entry:
+    given = {"id": "a", "file": "checkpoints/a.safetensors", "sha256": HASH, "seed": 1, "split": "train"}
+    return Entry(**(given | fields))  # type: ignore[arg-type]
+
+
+def manifest(**fields: object) -> Manifest:
+    files = {"checkpoints/a.safetensors": FileRecord(bytes=100, sha256=HASH)}
+    given = {"origin": origin(), "structure": Structure.of(WEIGHTS), "files": files, "entries": (entry(),)}
+    return Manifest(**(given | fields))  # type: ignore[arg-type]
+
+
+def examples() -> dict[str, bytes]:
+    """A valid input for every reader."""
+    layout = Layout.fit(Structure.of(WEIGHTS), lambda: [WEIGHTS], token_size=4, tokenisation="channel")
+    record = RunRecord(origin=origin(), states=(HASH,), num_parameters=7, files={})
+    score = {"id": "a", "sha256": HASH, "evaluator": "e/1", "protocol": "p", "metrics": {}, "samples": 8}
+    pickled = io.BytesIO()
+    torch.save({"state_dict": WEIGHTS}, pickled)
+    journal = [JournalHeader(origin=origin(), structure=Structure.of(WEIGHTS)), entry()]
+    with tempfile.TemporaryDirectory() as folder:
+        save_tensors(Path(folder) / "x", WEIGHTS)
+        tensors = (Path(folder) / "x").read_bytes()
+    return {
+        "manifest": manifest().to_json().encode(),
+        "recipe": origin().recipe.encode(),
+        "safetensors": tensors,
+        "pickle": pickled.getvalue(),
+        "layout": layout.to_json().encode(),
+        "run": record.to_json().encode(),
+        "score": json.dumps(score | {"correct": "/w==", "versions": {}}).encode(),
+        "journal": b"".join(line.to_json().encode() + b"\n" for line in journal),
+    }
+
+
+HOSTILE: tuple[object, ...] = (
+    *(None, True, 0, -1, 1, 2**31, 2**40, 2**63, 10**18, 10**400, 0.5, -0.0, 1e308, float("nan"), float("inf")),
+    *("", "a", "..", "../x", "/etc/passwd", "\x1b[2J", "\ud800", "x" * 10_000, "os:system", "${oc.env:HOME}", "0" * 64),
+    *([], [[]], {}, {"a": 1}, [2**40] * 16, [10**18, 10**18], [0, 2**63], [-1, 3], "float8_e5m2", "F8_E5M2", "BOOL"),
+)
+
+
+def mutated(name: str, example: bytes, pick: Callable[[int], int]) -> bytes:
+    """The example of reader `name` with a few values replaced, dropped or moved; pick(n) chooses from range(n).
+
+    Random bytes hardly get past a JSON parser; these do.
+    """
+    if name == "safetensors":
+        size = int.from_bytes(example[:8], "little")
+        header = mutated("json", example[8 : 8 + size], pick)
+        return len(header).to_bytes(8, "little") + header + example[8 + size :]
+    if name == "journal":
+        lines = example.splitlines()
+        line = pick(len(lines))
+        lines[line] = mutated("json", lines[line], pick)
+        return b"\n".join(lines) + b"\n"
+    tree = [yaml.safe_load(example) if name == "recipe" else json.loads(example)]
+    for _ in range(1 + pick(3)):
+        places = list(_places(tree))
+        parent, key = places[pick(len(places))]
+        values = [*HOSTILE, *(other[at] for other, at in places)]
+        choice = pick(len(values) + 2)
+        if choice < len(values):
+            parent[key] = copy.deepcopy(values[choice])
+        elif isinstance(parent, dict):
+            value = parent.pop(key)
+            if choice > len(values):
+                parent[str(HOSTILE[pick(len(HOSTILE))])] = value
+    return json.dumps(tree[0]).encode(errors="surrogatepass")
+
+
+def _places(node: Any) -> Iterator[tuple[Any, Any]]:
+    """(container, key) of every value in a tree."""
+    for key in list(node) if isinstance(node, dict) else range(len(node)):
+        yield node, key
+        if isinstance(node[key], dict | list):
+            yield from _places(node[key])
+
+
+def readers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
+    """What reads these inputs; they raise OURS or nothing. Those of files use `folder`."""
+
+    def file(name: str, read: Callable[[Path], object]) -> Callable[[bytes], object]:
+        def write_and_read(data: bytes) -> object:
+            (folder / name).write_bytes(data)
+            return read(folder / name)
+
+        return write_and_read
+
+    def journal(path: Path) -> list[Entry]:
+        with Journal(path) as opened:
+            return [Entry.parse(json.dumps(record), path) for record in opened.records[1:]]
+
+    def read_layout(data: bytes) -> object:
+        layout = Layout.parse(data, "layout.json")
+        return layout.positions() if layout.num_tokens < 10_000 else None
+
+    return {
+        "manifest": lambda data: Manifest.parse(data, "manifest.json"),
+        "recipe": lambda data: recipe_from_text("fuzzed", data.decode()),
+        "safetensors": file("x.safetensors", load_tensors),
+        "pickle": file("x.pth", load_foreign),
+        "layout": read_layout,
+        "run": lambda data: RunRecord.parse(data, "run.json"),
+        "score": lambda data: Score.parse(data, "scores.jsonl").correct_per_sample(),
+        "journal": file("journal.jsonl", journal),
+    }
