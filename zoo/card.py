@@ -12,6 +12,7 @@ import yaml
 
 from zoo.files import read_records
 from zoo.manifest import Origin
+from zoo.recipe import recipe_of
 from zoo.scoring import Score, summaries
 from zoo.store import Zoo
 
@@ -162,8 +163,7 @@ def _made(origin: Origin, license: str) -> list[str]:
 
 def _data(origin: Origin) -> str:
     """The name of the data set that the zoo's task is about."""
-    recipe = yaml.safe_load(origin.recipe) or {}
-    task = recipe.get("task") or {}
+    task = recipe_of(origin).sections["task"].model_dump() if origin.recipe else {}
     return str(task.get("data", origin.task))
 
 

@@ -13,21 +13,13 @@ import pytest
 import torch
 from hub_server import TOKEN, HubServer
 
-from zoo.manifest import Origin
+from zoo.recipe import load_recipe
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 
 ROOT = Path(__file__).parents[2]
 MAIN = "import sys; sys.argv[0] = sys.argv.pop(1); import {0}.cli; {0}.cli.main()"
-ORIGIN = Origin(
-    name="toy",
-    kind="collected",
-    task="classification",
-    recipe="task:\n  name: classification\n  data: digits\n",
-    recipe_sha256="0" * 64,
-    command=("rpg-zoo", "collect", "toy"),
-    versions={"python": "3"},
-)
+ORIGIN = load_recipe("digits").origin("collected", ("rpg-zoo", "collect", "digits"))
 
 
 def make_zoo(path, count=6, values=2000, seed=0):
@@ -236,7 +228,7 @@ def test_refusals_are_one_line(client, server, tmp_path):
 
 
 def test_a_licence_is_needed(client, tmp_path):
-    origin = ORIGIN.model_copy(update={"recipe": "task:\n  data: cifar10\n"})
+    origin = load_recipe("cifar10-cnn-small").origin("collected", ("rpg-zoo", "collect"))
     with ZooWriter(tmp_path / "other", origin, Structure.of({"w": torch.zeros(2)})) as writer:
         writer.add("a", {"w": torch.zeros(2)}, seed=0, split="train")
         writer.finish()
