@@ -10,14 +10,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from hub_server import TOKEN, HubServer
+from huggingface_hub import DatasetCard, ModelCard
 
+from zoo.checkpoint import content_hash, load_tensors
 from zoo.recipe import load_recipe
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 
 ROOT = Path(__file__).parents[2]
+TINY = Path(__file__).parent / "tiny.yaml"
 MAIN = "import sys; sys.argv[0] = sys.argv.pop(1); import {0}.cli; {0}.cli.main()"
 ORIGIN = load_recipe("digits").origin("collected", ("rpg-zoo", "collect", "digits"))
 
@@ -104,6 +108,14 @@ def content(path):
 
 def head(server, name="datasets/user/zoo"):
     return server.repos[name].commits[-1][1]
+
+
+def run_code(client, code):
+    """What another program that uses huggingface_hub prints."""
+    argv = [sys.executable, "-c", code]
+    done = subprocess.run(argv, cwd=client.place, env=client.environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 def complete(server, place):
@@ -261,3 +273,49 @@ def test_a_killed_pull_continues(client, server, tmp_path, path):
     assert not (tmp_path / "back/manifest.json").exists()
     client.ok("rpg-zoo pull user/zoo --out back")
     assert content(tmp_path / "back") == content(tmp_path / "zoo")
+
+
+@pytest.mark.slow
+def test_a_generator_makes_the_same_networks_from_the_hub(client, server, tmp_path):
+    client.ok(f"rpg-zoo collect {TINY}")
+    client.ok(f"rpg train {TINY}")
+    pushed = client.ok("rpg push tiny user/generator")
+    published = head(server, "models/user/generator")
+    assert "tokens.npy" not in published
+    assert published["trained.json"] == (tmp_path / "runs/tiny/trained.json").read_bytes()
+    client.ok("rpg generate hf://user/generator --out there")
+    client.ok("rpg generate tiny --out here")
+    here, there = Zoo.open(tmp_path / "here"), Zoo.open(tmp_path / "there")
+    assert [entry.sha256 for entry in there.entries] == [entry.sha256 for entry in here.entries]
+    assert there.manifest.origin.parents == here.manifest.origin.parents
+    again = client.ok("rpg push tiny user/generator")
+    assert (again["uploaded"], again["commit"]) == (0, pushed["commit"])
+    card = ModelCard(published["README.md"].decode(), ignore_metadata_errors=False)
+    assert (card.data.license, card.data.library_name) == ("cc-by-4.0", "rpg-zoo")
+
+
+def test_timm_loads_a_pushed_checkpoint(client, server, tmp_path):
+    recipe = load_recipe("digits", ["task.model=resnet10t"])
+    net = timm.create_model("resnet10t", num_classes=10, in_chans=1).state_dict()
+    with ZooWriter(tmp_path / "nets", recipe.origin("collected", ("rpg-zoo",)), Structure.of(net)) as writer:
+        writer.add("a", net, seed=0, split="train")
+        writer.finish()
+    client.ok("rpg-zoo push nets user/net --id a")
+    published = head(server, "models/user/net")
+    assert ModelCard(published["README.md"].decode(), ignore_metadata_errors=False).data.library_name == "timm"
+    run_code(
+        client,
+        "import timm, safetensors.torch as st\n"
+        "model = timm.create_model('hf-hub:user/net', pretrained=True)\n"
+        "st.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, 'loaded.safetensors')",
+    )
+    assert content_hash(load_tensors(tmp_path / "loaded.safetensors")) == content_hash(net)
+
+
+def test_the_index_and_card_are_read_by_others(client, server, tmp_path):
+    client.ok("rpg-zoo push zoo user/zoo")
+    card = DatasetCard(head(server)["README.md"].decode(), ignore_metadata_errors=False)
+    assert (card.data.license, card.data.size_categories) == ("cc-by-4.0", ["n<1K"])
+    assert card.data.to_dict()["configs"] == [{"config_name": "default", "data_files": "index.parquet"}]
+    code = "import datasets; print(*datasets.load_dataset('user/zoo', split='train')['id'])"
+    assert run_code(client, code) == " ".join(entry.id for entry in Zoo.open(tmp_path / "zoo").entries)
