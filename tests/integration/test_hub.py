@@ -26,6 +26,10 @@ MAIN = "import sys; sys.argv[0] = sys.argv.pop(1); import {0}.cli; {0}.cli.main(
 ORIGIN = load_recipe("digits").origin("collected", ("rpg-zoo", "collect", "digits"))
 
 
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 def make_zoo(path, count=6, values=2000, seed=0):
     """A zoo with a stack of several parts, two splits and an unseen seed."""
     generator = torch.Generator().manual_seed(seed)
@@ -153,6 +157,7 @@ def test_push_pull_read(client, server, tmp_path):
     client.ok("rpg-zoo verify hf://user/zoo")
 
 
+@pytest.mark.slow
 def test_a_selection_is_a_zoo(client, server, tmp_path):
     client.ok("rpg-zoo push zoo user/zoo")
     whole = Zoo.open(tmp_path / "zoo")
@@ -169,6 +174,7 @@ def test_a_selection_is_a_zoo(client, server, tmp_path):
     client.fails("rpg-zoo pull user/zoo --out part", 2, "part", "--out")
 
 
+@pytest.mark.slow
 def test_a_new_version_replaces_the_old(client, server, tmp_path):
     client.ok("rpg-zoo push zoo user/zoo")
     server.repos["datasets/user/zoo"].commit(head(server) | {"notes.txt": b"mine"})
@@ -184,10 +190,10 @@ def test_a_new_version_replaces_the_old(client, server, tmp_path):
 @pytest.mark.parametrize(
     "fault",
     [
-        {"method": "POST", "path": "/preupload/", "status": 429, "headers": {"Retry-After": "1"}},
-        {"method": "POST", "path": "/commit/", "status": 500, "headers": {"Retry-After": "0"}},
+        slow({"method": "POST", "path": "/preupload/", "status": 429, "headers": {"Retry-After": "1"}}),
+        slow({"method": "POST", "path": "/commit/", "status": 500, "headers": {"Retry-After": "0"}}),
         {"method": "PUT", "path": "/storage/", "drop": 1000},
-        {"method": "POST", "path": "/objects/batch", "status": 503, "headers": {"Retry-After": "0"}},
+        slow({"method": "POST", "path": "/objects/batch", "status": 503, "headers": {"Retry-After": "0"}}),
     ],
 )
 def test_push_outlives_passing_faults(client, server, tmp_path, fault):
@@ -197,6 +203,7 @@ def test_push_outlives_passing_faults(client, server, tmp_path, fault):
     complete(server, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -224,6 +231,7 @@ def test_parallel_edits_are_noticed(client, server, tmp_path):
     complete(server, tmp_path)
 
 
+@pytest.mark.slow
 def test_refusals_are_one_line(client, server, tmp_path):
     client.fails("rpg-zoo pull user/nothing", 4, "user/nothing")
     client.fails("rpg-zoo push zoo nonsense", 2, "nonsense", "user/name")
@@ -248,7 +256,7 @@ def test_a_licence_is_needed(client, tmp_path):
     assert "license: mit" in client.ok("rpg-zoo card other --license mit")["card"]
 
 
-@pytest.mark.parametrize("moment", ["PUT /storage", "POST .*/commit/", "POST .*/tag/"])
+@pytest.mark.parametrize("moment", ["PUT /storage", slow("POST .*/commit/"), slow("POST .*/tag/")])
 def test_a_killed_push_continues(client, server, tmp_path, moment):
     """SIGKILL when the server has got this request: the same command completes, sending nothing that had arrived."""
     method, path = moment.split()
@@ -263,6 +271,7 @@ def test_a_killed_push_continues(client, server, tmp_path, moment):
     assert [line for line in server.log[seen:] if line.startswith("PUT") and line.split("/")[2] in arrived] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["manifest.json", "/storage/"])
 def test_a_killed_pull_continues(client, server, tmp_path, path):
     client.ok("rpg-zoo push zoo user/zoo")
@@ -294,6 +303,7 @@ def test_a_generator_makes_the_same_networks_from_the_hub(client, server, tmp_pa
     assert (card.data.license, card.data.library_name) == ("cc-by-4.0", "rpg-zoo")
 
 
+@pytest.mark.slow
 def test_timm_loads_a_pushed_checkpoint(client, server, tmp_path):
     recipe = load_recipe("digits", ["task.model=resnet10t"])
     net = timm.create_model("resnet10t", num_classes=10, in_chans=1).state_dict()
@@ -318,4 +328,6 @@ def test_the_index_and_card_are_read_by_others(client, server, tmp_path):
     assert (card.data.license, card.data.size_categories) == ("cc-by-4.0", ["n<1K"])
     assert card.data.to_dict()["configs"] == [{"config_name": "default", "data_files": "index.parquet"}]
     code = "import datasets; print(*datasets.load_dataset('user/zoo', split='train')['id'])"
+    sent = server.sent
     assert run_code(client, code) == " ".join(entry.id for entry in Zoo.open(tmp_path / "zoo").entries)
+    assert server.sent - sent >= (tmp_path / "zoo/index.parquet").stat().st_size
