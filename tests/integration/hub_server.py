@@ -1,10 +1,8 @@
 """A loopback server that speaks as much of the Hugging Face Hub's HTTP API as its client needs, with faults on demand.
 
-    python hub_server.py ...   is not a program: tests start `HubServer` in a thread and point HF_ENDPOINT at it.
-
-Large files go through LFS (in parts, above PART bytes) or, with `xet`, through a `local://` store of hf_xet's. Uploads
-are refused unless their SHA-256 is the promised one, commits unless their large files are there and their parent is the
-head. Large files are served from another host name, as the Hub's are.
+Tests start `HubServer` in a thread and point HF_ENDPOINT at it. Large files go through LFS, in parts above PART bytes;
+Xet is not spoken. Uploads are refused unless their SHA-256 is the promised one, commits unless their large files are
+there and their parent is the head. Large files are served from another host name, as the Hub's are.
 """
 
 from __future__ import annotations
@@ -60,11 +58,10 @@ class Fault:
 class HubServer(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, xet: str | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
         self.storage = f"http://localhost:{self.server_port}"
-        self.xet = xet
         self.lock = threading.RLock()
         self.repos: dict[str, Repo] = {}
         self.objects: dict[str, bytes] = {}  # large files by SHA-256
@@ -73,7 +70,6 @@ class HubServer(ThreadingHTTPServer):
         self.log: list[str] = []  # "METHOD path"
         self.received = 0  # bytes of large files
         self.sent = 0
-        self.slow = 0.0  # seconds before each answer
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def fault(self, method: str, path: str, **kwargs: Any) -> Fault:
@@ -120,8 +116,6 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length", 0))
         with server.lock:
             server.log.append(f"{self.command} {path}")
-        if server.slow:
-            time.sleep(server.slow)
         fault = server.strike(self.command, path)
         if fault and fault.drop is not None and self.command in ("PUT", "POST"):
             self.rfile.read(min(length, fault.drop))
@@ -270,11 +264,6 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {"files": [self.mode(item, files) for item in json.loads(body)["files"]]})
         elif verb == "commit":
             self.commit(repo, name, [json.loads(line) for line in body.splitlines()])
-        elif verb.startswith("xet-"):
-            expires = str(int(time.time()) + 3600)
-            info = {"casUrl": server.xet, "accessToken": "xet", "exp": int(expires)}
-            headers = {"X-Xet-Cas-Url": server.xet or "", "X-Xet-Access-Token": "xet"}
-            self.answer(200, info, **headers, **{"X-Xet-Token-Expiration": expires})
         else:
             self.answer(404, {"error": verb})
 
@@ -298,7 +287,7 @@ class Handler(BaseHTTPRequestHandler):
             if key == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif key == "lfsFile":
-                if value["oid"] not in self.server.objects and not self.from_xet(value["oid"]):
+                if value["oid"] not in self.server.objects:
                     self.answer(400, {"error": f"LFS object {value['oid']} is not there"})
                     return
                 files[value["path"]] = self.server.objects[value["oid"]]
@@ -307,10 +296,6 @@ class Handler(BaseHTTPRequestHandler):
         oid = repo.commit(files)
         url = f"{self.server.endpoint}/{name.removeprefix('models/')}/commit/{oid}"
         self.answer(200, {"success": True, "commitOid": oid, "commitUrl": url})
-
-    def from_xet(self, oid: str) -> bool:
-        """Overridden by tests that use Xet: whether its store has the object."""
-        return False
 
     def resolve(self, name: str, revision: str, file: str, drop: int | None) -> None:
         server = self.server
