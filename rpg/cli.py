@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.console import command_line, emit, open_task, pick_device, run_cli, say
+from zoo.console import command_line, describe_push, emit, open_task, pick_device, run_cli, say
 from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, RecipeName, Set
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def train(
 
 @app.command()
 def generate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or its name under runs/.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, its name under runs/, or hf://.")],
     n: Annotated[int | None, typer.Option("-n", help="How many networks.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of noise and permutation states.")] = None,
     sampler: Annotated[str | None, typer.Option(help="ddpm, ddim or dpm++ (made for few steps, say 20).")] = None,
@@ -318,10 +318,35 @@ def doctor(as_json: Json = False) -> int:
     return 1 if found["problems"] else 0
 
 
-def open_run(name: str) -> Run:
-    """A trained run by directory, or by name under runs/. Raises MissingData when there is none."""
-    from rpg.run import Run
+@app.command()
+def push(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or its name under runs/.")],
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="A repository on the Hub, as user/name.")],
+    private: Annotated[bool, typer.Option("--private", help="If the repository is made, make it private.")] = False,
+    revision: Annotated[str | None, typer.Option("--revision", help="A branch other than main.")] = None,
+    license: Annotated[str | None, typer.Option("--license", help="Licence of the generator, as in cc-by-4.0.")] = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Publish a trained generator on the Hugging Face Hub (log in with `hf auth login`). Run it again to continue."""
+    from rpg.publish import push_run
+    from zoo.hub import Address, parse_address
 
+    given = parse_address(repo_id)
+    address = Address(given.repo_id, revision or given.revision)
+    found = push_run(open_run(run), address, license, private=private, dry_run=dry_run, say=say)
+    emit(found, as_json, describe_push(found))
+
+
+def open_run(name: str) -> Run:
+    """A trained run by directory, by name under runs/ or on the Hub. Raises MissingData when there is none."""
+    from rpg.run import Run
+    from zoo.hub import is_address, parse_address
+
+    if is_address(name):
+        from rpg.publish import fetch_run
+
+        return fetch_run(parse_address(name)).require_trained()
     path = Path(name)
     return Run(path if path.is_dir() or len(path.parts) > 1 else Path("runs") / name).require_trained()
 

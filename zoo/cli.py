@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoo.console import command_line, emit, open_task, plain, run_cli, say
+from zoo.console import command_line, describe_push, emit, open_task, plain, run_cli, say
 from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, Set
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
 
-ZooPath = Annotated[Path, typer.Argument(metavar="ZOO", help="A zoo's directory.")]
+ZooPath = Annotated[Path, typer.Argument(metavar="ZOO", help="A zoo's directory, or hf://user/zoo.")]
 
 
 @app.command()
@@ -240,6 +240,7 @@ def perturb(
     as_json: Json = False,
 ) -> None:
     """Make a zoo of noised, averaged or Gaussian networks from a zoo (default place: zoos/<zoo>-<kind>)."""
+    from zoo.hub import is_address
     from zoo.ops import PerturbConfig
     from zoo.ops import perturb as perturb_zoo
     from zoo.recipe import validate
@@ -247,7 +248,7 @@ def perturb(
 
     zoo = Zoo.open(path)
     entries = zoo.select(split)
-    target = out or path.resolve().parent / f"{path.resolve().name}-{kind}"
+    target = out or (Path("zoos") if is_address(path) else path.resolve().parent) / f"{path.resolve().name}-{kind}"
     settings = {"kind": kind, "n": n, "seed": seed, "sigma": sigma, "average_of": average_of}
     config = validate(PerturbConfig, settings, "")
     if dry_run:
@@ -260,6 +261,96 @@ def perturb(
     origin = zoo.manifest.origin.model_copy(update={"command": command_line("rpg-zoo")})
     made = perturb_zoo(config, zoo, entries, origin, target)
     emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
+
+
+Repo = Annotated[str, typer.Argument(metavar="REPO_ID", help="A repository on the Hugging Face Hub, as user/name.")]
+License = Annotated[str | None, typer.Option("--license", help="Licence of the weights, as in cc-by-4.0.")]
+Scores = Annotated[Path | None, typer.Option("--scores", help="Scores for the card (default: scores/<zoo>).")]
+Report = Annotated[Path | None, typer.Option("--report", help="A report's directory, for the card: text and plots.")]
+
+
+@app.command()
+def push(
+    path: ZooPath,
+    repo_id: Repo,
+    id: Annotated[str | None, typer.Option("--id", help="Only this checkpoint, as a model that timm loads.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="If the repository is made, make it private.")] = False,
+    revision: Annotated[str | None, typer.Option("--revision", help="A branch other than main.")] = None,
+    license: License = None,
+    scores: Scores = None,
+    report: Report = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Publish a zoo on the Hugging Face Hub (log in with `hf auth login`). Run it again to continue."""
+    from zoo.hub import Address, is_address, parse_address
+    from zoo.publish import push_checkpoint, push_zoo
+    from zoo.store import Zoo
+
+    if is_address(path) and id is None:
+        raise ValueError(f"{path} is published already; pull it first, or name a directory")
+    zoo = Zoo.open(path)
+    address = Address(parse_address(repo_id).repo_id, revision or parse_address(repo_id).revision)
+    if id is not None:
+        if scores or report:
+            say("--scores and --report are ignored: they are about zoos, not about one checkpoint")
+        found = push_checkpoint(zoo, id, address, license, private=private, dry_run=dry_run, say=say)
+    else:
+        place = scores or Path("scores") / path.resolve().name
+        found = push_zoo(zoo, address, license, place, report, private=private, dry_run=dry_run, say=say)
+    emit(found, as_json, describe_push(found))
+
+
+@app.command()
+def pull(
+    repo_id: Repo,
+    select: Annotated[
+        str | None, typer.Option("--select", help="Only these checkpoints, as in 'split==unseen and seed!=3'.")
+    ] = None,
+    ids: Annotated[list[str], typer.Option("--id", help="Only this checkpoint; may be repeated.")] = [],  # noqa: B006
+    revision: Annotated[str | None, typer.Option("--revision", help="A branch, tag or commit.")] = None,
+    out: Out = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch a published zoo and check all of it (default place: zoos/<name>). Run it again to continue."""
+    from zoo.hub import Address, parse_address
+    from zoo.publish import pull_zoo
+    from zoo.store import Zoo
+
+    given = parse_address(repo_id)
+    address = Address(given.repo_id, revision or given.revision)
+    target = out or Path("zoos") / address.name
+    if dry_run:
+        found = describe(Zoo.open(str(address))) | {"out": str(target)}
+        emit(found, as_json, f"would pull from {found['checkpoints']} checkpoints of {address} into {target}")
+        return
+    zoo = pull_zoo(address, target, select, ids, say)
+    emit(describe(zoo), as_json, f"{len(zoo.entries)} checkpoints in {target}")
+
+
+@app.command()
+def card(
+    path: ZooPath,
+    repo_id: Annotated[str, typer.Option("--repo", metavar="REPO_ID", help="The repository it is for.")] = "user/zoo",
+    license: License = None,
+    scores: Scores = None,
+    report: Report = None,
+    as_json: Json = False,
+) -> None:
+    """Print the card that `rpg-zoo push` would publish with a zoo."""
+    from tempfile import TemporaryDirectory
+
+    from zoo.hub import parse_address
+    from zoo.publish import write_card
+    from zoo.store import Zoo
+
+    zoo = Zoo.open(path)
+    place = scores or Path("scores") / path.resolve().name
+    with TemporaryDirectory() as folder:
+        files = write_card(zoo, parse_address(repo_id), license, place, report, Path(folder))
+        text = files["README.md"].read_text(encoding="utf-8")
+    emit({"zoo": str(path), "card": text}, as_json, text)
 
 
 def _recipe_problem(zoo: Zoo) -> list[str]:

@@ -89,6 +89,14 @@ def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
         print(json.dumps(result, allow_nan=False) if as_json else plain(text, keep="\n"))
 
 
+def describe_push(found: dict[str, Any]) -> str:
+    """What was published, or would be, for people."""
+    if "files" in found:
+        lines = [f"{size:>14,}  {name}" for name, size in found["files"].items()]
+        return "\n".join([*lines, f"{found['bytes']:>14,}  bytes would be published in {found['repo']}"])
+    return f"{found['repo']} at {found['tag']}: {found['uploaded']} files, {found['bytes']:,} bytes uploaded"
+
+
 def open_task(recipe: Recipe, data_root: Path | None, device: str) -> Task:
     """The recipe's task with its data, on this device."""
     from zoo.tasks import build_task

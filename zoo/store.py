@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -26,6 +26,7 @@ from typing import Any
 from torch import Tensor
 
 from evaluators.metrics import Metric
+from zoo import hub
 from zoo.checkpoint import (
     TensorFile,
     content_hash,
@@ -51,15 +52,27 @@ READ_AHEAD_FROM = 50_000  # values; smaller models are read faster than handed f
 class Zoo:
     """A finished zoo, opened for reading. Checkpoints are read when asked for and checked against their hash."""
 
-    def __init__(self, path: Path, manifest: Manifest, sha256: str) -> None:
+    def __init__(self, path: Path, manifest: Manifest, sha256: str, fetch: Callable[[str], Path] | None = None) -> None:
         self.path = path
         self.manifest = manifest
         self.sha256 = sha256
+        self._fetch = fetch  # brings a file of a published zoo here, for zoos that are not directories
         self._hashed: set[str] = set()  # ids of entries whose content was found to be the manifest's
 
     @classmethod
-    def open(cls, path: Path) -> Zoo:
-        """Open a directory. Raises MissingData when there is no finished zoo, Corrupt when its manifest is damaged."""
+    def open(cls, place: Path | str) -> Zoo:
+        """Open a directory, or `hf://user/zoo` lazily: files are downloaded when they are read.
+
+        Raises MissingData when there is no finished zoo, Corrupt when its manifest is damaged.
+        """
+        if hub.is_address(place):
+            address = hub.resolve(hub.parse_address(place), "dataset")
+            source = hub.fetch(address, "manifest.json", "dataset")
+            text = read_limited(source, MANIFEST_BYTES)
+            manifest = Manifest.parse(text, source)
+            sha256 = hashlib.sha256(text).hexdigest()
+            return cls(Path(place), manifest, sha256, lambda name: hub.fetch(address, name, "dataset"))
+        path = Path(place)
         manifest_path = path / "manifest.json"
         if not manifest_path.is_file():
             if (path / "journal.jsonl").is_file():
@@ -177,6 +190,9 @@ class Zoo:
                 yield str(error)
 
     def _inside(self, name: str) -> Path:
+        """Where a file of the zoo is, downloaded if it is not a directory."""
+        if self._fetch:
+            return self._fetch(name)
         path = self.path / name
         try:
             inside = path.resolve().is_relative_to(self.path.resolve())

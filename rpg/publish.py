@@ -1,0 +1,54 @@
+"""Generators to and from the Hugging Face Hub: model repositories with the files of a run, not its training state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rpg.run import Run, RunRecord, TrainedRecord
+from zoo import hub
+from zoo.card import generator_card, license_for
+from zoo.files import read_limited, write_bytes
+from zoo.manifest import MANIFEST_BYTES
+
+LAST = "trained.json"
+
+
+def push_run(
+    run: Run, address: hub.Address, license: str | None, *, private: bool, dry_run: bool, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Publish a trained run; what was sent, and by `dry_run` only what would be. Raises ValueError when no licence is
+    known.
+    """
+    record = run.record()
+    terms = license_for(record.origin, license)
+    trained = TrainedRecord.parse(read_limited(run.trained_path, MANIFEST_BYTES), run.trained_path)
+    names = sorted({*record.files, *trained.files} - {run.tokens_path.name})
+    card = generator_card(record.origin, record.num_parameters, len(record.states), address.repo_id, terms)
+    with TemporaryDirectory() as place:
+        readme = Path(place) / "README.md"
+        write_bytes(readme, card.encode())
+        files = {"README.md": readme} | {name: run.path / name for name in [*names, LAST]}
+        plan = {name: path.stat().st_size for name, path in files.items()}
+        if dry_run:
+            return {"repo": address.repo_id, "files": plan, "bytes": sum(plan.values())}
+        hub.check_card(card, "model")
+        tag = f"generator-{run.sha256[:12]}"
+        return hub.publish(address, files, LAST, "model", owned=(), private=private, tag=tag, say=say)
+
+
+def fetch_run(address: hub.Address) -> Run:
+    """A published run in huggingface_hub's cache, its files not yet checked."""
+    pinned = hub.resolve(address, "model")
+    path = hub.fetch(pinned, LAST, "model")
+    trained = TrainedRecord.parse(read_limited(path, MANIFEST_BYTES), path)
+    run = Run(path.parent)
+    for name in trained.files:
+        hub.fetch(pinned, name, "model")
+    record: RunRecord = run.record()
+    for name in record.files:
+        if name != run.tokens_path.name:
+            hub.fetch(pinned, name, "model")
+    return run

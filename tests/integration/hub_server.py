@@ -1,0 +1,327 @@
+"""A loopback server that speaks as much of the Hugging Face Hub's HTTP API as its client needs, with faults on demand.
+
+Tests start `HubServer` in a thread and point HF_ENDPOINT at it. Large files go through LFS, in parts above PART bytes;
+Xet is not spoken. Uploads are refused unless their SHA-256 is the promised one, commits unless their large files are
+there and their parent is the head. Large files are served from another host name, as the Hub's are.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+PART = 64 << 10  # bytes; larger files are uploaded in parts of this size
+TOKEN = "hf_thisIsTheSecretOfTheTests"  # noqa: S105  # no secret of anybody's
+LARGE = (".safetensors", ".parquet")
+
+
+@dataclass
+class Repo:
+    """Commits are (oid, files by name); a file is its bytes."""
+
+    commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=lambda: [("0" * 40, {})])
+    tags: dict[str, str] = field(default_factory=dict)
+    private: bool = False
+
+    def at(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
+        wanted = self.commits[-1][0] if revision == "main" else self.tags.get(revision, revision)
+        return next((commit for commit in self.commits if commit[0] == wanted), None)
+
+    def commit(self, files: dict[str, bytes]) -> str:
+        oid = hashlib.sha1(f"{len(self.commits)}{sorted(files)}{time.time_ns()}".encode()).hexdigest()  # noqa: S324
+        self.commits.append((oid, files))
+        return oid
+
+
+@dataclass
+class Fault:
+    """Answers `times` requests that match with this status, or drops the connection after `drop` bytes of body."""
+
+    method: str
+    path: str
+    status: int = 0
+    times: int = 1
+    headers: dict[str, str] = field(default_factory=dict)
+    drop: int | None = None
+    before: Callable[[], None] | None = None  # called when it strikes
+
+
+class HubServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.endpoint = f"http://127.0.0.1:{self.server_port}"
+        self.storage = f"http://localhost:{self.server_port}"
+        self.lock = threading.RLock()
+        self.repos: dict[str, Repo] = {}
+        self.objects: dict[str, bytes] = {}  # large files by SHA-256
+        self.parts: dict[str, dict[int, bytes]] = {}
+        self.faults: list[Fault] = []
+        self.log: list[str] = []  # "METHOD path"
+        self.received = 0  # bytes of large files
+        self.sent = 0
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def fault(self, method: str, path: str, **kwargs: Any) -> Fault:
+        made = Fault(method, path, **kwargs)
+        self.faults.append(made)
+        return made
+
+    def strike(self, method: str, path: str) -> Fault | None:
+        with self.lock:
+            for fault in self.faults:
+                if fault.times and fault.method == method and re.search(fault.path, path):
+                    fault.times -= 1
+                    if fault.before:
+                        fault.before()
+                    return fault
+        return None
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that hang up or are killed are part of the tests."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: HubServer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def answer(self, status: int, content: Any = b"", **headers: str) -> None:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        if not isinstance(content, bytes):
+            self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def serve(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        server = self.server
+        length = int(self.headers.get("Content-Length", 0))
+        with server.lock:
+            server.log.append(f"{self.command} {path}")
+        fault = server.strike(self.command, path)
+        if fault and fault.drop is not None and self.command in ("PUT", "POST"):
+            self.rfile.read(min(length, fault.drop))
+            self.close_connection = True
+            self.connection.close()
+            return
+        body = self.rfile.read(length)
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = self.chunks()
+        if self.command == "PUT":
+            with server.lock:
+                server.received += len(body)
+        if fault and fault.status:
+            self.answer(fault.status, {"error": "as asked"}, **fault.headers)
+            return
+        if path.startswith("/storage/"):
+            self.storage(path, body, fault.drop if fault else None)
+        elif path != "/api/validate-yaml" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self.answer(401, {"error": "Invalid credentials"}, X_Error_Message="Invalid credentials")
+        else:
+            with server.lock:
+                self.api(path, body, fault.drop if fault else None)
+
+    do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = serve
+
+    def chunks(self) -> bytes:
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def storage(self, path: str, body: bytes, drop: int | None) -> None:
+        """Large files: GET /storage/OID, PUT /storage/OID[/PART], POST /storage/OID/complete."""
+        server = self.server
+        _, _, oid, *rest = path.split("/")
+        if self.command == "GET":
+            self.send_data(server.objects[oid], drop)
+        elif self.command == "PUT" and rest:
+            with server.lock:
+                server.parts.setdefault(oid, {})[int(rest[0])] = body
+            self.answer(200, b"", ETag=f'"{rest[0]}"')
+        else:
+            data = body
+            if rest:
+                data = b"".join(part for _, part in sorted(server.parts.pop(oid, {}).items()))
+            if hashlib.sha256(data).hexdigest() != oid:
+                self.answer(400, {"error": "these are not the promised bytes"})
+                return
+            server.objects[oid] = data
+            self.answer(200, {})
+
+    def send_data(self, data: bytes, drop: int | None = None, **headers: str) -> None:
+        start, status = 0, 200
+        if found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            start, status = int(found[1]), 206
+            end = int(found[2]) + 1 if found[2] else len(data)
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
+            data = data[start:end]
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        self.wfile.write(data if drop is None else data[:drop])
+        with self.server.lock:
+            self.server.sent += len(data if drop is None else data[:drop])
+        if drop is not None:
+            self.wfile.flush()
+            self.close_connection = True
+            self.connection.close()
+
+    def api(self, path: str, body: bytes, drop: int | None) -> None:
+        if path == "/api/whoami-v2":
+            self.answer(200, {"type": "user", "name": "user", "auth": {"accessToken": {"role": "write"}}})
+        elif path == "/api/validate-yaml":
+            self.answer(200, {"errors": [], "warnings": []})
+        elif path == "/api/repos/create":
+            self.create(json.loads(body))
+        elif match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+            self.batch(json.loads(body))
+        elif match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            self.resolve(f"{match[1] or 'models/'}{match[2]}", match[3], match[4], drop)
+        elif match := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/([^/]+)(?:/([^/]+))?)?(?:/(.+))?", path):
+            self.about(f"{match[1]}/{match[2]}", match[3] or "revision", match[4] or "main", body)
+        else:
+            self.answer(404, {"error": path})
+
+    def create(self, asked: dict[str, Any]) -> None:
+        kind = asked.get("type") or "model"
+        repo_id = f"{asked.get('organization') or 'user'}/{asked['name']}"
+        name = f"{kind}s/{repo_id}"
+        url = {"url": f"{self.server.endpoint}/{'' if kind == 'model' else kind + 's/'}{repo_id}", "id": repo_id}
+        status = 409 if name in self.server.repos else 200
+        private = bool(asked.get("private")) or asked.get("visibility") == "private"
+        self.server.repos.setdefault(name, Repo(private=private))
+        self.answer(status, url)
+
+    def batch(self, asked: dict[str, Any]) -> None:
+        server = self.server
+        objects = []
+        for item in asked["objects"]:
+            href = f"{server.storage}/storage/{item['oid']}"
+            if item["oid"] in server.objects:
+                objects.append(item)
+            elif item["size"] <= PART:
+                objects.append(item | {"actions": {"upload": {"href": href}}})
+            else:
+                parts = -(-item["size"] // PART)
+                header = {"chunk_size": str(PART)} | {str(n): f"{href}/{n}" for n in range(1, parts + 1)}
+                objects.append(item | {"actions": {"upload": {"href": f"{href}/complete", "header": header}}})
+        self.answer(200, {"transfer": "multipart", "objects": objects})
+
+    def about(self, name: str, verb: str, revision: str, body: bytes) -> None:
+        server = self.server
+        repo = server.repos.get(name)
+        if repo is None:
+            self.answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
+            return
+        if verb == "tag":
+            found = repo.at(revision)
+            assert found
+            tag = json.loads(body)["tag"]
+            status = 409 if tag in repo.tags else 200
+            repo.tags.setdefault(tag, found[0])
+            self.answer(status, {})
+            return
+        if verb == "branch":
+            self.answer(409 if repo.at(revision) else 200, {})
+            return
+        found = repo.at(revision)
+        if found is None:
+            self.answer(404, {"error": "Invalid rev id"}, X_Error_Code="RevisionNotFound")
+            return
+        oid, files = found
+        if verb == "revision":
+            siblings = [{"rfilename": file} for file in files]
+            about = {"id": name.partition("/")[2], "sha": oid, "siblings": siblings, "private": repo.private}
+            self.answer(200, about | {"downloads": 0, "likes": 0, "tags": [], "gated": False, "disabled": False})
+        elif verb == "tree":
+            self.answer(200, [entry(file, data) for file, data in sorted(files.items())])
+        elif verb == "preupload":
+            self.answer(200, {"files": [self.mode(item, files) for item in json.loads(body)["files"]]})
+        elif verb == "commit":
+            self.commit(repo, name, [json.loads(line) for line in body.splitlines()])
+        else:
+            self.answer(404, {"error": verb})
+
+    def mode(self, item: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:
+        large = item["path"].endswith(LARGE)
+        there = files.get(item["path"])
+        oid = None if there is None else entry(item["path"], there)["oid"]
+        if there is not None and large:
+            oid = hashlib.sha256(there).hexdigest()
+        mode = "lfs" if large else "regular"
+        return {"path": item["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid}
+
+    def commit(self, repo: Repo, name: str, lines: list[dict[str, Any]]) -> None:
+        head, files = repo.commits[-1]
+        files = dict(files)
+        for line in lines:
+            key, value = line["key"], line["value"]
+            if key == "header" and value.get("parentCommit") not in (None, head):
+                self.answer(412, {"error": "A commit has happened since. Please refresh and try again."})
+                return
+            if key == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif key == "lfsFile":
+                if value["oid"] not in self.server.objects:
+                    self.answer(400, {"error": f"LFS object {value['oid']} is not there"})
+                    return
+                files[value["path"]] = self.server.objects[value["oid"]]
+            elif key == "deletedFile":
+                del files[value["path"]]
+        oid = repo.commit(files)
+        url = f"{self.server.endpoint}/{name.removeprefix('models/')}/commit/{oid}"
+        self.answer(200, {"success": True, "commitOid": oid, "commitUrl": url})
+
+    def resolve(self, name: str, revision: str, file: str, drop: int | None) -> None:
+        server = self.server
+        repo = server.repos.get(name)
+        found = repo.at(revision) if repo else None
+        if repo is None:
+            self.answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
+        elif found is None:
+            self.answer(404, {"error": "Invalid rev id"}, X_Error_Code="RevisionNotFound")
+        elif file not in found[1]:
+            self.answer(404, {"error": "Entry not found"}, X_Error_Code="EntryNotFound", X_Repo_Commit=found[0])
+        elif file.endswith(LARGE):
+            data = found[1][file]
+            oid = hashlib.sha256(data).hexdigest()
+            server.objects[oid] = data
+            headers = {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(data)), "X-Repo-Commit": found[0]}
+            self.answer(302, b"", Location=f"{server.storage}/storage/{oid}", **headers)
+        else:
+            data = found[1][file]
+            self.send_data(data, drop, ETag=f'"{entry(file, data)["oid"]}"', X_Repo_Commit=found[0])
+
+
+def entry(path: str, data: bytes) -> dict[str, Any]:
+    """A file in a tree listing."""
+    blob = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    found = {"type": "file", "path": path, "size": len(data), "oid": blob}
+    if path.endswith(LARGE):
+        found["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}
+    return found

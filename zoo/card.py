@@ -1,0 +1,172 @@
+"""Cards: the README of what is published, for people and with metadata for the Hub."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zoo.files import read_records
+from zoo.manifest import Origin
+from zoo.recipe import recipe_of
+from zoo.scoring import Score, summaries
+from zoo.store import Zoo
+
+SITE = "rpg-zoo"
+DATA_LICENSES = {"digits": "cc-by-4.0"}
+"""Licences of data sets that are stated by who made them; networks trained on these alone are published under them."""
+
+SVG = re.compile(r"<svg\b.*?</svg>", re.DOTALL)
+
+
+def license_for(origin: Origin, given: str | None) -> str:
+    """The licence of weights of this origin: the given one, or else their data's. Raises ValueError when neither is
+    known.
+    """
+    data = _data(origin)
+    if found := given or DATA_LICENSES.get(data):
+        return found
+    raise ValueError(
+        f"the licence of weights trained on {data} is not known; say which one with --license, as in "
+        f"--license cc-by-4.0 (or --license other)"
+    )
+
+
+def zoo_card(
+    zoo: Zoo, repo_id: str, license: str, scores: list[Score] | None = None, report: str = "", plots: Sequence[str] = ()
+) -> str:
+    """The card of a dataset repository that holds a zoo. `report` is Markdown, `plots` are names of images there."""
+    metadata = {
+        "license": license,
+        "pretty_name": f"Neural networks: {zoo.manifest.origin.name}",
+        "tags": [SITE, "neural-network-weights", "model-zoo", zoo.manifest.origin.kind],
+        "size_categories": [_size_category(len(zoo.entries))],
+        "configs": [{"config_name": "default", "data_files": "index.parquet"}],
+    }
+    tick = "```"
+    first = zoo.entries[0].id
+    parts = [
+        f"# {zoo.manifest.origin.name}: {len(zoo.entries)} neural networks as data",
+        f"{_what(zoo)} `index.parquet` has a row per checkpoint; it is what the viewer shows and what "
+        f'`datasets.load_dataset("{repo_id}")` reads. `manifest.json` has the hash of every file and checkpoint.',
+        "## Loading",
+        f'{tick}python\nfrom zoo.store import Zoo\n\nzoo = Zoo.open("hf://{repo_id}")  # downloads what is looked at\n'
+        f'weights = zoo.load(zoo.entry("{first}"))  # a state dict, checked against its hash\n{tick}',
+        f"{tick}sh\nrpg-zoo pull {repo_id}                          # everything, verified\n"
+        f"rpg-zoo pull {repo_id} --select 'split=={zoo.entries[0].split}'\nrpg-zoo pull {repo_id} --id {first}\n{tick}",
+        *_results(scores, report, plots),
+        *_provenance(zoo, license),
+    ]
+    return _front_matter(metadata) + "\n\n".join(parts) + "\n"
+
+
+def checkpoint_card(zoo: Zoo, id: str, repo_id: str, license: str) -> str:
+    """The card of a model repository that holds one checkpoint in timm's format."""
+    metadata = {"license": license, "library_name": "timm", "tags": [SITE, "timm", zoo.manifest.origin.kind]}
+    tick = "```"
+    loading = f'import timm\n\nmodel = timm.create_model("hf-hub:{repo_id}", pretrained=True)'
+    entry = zoo.entry(id)
+    parts = [
+        f"# {id} of {zoo.manifest.origin.name}",
+        f"One network out of a zoo. {_what(zoo)}",
+        f"## Loading\n\n{tick}python\n{loading}\n{tick}",
+        f"SHA-256 of the checkpoint: `{entry.sha256}`, of the zoo's manifest: `{zoo.sha256}`.",
+        *_provenance(zoo, license),
+    ]
+    return _front_matter(metadata) + "\n\n".join(parts) + "\n"
+
+
+def generator_card(origin: Origin, num_parameters: int, checkpoints: int, repo_id: str, license: str) -> str:
+    """The card of a model repository that holds a trained generator (`origin` is its run's)."""
+    metadata = {"license": license, "library_name": SITE, "tags": [SITE, "weight-generation", "diffusion"]}
+    parts = [
+        f"# A generator of neural networks: {origin.name}",
+        f"A recurrent diffusion model of {num_parameters:,} parameters that draws the weights of whole networks, "
+        f"trained on {checkpoints} checkpoints of task {origin.task}.",
+        f"## Generating\n\n```sh\nrpg generate hf://{repo_id} -n 10\n```",
+        *_made(origin, license),
+    ]
+    return _front_matter(metadata) + "\n\n".join(parts) + "\n"
+
+
+def read_scores(zoo: Zoo, place: Path) -> list[Score] | None:
+    """The scores of exactly this zoo's checkpoints under one protocol in `place`, or None when some are not there."""
+    path = place / "scores.jsonl"
+    if not path.is_file():
+        return None
+    found: dict[tuple[str, str], dict[str, Score]] = {}
+    for record in read_records(path):
+        score = Score.model_validate(record)
+        found.setdefault((score.evaluator, score.protocol), {})[score.sha256] = score
+    for scores in found.values():
+        if all(entry.sha256 in scores for entry in zoo.entries):
+            return [scores[entry.sha256] for entry in zoo.entries]
+    return None
+
+
+def read_plots(report: Path) -> list[bytes]:
+    """The plots of a report (`rpg report`), as SVG files."""
+    page = report / "report.html"
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    name = 'xmlns="http://www.w3.org/2000/svg"'  # which a page does not need and a file does
+    return [(svg if "xmlns=" in svg else svg.replace("<svg", f"<svg {name}", 1)).encode() for svg in SVG.findall(text)]
+
+
+def _front_matter(metadata: dict[str, Any]) -> str:
+    return f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n"
+
+
+def _what(zoo: Zoo) -> str:
+    origin, splits = zoo.manifest.origin, [entry.split for entry in zoo.entries]
+    counts = ", ".join(f"{splits.count(split)} of split `{split}`" for split in sorted(set(splits)))
+    return (
+        f"{len(zoo.entries)} checkpoints ({counts}) of {zoo.structure.numel:,} values each, {origin.kind} for task "
+        f"{origin.task} with recipe {origin.name}."
+    )
+
+
+def _results(scores: list[Score] | None, report: str, plots: Sequence[str]) -> list[str]:
+    parts = ["## Results"] if scores or report else []
+    if scores:
+        rows = [
+            f"| {name} | {s.best:.3f} | {s.mean:.3f} | {s.median:.3f} | {s.min:.3f} | {s.std:.3f} | {s.n} |"
+            for name, s in summaries(scores).items()
+        ]
+        head = "| metric | best | mean | median | min | std | n |\n|---|---:|---:|---:|---:|---:|---:|"
+        note = f"On test data: {scores[0].protocol}, {scores[0].samples} samples per network."
+        parts += ["\n".join([head, *rows]), note]
+    if report:
+        parts.append(re.sub(r"^#", "###", report, flags=re.MULTILINE))
+    return [*parts, *(f"![plot]({name})" for name in plots)]
+
+
+def _provenance(zoo: Zoo, license: str) -> list[str]:
+    return [*_made(zoo.manifest.origin, license), f"Manifest: `{zoo.sha256}`."]
+
+
+def _made(origin: Origin, license: str) -> list[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
+    data = _data(origin)
+    terms = f"The weights: {license}. The data ({data}): {DATA_LICENSES.get(data, 'see where it comes from')}."
+    return [
+        "## How it was made",
+        f"`{shlex.join(origin.command)}`\n\nwith {versions}.",
+        f"<details><summary>The whole recipe</summary>\n\n```yaml\n{origin.recipe.rstrip()}\n```\n\n</details>",
+        "## Licence",
+        terms,
+    ]
+
+
+def _data(origin: Origin) -> str:
+    """The name of the data set that the zoo's task is about."""
+    task = recipe_of(origin).sections["task"].model_dump() if origin.recipe else {}
+    return str(task.get("data", origin.task))
+
+
+def _size_category(count: int) -> str:
+    bounds = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
+    return next((name for bound, name in bounds.items() if count < bound), "100K<n<1M")
