@@ -38,7 +38,7 @@ bench: .venv/.installed-dev
 
 .venv/.installed-dev: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -e '.[dev]'
+	$(BIN)/pip install -q -e '.[dev,seg,llm]'
 	touch .venv/.installed $@
 
 clean:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,24 +14,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluators.metrics import Metric, proportion
+from evaluators.metrics import Evaluation, Metric, proportion
 
 EVALUATOR = "classification/1"
 """Name and version; the version is raised whenever the same network would get other scores."""
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """Scores of one network, and `correct`, bool (N,): is its top-1 answer right? In the order of the data."""
-
-    metrics: tuple[Metric, ...]
-    correct: NDArray[np.bool_]
 
 
 # Not inference_mode: `batches` may fill a cache that training uses later, which inference tensors forbid.
 @torch.no_grad()
 def evaluate(predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
     """Score a network on labelled batches: the metrics `top1`, `top5` (with more than 5 classes) and `loss`.
+
+    `correct` of the evaluation says whether the top-1 answer is right.
 
     `predict` maps inputs (B, ...) to logits (B, C); it chooses device, precision and evaluation mode. `batches`
     yields inputs and int64 labels (B,) on any device.

@@ -5,6 +5,7 @@ Proportions are in percent. All values are finite, so everything here can be wri
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,16 @@ class Metric:
     def from_json(cls, data: Mapping[str, Any]) -> Metric:
         """The inverse of `to_json`. Raises ValueError for missing, unknown or badly typed fields."""
         return cls(**data)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Scores of one network, and `correct`, bool (N,): which samples it gets right, in the order of the data. Networks
+    are compared by what they get wrong (evaluators.similarity); each evaluator says what its samples are.
+    """
+
+    metrics: tuple[Metric, ...]
+    correct: NDArray[np.bool_]
 
 
 def proportion(name: str, correct: NDArray[np.bool_]) -> Metric:

@@ -203,7 +203,7 @@ def score(
 def export(
     path: ZooPath,
     id: Annotated[str, typer.Argument(metavar="ID", help="A checkpoint, as `rpg-zoo ls ZOO` names it.")],
-    form: Annotated[str, typer.Option("--format", help="timm (a directory), safetensors or pth.")] = "safetensors",
+    form: Annotated[str, typer.Option("--format", help="timm, peft, mmseg, detectron2, pth, ...")] = "safetensors",
     out: Out = None,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -217,7 +217,7 @@ def export(
     entry = zoo.entry(id)
     if form not in FORMATS:
         raise ValueError(f"--format {form} is not a format{suggest(form, FORMATS)}")
-    target = out or Path("exports") / f"{path.resolve().name}-{id}{FORMATS[form]}"
+    target = out or Path("exports") / f"{path.resolve().name}-{id}{FORMATS[form].ending}"
     result = {"out": str(target), "id": id, "sha256": entry.sha256, "format": form}
     if dry_run:
         emit(result, as_json, f"would write {id} to {target}")

@@ -39,6 +39,7 @@ class CollectConfig(Frozen):
     `epochs`; then a checkpoint is saved every `save_every` steps at `save_learning_rate`, `checkpoints` times for
     each of the `seeds`. Before all that, the last layer alone may be trained over `head_epochs` at
     `head_learning_rate`, without weight decay: a new head's gradients would harm pretrained weights.
+    With a `layer_decay` below 1 layers learn more slowly the farther they are from the last.
     With `init: shared` all networks start from the same weights, those of `seed`; without pretrained weights they
     otherwise all start from their own. For tasks with conditions, `conditions` are those to train on (all, by default)
     and `holdout` says which of them no generator may see.
@@ -55,6 +56,7 @@ class CollectConfig(Frozen):
     optimizer: Literal["sgd", "adamw"]
     learning_rate: PositiveFloat
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     batch_size: PositiveInt
     head_epochs: Annotated[int, Field(ge=0)] = 0
     head_learning_rate: PositiveFloat | None = None
@@ -174,7 +176,7 @@ def train(
     total = train_steps + config.checkpoints * config.save_every
     model = task.build(job.start) if state else task.start(job.start)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = _optimizer(config, trained)
+    optimizer = _optimizer(config, task, model)
     step = unpack_state(state, model, optimizer) if state else 0
     yield 100 * step // total
     device = next(model.parameters()).device.type
@@ -186,7 +188,7 @@ def train(
         if step == head_steps:  # also on resuming here, so that the optimiser starts anew in either case
             for parameter in trained:
                 parameter.requires_grad_(True)
-            optimizer = _optimizer(config, trained)
+            optimizer = _optimizer(config, task, model)
         _set_learning_rate(optimizer, _learning_rate(config, step - head_steps, train_steps - head_steps))
         with (
             global_seed(job.seed, "step", step),  # dropout and stochastic depth
@@ -282,10 +284,11 @@ def _train_head_alone(
         group["weight_decay"] = 0.0
 
 
-def _optimizer(config: CollectConfig, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+def _optimizer(config: CollectConfig, task: Task, model: nn.Module) -> torch.optim.Optimizer:
+    groups = task.groups(model, config.layer_decay)
     if config.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=0.0, momentum=0.9, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.weight_decay)
+        return torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay)
 
 
 def _learning_rate(config: CollectConfig, step: int, train_steps: int) -> float:
@@ -301,7 +304,7 @@ def _learning_rate(config: CollectConfig, step: int, train_steps: int) -> float:
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
 
 
 def _check_finite(model: nn.Module, loss: torch.Tensor, job: Job, step: int) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
+import numpy as np
 import torch
 from pydantic import Field
 
@@ -40,6 +42,23 @@ def global_seed(seed: int, *path: str | int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, *path))
         yield
+
+
+@contextmanager
+def library_seed(seed: int, *path: str | int) -> Iterator[None]:
+    """`cpu_seed` that also seeds and restores `random` and numpy's global generator: for libraries that augment by all
+    three.
+    """
+    states = random.getstate(), np.random.get_state()
+    number = derive_seed(seed, *path)
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    try:
+        with cpu_seed(seed, *path):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 @contextmanager

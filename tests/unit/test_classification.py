@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from timm.utils import accuracy
 from torch import Tensor
 
-from evaluators.classification import Evaluation, evaluate, label_ranks
+from evaluators.classification import evaluate, label_ranks
+from evaluators.metrics import Evaluation
 
 
 def batched(logits: Tensor, labels: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators.classification import Evaluation
-from evaluators.metrics import Metric
+from evaluators.metrics import Evaluation, Metric
 from zoo import collect as collect_module
 from zoo.checkpoint import save_tensors
 from zoo.collect import Checkpoint, CollectConfig, State, _learning_rate, collect, jobs, train
@@ -57,6 +56,9 @@ class PointTask:
 
     def load(self, model, weights):
         model.load_state_dict(weights)
+
+    def groups(self, model, layer_decay):
+        return [{"params": [p for p in model.parameters() if p.requires_grad]}]
 
     def steps_per_epoch(self, batch_size):
         return 4
@@ -188,6 +190,19 @@ def test_the_head_is_trained_alone_first_at_its_own_rate_without_decay_then_all_
     for entry in zoo.entries:
         weights = zoo.load(entry)
         assert (weights["place"].item(), weights["head"].item()) == pytest.approx(at[entry.step], rel=1e-4)
+
+
+def test_groups_of_a_task_have_their_own_rates_and_decay(tmp_path):
+    class Decayed(HeadTask):
+        def groups(self, model, layer_decay):
+            return [{"params": [model.place], "lr_scale": layer_decay}, {"params": [model.head], "weight_decay": 0.0}]
+
+    changes = {"optimizer": "sgd", "epochs": 0, "checkpoints": 1, "save_every": 1, "weight_decay": 0.5, "seed": 3}
+    config = CollectConfig(**SETTINGS | changes, layer_decay=0.25)
+    zoo = collect(config, Decayed(), ORIGIN, tmp_path / "zoo")
+    weights = zoo.load(zoo.entries[0])
+    assert weights["place"].item() == pytest.approx(3 - 0.25 * 0.01 * 0.5 * 3)  # it lies on the batch, 3
+    assert weights["head"].item() == pytest.approx(0.01 * 3)
 
 
 @pytest.mark.parametrize("stop", [2, 4, 5, 8, 9, 11])

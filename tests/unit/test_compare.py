@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators.classification import Evaluation
-from evaluators.metrics import proportion
+from evaluators.metrics import Evaluation, proportion
 from rpg.compare import compare
 from rpg.config import EvalConfig
 from zoo.manifest import Origin

@@ -1,6 +1,9 @@
+import random
+
+import numpy as np
 import torch
 
-from zoo.seeds import derive_seed, generator, global_seed
+from zoo.seeds import derive_seed, generator, global_seed, library_seed
 
 
 def test_streams_are_a_function_of_seed_and_path():
@@ -23,3 +26,17 @@ def test_the_global_generator_is_seeded_inside_and_restored_after():
     with global_seed(3, "x"):
         assert torch.equal(torch.rand(2), first)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_generators_of_libraries_are_seeded_inside_and_restored_after():
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: S311
+
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    draws = []
+    for seed in (3, 3, 4):
+        with library_seed(seed, "x"):
+            draws.append(draw())
+    assert draws[0] == draws[1]
+    assert not set(draws[0]) & set(draws[2])
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == states

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from evaluators.classification import Evaluation, balanced_accuracy
-from evaluators.metrics import proportion
+from evaluators.classification import balanced_accuracy
+from evaluators.metrics import Evaluation, proportion
 from rpg.task_report import gap_table, headline, task_table, write_task_report
 from rpg.tasks import TaskComparison, compare_tasks, principal_axes
 from zoo.conditions import bits, flipped

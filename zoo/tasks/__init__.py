@@ -18,8 +18,8 @@ FAMILIES = {"binary": "zoo.tasks.binary", "classification": "zoo.tasks.classific
 
 
 def task_module(name: str) -> ModuleType:
-    """The module of a task family, with `Config` (section `task:` of a recipe), `build(config, data_root, device)` and
-    `structure(config)`.
+    """The module of a task family, with `Config` (section `task:` of a recipe), `build(config, data_root, device)`,
+    `structure(config)`, `LIBRARY` and `library_config(config)`.
 
     Raises ValueError for a family that does not exist.
     """
@@ -55,15 +55,18 @@ def task_conditions(config: Frozen) -> tuple[str, ...]:
     return module.conditions() if hasattr(module, "conditions") else ()
 
 
-def timm_config(config: Frozen) -> dict[str, Any]:
-    """timm's `config.json` for checkpoints of this `task:` section. Raises ValueError for families that timm's networks
-    do not serve.
+def task_library(config: Frozen) -> str:
+    """Whose networks a `task:` section has, as `rpg-zoo export --format` names it: timm, peft, mmseg, detectron2."""
+    assert isinstance(config, TaskConfig)
+    return str(task_module(config.name).LIBRARY)
+
+
+def library_config(config: Frozen) -> dict[str, Any]:
+    """What `task_library` keeps beside the tensors of a checkpoint: timm's config.json, peft's adapter_config.json, the
+    other entries of the pickles of mmseg and detectron2. Without data.
     """
     assert isinstance(config, TaskConfig)
-    module = task_module(config.name)
-    if not hasattr(module, "timm_config"):
-        raise ValueError(f"networks of task {config.name} are not timm's; export them with --format safetensors or pth")
-    found: dict[str, Any] = module.timm_config(config)
+    found: dict[str, Any] = task_module(config.name).library_config(config)
     return found
 
 

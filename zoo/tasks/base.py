@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from torch import Tensor, nn
 
-from evaluators.classification import Evaluation
+from evaluators.metrics import Evaluation
 from zoo.structure import Frozen
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
@@ -69,6 +69,13 @@ class Task(Protocol):
 
     def head(self, model: nn.Module) -> list[nn.Parameter]:
         """The parameters of the last layer, for training them alone first (linear probing)."""
+        ...
+
+    def groups(self, model: nn.Module, layer_decay: float) -> list[dict[str, Any]]:
+        """The parameters that are trained, each once, as an optimiser's groups: `params`, and where they are not the
+        recipe's `weight_decay` and `lr_scale`, a factor of the learning rate. `layer_decay` is that factor between a
+        layer and the next.
+        """
         ...
 
     def steps_per_epoch(self, batch_size: int) -> int:

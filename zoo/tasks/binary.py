@@ -15,13 +15,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from evaluators.classification import Evaluation, balanced_accuracy, evaluate
+from evaluators.classification import balanced_accuracy, evaluate
+from evaluators.metrics import Evaluation
 from zoo.conditions import all_conditions, bits, check_condition
 from zoo.tasks.base import Batch, Split
+from zoo.tasks.classification import LIBRARY as LIBRARY
 from zoo.tasks.classification import ClassificationTask, ImagesConfig, load_data
 from zoo.tasks.classification import frozen as frozen
+from zoo.tasks.classification import library_config as library_config
 from zoo.tasks.classification import structure as structure
-from zoo.tasks.classification import timm_config as timm_config
 from zoo.tasks.images import Images
 
 if TYPE_CHECKING:

@@ -18,17 +18,20 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from evaluators.classification import EVALUATOR, Evaluation, evaluate
+from evaluators.classification import EVALUATOR, evaluate
+from evaluators.metrics import Evaluation
 from zoo.seeds import generator
 from zoo.structure import Structure
 from zoo.tasks.base import Batch, Split, TaskConfig
-from zoo.tasks.images import FORMATS, STATISTICS, Draw, Images, load_images, stratified_split
+from zoo.tasks.images import FORMATS, STATISTICS, Images, load_images, stratified_split
+from zoo.tasks.loading import epochs
 
 if TYPE_CHECKING:
     from zoo.tasks.imagenet import Photos
 
 VALIDATION_SEED = 0  # the same images are held out in every run, whatever its seed
 EVALUATION_BATCH = 500
+LIBRARY = "timm"
 LARGE = 64  # pixels a side; above, evaluation batches are smaller
 LARGE_EVALUATION_BATCH = 100
 
@@ -156,7 +159,7 @@ def chosen(config: ImagesConfig, names: Iterable[str]) -> list[str]:
     return [name for name in names if not config.trainable or any(fnmatchcase(name, p) for p in config.trainable)]
 
 
-def timm_config(config: ImagesConfig) -> dict[str, Any]:
+def library_config(config: ImagesConfig) -> dict[str, Any]:
     """timm's `config.json` for checkpoints of this task."""
     from zoo.tasks import networks
 
@@ -255,26 +258,19 @@ class ClassificationTask:
         classifier: Any = model.get_classifier  # what timm's networks have, and ours
         return list(classifier().parameters())
 
+    def groups(self, model: nn.Module, layer_decay: float) -> list[dict[str, Any]]:
+        """Raises ValueError for a `layer_decay`: no recipe of the paper's classifiers has one."""
+        if layer_decay != 1:
+            raise ValueError(f"zoo.layer_decay {layer_decay} is not for task {self.config.name}; leave it out")
+        return [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
+
     def steps_per_epoch(self, batch_size: int) -> int:
         return math.ceil(len(self.train_index) / batch_size)
 
     def batches(self, seed: int, first_step: int, batch_size: int) -> Iterator[Batch]:
-        """Every epoch visits every training image once, in a new order. It is cut into batches whose sizes differ by
-        one at most, rather than into full ones and a rest: a rest of one image would break BatchNorm.
-        """
-        draws = self.images.draw(self._plan(seed, first_step, batch_size), seed, self._augmentation())
+        plan = epochs(self.train_index, self.steps_per_epoch(batch_size), seed, first_step)
+        draws = self.images.draw(plan, seed, self._augmentation())
         return (self._batch(*draw) for draw in draws)
-
-    def _plan(self, seed: int, first_step: int, batch_size: int) -> Iterator[Draw]:
-        """Which images each batch takes."""
-        steps = self.steps_per_epoch(batch_size)
-        epoch, skip = divmod(first_step, steps)
-        while True:
-            order = torch.randperm(len(self.train_index), generator=generator(seed, "epoch", epoch))
-            for step, index in enumerate(self.train_index[order].tensor_split(steps)):
-                if step >= skip:
-                    yield epoch, step, index
-            epoch, skip = epoch + 1, 0
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy. Where tensors are frozen, the BatchNorm layers whose statistics are among them use these, so

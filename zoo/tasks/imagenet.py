@@ -8,8 +8,6 @@ Shape suffixes: N images, B images of a batch.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,26 +19,18 @@ from PIL import Image
 from timm.data import create_transform
 from timm.data.readers import create_reader
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from zoo.errors import Corrupt, MissingData
 from zoo.seeds import cpu_seed
 from zoo.tasks.base import Batch
-from zoo.tasks.images import FORMATS, Draw, standardize
+from zoo.tasks.images import FORMATS, standardize
+from zoo.tasks.loading import Draw, keys, load, loader_workers
 
 REPO = "ILSVRC/imagenet-1k"
-PREFETCH = 4  # batches that each worker prepares ahead
-MAX_WORKERS = 16
 
 Reader = Any  # timm's: reader[i] is (open file, label), reader.filename(i) its name
 Transform = Callable[[Image.Image], Tensor]
-
-
-def loader_workers() -> int:
-    """One per core, within reason; none where a process may not have children."""
-    if multiprocessing.current_process().daemon:
-        return 0
-    return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,8 +54,7 @@ class Photos:
         """The planned training batches; the draws for an image depend on (seed, epoch, its index) alone, whichever
         worker makes them.
         """
-        keys = ([(epoch, i) for i in index.tolist()] for epoch, _, index in plan)
-        return self._load(_Decoded(self.train, self.train_labels, augment, seed), keys)
+        return self._load(_Decoded(self.train, self.train_labels, augment, seed), keys(plan))
 
     def plain(self, split: Literal["train", "test"], index: Tensor, batch_size: int) -> Iterator[Batch]:
         """Images uint8 (B, 3, H, W) and labels int64 (B,) at these indices, in their order, prepared as timm prepares
@@ -73,8 +62,8 @@ class Photos:
         """
         transform = create_transform(**self.preparation, is_training=False, normalize=False)
         reader, labels = (self.test, self.test_labels) if split == "test" else (self.train, self.train_labels)
-        keys = ([(0, i) for i in part.tolist()] for part in index.split(batch_size))
-        return self._load(_Decoded(reader, labels, transform, seed=0), keys)
+        batches = ([(0, i) for i in part.tolist()] for part in index.split(batch_size))
+        return self._load(_Decoded(reader, labels, transform, seed=0), batches)
 
     def fingerprint(self) -> str:
         """8 hexadecimal digits that change with the test labels, their order, and the preparation. Not with pixels:
@@ -84,18 +73,8 @@ class Photos:
         digest.update(self.test_labels.numpy().data)
         return digest.hexdigest()[:8]
 
-    def _load(self, dataset: _Decoded, keys: Iterator[list[tuple[int, int]]]) -> Iterator[Batch]:
-        loader = DataLoader(
-            dataset,
-            batch_sampler=keys,
-            num_workers=self.workers,
-            prefetch_factor=PREFETCH if self.workers else None,
-            generator=torch.Generator(),  # so that the global one is left alone
-        )
-        try:
-            yield from (tuple(batch) for batch in loader)
-        except Corrupt as error:  # from a worker it comes with the worker's traceback
-            raise Corrupt(str(error).strip().splitlines()[-1].rpartition("Corrupt: ")[2]) from None
+    def _load(self, dataset: _Decoded, batches: Iterator[list[tuple[int, int]]]) -> Iterator[Batch]:
+        return ((images, labels) for images, labels in load(dataset, batches, self.workers))
 
 
 @dataclass(frozen=True, eq=False)

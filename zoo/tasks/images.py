@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -21,10 +21,9 @@ from torch import Tensor
 from zoo.errors import Corrupt, MissingData
 from zoo.seeds import cpu_seed, generator
 from zoo.tasks.base import Batch
+from zoo.tasks.loading import Draw
 
 Name = Literal["digits", "cifar10", "cifar100"]
-Draw: TypeAlias = tuple[int, int, Tensor]
-"""A training batch to make: epoch, number in it, indices int64 (B,) of training images."""
 
 
 class Format(NamedTuple):

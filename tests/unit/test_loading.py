@@ -1,0 +1,56 @@
+"""Plans of batches, and reading them by worker processes."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from zoo.errors import Corrupt
+from zoo.tasks.loading import epochs, keys, load
+
+INDEX = torch.arange(100, 117)
+
+
+def taken(first_step, count, seed=0):
+    plan = islice(epochs(INDEX, steps=5, seed=seed, first_step=first_step), count)
+    return [(epoch, step, index.tolist()) for epoch, step, index in plan]
+
+
+def test_an_epoch_visits_every_sample_once_in_batches_of_almost_equal_size():
+    for epoch in range(3):
+        batches = [index for _, _, index in taken(5 * epoch, 5)]
+        assert sorted(i for batch in batches for i in batch) == INDEX.tolist()
+        assert {len(batch) for batch in batches} == {3, 4}
+
+
+def test_a_batch_depends_on_seed_and_number_alone():
+    plan = taken(0, 12)
+    for first in range(12):
+        assert taken(first, 12 - first) == plan[first:]
+    assert taken(0, 12, seed=1) != plan
+    assert plan[0][2] != plan[5][2]
+
+
+class Squares(Dataset):
+    def __getitem__(self, key):
+        epoch, i = key
+        if i == 13:
+            raise Corrupt("sample 13 is broken")
+        return torch.tensor([epoch, i * i])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_come_in_order_and_damage_in_one_line(workers):
+    plan = [(0, 0, torch.tensor([3, 1])), (2, 0, torch.tensor([5]))]
+    before = torch.get_rng_state()
+    found = [batch.tolist() for batch in load(Squares(), keys(plan), workers)]
+    assert found == [[[0, 9], [0, 1]], [[2, 25]]]
+    assert torch.equal(torch.get_rng_state(), before)
+    summed = list(load(Squares(), keys(plan), workers, collate=lambda items: int(sum(map(torch.sum, items)))))
+    assert summed == [10, 27]
+    with pytest.raises(Corrupt) as caught:
+        list(load(Squares(), [[(0, 13)]], workers))
+    assert str(caught.value) == "sample 13 is broken"
