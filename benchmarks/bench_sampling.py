@@ -21,7 +21,7 @@ from torch import Tensor
 
 import published
 from harness import Bench, Served, arguments, interleaved, serve
-from rpg.allocator import keep_freed_memory
+from zoo.allocator import keep_freed_memory
 from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig
 from rpg.generate import chunk_size, generate
 from rpg.layout import Layout

@@ -16,7 +16,7 @@ import torch
 
 import published
 from harness import Bench, Served, arguments, interleaved, serve
-from rpg.allocator import keep_freed_memory
+from zoo.allocator import keep_freed_memory
 from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
 from rpg.devices import Device, measure
 from rpg.estimate import estimate
