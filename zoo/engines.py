@@ -153,8 +153,7 @@ def collect_all(plans: Sequence[Plan], pool: Pool) -> list[Zoo]:
         return zoos
 
 
-Team: TypeAlias = tuple[Run, ...]
-"""Runs that one worker trains together."""
+Team: TypeAlias = tuple[Run, ...]  # what one worker trains together
 
 
 class _Crew:
