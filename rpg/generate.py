@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rpg.allocator import keep_freed_memory
 from rpg.config import GenerateConfig, RPGConfig
 from rpg.devices import memory_of, out_of_memory
 from rpg.layout import Layout
@@ -21,6 +20,7 @@ from rpg.models.denoiser import Denoiser
 from rpg.models.diffusion import Scheduler, make_scheduler, sample
 from rpg.run import Run, RunRecord
 from rpg.values import ValueStatistics
+from zoo.allocator import keep_freed_memory
 from zoo.conditions import bits, check_condition, flipped
 from zoo.errors import Failed, suggest
 from zoo.manifest import Origin

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rpg.allocator import keep_freed_memory
 from rpg.config import GeneratorConfig, RPGConfig, TrainConfig
 from rpg.devices import memory_of, out_of_memory
 from rpg.layout import Layout
@@ -24,6 +23,7 @@ from rpg.processes import Processes, is_sharded, require_trackers, world_size
 from rpg.run import Run, RunRecord, build_generator
 from rpg.tokens import gather, open_tokens, write_tokens
 from rpg.values import ValueStatistics
+from zoo.allocator import keep_freed_memory
 from zoo.checkpoint import save_tensors
 from zoo.conditions import bits, check_condition
 from zoo.errors import Corrupt, Failed
