@@ -80,11 +80,24 @@ def forget_downloads(into: Path) -> None:
 
 
 def check_card(text: str, repo_type: RepoType) -> None:
-    """Raise ValueError unless the Hub accepts the metadata of this card."""
-    from huggingface_hub import DatasetCard, ModelCard
+    """Raise ValueError unless the Hub accepts the metadata of this card.
 
-    card = (DatasetCard if repo_type == "dataset" else ModelCard)(text)
-    _call(Address("card"), lambda: card.validate(repo_type=repo_type))
+    As RepoCard.validate, which in huggingface_hub 1.x asks huggingface.co whatever HF_ENDPOINT says.
+    """
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+    def check() -> list[dict[str, str]]:
+        body = {"content": text, "repoType": repo_type}
+        answer = get_session().post(
+            f"{constants.ENDPOINT}/api/validate-yaml", json=body, headers=build_hf_headers(token=False)
+        )
+        if answer.status_code != 400:  # which comes with the errors
+            hf_raise_for_status(answer)
+        return list(answer.json().get("errors", ()))
+
+    if errors := _call("the Hub's check of the card", check):
+        raise ValueError(f"the Hub refuses the card: {'; '.join(error.get('message', '?') for error in errors)}")
 
 
 def publish(
@@ -196,8 +209,10 @@ def _api() -> Any:
     return HfApi(library_name="rpg-zoo")
 
 
-def _call(address: Address, function: Callable[[], T], name: str = "") -> T:
-    """The function's value, tried again while the Hub is busy or out of reach; its errors as ours."""
+def _call(address: Address | str, function: Callable[[], T], name: str = "") -> T:
+    """The function's value, tried again while the Hub is busy or out of reach; its errors as ours, about `name` of
+    this address.
+    """
     what = f"{name} of {address}" if name else str(address)
     wait = 1.0
     for attempt in range(1, TRIES + 1):

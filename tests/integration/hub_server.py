@@ -238,7 +238,8 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/api/whoami-v2":
             self.answer(200, {"type": "user", "name": "user", "auth": {"accessToken": {"role": "write"}}})
         elif path == "/api/validate-yaml":
-            self.answer(200, {"errors": [], "warnings": []})
+            errors = [{"message": '"license" must be one of [apache-2.0, ...]'}] if b"license: nonsense" in body else []
+            self.answer(400 if errors else 200, {"errors": errors, "warnings": []})
         elif path == "/api/repos/create":
             self.create(json.loads(body))
         elif match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):

@@ -127,13 +127,15 @@ def test_versions_and_branches(client, server, tmp_path):
     assert client.ok("rpg-zoo show hf://user/zoo@next")["sha256"] == Zoo.open(tmp_path / "zoo").sha256
 
 
-def test_a_licence_is_needed(client, tmp_path):
+def test_a_licence_is_needed(client, server, tmp_path):
     origin = load_recipe("cifar10-cnn-small").origin("collected", ("rpg-zoo", "collect"))
     with ZooWriter(tmp_path / "other", origin, Structure.of({"w": torch.zeros(2)})) as writer:
         writer.add("a", {"w": torch.zeros(2)}, seed=0, split="train")
         writer.finish()
     client.fails("rpg-zoo push other user/other --dry-run", 2, "cifar10", "--license")
     assert "license: mit" in client.ok("rpg-zoo card other --license mit")["card"]
+    client.fails("rpg-zoo push zoo user/zoo --license nonsense", 2, "license", "must be one of")
+    assert server.repos == {}
 
 
 @pytest.mark.slow
