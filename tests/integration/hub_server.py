@@ -73,6 +73,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     drop: int | None = None
     lost: bool = False
+    page: bytes = b""  # the body of an answer with a status
     before: Callable[[], None] | None = None  # called when it strikes
 
 
@@ -172,7 +173,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile = io.BytesIO()  # type: ignore[assignment]
             self.close_connection = True
         if fault and fault.status:
-            self.answer(fault.status, {"error": "as asked"}, **fault.headers)
+            self.answer(fault.status, fault.page or {"error": "as asked"}, **fault.headers)
             return
         if path.startswith("/storage/"):
             self.storage(path, body, fault.drop if fault else None)
