@@ -252,7 +252,7 @@ def test_a_killed_pull_continues(client, server, tmp_path, path):
 
 
 @both
-@pytest.mark.parametrize("room", [0, 1000, 20_000])
+@pytest.mark.parametrize("room", [1000, 20_000])
 def test_pull_to_a_full_disk(client, server, tmp_path, room):
     """No file may grow beyond `room` bytes: the kernel's refusal, in Python and in hf_xet."""
     client.ok("rpg-zoo push zoo user/zoo")
@@ -263,9 +263,8 @@ def test_pull_to_a_full_disk(client, server, tmp_path, room):
 
 
 @both
-@pytest.mark.parametrize("room", [0, 1000])
-def test_push_from_a_full_disk(client, server, tmp_path, room):
-    client.fails("rpg-zoo push zoo user/zoo", 1, "room", "same command", limit=room)
+def test_push_from_a_full_disk(client, server, tmp_path):
+    client.fails("rpg-zoo push zoo user/zoo", 1, "room", "same command", limit=1000)
     assert all("manifest.json" not in files for repo in server.repos.values() for _, files in repo.commits)
     client.ok("rpg-zoo push zoo user/zoo")
     complete(server, tmp_path)
