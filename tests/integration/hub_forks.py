@@ -1,4 +1,4 @@
-"""Runs command lines as forks of one process that has imported the heavy libraries, and huggingface_hub not yet: it reads
+"""Runs command lines as forks of one process that has imported the heavy libraries, but not huggingface_hub: that reads
 its environment when it is imported.
 
 A JSON object per line on stdin, another in answer. {"argv": [...], "environment": {...}, "folder": PATH, "out": PATH,
@@ -23,7 +23,7 @@ import rpg.publish
 import zoo.cli
 import zoo.collect
 import zoo.publish
-import zoo.scoring  # noqa: F401  # imported before the forks
+import zoo.scoring  # imported before the forks
 from zoo.console import run_cli
 
 SLEEP = time.sleep

@@ -1,9 +1,9 @@
 """A loopback server that speaks as much of the Hugging Face Hub's HTTP API as its client needs, with faults on demand.
 
-Tests start `HubServer` in a thread and point HF_ENDPOINT at it. Large files go through LFS, in parts above PART bytes, or
-through Xet, which keeps its chunks in a directory (hf_xet's `local://` endpoint). Uploads are refused unless their
-SHA-256 is the promised one, commits unless their large files are there and their parent is the head of the branch. Large
-files are served from another host name, as the Hub's are.
+Tests start `HubServer` in a thread and point HF_ENDPOINT at it. Large files go through LFS, in parts above PART bytes,
+or through Xet, which keeps its chunks in a directory (hf_xet's `local://` endpoint). Uploads are refused unless their
+SHA-256 is the promised one, commits unless their large files are there and their parent is the head of the branch.
+Large files are served from another host name, as the Hub's are.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ import sys, hf_xet
 place, file, back = sys.argv[1:]
 [info] = hf_xet.hash_files([file])
 print(info.hash)
-with hf_xet.XetSession().new_file_download_group(endpoint="local://" + place, token="", token_expiry_unix_secs=2**40) as g:
-    g.start_download_file(hf_xet.XetFileInfo(info.hash, info.file_size), back)
+session, access = hf_xet.XetSession(), {"token": "", "token_expiry_unix_secs": 2**40}
+with session.new_file_download_group(endpoint="local://" + place, **access) as group:
+    group.start_download_file(hf_xet.XetFileInfo(info.hash, info.file_size), back)
 """
 
 

@@ -103,7 +103,7 @@ def test_a_selection_is_a_zoo(client, server, tmp_path):
 
 @both
 def test_versions_and_branches(client, server, tmp_path):
-    """A new version replaces the old, which its tag still gives; strangers' files stay; branches do not disturb main."""
+    """A new version replaces the old, which its tag still gives; strangers' files stay; a branch leaves main alone."""
     first = client.ok("rpg-zoo push zoo user/zoo")
     repo = server.repos["datasets/user/zoo"]
     repo.commit(head(server) | {"notes.txt": b"mine"})

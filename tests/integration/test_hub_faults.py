@@ -1,4 +1,6 @@
-"""Publishing and pulling when things go wrong: nothing lost, nothing half-published, one line, the same command goes on."""
+"""Publishing and pulling when things go wrong: nothing lost, nothing half-published, one line, and the same command
+goes on.
+"""
 
 import os
 import shutil
