@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCard, ModelCard
 
 import zoo.store
 from zoo.checkpoint import content_hash, load_tensors
-from zoo.recipe import load_recipe
+from zoo.recipe import load_recipe, recipe_names
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 
@@ -159,11 +159,8 @@ def test_a_generator_makes_the_same_networks_from_the_hub(client, server, tmp_pa
 
 @both
 def test_timm_loads_a_pushed_checkpoint(client, server, tmp_path):
-    recipe = load_recipe("digits", ["task.model=resnet10t"])
     net = timm.create_model("resnet10t", num_classes=10, in_chans=1).state_dict()
-    with ZooWriter(tmp_path / "nets", recipe.origin("collected", ("rpg-zoo",)), Structure.of(net)) as writer:
-        writer.add("a", net, seed=0, split="train")
-        writer.finish()
+    one_network_zoo(tmp_path / "nets", "digits", ["task.model=resnet10t"], net)
     client.ok("rpg-zoo push nets user/net --id a")
     published = head(server, "models/user/net")
     assert ModelCard(published["README.md"].decode(), ignore_metadata_errors=False).data.library_name == "timm"
@@ -173,6 +170,59 @@ def test_timm_loads_a_pushed_checkpoint(client, server, tmp_path):
         "st.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, 'loaded.safetensors')",
     )
     assert content_hash(load_tensors(tmp_path / "loaded.safetensors")) == content_hash(net)
+
+
+def one_network_zoo(path, recipe, overrides, network):
+    if recipe not in recipe_names():
+        pytest.skip(f"there is no recipe {recipe}")
+    with ZooWriter(
+        path, load_recipe(recipe, overrides).origin("collected", ("rpg-zoo",)), Structure.of(network)
+    ) as writer:
+        writer.add("a", network, seed=0, split="train")
+        writer.finish()
+
+
+@both
+@pytest.mark.slow
+def test_peft_loads_a_pushed_adapter(client, server, tmp_path):
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    base = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=32, **sizes))
+    base.save_pretrained(tmp_path / "base")
+    settings = {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "up_proj"], "use_dora": True}
+    adapted = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", **settings))
+    adapter = {k: torch.randn_like(v) for k, v in peft.get_peft_model_state_dict(adapted).items()}
+    overrides = [f"task.model={tmp_path / 'base'}", "task.rank=2", "task.alpha=4", "task.targets=[q_proj,up_proj]"]
+    one_network_zoo(tmp_path / "nets", "llama-7b-dora-r4", overrides, adapter)
+    client.fails("rpg-zoo push nets user/net --id a", 2, "odc-by", "--license")
+    client.ok("rpg-zoo push nets user/net --id a --license other")
+    published = head(server, "models/user/net")
+    assert set(published) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert ModelCard(published["README.md"].decode(), ignore_metadata_errors=False).data.library_name == "peft"
+    client.python(
+        "import peft, transformers, safetensors.torch as st\n"
+        "base = transformers.AutoModelForCausalLM.from_pretrained('base')\n"
+        "model = peft.PeftModel.from_pretrained(base, 'user/net')\n"
+        "state = peft.get_peft_model_state_dict(model)\n"
+        "st.save_file({k: v.contiguous() for k, v in state.items()}, 'loaded.safetensors')",
+    )
+    assert content_hash(load_tensors(tmp_path / "loaded.safetensors")) == content_hash(adapter)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "library", "wrapper"), [("ade20k", "mmseg", "state_dict"), ("coco", "detectron2", "model")]
+)
+def test_a_checkpoint_of_mmseg_and_detectron2(client, server, tmp_path, recipe, library, wrapper):
+    pytest.importorskip(library)
+    network = {"backbone.w": torch.ones(3)}
+    one_network_zoo(tmp_path / "nets", recipe, [], network)
+    client.ok("rpg-zoo push nets user/net --id a --license other")
+    published = head(server, "models/user/net")
+    assert set(published) == {"README.md", "model.pth"}
+    assert ModelCard(published["README.md"].decode(), ignore_metadata_errors=False).data.library_name == library
+    assert 'hf_hub_download("user/net", "model.pth")' in published["README.md"].decode()
+    (tmp_path / "model.pth").write_bytes(published["model.pth"])
+    assert torch.equal(torch.load(tmp_path / "model.pth", weights_only=True)[wrapper]["backbone.w"], torch.ones(3))
 
 
 def test_the_index_and_card_are_read_by_others(client, server, tmp_path):
