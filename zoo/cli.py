@@ -273,7 +273,7 @@ Report = Annotated[Path | None, typer.Option("--report", help="A report's direct
 def push(
     path: ZooPath,
     repo_id: Repo,
-    id: Annotated[str | None, typer.Option("--id", help="Only this checkpoint, as a model that timm loads.")] = None,
+    id: Annotated[str | None, typer.Option("--id", help="Only this checkpoint, as its library loads it.")] = None,
     private: Annotated[bool, typer.Option("--private", help="If the repository is made, make it private.")] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="A branch other than main.")] = None,
     license: License = None,
