@@ -64,8 +64,12 @@ class BinaryTask(ClassificationTask):
         self._labels: Tensor | None = None  # int64 (classes,), of each class of the data set
 
     def for_condition(self, condition: str) -> BinaryTask:
+        return self.for_labels(bits(check_condition(condition)))
+
+    def for_labels(self, labels: Tensor) -> BinaryTask:
+        """The task that gives class k the label `labels[k]`; also for vmap over many such tasks."""
         task = copy.copy(self)
-        task._labels = bits(check_condition(condition)).to(self.device, torch.int64)
+        task._labels = labels.to(self.device, torch.int64)
         return task
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
