@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Protocol, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from zoo.manifest import Origin
 from zoo.progress import progress
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
-from zoo.tasks.base import Batch, Task
+from zoo.tasks.base import Batch, LabelledTask, Task
 
 MOST = 32
 """Networks at once."""
@@ -135,10 +135,6 @@ class _Stacked:
         return losses.detach()
 
 
-class _Labelled(Protocol):
-    def for_labels(self, labels: Tensor) -> Task: ...
-
-
 class _Loss(nn.Module):
     """A binary task's loss as a module, so that its network's tensors can be replaced."""
 
@@ -148,7 +144,7 @@ class _Loss(nn.Module):
         self.model = model
 
     def forward(self, labels: Tensor, batch: Batch) -> Tensor:
-        task = cast("_Labelled", self._task)  # other tasks have one network a seed, which is trained alone
+        task = cast("LabelledTask", self._task)  # other tasks have one network a seed, which is trained alone
         return task.for_labels(labels).loss(self.model, batch)
 
 
