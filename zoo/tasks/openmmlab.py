@@ -63,22 +63,28 @@ SIZES = {
 
 def network(size: str, crop: int, classes: int, seed: int) -> nn.Module:
     """A freshly initialised UperNet for crops of `crop` pixels a side, on the CPU. Raises MissingExtra."""
-    registry = _mmseg("registry")
-    _mmseg("models")
-    with library_seed(seed, "build"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about its own deprecated names
-        model: nn.Module = registry.MODELS.build(settings(size, crop, classes))
+    with library_seed(seed, "build"):
+        model = _built(size, crop, classes)
         model.init_weights()  # type: ignore[operator]
     return model
 
 
 def empty_network(size: str, crop: int, classes: int) -> nn.Module:
     """The same on the meta device: names, shapes and dtypes. Raises MissingExtra."""
+    with torch.device("meta"), _NumbersOnCPU():
+        return _built(size, crop, classes)
+
+
+def _built(size: str, crop: int, classes: int) -> nn.Module:
     registry = _mmseg("registry")
     _mmseg("models")
-    with warnings.catch_warnings(), torch.device("meta"), _NumbersOnCPU():
-        warnings.simplefilter("ignore")
-        model: nn.Module = registry.MODELS.build(settings(size, crop, classes))
+    from mmengine.config import ConfigDict
+    from mmengine.logging import MMLogger
+
+    MMLogger.get_instance("rpg-zoo", log_level="ERROR")  # as the current one; that of mmengine would write to stdout
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about its own deprecated names
+        model: nn.Module = registry.MODELS.build(ConfigDict(settings(size, crop, classes)))
     return model
 
 
