@@ -81,7 +81,8 @@ def _built(size: str, crop: int, classes: int) -> nn.Module:
     from mmengine.config import ConfigDict
     from mmengine.logging import MMLogger
 
-    MMLogger.get_instance("rpg-zoo", log_level="ERROR")  # as the current one; that of mmengine would write to stdout
+    if not MMLogger.check_instance_created("rpg-zoo"):  # as the current one; mmengine's own would write to stdout
+        MMLogger.get_instance("rpg-zoo", log_level="ERROR")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about its own deprecated names
         model: nn.Module = registry.MODELS.build(ConfigDict(settings(size, crop, classes)))
