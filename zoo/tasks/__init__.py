@@ -18,6 +18,7 @@ FAMILIES = {
     "binary": "zoo.tasks.binary",
     "classification": "zoo.tasks.classification",
     "segmentation": "zoo.tasks.segmentation",
+    "detection": "zoo.tasks.detection",
 }
 
 
