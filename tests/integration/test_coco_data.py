@@ -67,6 +67,8 @@ def test_the_fingerprint_changes_with_the_truth(root: Path, change) -> None:
         lambda content: content.pop("categories"),
         lambda content: content["annotations"][1].pop("bbox"),
         lambda content: content["annotations"][1].pop("segmentation"),
+        lambda content: content["annotations"][1].pop("area"),
+        lambda content: content["annotations"][1].update(bbox=[1, 2, 3]),
         lambda content: content["annotations"][1].update(image_id=5),
         lambda content: content["annotations"][1].update(category_id=5),
         lambda content: content["annotations"].append(5),
@@ -81,6 +83,14 @@ def test_other_content_is_refused_in_one_line(root: Path, change) -> None:
     annotations(root).write_text(json.dumps(content))
     with pytest.raises(Corrupt, match=r"instances_val2017.json is not an annotation file of COCO's"):
         read(root, "test", 2)
+
+
+def test_objects_to_learn_from_are_polygons(root: Path) -> None:
+    content = json.loads(annotations(root, "train2017").read_text())
+    content["annotations"][2]["segmentation"] = {"size": [48, 64], "counts": [0, 48 * 64]}
+    annotations(root, "train2017").write_text(json.dumps(content))
+    with pytest.raises(Corrupt, match="wrong value: in annotation 3"):
+        read(root, "train", 2)
 
 
 def test_what_is_no_annotation_file_is_refused(root: Path) -> None:
@@ -116,7 +126,7 @@ def test_a_missing_part_is_said_with_layout_and_source(root: Path, gone: str, tm
 def test_without_detectron2_it_is_said_how_to_get_it(root: Path, monkeypatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, "detectron2.modeling", None)
     config = load_recipe("coco").sections["task"]
-    with pytest.raises(MissingExtra, match="rpg-zoo.det..*no-build-isolation.*detectron2@"):
+    with pytest.raises(MissingExtra, match=r"rpg-zoo.det..*no-build-isolation.*detectron2@"):
         build_task(config, root, "cpu")  # type: ignore[arg-type]
     monkeypatch.chdir(root)
     for command in ("rpg estimate coco --device h100", f"rpg-zoo collect coco --data-root {root}"):
@@ -131,3 +141,7 @@ def test_without_detectron2_it_is_said_how_to_get_it(root: Path, monkeypatch, ca
         run_cli(zoo.cli.app, "rpg-zoo")
     assert not exit.value.code
     assert "vitdet-base on coco" in capsys.readouterr().out
+
+
+def test_the_readme_has_the_install_line() -> None:
+    assert detectron.INSTALL in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").splitlines()

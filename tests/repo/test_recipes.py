@@ -44,6 +44,7 @@ PARAMETERS = {
     "cifar10-vit-base": 85_806_346,
     "cifar100-resnet18-bn": 2_048,
     "vit-tiny-seeds": 5_526_346,
+    "coco": 110_895_792,
 }
 BUFFERS = (".running_mean", ".running_var", ".num_batches_tracked")
 

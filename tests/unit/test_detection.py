@@ -144,7 +144,7 @@ def test_the_standard_error_is_that_of_the_mean_where_ap_is_a_share() -> None:
 
 
 def test_which_objects_are_found() -> None:
-    truth, detections = scene(4)
+    truth, _ = scene(4)
     objects = [one for one in truth["annotations"] if not one["iscrowd"]]
     perfect = [
         {"image_id": o["image_id"], "category_id": o["category_id"], "bbox": o["bbox"], "score": 1.0}

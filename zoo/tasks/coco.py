@@ -72,24 +72,26 @@ def read(data_root: Path, split: Literal["train", "test"], classes: int) -> Anno
     """
     name = FOLDERS[split]
     path = _annotations(data_root, name)
+    content = parse_json(path.read_bytes(), path)
     try:
-        content = parse_json(path.read_bytes(), path)
-        assert isinstance(content, dict)
         images = sorted(content["images"], key=lambda image: image["id"])
         categories = sorted(content["categories"], key=lambda category: category["id"])
+        known = {category["id"]: category["name"] for category in categories}
         objects: dict[int, list[Json]] = {image["id"]: [] for image in images}
-        known = {category["id"] for category in categories}
         for one in content["annotations"]:
-            objects[one["image_id"]].append(one | {"iscrowd": one.get("iscrowd", 0)})
-            assert one["category_id"] in known
-            assert len(one["bbox"]) == 4
-            assert one["segmentation"]
-        assert all(image["file_name"] and image["height"] and image["width"] for image in images)
-    except (KeyError, TypeError, AttributeError, AssertionError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else "something is missing or of the wrong kind"
+            one = {"iscrowd": 0, **one}
+            learnable = one["iscrowd"] or isinstance(one["segmentation"], list) or split == "test"
+            if not (one["category_id"] in known and len(one["bbox"]) == 4 and one["area"] >= 0 and learnable):
+                raise ValueError(f"in annotation {one.get('id')}")
+            objects[one["image_id"]].append(one)
+        for image in images:
+            if not (image["file_name"] and image["height"] > 0 and image["width"] > 0):
+                raise ValueError(f"in image {image['id']}")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        what = f"there is no {error}" if isinstance(error, KeyError) else f"a wrong value: {error}"
         raise Corrupt(
             f"{path} is not an annotation file of COCO's ({what}); expected images, annotations with boxes and "
-            "segmentations, categories"
+            "polygons, categories"
         ) from error
     if len(categories) != classes:
         raise ValueError(

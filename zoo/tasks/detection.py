@@ -1,4 +1,4 @@
-"""Object detection and instance segmentation on COCO: ViTDet of detectron2 (zoo.tasks.detectron), AP of boxes and masks.
+"""Object detection and instance segmentation on COCO: detectron2's ViTDet (zoo.tasks.detectron), AP of boxes and masks.
 
 All values of a checkpoint are floating-point and generated. The network's constants (pixel mean and standard deviation,
 anchors) are in no checkpoint: building the network makes them.
@@ -37,8 +37,9 @@ class Config(TaskConfig):
     - `model`: `vitdet-base` (the paper's), or `vitdet-tiny` for tests.
     - `classes`: how many categories the annotation files must have.
     - `image_size`: pixels a side, a multiple of 32: images are padded to this square.
-    - `pretrained`: a file with weights of the whole network (.safetensors, or .pth as detectron2 writes it); or what the
-      backbone starts from: timm's name of a vision transformer with weights on the Hub, a file or directory with them.
+    - `pretrained`: a file with weights of the whole network (.safetensors, or .pth as detectron2 writes it); or what
+      the backbone starts from: a vision transformer of timm's with weights on the Hub, by name, or a file or directory
+      with them.
     - `validation`: the share of the training images that is never trained on.
     """
 
