@@ -17,6 +17,7 @@ from zoo.tasks.base import Task, TaskConfig
 FAMILIES = {
     "binary": "zoo.tasks.binary",
     "classification": "zoo.tasks.classification",
+    "detection": "zoo.tasks.detection",
     "segmentation": "zoo.tasks.segmentation",
     "detection": "zoo.tasks.detection",
 }
