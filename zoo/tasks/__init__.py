@@ -14,7 +14,11 @@ from zoo.errors import suggest
 from zoo.structure import Frozen, Structure
 from zoo.tasks.base import Task, TaskConfig
 
-FAMILIES = {"binary": "zoo.tasks.binary", "classification": "zoo.tasks.classification"}
+FAMILIES = {
+    "binary": "zoo.tasks.binary",
+    "classification": "zoo.tasks.classification",
+    "commonsense": "zoo.tasks.commonsense",
+}
 
 
 def task_module(name: str) -> ModuleType:

@@ -1,0 +1,62 @@
+"""A frozen LLaMA of two layers with a byte-level tokenizer, in a directory as transformers keeps them, and commonsense
+data in LLM-Adapters' layout. For tests.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+from evaluators.questions import SETS, compose
+
+
+def save_llama(path: Path, seed: int = 0, **sizes: int) -> Path:
+    """Random weights; tokens are bytes, after the unknown one, beginning and end, numbered as LLaMA's are."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    special = ["<unk>", "<s>", "</s>"]
+    words = {word: k for k, word in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    options = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options).save_pretrained(path)
+    width = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2} | sizes
+    config = LlamaConfig(
+        vocab_size=len(words),
+        max_position_embeddings=4096,
+        initializer_range=0.5,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        **width,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+def save_data(root: Path, each: int = 4, rows: int = 24) -> Path:
+    """`each` questions in every set and `rows` texts to train on."""
+    rng = random.Random(0)
+    texts = []
+    for name, kind in SETS.items():
+        folder = root / "commonsense" / kind.folder
+        folder.mkdir(parents=True)
+        made = []
+        for k in range(each):
+            words = ("yes", "no") if name == "boolq" else kind.words[: min(len(kind.words), 4)]
+            choices = words if name == "boolq" else [f"thing {rng.randrange(100)}" for _ in words]
+            question = compose(name, f"which is {k}?", choices, rng.randrange(len(choices)))
+            output = f"the correct answer is {question.word}"
+            made.append({"instruction": question.instruction, "input": "", "output": output, "answer": question.word})
+        (folder / "test.json").write_text(json.dumps(made))
+        texts += made
+    training = (texts * rows)[:rows]
+    (root / "commonsense" / "commonsense_170k.json").write_text(json.dumps(training))
+    return root
