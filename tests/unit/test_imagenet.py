@@ -145,6 +145,15 @@ def test_evaluation_is_a_hand_loop(tmp_path):
     assert evaluation.correct.tolist() == correct
 
 
+def test_photographs_are_decoded_once_for_all_networks(tmp_path):
+    task = open_task(write_folders(tmp_path))
+    first = [task.evaluate(task.build(seed), "test") for seed in (0, 1)]
+    for file in (tmp_path / "imagenet" / "val").rglob("*.JPEG"):
+        file.unlink()
+    again = [task.evaluate(task.build(seed), "test") for seed in (0, 1)]
+    assert [e.metrics for e in again] == [e.metrics for e in first]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_image_that_cannot_be_decoded_is_named_in_one_line(workers, tmp_path):
     write_folders(tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import namedtuple
 from itertools import islice
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from zoo.errors import Corrupt
-from zoo.tasks.loading import epochs, keys, load
+from zoo.tasks.loading import KeptBatches, epochs, keys, load
 
 INDEX = torch.arange(100, 117)
 
@@ -54,3 +56,62 @@ def test_batches_come_in_order_and_damage_in_one_line(workers):
     with pytest.raises(Corrupt) as caught:
         list(load(Squares(), [[(0, 13)]], workers))
     assert str(caught.value) == "sample 13 is broken"
+
+
+class Reads:
+    """Batches of three sizes, counting how often they are read."""
+
+    def __init__(self):
+        self.passes = 0
+        rng = torch.Generator().manual_seed(0)
+        self.batches = [
+            (torch.randint(256, (b, 3, 5, 7), generator=rng, dtype=torch.uint8), torch.arange(b)) for b in (4, 4, 1)
+        ]
+
+    def __call__(self):
+        self.passes += 1
+        yield from self.batches
+
+
+def assert_same(found, expected):
+    for (images, labels), (others, theirs) in zip(found, expected, strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(labels, theirs)
+
+
+def test_batches_are_read_once_and_then_come_from_the_file(recwarn):
+    reads = Reads()
+    kept = KeptBatches(reads, size=9 * 105)
+    next(iter(kept))  # a pass that is broken off keeps nothing
+    for passes in (2, 2, 2):
+        assert_same(list(kept), reads.batches)
+        assert reads.passes == passes
+    assert not recwarn.list
+
+
+def test_without_room_every_pass_reads_anew_and_says_so_once(monkeypatch, recwarn):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("Usage", "free")(2 * 9 * 105 - 1))
+    reads = Reads()
+    kept = KeptBatches(reads, size=9 * 105)
+    for passes in (1, 2):
+        assert_same(list(kept), reads.batches)
+        assert reads.passes == passes
+    (warning,) = recwarn.list
+    assert "no room" in str(warning.message)
+    assert "TMPDIR" in str(warning.message)
+
+
+def test_a_disk_that_fills_meanwhile_costs_the_copy_not_the_pass(monkeypatch):
+    calls = []
+
+    def full(file, images):
+        calls.append(1)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("zoo.tasks.loading._mapped", full)
+    reads = Reads()
+    kept = KeptBatches(reads, size=9 * 105)
+    with pytest.warns(UserWarning, match="No space left on device"):
+        assert_same(list(kept), reads.batches)
+    assert_same(list(kept), reads.batches)
+    assert (reads.passes, len(calls)) == (2, 1)

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,7 +25,7 @@ from zoo.seeds import generator
 from zoo.structure import Structure
 from zoo.tasks.base import Batch, Split, TaskConfig
 from zoo.tasks.images import FORMATS, STATISTICS, Images, load_images, stratified_split
-from zoo.tasks.loading import epochs
+from zoo.tasks.loading import KeptBatches, epochs
 
 if TYPE_CHECKING:
     from zoo.tasks.imagenet import Photos
@@ -206,7 +207,7 @@ class ClassificationTask:
                 f"task.validation {config.validation} of {len(labels)} images leaves {len(self.train_index)} "
                 f"to train on and {len(self.validation_index)} to validate on; expected some of both"
             )
-        self._evaluation_batches: dict[Split, list[Batch]] = {}
+        self._evaluation_batches: dict[Split, Iterable[Batch]] = {}
 
     def for_condition(self, condition: str) -> ClassificationTask:
         raise ValueError(f"task {self.config.name} has no conditions, got {condition!r}; use a recipe of binary tasks")
@@ -282,24 +283,23 @@ class ClassificationTask:
         return F.cross_entropy(model(images), labels)
 
     def evaluate(self, model: nn.Module, split: Split) -> Evaluation:
-        """Images are not augmented. Small ones are kept on the device for the next network."""
+        """Images are not augmented. For the next network small ones are kept on the device, photographs on disk."""
         model.eval()
         return evaluate(lambda images: model(self._prepared(images)), self._evaluation(split))
 
     def _evaluation(self, split: Split) -> Iterable[Batch]:
         """Batches of uint8 images and labels, as they are."""
-        if split in self._evaluation_batches:
-            return self._evaluation_batches[split]
-        raw = self._read(split)
-        if isinstance(self.images, Images):
-            raw = self._evaluation_batches[split] = [(i.to(self.device), y.to(self.device)) for i, y in raw]
-        return raw
-
-    def _read(self, split: Split) -> Iterable[Batch]:
-        size = EVALUATION_BATCH if self.config.side <= LARGE else LARGE_EVALUATION_BATCH
-        if split == "test":
-            return self.images.plain("test", torch.arange(len(self.images.test_labels)), size)
-        return self.images.plain("train", self.validation_index, size)
+        if split not in self._evaluation_batches:
+            size = EVALUATION_BATCH if self.config.side <= LARGE else LARGE_EVALUATION_BATCH
+            test = split == "test"
+            index = torch.arange(len(self.images.test_labels)) if test else self.validation_index
+            read = partial(self.images.plain, "test" if test else "train", index, size)
+            if isinstance(self.images, Images):
+                found: Iterable[Batch] = [(i.to(self.device), y.to(self.device)) for i, y in read()]
+            else:
+                found = KeptBatches(read, len(index) * math.prod(self.images.preparation["input_size"]))
+            self._evaluation_batches[split] = found
+        return self._evaluation_batches[split]
 
     def _batch(self, images: Tensor, labels: Tensor) -> Batch:
         return self._prepared(images), labels.to(self.device)

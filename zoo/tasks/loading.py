@@ -1,18 +1,26 @@
-"""Which samples each training batch takes, and reading them from their files in worker processes."""
+"""Which samples each training batch takes; reading them in worker processes, and keeping what was read.
+
+Shape suffixes: B samples of a batch.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
+import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.errors import Corrupt
 from zoo.seeds import generator
+from zoo.tasks.base import Batch
 
 PREFETCH = 4  # batches that each worker prepares ahead
 MAX_WORKERS = 16
@@ -71,3 +79,58 @@ def load(
         yield from loader
     except Corrupt as error:  # from a worker it comes with the worker's traceback
         raise Corrupt(str(error).strip().splitlines()[-1].rpartition("Corrupt: ")[2]) from None
+
+
+class KeptBatches:
+    """Batches that are read once for many networks: the first whole pass keeps the images in a temporary file without a
+    name, memory-mapped, from which later passes take them. Where that file would fill more than half of what is free,
+    there is a warning and every pass reads anew.
+
+    `read` gives images uint8 (B, ...) and labels (B,); `size` is how many bytes all images have.
+    """
+
+    def __init__(self, read: Callable[[], Iterable[Batch]], size: int) -> None:
+        self._read = read
+        self._size = size
+        self._kept: list[Batch] | None = None
+        self._keep = True
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._kept is not None:
+            return iter(self._kept)
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+        if self._keep and 2 * self._size > free:
+            self._give_up(f"{free / 2**30:.1f} GiB are free")
+        return self._first() if self._keep else iter(self._read())
+
+    def _first(self) -> Iterator[Batch]:
+        """A pass that keeps what it reads; only a pass to the end counts."""
+        kept: list[Batch] = []
+        with tempfile.TemporaryFile() as file:
+            for images, labels in self._read():
+                if self._keep:
+                    try:
+                        kept.append((_mapped(file, images), labels))
+                    except OSError as error:  # others have filled the disk meanwhile
+                        self._give_up(str(error))
+                yield images, labels
+        if self._keep:
+            self._kept = kept  # the maps keep the file
+
+    def _give_up(self, reason: str) -> None:
+        self._keep = False
+        warnings.warn(
+            f"{tempfile.gettempdir()} has no room for {self._size / 2**30:.1f} GiB of decoded images ({reason}), so "
+            "they are decoded again for each network; TMPDIR names another place",
+            stacklevel=3,
+        )
+
+
+def _mapped(file: IO[bytes], images: Tensor) -> Tensor:
+    """The same images in memory that is mapped to the end of the file."""
+    start = file.seek(0, os.SEEK_END)
+    data = images.contiguous().numpy()
+    file.write(data.data)
+    file.flush()
+    # Copy on write: torch wants memory that it may write to, and the file stays as it is.
+    return torch.from_numpy(np.memmap(file, np.uint8, "c", start, data.shape))
