@@ -19,7 +19,7 @@ from zoo.progress import progress
 from zoo.recipe import Recipe
 from zoo.store import ZooWriter
 from zoo.structure import Structure
-from zoo.tasks import task_frozen, task_structure
+from zoo.tasks import check_source, task_frozen, task_structure
 
 SPLIT = "train"  # of all imported checkpoints: nobody held them out
 
@@ -70,13 +70,16 @@ class Checker:
     def __init__(self, place: Path, form: str, recipe: Recipe | None) -> None:
         self.place = place
         self.form = form
-        self.structure = task_structure(recipe.sections["task"]) if recipe else None
+        self.task = recipe.sections["task"] if recipe else None
+        self.structure = task_structure(self.task) if self.task else None
         self._rename = recipe is not None and form == "modelzoo"
 
     def load(self, source: Source) -> dict[str, Tensor]:
         """Raises ValueError or Corrupt with what is wrong."""
         if source.problem:
             raise ValueError(source.problem)
+        if self.task:
+            check_source(self.task, source.path)
         tensors = source.load(self.form)
         if not tensors:
             raise ValueError("holds no tensors")

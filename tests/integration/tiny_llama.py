@@ -5,7 +5,6 @@ data in LLM-Adapters' layout. For tests.
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 
 from evaluators.questions import SETS, compose
@@ -19,11 +18,11 @@ def save_llama(path: Path, seed: int = 0, **sizes: int) -> Path:
 
     special = ["<unk>", "<s>", "</s>"]
     words = {word: k for k, word in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[], unk_token="<unk>"))
+    tokenizer = Tokenizer(models.BPE(vocab=words, merges=[], unk_token=special[0]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    options = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    options = dict(zip(("unk_token", "bos_token", "eos_token"), special, strict=True))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options).save_pretrained(path)
     width = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2} | sizes
     config = LlamaConfig(
@@ -43,7 +42,6 @@ def save_llama(path: Path, seed: int = 0, **sizes: int) -> Path:
 
 def save_data(root: Path, each: int = 4, rows: int = 24) -> Path:
     """`each` questions in every set and `rows` texts to train on."""
-    rng = random.Random(0)
     texts = []
     for name, kind in SETS.items():
         folder = root / "commonsense" / kind.folder
@@ -51,8 +49,8 @@ def save_data(root: Path, each: int = 4, rows: int = 24) -> Path:
         made = []
         for k in range(each):
             words = ("yes", "no") if name == "boolq" else kind.words[: min(len(kind.words), 4)]
-            choices = words if name == "boolq" else [f"thing {rng.randrange(100)}" for _ in words]
-            question = compose(name, f"which is {k}?", choices, rng.randrange(len(choices)))
+            choices = words if name == "boolq" else [f"thing {(17 * k + 31 * j) % 100}" for j in range(len(words))]
+            question = compose(name, f"which is {k}?", choices, 7 * k % len(choices))
             output = f"the correct answer is {question.word}"
             made.append({"instruction": question.instruction, "input": "", "output": output, "answer": question.word})
         (folder / "test.json").write_text(json.dumps(made))

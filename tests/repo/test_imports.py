@@ -22,6 +22,7 @@ COMPOSERS = ("zoo.cli", "rpg.cli")
 HEAVY = (
     *("timm", "datasets", "diffusers", "matplotlib", "sklearn", "torchvision", "transformers", "accelerate"),
     *("pyarrow", "safetensors", "mmseg", "detectron2", "mamba_ssm", "bitsandbytes", "ray", "peft", "huggingface_hub"),
+    "lm_eval",
 )
 PARTS = ("timm.data",)  # of a heavy library, wrapped by a file of their own: they are another concern
 # Functions that only build a value; names that start with a capital letter are constructors.

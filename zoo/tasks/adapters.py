@@ -142,7 +142,8 @@ def adapted(base: nn.Module, settings: Settings, seed: int) -> Adapted:
     with global_seed(seed, "adapter"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, about a name that peft uses
         network = peft.get_peft_model(copy.deepcopy(base, shared), peft.LoraConfig(**options))
-    missing = [name for name in settings.targets if not any(f".{name}.lora_A" in key for key in _named(network))]
+    found = list(_named(network))
+    missing = [name for name in settings.targets if not any(f".{name}.lora_A" in key for key in found)]
     if missing:
         raise ValueError(f"task.targets: {settings.base} has no linear module {missing[0]!r}; name those of its layers")
     return Adapted(network)

@@ -106,7 +106,9 @@ def check_source(config: Config, path: Path) -> None:
     """Raise ValueError if the adapter file at `path` is, by its configuration, not one of this task; Corrupt if that is
     damaged.
     """
-    adapters.check_config(path.parent / "adapter_config.json", config.adapter)
+    beside = path.parent / "adapter_config.json"
+    if beside.is_file():
+        adapters.check_config(beside, config.adapter)
 
 
 class CommonsenseTask:
@@ -195,7 +197,7 @@ class CommonsenseTask:
         return ids.to(self.device), labels.to(self.device)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The mean cross entropy of all tokens that have a label."""
+        """The mean cross entropy of all tokens that have a label and follow another."""
         return self._entropy(model, batch)[0].mean()
 
     def _entropy(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -203,7 +205,8 @@ class CommonsenseTask:
         ids, labels = batch
         mask = (ids != adapters.PAD).cumsum(1) > 0  # padding comes first; the same token may occur in a text
         logits_BLV = model(ids, mask.long())[:, :-1].float()
-        known = labels[:, 1:] != IGNORED
+        # The published scripts also learn to predict the first token, from padding, in the texts that have some.
+        known = (labels[:, 1:] != IGNORED) & mask[:, :-1]
         logits_NV, labels_N = logits_BLV[known], labels[:, 1:][known]
         entropy_N = F.cross_entropy(logits_NV, labels_N, reduction="none")
         return entropy_N, logits_NV.argmax(1) == labels_N, known.nonzero()[:, 0]
