@@ -21,8 +21,8 @@ from zoo.files import parse_json, read_limited
 from zoo.seeds import global_seed
 from zoo.structure import DTYPES, Structure
 
-KNOWN: Mapping[str, dict[str, int]] = {"yahma/llama-7b-hf": {}, "huggyllama/llama-7b": {}}
-"""Bases on the Hub whose sizes are those of transformers' `LlamaConfig`, which is LLaMA-7B's, but for these."""
+KNOWN = ("yahma/llama-7b-hf", "huggyllama/llama-7b")
+"""Bases on the Hub whose sizes are those of transformers' `LlamaConfig`, which is LLaMA-7B's."""
 PAD = 0  # LLaMA's unknown token, as in LLM-Adapters: not the end of a text, which has to be learnt
 CONFIG_BYTES = 2**24
 
@@ -92,7 +92,7 @@ def load_base(name: str, dtype: Dtype, device: torch.device) -> Base:
     transformers = _transformers()
     wanted = (
         f"expected a directory with config.json, model.safetensors and the tokenizer's files, or the name of a "
-        f"repository on the Hugging Face Hub, as in --set task.model={next(iter(KNOWN))}"
+        f"repository on the Hugging Face Hub, as in --set task.model={KNOWN[0]}"
     )
     _check_place(name, wanted)
     options = {"trust_remote_code": False}
@@ -136,16 +136,18 @@ def adapted(base: nn.Module, settings: Settings, seed: int) -> Adapted:
     base does not have.
     """
     peft = _peft()
-    shared = {id(tensor): tensor for tensor in base.parameters()}
     names = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_dora", "task_type")
     options = {name: value for name, value in adapter_config(settings).items() if name in names}
+    linear = {name.rpartition(".")[2] for name, module in base.named_modules() if isinstance(module, nn.Linear)}
+    for name in settings.targets:
+        if name not in linear:
+            raise ValueError(
+                f"task.targets: {settings.base} has no linear module {name!r}; it has {', '.join(sorted(linear))}"
+            )
+    shared = {id(tensor): tensor for tensor in base.parameters()}
     with global_seed(seed, "adapter"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of transformers, about a name that peft uses
         network = peft.get_peft_model(copy.deepcopy(base, shared), peft.LoraConfig(**options))
-    found = list(_named(network))
-    missing = [name for name in settings.targets if not any(f".{name}.lora_A" in key for key in found)]
-    if missing:
-        raise ValueError(f"task.targets: {settings.base} has no linear module {missing[0]!r}; name those of its layers")
     return Adapted(network)
 
 
@@ -174,7 +176,7 @@ def meta_adapter(settings: Settings) -> dict[str, Tensor]:
 def _base_config(name: str) -> Any:
     transformers = _transformers()
     if name in KNOWN:
-        return transformers.LlamaConfig(**KNOWN[name])
+        return transformers.LlamaConfig()
     wanted = f"expected its config.json there, or one of {', '.join(KNOWN)} as task.model, whose sizes are known"
     _check_place(name, wanted)
     try:
