@@ -436,3 +436,72 @@ def test_a_base_of_half_precision_has_adapters_of_full(place: Path, monkeypatch:
     with torch.autocast("cpu", torch.bfloat16):
         assert bool(half.loss(model, next(half.batches(0, 0, 4))).isfinite())
         assert half.evaluate(model, "test").correct.shape == (14,)
+
+
+REFERENCE = """
+include: {lm_eval}/tasks/{file}
+task: reference_{name}
+dataset_path: json
+dataset_name: null
+dataset_kwargs: {{data_files: {{train: {data}, validation: {data}, test: {data}}}, cache_dir: {cache}}}
+"""
+
+
+def _siqa(context: str, question: str, *choices: str) -> dict[str, Any]:
+    return {"context": context, "question": question} | dict(
+        zip(("answerA", "answerB", "answerC"), choices, strict=True)
+    )
+
+
+# lm-eval's tasks of the same names, and a question in the columns of their data.
+TASKS: dict[str, tuple[str, Callable[[Any], dict[str, Any]]]] = {
+    "piqa": ("piqa/piqa.yaml", lambda q: {"goal": q.question, "sol1": q.choices[0], "sol2": q.choices[1]}),
+    "siqa": ("siqa/siqa.yaml", lambda q: _siqa(*q.question.split(" ", 1), *q.choices)),
+    "arc_e": ("arc/arc_easy.yaml", lambda q: {"question": q.question}),
+    "obqa": ("openbookqa/openbookqa.yaml", lambda q: {"question_stem": q.question}),
+}
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_lm_evals_own_tasks(
+    task: commonsense.CommonsenseTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    save_data(tmp_path / "many", each=40)
+    many = build_task(task.config.model_copy(update={"sets": tuple(TASKS)}), tmp_path / "many", CPU)
+    assert isinstance(many, commonsense.CommonsenseTask)
+    place = Path(lm_eval.__file__).parent
+    (tmp_path / "tasks").mkdir()
+    for name, (file, columns) in TASKS.items():
+        rows = []
+        for question in many.questions[name]:
+            row = columns(question) | {
+                "label": question.answer + (name == "siqa"),
+                "answerKey": "ABCDE"[question.answer],
+            }
+            letters = list("ABCDE"[: len(question.choices)])
+            rows.append(json.dumps(row | {"choices": {"text": question.choices, "label": letters}}))
+        data = tmp_path / f"{name}.json"
+        data.write_text("\n".join(rows))
+        text = REFERENCE.format(lm_eval=place, file=file, name=name, data=data, cache=tmp_path / "cache")
+        (tmp_path / "tasks" / f"{name}.yaml").write_text(text)
+    model = many.build(0)
+    many.load(model, first("zoos/mini"))
+    lm = evaluator.language_model(model.network.eval(), many.base.tokenizer, batch_size=8)
+    expected = lm_eval.simple_evaluate(
+        model=lm,
+        tasks=[f"reference_{name}" for name in TASKS],
+        task_manager=TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False),
+        bootstrap_iters=0,
+        log_samples=False,
+    )["results"]
+    found = {
+        m.name: m.value for m in evaluator.evaluate(lm, many.questions, evaluator.Settings("loglikelihood")).metrics
+    }
+    for name in TASKS:
+        reference = expected[f"reference_{name}"]
+        assert found[name] == pytest.approx(100 * reference["acc,none"])
+        if SETS[name].normed:
+            assert found[f"{name}_norm"] == pytest.approx(100 * reference["acc_norm,none"])

@@ -48,7 +48,7 @@ def save_data(root: Path, each: int = 4, rows: int = 24) -> Path:
         folder.mkdir(parents=True)
         made = []
         for k in range(each):
-            words = ("yes", "no") if name == "boolq" else kind.words[: min(len(kind.words), 4)]
+            words = ("yes", "no") if name == "boolq" else kind.words[: 3 if name == "siqa" else 4]
             choices = words if name == "boolq" else [f"thing {(17 * k + 31 * j) % 100}" for j in range(len(words))]
             question = compose(name, f"which is {k}?", choices, 7 * k % len(choices))
             output = f"the correct answer is {question.word}"
