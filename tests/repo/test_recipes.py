@@ -36,6 +36,7 @@ PARAMETERS = {
     "vit-base": 86_567_656,
     "convnext-atto": 3_695_520,
     "convnext-large": 197_767_336,
+    "ade20k": 163_877_228,  # the paper's 176.5 million counts 12,607,500 indices, too
     "cifar10-cnn-small": 2_864,
     "cifar10-cnn-medium": 10_853,
     "cifar10-resnet18": 11_181_642,
@@ -46,6 +47,7 @@ PARAMETERS = {
     "llama-7b-dora-r4": 7_888_896,
     "llama-7b-dora-r16": 28_925_952,
     "llama-7b-dora-r64": 113_074_176,
+    "coco": 110_895_792,
 }
 BUFFERS = (".running_mean", ".running_var", ".num_batches_tracked")
 

@@ -18,6 +18,8 @@ FAMILIES = {
     "binary": "zoo.tasks.binary",
     "classification": "zoo.tasks.classification",
     "commonsense": "zoo.tasks.commonsense",
+    "segmentation": "zoo.tasks.segmentation",
+    "detection": "zoo.tasks.detection",
 }
 
 
