@@ -12,7 +12,15 @@ from typing import Any
 
 import torch
 
+from zoo.tasks.detectron import INSTALL
+
 PACKAGE = "rpg-zoo"
+SUBSTITUTES = {
+    "onedl-mmsegmentation": ("mmsegmentation",),
+    "onedl-mmcv": ("mmcv-lite", "mmcv"),
+    "onedl-mmengine": ("mmengine",),
+}
+"""Packages with the same modules as one that an extra names, which do as well."""
 REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)[^;]*(?:;.*extra == ['\"](?P<extra>[^'\"]+)['\"])?")
 
 
@@ -24,7 +32,10 @@ def examine() -> dict[str, Any]:
     for requirement in metadata.requires(PACKAGE) or []:
         match = REQUIREMENT.match(requirement)
         assert match
-        groups.setdefault(match["extra"] or "core", {})[match["name"]] = _version(match["name"])
+        name, version = _present(match["name"])
+        groups.setdefault(match["extra"] or "core", {})[name] = version
+    if "det" in groups:
+        groups["det"]["detectron2"] = _version("detectron2")  # which no extra can name, as it is not on PyPI
     core = groups.pop("core")
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     data_root = os.environ.get("RPG_DATA")
@@ -61,9 +72,18 @@ def describe(found: dict[str, Any]) -> str:
         absent = [name for name, version in packages.items() if version is None]
         found_here = [f"{name} {version}" for name, version in packages.items() if version is not None]
         if absent:
-            found_here.append(f"lacks {', '.join(absent)}; `pip install '{PACKAGE}[{extra}]'`")
+            line = INSTALL if extra == "det" else f"pip install '{PACKAGE}[{extra}]'"
+            found_here.append(f"lacks {', '.join(absent)}; `{line}`")
         lines.append(f"extra [{extra}]: {', '.join(found_here)}")
     return "\n".join(lines + [f"PROBLEM: {problem}" for problem in found["problems"]])
+
+
+def _present(name: str) -> tuple[str, str | None]:
+    """The package, or what is here in its place, and its version; None if there is neither."""
+    for other in (name, *SUBSTITUTES.get(name, ())):
+        if version := _version(other):
+            return other, version
+    return name, None
 
 
 def _version(name: str) -> str | None:

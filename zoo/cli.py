@@ -174,6 +174,7 @@ def verify(path: ZooPath, as_json: Json = False) -> int:
 @app.command()
 def score(
     path: ZooPath,
+    overrides: Set = [],  # noqa: B006
     out: Out = None,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -194,7 +195,7 @@ def score(
         plan = {"out": str(target), "checkpoints": len(zoo.entries)}
         emit(plan, as_json, f"would score {len(zoo.entries)} checkpoints into {target}")
         return
-    task = open_task(recipe_of(origin), data_root, device)
+    task = open_task(recipe_of(origin, overrides), data_root, device)
     scores = score_zoo(zoo, task, target, precision=precision)
     emit(result(origin.name, scores), as_json, table(scores))
 

@@ -6,9 +6,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import JsonValue
 from torch import Tensor
 
@@ -19,7 +21,7 @@ from zoo.progress import progress
 from zoo.recipe import Recipe
 from zoo.store import ZooWriter
 from zoo.structure import Structure
-from zoo.tasks import task_frozen, task_structure
+from zoo.tasks import check_source, task_frozen, task_structure
 
 SPLIT = "train"  # of all imported checkpoints: nobody held them out
 
@@ -72,11 +74,19 @@ class Checker:
         self.form = form
         self.structure = task_structure(recipe.sections["task"]) if recipe else None
         self._rename = recipe is not None and form == "modelzoo"
+        self._recipe = recipe
+
+    @cached_property
+    def frozen(self) -> dict[str, Tensor]:
+        """The tensors that all networks of the recipe share. Raises MissingData when those are not there."""
+        return task_frozen(self._recipe.sections["task"]) if self._recipe else {}
 
     def load(self, source: Source) -> dict[str, Tensor]:
         """Raises ValueError or Corrupt with what is wrong."""
         if source.problem:
             raise ValueError(source.problem)
+        if self._recipe:
+            check_source(self._recipe.sections["task"], source.path)
         tensors = source.load(self.form)
         if not tensors:
             raise ValueError("holds no tensors")
@@ -87,8 +97,18 @@ class Checker:
             tensors = by_order(tensors, {spec.name: (spec.shape, spec.dtype) for spec in self.structure})
         if self.structure is None:
             self.structure = Structure.of(tensors)
+        tensors = self._without_frozen(tensors, self.structure)
         self.structure.check(tensors, "it")
         return tensors
+
+    def _without_frozen(self, tensors: dict[str, Tensor], structure: Structure) -> dict[str, Tensor]:
+        """What is left of a whole network, whose other tensors have to be the zoo's frozen ones."""
+        names = {spec.name for spec in structure}
+        others = {name: tensor for name, tensor in tensors.items() if name not in names and name in self.frozen}
+        for name, tensor in others.items():
+            if tensor.dtype != self.frozen[name].dtype or not torch.equal(tensor, self.frozen[name]):
+                raise ValueError(f"{name} differs from that of the recipe's networks, which all share it")
+        return {name: tensor for name, tensor in tensors.items() if name not in others}
 
     def why_not(self, source: Source) -> str | None:
         """Why this source cannot be taken, if so."""
@@ -122,8 +142,8 @@ def import_zoo(
     if dry_run:
         rows = [Row(_name(source, place), source.id, checker.why_not(source)) for source in found]
         return Report(out, form, tuple(rows), notes)
-    frozen = task_frozen(recipe.sections["task"]) if recipe else {}
-    with ZooWriter(out, _origin(place, form, found, recipe, command), checker.structure, frozen) as writer:
+    origin = _origin(place, form, found, recipe, command)
+    with ZooWriter(out, origin, checker.structure, checker.frozen) as writer:
         rows = []
         with progress("import", len(found)) as bar:
             for source in found:

@@ -20,8 +20,21 @@ PACKAGES = ("evaluators", "zoo", "rpg")
 FORBIDDEN = {"evaluators": {"zoo", "rpg"}, "zoo": {"rpg"}, "rpg": set()}
 COMPOSERS = ("zoo.cli", "rpg.cli")
 HEAVY = (
-    *("timm", "datasets", "diffusers", "matplotlib", "sklearn", "torchvision", "transformers", "accelerate"),
+    *(
+        "timm",
+        "mmcv",
+        "mmengine",
+        "datasets",
+        "diffusers",
+        "matplotlib",
+        "sklearn",
+        "torchvision",
+        "transformers",
+        "accelerate",
+    ),
     *("pyarrow", "safetensors", "mmseg", "detectron2", "mamba_ssm", "bitsandbytes", "ray", "peft", "huggingface_hub"),
+    "lm_eval",
+    *("pycocotools", "fvcore"),
 )
 PARTS = ("timm.data",)  # of a heavy library, wrapped by a file of their own: they are another concern
 # Functions that only build a value; names that start with a capital letter are constructors.
