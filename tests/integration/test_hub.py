@@ -194,7 +194,7 @@ def test_peft_loads_a_pushed_adapter(client, server, tmp_path):
     adapter = {k: torch.randn_like(v) for k, v in peft.get_peft_model_state_dict(adapted).items()}
     overrides = [f"task.model={tmp_path / 'base'}", "task.rank=2", "task.alpha=4", "task.targets=[q_proj,up_proj]"]
     one_network_zoo(tmp_path / "nets", "llama-7b-dora-r4", overrides, adapter)
-    client.fails("rpg-zoo push nets user/net --id a", 2, "odc-by", "--license")
+    client.fails("rpg-zoo push nets user/net --id a", 2, "ODC-By", "--license")
     client.ok("rpg-zoo push nets user/net --id a --license other")
     published = head(server, "models/user/net")
     assert set(published) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
@@ -213,7 +213,8 @@ def test_peft_loads_a_pushed_adapter(client, server, tmp_path):
     ("recipe", "library", "wrapper"), [("ade20k", "mmseg", "state_dict"), ("coco", "detectron2", "model")]
 )
 def test_a_checkpoint_of_mmseg_and_detectron2(client, server, tmp_path, recipe, library, wrapper):
-    pytest.importorskip(library)
+    if library == "mmseg":  # which has the names of the classes
+        pytest.importorskip(library)
     network = {"backbone.w": torch.ones(3)}
     one_network_zoo(tmp_path / "nets", recipe, [], network)
     client.ok("rpg-zoo push nets user/net --id a --license other")
