@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCard, ModelCard
 
 import zoo.store
 from zoo.checkpoint import content_hash, load_tensors
-from zoo.recipe import load_recipe, recipe_names
+from zoo.recipe import load_recipe
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 
@@ -157,7 +157,7 @@ def test_a_generator_makes_the_same_networks_from_the_hub(client, server, tmp_pa
     assert (card.data.license, card.data.library_name) == ("cc-by-4.0", "rpg-zoo")
 
 
-@both
+@pytest.mark.parametrize("server", [pytest.param("lfs", marks=pytest.mark.slow), "xet"], indirect=True)
 def test_timm_loads_a_pushed_checkpoint(client, server, tmp_path):
     net = timm.create_model("resnet10t", num_classes=10, in_chans=1).state_dict()
     one_network_zoo(tmp_path / "nets", "digits", ["task.model=resnet10t"], net)
@@ -173,8 +173,6 @@ def test_timm_loads_a_pushed_checkpoint(client, server, tmp_path):
 
 
 def one_network_zoo(path, recipe, overrides, network):
-    if recipe not in recipe_names():
-        pytest.skip(f"there is no recipe {recipe}")
     with ZooWriter(
         path, load_recipe(recipe, overrides).origin("collected", ("rpg-zoo",)), Structure.of(network)
     ) as writer:
@@ -182,7 +180,6 @@ def one_network_zoo(path, recipe, overrides, network):
         writer.finish()
 
 
-@both
 @pytest.mark.slow
 def test_peft_loads_a_pushed_adapter(client, server, tmp_path):
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
@@ -210,7 +207,11 @@ def test_peft_loads_a_pushed_adapter(client, server, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "library", "wrapper"), [("ade20k", "mmseg", "state_dict"), ("coco", "detectron2", "model")]
+    ("recipe", "library", "wrapper"),
+    [
+        pytest.param("ade20k", "mmseg", "state_dict", marks=pytest.mark.slow),  # imports mmseg
+        ("coco", "detectron2", "model"),
+    ],
 )
 def test_a_checkpoint_of_mmseg_and_detectron2(client, server, tmp_path, recipe, library, wrapper):
     if library == "mmseg":  # which has the names of the classes
