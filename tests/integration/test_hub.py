@@ -66,7 +66,7 @@ def test_push_pull_read(client, server, tmp_path):
     client.ok("rpg-zoo verify hf://user/zoo")
 
 
-@both
+@pytest.mark.parametrize("server", ["lfs", pytest.param("xet", marks=pytest.mark.slow)], indirect=True)
 def test_only_what_is_looked_at_is_downloaded(client, server, tmp_path, monkeypatch):
     monkeypatch.setattr(zoo.store, "STACK_BELOW", 0)
     whole = make_zoo(tmp_path / "apart", count=5)
@@ -101,7 +101,7 @@ def test_a_selection_is_a_zoo(client, server, tmp_path):
     client.fails("rpg-zoo pull user/zoo --out part", 2, "part", "--out")
 
 
-@both
+@pytest.mark.parametrize("server", [pytest.param("lfs", marks=pytest.mark.slow), "xet"], indirect=True)
 def test_versions_and_branches(client, server, tmp_path):
     """A new version replaces the old, which its tag still gives; strangers' files stay; a branch leaves main alone."""
     first = client.ok("rpg-zoo push zoo user/zoo")
