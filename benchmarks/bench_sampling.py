@@ -21,13 +21,13 @@ from torch import Tensor
 
 import published
 from harness import Bench, Served, arguments, interleaved, serve
-from rpg.allocator import keep_freed_memory
 from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig
 from rpg.generate import chunk_size, generate
 from rpg.layout import Layout
 from rpg.models.diffusion import make_scheduler, sample
 from rpg.models.generator import Generator
 from rpg.run import Run, build_generator
+from zoo.allocator import keep_freed_memory
 from zoo.console import open_task
 from zoo.scoring import score, summaries
 from zoo.seeds import generator as seeded_generator

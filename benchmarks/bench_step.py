@@ -16,7 +16,6 @@ import torch
 
 import published
 from harness import Bench, Served, arguments, interleaved, serve
-from rpg.allocator import keep_freed_memory
 from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
 from rpg.devices import Device, measure
 from rpg.estimate import estimate
@@ -28,6 +27,7 @@ from rpg.processes import Processes
 from rpg.run import build_generator
 from rpg.tokens import open_tokens, write_tokens
 from rpg.train import Batches
+from zoo.allocator import keep_freed_memory
 from zoo.seeds import generator as seeded_generator
 from zoo.structure import Structure
 from zoo.tasks.networks import create_network

@@ -155,6 +155,7 @@ def evaluate(
         Path | None,
         typer.Option("--originals", help="For binary tasks: the zoo it learnt from (default: zoos/<recipe>)."),
     ] = None,
+    overrides: Set = [],  # noqa: B006
     out: Out = None,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -176,7 +177,7 @@ def evaluate(
         if dry_run:
             emit({"file": str(weights)}, as_json, f"would score {weights}")
             return
-        scores = [score_file(weights, open_task(load_recipe(task), data_root, device), precision)]
+        scores = [score_file(weights, open_task(load_recipe(task, overrides), data_root, device), precision)]
     else:
         zoo = find_generated(task) if weights is None else Zoo.open(weights)
         origin = zoo.manifest.origin
@@ -187,7 +188,7 @@ def evaluate(
             plan = {"out": str(target), "zoo": str(zoo.path), "checkpoints": len(zoo.entries)}
             emit(plan, as_json, f"would score {len(zoo.entries)} checkpoints of {zoo.path} into {target}")
             return
-        recipe = recipe_of(origin)
+        recipe = recipe_of(origin, overrides)
         opened = open_task(recipe, data_root, device)
         scores = score(zoo, opened, target, precision=precision)
         source = originals or Path("zoos") / origin.name

@@ -27,10 +27,14 @@ class GeneratorConfig(Frozen):
     condition are embedded and added to the positions of all tokens, or, as in the published code, of the last 8 alone
     (`condition_scope: head`); then what comes before these does not depend on the task. The paper has no permutation
     state then.
+
+    `statistics` are those that tokens are standardised with: two numbers per tensor, as in the paper, or two for every
+    value (rpg.values), which suits zoos whose networks all started from the same weights.
     """
 
     token_size: Annotated[int, Field(gt=0, le=2**16)] = 256
     tokenisation: Rule = "layer"
+    statistics: Literal["tensor", "value"] = "tensor"
     positions: Literal["layer", "index", "learned"] = "layer"
     recurrent: Literal["mamba", "lstm", "transformer", "none"] = "mamba"
     d_model: Width | tuple[Width, ...] = 256

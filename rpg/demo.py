@@ -15,7 +15,8 @@ from rpg.generate import generate
 from rpg.report import provenance_of, write_report
 from rpg.run import read_losses
 from rpg.train import check, train
-from zoo.collect import CollectConfig, collect
+from zoo.collect import CollectConfig
+from zoo.ensemble import collect
 from zoo.recipe import Recipe
 from zoo.tasks.base import Task
 

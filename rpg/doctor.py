@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from zoo.tasks.detectron import INSTALL
+
 PACKAGE = "rpg-zoo"
 SUBSTITUTES = {
     "onedl-mmsegmentation": ("mmsegmentation",),
@@ -32,6 +34,8 @@ def examine() -> dict[str, Any]:
         assert match
         name, version = _present(match["name"])
         groups.setdefault(match["extra"] or "core", {})[name] = version
+    if "det" in groups:
+        groups["det"]["detectron2"] = _version("detectron2")  # which no extra can name, as it is not on PyPI
     core = groups.pop("core")
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     data_root = os.environ.get("RPG_DATA")
@@ -68,7 +72,8 @@ def describe(found: dict[str, Any]) -> str:
         absent = [name for name, version in packages.items() if version is None]
         found_here = [f"{name} {version}" for name, version in packages.items() if version is not None]
         if absent:
-            found_here.append(f"lacks {', '.join(absent)}; `pip install '{PACKAGE}[{extra}]'`")
+            line = INSTALL if extra == "det" else f"pip install '{PACKAGE}[{extra}]'"
+            found_here.append(f"lacks {', '.join(absent)}; `{line}`")
         lines.append(f"extra [{extra}]: {', '.join(found_here)}")
     return "\n".join(lines + [f"PROBLEM: {problem}" for problem in found["problems"]])
 

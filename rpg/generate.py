@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rpg.allocator import keep_freed_memory
 from rpg.config import GenerateConfig, RPGConfig
 from rpg.devices import memory_of, out_of_memory
 from rpg.layout import Layout
 from rpg.models.denoiser import Denoiser
 from rpg.models.diffusion import Scheduler, make_scheduler, sample
 from rpg.run import Run, RunRecord
+from rpg.values import ValueStatistics
+from zoo.allocator import keep_freed_memory
 from zoo.conditions import bits, check_condition, flipped
 from zoo.errors import Failed, suggest
 from zoo.manifest import Origin
@@ -38,6 +39,7 @@ class Sampling:
 
     denoiser: Denoiser
     layout: Layout
+    values: ValueStatistics | None
     scheduler: Scheduler
     seed: int
     chunk: int
@@ -64,7 +66,7 @@ class Sampling:
         for member, tokens_KD in zip(members, tokens_NKD, strict=True):
             if not bool(tokens_KD.isfinite().all()):
                 raise Failed(f"network {member.id} has values that are not finite; train longer or use more steps")
-        return tokens_NKD
+        return tokens_NKD if self.values is None else self.values.restore(tokens_NKD, window)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +174,7 @@ def generate(run: Run, config: GenerateConfig, origin: Origin, path: Path, devic
                 keep_freed_memory()
             generator = run.generator(device)
             generator.denoiser.fold_norms()
-            sampling = Sampling(generator.denoiser, layout, scheduler, config.seed, chunk, bar)
+            sampling = Sampling(generator.denoiser, layout, run.values(layout), scheduler, config.seed, chunk, bar)
         for group in todo:
             with torch.no_grad():
                 prototypes_NLD = generator.prototypes(torch.stack([member.told for member in group]))

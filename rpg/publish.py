@@ -9,8 +9,9 @@ from typing import Any
 
 from rpg.run import Run, RunRecord, TrainedRecord
 from zoo import hub
-from zoo.card import generator_card, license_for
+from zoo.card import generator_card
 from zoo.files import read_limited, write_bytes
+from zoo.licenses import license_for
 from zoo.manifest import MANIFEST_BYTES
 
 LAST = "trained.json"

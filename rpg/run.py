@@ -3,6 +3,7 @@
     recipe.yaml            the resolved recipe
     layout.json            structure, token size, statistics: all that turns tokens into weights
     constants.safetensors  what is not generated (integer buffers), from the first training checkpoint
+    values.safetensors     mean and deviation of every value, for `rpg.generator.statistics: value`
     frozen.safetensors     what completes a checkpoint to a network, for zoos that have such
     run.json               parents, command, versions, permutation states, hashes of the files so far; before training
     metrics.jsonl          loss and learning rate by step
@@ -27,6 +28,7 @@ from pydantic import Field
 from rpg.config import GeneratorConfig, RPGConfig
 from rpg.layout import Layout
 from rpg.models.generator import Generator
+from rpg.values import ValueStatistics
 from zoo.checkpoint import load_tensors
 from zoo.errors import Corrupt, MissingData
 from zoo.files import read_limited, read_records, sha256_file, write_bytes
@@ -64,6 +66,7 @@ class Run:
         self.record_path = path / "run.json"
         self.constants_path = path / "constants.safetensors"
         self.frozen_path = path / "frozen.safetensors"
+        self.values_path = path / "values.safetensors"
         self.tokens_path = path / "tokens.npy"
         self.state_path = path / "state.safetensors"
         self.metrics_path = path / "metrics.jsonl"
@@ -115,6 +118,12 @@ class Run:
     def frozen(self) -> dict[str, torch.Tensor]:
         """The zoo's frozen tensors; mostly none."""
         return load_tensors(self.frozen_path) if self.frozen_path.name in self.record().files else {}
+
+    def values(self, layout: Layout) -> ValueStatistics | None:
+        """The statistics of every value, where tokens are standardised with them."""
+        if self.values_path.name not in self.record().files:
+            return None
+        return ValueStatistics.from_tensors(load_tensors(self.values_path), layout)
 
     def generator(self, device: torch.device) -> Generator:
         """The trained generator in evaluation mode. Raises Corrupt when the file's tensors are not the recipe's."""

@@ -13,14 +13,22 @@ import torch
 from torch import Tensor
 
 from rpg.layout import Layout
+from rpg.values import ValueStatistics
 from zoo.errors import Corrupt
 from zoo.files import atomic_path
 
 BUFFER = 2**17  # bytes; smaller pieces are written together
 
 
-def write_tokens(path: Path, layout: Layout, checkpoints: Iterable[Mapping[str, Tensor]], count: int) -> None:
-    """Tokenise `count` checkpoints into a .npy file, atomically, with one checkpoint and no tokens in memory.
+def write_tokens(
+    path: Path,
+    layout: Layout,
+    checkpoints: Iterable[Mapping[str, Tensor]],
+    count: int,
+    values: ValueStatistics | None = None,
+) -> None:
+    """Tokenise `count` checkpoints into a .npy file, atomically, with one checkpoint and no tokens in memory; with
+    statistics of `values`, with its tokens as well.
 
     Raises Failed when the disk is full, ValueError when there are not `count` checkpoints; neither leaves a file.
     """
@@ -30,7 +38,8 @@ def write_tokens(path: Path, layout: Layout, checkpoints: Iterable[Mapping[str, 
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         found = 0
         for weights in checkpoints:
-            for piece in layout.pieces(weights):
+            whole = None if values is None else values.standardise(layout.encode(weights))
+            for piece in layout.pieces(weights) if whole is None else (whole.view(-1),):
                 file.write(piece.numpy().astype("<f4", copy=False).data)
             found += 1
         if found != count:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rpg.allocator import keep_freed_memory
 from rpg.config import GeneratorConfig, RPGConfig, TrainConfig
 from rpg.devices import memory_of, out_of_memory
 from rpg.layout import Layout
@@ -23,6 +22,8 @@ from rpg.optimizer import Average, make_optimizer, require_optimizer
 from rpg.processes import Processes, is_sharded, require_trackers, world_size
 from rpg.run import Run, RunRecord, build_generator
 from rpg.tokens import gather, open_tokens, write_tokens
+from rpg.values import ValueStatistics
+from zoo.allocator import keep_freed_memory
 from zoo.checkpoint import save_tensors
 from zoo.conditions import bits, check_condition
 from zoo.errors import Corrupt, Failed
@@ -103,21 +104,26 @@ def prepare(run: Run, config: RPGConfig, zoo: Zoo, entries: Sequence[Entry], ori
             run.check(run.record().files)
         return run.layout()
     frozen = zoo.frozen()
-    prepared = (*PREPARED, *([run.frozen_path.name] if frozen else []))
+    settings = config.generator
+    by_value = settings.statistics == "value"
+    optional = {run.frozen_path.name: bool(frozen), run.values_path.name: by_value}
+    prepared = (*PREPARED, *(name for name, wanted in optional.items() if wanted))
     foreign = {path.name for path in run.path.glob("[!.]*")} - set(prepared)
     if foreign:
         raise ValueError(f"{run.path} exists and is not a run; choose another place with --out")
-    settings = config.generator
     layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), settings.token_size, settings.tokenisation)
     states = tuple(entry.sha256 for entry in entries)
     conditions = conditions_of(settings, zoo, entries)
     num_parameters = build_generator(settings, layout, len(states), config.train.seed).num_parameters
     first = zoo.load(entries[0])
     constants = {spec.name: first[spec.name] for spec in zoo.structure if spec.kind == "constant"}
-    write_tokens(run.tokens_path, layout, zoo.checkpoints(entries), len(entries))
+    values = ValueStatistics.fit(layout, zoo.checkpoints(entries)) if by_value else None
+    write_tokens(run.tokens_path, layout, zoo.checkpoints(entries), len(entries), values)
     save_tensors(run.constants_path, constants)
     if frozen:
         save_tensors(run.frozen_path, frozen)
+    if values:
+        save_tensors(run.values_path, values.tensors())
     run.write_json(run.layout_path, layout)
     write_bytes(run.path / "recipe.yaml", origin.recipe.encode())
     files = {name: FileRecord.of(run.path / name) for name in prepared}

@@ -11,29 +11,28 @@ from typing import Any
 import yaml
 
 from zoo.files import read_records
+from zoo.licenses import ingredients
 from zoo.manifest import Origin
 from zoo.recipe import recipe_of
 from zoo.scoring import Score, summaries
 from zoo.store import Zoo
+from zoo.tasks import library_config
 
 SITE = "rpg-zoo"
-DATA_LICENSES = {"digits": "cc-by-4.0"}
-"""Licences of data sets that are stated by who made them; networks trained on these alone are published under them."""
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+LOADING = {
+    "timm": 'import timm\n\nmodel = timm.create_model("hf-hub:{repo}", pretrained=True)',
+    "peft": "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+    'base = AutoModelForCausalLM.from_pretrained("{base}")\nmodel = PeftModel.from_pretrained(base, "{repo}")',
+    "mmseg": "from huggingface_hub import hf_hub_download\nfrom mmengine.runner import load_checkpoint\n\n"
+    'load_checkpoint(model, hf_hub_download("{repo}", "{file}"))',
+    "detectron2": "from detectron2.checkpoint import DetectionCheckpointer\n"
+    "from huggingface_hub import hf_hub_download\n\n"
+    'DetectionCheckpointer(model).load(hf_hub_download("{repo}", "{file}"))',
+}
+"""How the Python of each library loads one of its models from the Hub."""
 
 SVG = re.compile(r"<svg\b.*?</svg>", re.DOTALL)
-
-
-def license_for(origin: Origin, given: str | None) -> str:
-    """The licence of weights of this origin: the given one, or else their data's. Raises ValueError when neither is
-    known.
-    """
-    data = _data(origin)
-    if found := given or DATA_LICENSES.get(data):
-        return found
-    raise ValueError(
-        f"the licence of weights trained on {data} is not known; say which one with --license, as in "
-        f"--license cc-by-4.0 (or --license other)"
-    )
 
 
 def zoo_card(
@@ -64,14 +63,18 @@ def zoo_card(
     return _front_matter(metadata) + "\n\n".join(parts) + "\n"
 
 
-def checkpoint_card(zoo: Zoo, id: str, repo_id: str, license: str) -> str:
-    """The card of a model repository that holds one checkpoint in timm's format."""
-    metadata = {"license": license, "library_name": "timm", "tags": [SITE, "timm", zoo.manifest.origin.kind]}
+def checkpoint_card(zoo: Zoo, id: str, repo_id: str, license: str, library: str, file: str) -> str:
+    """The card of a model repository that holds one checkpoint, in a file, in the format of its library."""
+    origin = zoo.manifest.origin
+    metadata: dict[str, Any] = {"license": license, "library_name": library, "tags": [SITE, library, origin.kind]}
+    base = library_config(recipe_of(origin).sections["task"]).get("base_model_name_or_path", "")
+    if HUB_ID.fullmatch(base):
+        metadata["base_model"] = base
     tick = "```"
-    loading = f'import timm\n\nmodel = timm.create_model("hf-hub:{repo_id}", pretrained=True)'
+    loading = LOADING[library].format(repo=repo_id, file=file, base=base)
     entry = zoo.entry(id)
     parts = [
-        f"# {id} of {zoo.manifest.origin.name}",
+        f"# {id} of {origin.name}",
         f"One network out of a zoo. {_what(zoo)}",
         f"## Loading\n\n{tick}python\n{loading}\n{tick}",
         f"SHA-256 of the checkpoint: `{entry.sha256}`, of the zoo's manifest: `{zoo.sha256}`.",
@@ -150,8 +153,7 @@ def _provenance(zoo: Zoo, license: str) -> list[str]:
 
 def _made(origin: Origin, license: str) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
-    data = _data(origin)
-    terms = f"The weights: {license}. The data ({data}): {DATA_LICENSES.get(data, 'see where it comes from')}."
+    terms = f"The weights: {license}. They were made of {'; '.join(map(str, ingredients(origin)))}."
     return [
         "## How it was made",
         f"`{shlex.join(origin.command)}`\n\nwith {versions}.",
@@ -159,12 +161,6 @@ def _made(origin: Origin, license: str) -> list[str]:
         "## Licence",
         terms,
     ]
-
-
-def _data(origin: Origin) -> str:
-    """The name of the data set that the zoo's task is about."""
-    task = recipe_of(origin).sections["task"].model_dump() if origin.recipe else {}
-    return str(task.get("data", origin.task))
 
 
 def _size_category(count: int) -> str:

@@ -174,6 +174,7 @@ def verify(path: ZooPath, as_json: Json = False) -> int:
 @app.command()
 def score(
     path: ZooPath,
+    overrides: Set = [],  # noqa: B006
     out: Out = None,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -194,7 +195,7 @@ def score(
         plan = {"out": str(target), "checkpoints": len(zoo.entries)}
         emit(plan, as_json, f"would score {len(zoo.entries)} checkpoints into {target}")
         return
-    task = open_task(recipe_of(origin), data_root, device)
+    task = open_task(recipe_of(origin, overrides), data_root, device)
     scores = score_zoo(zoo, task, target, precision=precision)
     emit(result(origin.name, scores), as_json, table(scores))
 
@@ -263,6 +264,38 @@ def perturb(
     emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
 
 
+@app.command()
+def split(
+    path: ZooPath,
+    holdout: Annotated[str, typer.Option(help="published, random or no-neighbours.")],
+    n: Annotated[int | None, typer.Option("-n", help="How many tasks to hold out (default: 20).")] = None,
+    seed: int = 0,
+    out: Out = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Make a zoo with other tasks held out from one of binary tasks, without training (default place:
+    zoos/<zoo>-<holdout>).
+    """
+    from zoo.conditions import Holdout
+    from zoo.hub import is_address
+    from zoo.recipe import validate
+    from zoo.split import plan_split, split_zoo
+    from zoo.store import Zoo
+
+    zoo = Zoo.open(path)
+    target = out or (Path("zoos") if is_address(path) else path.resolve().parent) / f"{path.resolve().name}-{holdout}"
+    settings = {"kind": holdout, "seed": seed} | ({} if n is None else {"n": n})
+    config = validate(Holdout, settings, "")
+    if dry_run:
+        counts = plan_split(zoo, config)
+        text = ", ".join(f"{count} {name}" for name, count in counts.items())
+        emit({"out": str(target), **settings, "splits": counts}, as_json, f"would write {text} to {target}")
+        return
+    made = split_zoo(zoo, config, command_line("rpg-zoo"), target)
+    emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
+
+
 Repo = Annotated[str, typer.Argument(metavar="REPO_ID", help="A repository on the Hugging Face Hub, as user/name.")]
 License = Annotated[str | None, typer.Option("--license", help="Licence of the weights, as in cc-by-4.0.")]
 Scores = Annotated[Path | None, typer.Option("--scores", help="Scores for the card (default: scores/<zoo>).")]
@@ -273,7 +306,7 @@ Report = Annotated[Path | None, typer.Option("--report", help="A report's direct
 def push(
     path: ZooPath,
     repo_id: Repo,
-    id: Annotated[str | None, typer.Option("--id", help="Only this checkpoint, as a model that timm loads.")] = None,
+    id: Annotated[str | None, typer.Option("--id", help="Only this checkpoint, as its library loads it.")] = None,
     private: Annotated[bool, typer.Option("--private", help="If the repository is made, make it private.")] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="A branch other than main.")] = None,
     license: License = None,

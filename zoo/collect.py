@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
@@ -23,13 +22,11 @@ from typing_extensions import Self
 from evaluators.metrics import Metric
 from zoo.conditions import Holdout, check_condition, splits
 from zoo.errors import Failed
-from zoo.manifest import Origin
-from zoo.progress import progress
 from zoo.seeds import Seed, global_seed
 from zoo.state import pack_state, read_state, unpack_state, write_state
-from zoo.store import Zoo, ZooWriter
-from zoo.structure import Frozen, Structure
-from zoo.tasks.base import Task
+from zoo.store import ZooWriter
+from zoo.structure import Frozen
+from zoo.tasks.base import Batch, Task
 
 STATE_SECONDS = 300  # in long epochs the state is saved about this often, beside the end of every epoch
 
@@ -39,7 +36,7 @@ class CollectConfig(Frozen):
     `epochs`; then a checkpoint is saved every `save_every` steps at `save_learning_rate`, `checkpoints` times for
     each of the `seeds`. Before all that, the last layer alone may be trained over `head_epochs` at
     `head_learning_rate`, without weight decay: a new head's gradients would harm pretrained weights.
-    With a `layer_decay` below 1 layers learn more slowly the farther they are from the last.
+    Epochs may be fractions. With a `layer_decay` below 1 layers learn more slowly the farther they are from the last.
     With `init: shared` all networks start from the same weights, those of `seed`; without pretrained weights they
     otherwise all start from their own. For tasks with conditions, `conditions` are those to train on (all, by default)
     and `holdout` says which of them no generator may see.
@@ -58,9 +55,9 @@ class CollectConfig(Frozen):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     batch_size: PositiveInt
-    head_epochs: Annotated[int, Field(ge=0)] = 0
+    head_epochs: Annotated[float, Field(ge=0)] = 0
     head_learning_rate: PositiveFloat | None = None
-    epochs: Annotated[int, Field(ge=0)]
+    epochs: Annotated[float, Field(ge=0)]
     save_learning_rate: PositiveFloat
     save_every: PositiveInt = 1
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -160,59 +157,106 @@ Event: TypeAlias = Checkpoint | State | int
 """What training yields; a number is the percentage of its steps that are done."""
 
 
+class Training:
+    """The training of one network, step by step. `step` counts those that are done.
+
+    It writes nothing, and makes no checkpoints whose ids are in `done`. A state comes after the checkpoints that lie
+    behind it: whoever records all events in their order can stop between any two, and training from the last recorded
+    state gives what is missing.
+    """
+
+    def __init__(
+        self,
+        config: CollectConfig,
+        task: Task,
+        job: Job,
+        state: Mapping[str, Tensor] | None,
+        done: Collection[str],
+    ) -> None:
+        self.config = config
+        self.job = job
+        self.task = task if job.condition is None else task.for_condition(job.condition)
+        self._done = done
+        self._epoch_steps = task.steps_per_epoch(config.batch_size)
+        self._head_steps = round(config.head_epochs * self._epoch_steps)
+        self._train_steps = self._head_steps + round(config.epochs * self._epoch_steps)
+        self.total = self._train_steps + config.checkpoints * config.save_every
+        self.model = self.task.build(job.start) if state else self.task.start(job.start)
+        self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = _optimizer(config, self.task, self.model)
+        self.step = unpack_state(state, self.model, self.optimizer) if state else 0
+        if self.step < self._head_steps:
+            _train_head_alone(self.optimizer, self._trained, self.task.head(self.model))
+        self.model.train()
+        self._device = next(self.model.parameters()).device.type
+        self._state_time = time.monotonic()
+
+    @property
+    def percent(self) -> int:
+        """How much of the training is done."""
+        return 100 * self.step // self.total
+
+    def begin(self) -> None:
+        """Get the optimiser ready for the next step."""
+        if self.step == self._head_steps:  # also on resuming here, so that the optimiser starts anew in either case
+            for parameter in self._trained:
+                parameter.requires_grad_(True)
+            self.optimizer = _optimizer(self.config, self.task, self.model)
+        counted = self.step - self._head_steps
+        rate = _learning_rate(self.config, counted, self._train_steps - self._head_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+        self.optimizer.zero_grad()
+
+    def backward(self, batch: Batch) -> Tensor:
+        """The loss of a batch; its gradients are left with the parameters."""
+        with (
+            global_seed(self.job.seed, "step", self.step),  # dropout and stochastic depth
+            torch.autocast(self._device, torch.bfloat16, enabled=self.config.precision == "bfloat16"),
+        ):
+            loss = self.task.loss(self.model, batch)
+        loss.backward()
+        return loss.detach()
+
+    def end(self, loss: Tensor) -> Iterator[Event]:
+        """Take the step and say what it has brought. Raises Failed when the training has diverged."""
+        before = self.percent
+        self.optimizer.step()
+        self.step += 1
+        saved, rest = divmod(self.step - self._train_steps, self.config.save_every)
+        id = self.job.checkpoint_id(saved - 1)
+        if self.step > self._train_steps and rest == 0 and id not in self._done:
+            self._check_finite(loss)
+            metrics = self.task.evaluate(self.model, "validation").metrics
+            yield Checkpoint(id, self.step, self.task.weights(self.model), metrics)
+            self.model.train()
+        late = time.monotonic() - self._state_time >= STATE_SECONDS
+        if self.step < self.total and (self.step % self._epoch_steps == 0 or late):
+            self._check_finite(loss)
+            yield State(pack_state(self.model, self.optimizer, self.step))
+            self._state_time = time.monotonic()
+        if self.percent > before:
+            yield self.percent
+
+    def _check_finite(self, loss: Tensor) -> None:
+        if not (math.isfinite(loss.item()) and all(bool(t.isfinite().all()) for t in self.model.state_dict().values())):
+            raise Failed(
+                f"training diverged: the loss of {self.job} at step {self.step} is {loss.item()}; lower "
+                "zoo.learning_rate (checkpoints that are already saved are kept)"
+            )
+
+
 def train(
     config: CollectConfig, task: Task, job: Job, state: Mapping[str, Tensor] | None, done: Collection[str]
 ) -> Iterator[Event]:
-    """Train one seed, from `state` where there is one, and yield its checkpoints but for the ids in `done`.
-
-    It writes nothing. A state comes after the checkpoints that lie behind it: whoever records all events in their order
-    can stop between any two, and training from the last recorded state gives what is missing.
-    """
-    if job.condition is not None:
-        task = task.for_condition(job.condition)
-    epoch_steps = task.steps_per_epoch(config.batch_size)
-    head_steps = config.head_epochs * epoch_steps
-    train_steps = head_steps + config.epochs * epoch_steps
-    total = train_steps + config.checkpoints * config.save_every
-    model = task.build(job.start) if state else task.start(job.start)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = _optimizer(config, task, model)
-    step = unpack_state(state, model, optimizer) if state else 0
-    yield 100 * step // total
-    device = next(model.parameters()).device.type
-    if step < head_steps:
-        _train_head_alone(optimizer, trained, task.head(model))
-    model.train()
-    state_time = time.monotonic()
-    for batch in task.batches(job.seed, step, config.batch_size):
-        if step == head_steps:  # also on resuming here, so that the optimiser starts anew in either case
-            for parameter in trained:
-                parameter.requires_grad_(True)
-            optimizer = _optimizer(config, task, model)
-        _set_learning_rate(optimizer, _learning_rate(config, step - head_steps, train_steps - head_steps))
-        with (
-            global_seed(job.seed, "step", step),  # dropout and stochastic depth
-            torch.autocast(device, torch.bfloat16, enabled=config.precision == "bfloat16"),
-        ):
-            loss = task.loss(model, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        step += 1
-        saved, rest = divmod(step - train_steps, config.save_every)
-        if step > train_steps and rest == 0 and job.checkpoint_id(saved - 1) not in done:
-            _check_finite(model, loss, job, step)
-            metrics = task.evaluate(model, "validation").metrics
-            yield Checkpoint(job.checkpoint_id(saved - 1), step, task.weights(model), metrics)
-            model.train()
-        if step < total and (step % epoch_steps == 0 or time.monotonic() - state_time >= STATE_SECONDS):
-            _check_finite(model, loss, job, step)
-            yield State(pack_state(model, optimizer, step))
-            state_time = time.monotonic()
-        if 100 * step // total > 100 * (step - 1) // total:
-            yield 100 * step // total
-        if step == total:
-            return
+    """Train one network, from `state` where there is one, and yield its checkpoints but for the ids in `done`."""
+    training = Training(config, task, job, state, done)
+    yield training.percent
+    batches = task.batches(job.seed, training.step, config.batch_size)
+    while training.step < training.total:
+        batch = next(batches)
+        training.begin()
+        yield from training.end(training.backward(batch))
 
 
 class Run:
@@ -254,26 +298,6 @@ def runs(config: CollectConfig, conditions: Sequence[str], writer: ZooWriter) ->
     return [Run(config, job, writer) for job in jobs(config, conditions) if job.checkpoint_id(last) not in writer.done]
 
 
-def collect(config: CollectConfig, task: Task, origin: Origin, path: Path) -> Zoo:
-    """Train all jobs in this process and seal the zoo at `path`. An interrupted call is continued by the same call, to
-    the same bytes. zoo.engines does the same in many processes.
-
-    Raises Failed when a job diverges or the disk is full; finished checkpoints are kept.
-    """
-    jobs(config, task.conditions)  # refuses settings that do not fit the task before anything is written
-    model = task.build(config.seed)
-    structure = Structure.of(task.weights(model))
-    frozen = task.frozen(task.start(config.seed)) if task.frozen(model) else {}
-    with ZooWriter(path, origin, structure, frozen) as writer:
-        todo = runs(config, task.conditions, writer)
-        with progress("collect", 100 * len(todo)) as bar:
-            for run in todo:
-                for event in train(config, task, run.job, run.state(), writer.done):
-                    bar.advance(run.record(event))
-                run.finish()
-        return writer.finish()
-
-
 def _train_head_alone(
     optimizer: torch.optim.Optimizer, trained: Sequence[nn.Parameter], head: Sequence[nn.Parameter]
 ) -> None:
@@ -288,7 +312,7 @@ def _optimizer(config: CollectConfig, task: Task, model: nn.Module) -> torch.opt
     groups = task.groups(model, config.layer_decay)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=config.weight_decay)
-    return torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay, fused=True)
 
 
 def _learning_rate(config: CollectConfig, step: int, train_steps: int) -> float:
@@ -300,16 +324,3 @@ def _learning_rate(config: CollectConfig, step: int, train_steps: int) -> float:
     if step >= train_steps:
         return low
     return low + (high - low) * (1 + math.cos(math.pi * step / train_steps)) / 2
-
-
-def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
-
-
-def _check_finite(model: nn.Module, loss: torch.Tensor, job: Job, step: int) -> None:
-    if not (math.isfinite(loss.item()) and all(bool(t.isfinite().all()) for t in model.state_dict().values())):
-        raise Failed(
-            f"training diverged: the loss of {job} at step {step} is {loss.item()}; lower zoo.learning_rate "
-            f"(checkpoints that are already saved are kept)"
-        )

@@ -1,9 +1,9 @@
 """Collect in many processes: local ones, or those of a Ray cluster. ray is imported here only.
 
-One process owns the zoos and is the only one that writes. Workers compute: each gets a job with its last state and
-hands back events (zoo.collect), which the owner records in their order. So a worker, a node or the owner can die at any
-moment: what was recorded stays, and the job goes on from its last state, on another worker or in the next call, to the
-same bytes. Workers share no file system with the owner; they only have to find the data.
+One process owns the zoos and is the only one that writes. Workers compute: each gets jobs to train together with their
+last states (zoo.ensemble) and hands back events, which the owner records in their order. So a worker, a node or the
+owner can die at any moment: what was recorded stays, and the jobs go on from their last states, on another worker or in
+the next call, to the same bytes. Workers share no file system with the owner; they only have to find the data.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from zoo.collect import CollectConfig, Event, Job, Run, collect, jobs, runs, train
+from zoo.allocator import keep_freed_memory
+from zoo.collect import CollectConfig, Event, Job, Run, jobs, runs
 from zoo.console import pick_device, say
+from zoo.ensemble import collect, teams, train_together
 from zoo.errors import Failed, MissingExtra, suggest
 from zoo.manifest import Origin
 from zoo.progress import Bar, progress
@@ -51,29 +53,30 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """All that a worker has to know about a job."""
+    """All that a worker has to know about jobs that are trained together."""
 
     task: Frozen
     config: CollectConfig
-    job: Job
-    state: dict[str, Tensor] | None
+    jobs: tuple[Job, ...]
+    states: tuple[dict[str, Tensor] | None, ...]
     done: frozenset[str]
 
 
 @dataclass(frozen=True)
 class Idle:
-    """The worker waits for work: it has just started, or its job is over."""
+    """The worker waits for work: it has just started, or its jobs are over."""
 
 
 @dataclass(frozen=True)
 class Raised:
-    """The job ended with this exception; the traceback is the worker's."""
+    """The jobs ended with this exception; the traceback is the worker's."""
 
     error: Exception
     traceback: str
 
 
-Message: TypeAlias = Event | Idle | Raised
+Message: TypeAlias = tuple[int, Event] | Idle | Raised
+"""An event comes with the number of its job."""
 
 
 class Died(Exception):
@@ -84,7 +87,7 @@ class Worker(Protocol):
     """The owner's end of one worker."""
 
     def give(self, work: Work) -> None:
-        """Start a job on an idle worker; if it is gone, `receive` will say so."""
+        """Start jobs on an idle worker; if it is gone, `receive` will say so."""
         ...
 
     def receive(self) -> Message:
@@ -126,7 +129,7 @@ def collect_zoos(
 def collect_all(plans: Sequence[Plan], pool: Pool) -> list[Zoo]:
     """Collect several zoos, the jobs of all of them spread over the workers of a pool.
 
-    A job that raises Failed (it diverged) leaves the others going; the first such error is raised when they are done
+    Jobs that raise Failed (they diverged) leave the others going; the first such error is raised when they are done
     and the zoos it does not belong to are finished. Any other error stops everything at once. What was recorded is kept
     in either case.
     """
@@ -137,35 +140,38 @@ def collect_all(plans: Sequence[Plan], pool: Pool) -> list[Zoo]:
             stack.enter_context(ZooWriter(p.path, p.origin, task_structure(p.task), task_frozen(p.task))) for p in plans
         ]
         todo = [
-            (plan, run)
+            (plan, team)
             for plan, writer in zip(plans, writers, strict=True)
-            for run in runs(plan.config, task_conditions(plan.task), writer)
+            for team in teams(runs(plan.config, task_conditions(plan.task), writer), pool.size)
         ]
-        with progress("collect", 100 * len(todo)) as bar:
+        with progress("collect", 100 * sum(len(team) for _, team in todo)) as bar:
             failures = _Crew(pool, todo, bar).work()
-        broken = {run.writer for run, _ in failures}
+        broken = {team[0].writer for team, _ in failures}
         zoos = [writer.finish() for writer in writers if writer not in broken]
         if failures:
             raise failures[0][1]
         return zoos
 
 
-class _Crew:
-    """The workers of a pool, and which run each of them is busy with."""
+Team: TypeAlias = tuple[Run, ...]  # what one worker trains together
 
-    def __init__(self, pool: Pool, todo: Sequence[tuple[Plan, Run]], bar: Bar) -> None:
+
+class _Crew:
+    """The workers of a pool, and which runs each of them is busy with."""
+
+    def __init__(self, pool: Pool, todo: Sequence[tuple[Plan, Sequence[Run]]], bar: Bar) -> None:
         self._pool = pool
         self._bar = bar
-        self._plans: dict[Run, Plan] = {run: plan for plan, run in todo}
-        self._queue = deque(run for _, run in todo)
-        self._busy: dict[Worker, Run | None] = {}  # None while a worker is starting
+        self._plans: dict[Team, Plan] = {tuple(team): plan for plan, team in todo}
+        self._queue = deque(self._plans)
+        self._busy: dict[Worker, Team | None] = {}  # None while a worker is starting
         self._idle: list[Worker] = []
         self._index: dict[Worker, int] = {}
-        self._deaths: dict[Run | None, int] = {}  # since the last news; None: of workers that were starting
-        self._failures: list[tuple[Run, Failed]] = []
+        self._deaths: dict[Team | None, int] = {}  # since the last news; None: of workers that were starting
+        self._failures: list[tuple[Team, Failed]] = []
 
-    def work(self) -> list[tuple[Run, Failed]]:
-        """Get all runs done; returns those that failed, with their errors."""
+    def work(self) -> list[tuple[Team, Failed]]:
+        """Get all runs done; returns the teams with some that failed, with their errors."""
         try:
             for index in range(min(self._pool.size, len(self._queue))):
                 self._start(index)
@@ -189,51 +195,54 @@ class _Crew:
         self._index[worker] = index
         self._busy[worker] = None
 
-    def _give(self, worker: Worker, run: Run) -> None:
-        plan = self._plans[run]
-        self._busy[worker] = run
-        worker.give(Work(plan.task, plan.config, run.job, run.state(), frozenset(run.writer.done)))
+    def _give(self, worker: Worker, team: Team) -> None:
+        plan = self._plans[team]
+        self._busy[worker] = team
+        jobs, states = tuple(run.job for run in team), tuple(run.state() for run in team)
+        worker.give(Work(plan.task, plan.config, jobs, states, frozenset(team[0].writer.done)))
 
     def _take(self, worker: Worker, message: Message) -> None:
-        run = self._busy[worker]
+        team = self._busy[worker]
         if isinstance(message, Idle):
-            if run is not None:
+            for run in team or ():
                 run.finish()
             del self._busy[worker]
             self._idle.append(worker)
             self._deaths.pop(None, None)
             return
-        assert run is not None
+        assert team is not None
         if isinstance(message, Raised):
             if not isinstance(message.error, Failed):
                 raise message.error from RuntimeError(f"in a worker:\n{message.traceback}")
-            self._failures.append((run, message.error))
+            self._failures.append((team, message.error))
             self._busy[worker] = None  # it says that it is idle next
         else:
-            news = run.record(message)
+            number, event = message
+            news = team[number].record(event)
             self._bar.advance(news)
-            if news or not isinstance(message, int):
-                self._deaths.pop(run, None)
+            if news or not isinstance(event, int):
+                self._deaths.pop(team, None)
 
     def _replace(self, worker: Worker, death: Died) -> None:
-        """Put the job of a dead worker first in the queue, for whoever is free first, and start another worker."""
-        run = self._busy.pop(worker)
+        """Put the jobs of a dead worker first in the queue, for whoever is free first, and start another worker."""
+        team = self._busy.pop(worker)
         worker.stop()
         index = self._index.pop(worker)
-        self._deaths[run] = self._deaths.get(run, 0) + 1
-        if self._deaths[run] >= MOST_DEATHS:
-            where = f"training {run.job} of {run.writer.path}" if run else "starting"
+        self._deaths[team] = self._deaths.get(team, 0) + 1
+        if self._deaths[team] >= MOST_DEATHS:
+            names = ", ".join(str(run.job) for run in team or ())
+            where = f"training {names} of {team[0].writer.path}" if team else "starting"
             raise Failed(
                 f"{MOST_DEATHS} workers in a row died while {where} ({death}); what was finished is kept, run the same "
                 f"command again, with fewer --workers if memory was short"
             )
-        if run is not None:
-            self._queue.appendleft(run)
+        if team is not None:
+            self._queue.appendleft(team)
         self._start(index)
 
 
 class Trainer:
-    """What a worker trains with. The task of its last job stays loaded, for the next one of the same recipe."""
+    """What a worker trains with. The task of its last jobs stays loaded, for the next one of the same recipe."""
 
     def __init__(self, data_root: Path | None, device: str, threads: int) -> None:
         self._data_root = data_root
@@ -242,13 +251,14 @@ class Trainer:
         self._task: tuple[Frozen, Task] | None = None
 
     def messages(self, work: Work) -> Iterator[Message]:
-        """Do a job: its events, then its exception if there is one, then Idle."""
+        """Do jobs: their events, then their exception if there is one, then Idle."""
         try:
+            keep_freed_memory()
             torch.set_num_threads(self._threads)
             if self._task is None or self._task[0] != work.task:
                 self._task = None  # frees the old one first
                 self._task = work.task, build_task(work.task, self._data_root, pick_device(self._device))
-            yield from train(work.config, self._task[1], work.job, work.state, work.done)
+            yield from train_together(work.config, self._task[1], work.jobs, work.states, work.done)
         except Exception as error:
             yield Raised(error, traceback.format_exc())
         yield Idle()

@@ -39,6 +39,7 @@ DIRECTORIES = {
 """Formats with a directory per checkpoint: its configuration, a key of it, the file of weights."""
 WRAPPERS = {"mmseg": "state_dict", "detectron2": "model"}
 """Formats with a file per checkpoint: the key of its tensors."""
+MAGNITUDE = ".weight_m_wdecomp.weight"
 JSON_BYTES = 2**24  # of one configuration or of a trial's results
 LARGEST = 2**63 - 1  # what an entry's numbers may be
 TRIAL_CHECKPOINT = re.compile(r"checkpoint_(\d{1,9})")
@@ -60,7 +61,16 @@ class Source:
 
     def load(self, form: str) -> dict[str, Tensor]:
         """Its tensors under their own names. Raises Corrupt or ValueError for what is no plain checkpoint."""
-        return load_foreign(self.path, WRAPPERS.get(form))
+        tensors = load_foreign(self.path, WRAPPERS.get(form))
+        return dict(map(_as_peft, tensors.items())) if form == "peft" else tensors
+
+
+def _as_peft(item: tuple[str, Tensor]) -> tuple[str, Tensor]:
+    """A tensor of an adapter as peft has it: in NVlabs' DoRA magnitudes are the weights of layers with one input."""
+    name, tensor = item
+    if name.endswith(MAGNITUDE) and tensor.ndim == 2 and tensor.shape[1] == 1:
+        return name.removesuffix(MAGNITUDE) + ".lora_magnitude_vector", tensor[:, 0]
+    return item
 
 
 def sources(place: Path, form: str) -> list[Source]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha1
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -27,6 +28,10 @@ ADDRESS = re.compile(r"hf:/{1,2}(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^@]+))?
 COMMIT_FILES, COMMIT_BYTES = 100, 5 << 30  # what is uploaded at most before a commit keeps it
 TRIES = 5
 LONGEST_WAIT = 60.0  # seconds
+
+
+class _Changed(Failed):
+    """A branch is not where it was."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +85,24 @@ def forget_downloads(into: Path) -> None:
 
 
 def check_card(text: str, repo_type: RepoType) -> None:
-    """Raise ValueError unless the Hub accepts the metadata of this card."""
-    from huggingface_hub import DatasetCard, ModelCard
+    """Raise ValueError unless the Hub accepts the metadata of this card.
 
-    card = (DatasetCard if repo_type == "dataset" else ModelCard)(text)
-    _call(Address("card"), lambda: card.validate(repo_type=repo_type))
+    As RepoCard.validate, which in huggingface_hub 1.x asks huggingface.co whatever HF_ENDPOINT says.
+    """
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+    def check() -> list[dict[str, str]]:
+        body = {"content": text, "repoType": repo_type}
+        answer = get_session().post(
+            f"{constants.ENDPOINT}/api/validate-yaml", json=body, headers=build_hf_headers(token=False)
+        )
+        if answer.status_code != 400:  # which comes with the errors
+            hf_raise_for_status(answer)
+        return list(answer.json().get("errors", ()))
+
+    if errors := _call("the Hub's check of the card", check):
+        raise ValueError(f"the Hub refuses the card: {'; '.join(error.get('message', '?') for error in errors)}")
 
 
 def publish(
@@ -131,7 +149,14 @@ def publish(
                 parent_commit=parent,
             )
 
-        head = _call(address, send).oid
+        try:
+            head = _call(address, send).oid
+        except _Changed:  # perhaps by us, and it was the answer that got lost
+            now = resolve(Address(address.repo_id, branch), repo_type)
+            found = _hashes(now, repo_type)
+            if not all(_is_done(operation, found) for operation in operations):
+                raise
+            head = now.revision
 
     def add(name: str) -> Any:
         return CommitOperationAdd(name, str(files[name]))
@@ -178,6 +203,13 @@ def _hashes(address: Address, repo_type: RepoType) -> dict[str, tuple[int, str]]
     return {file.path: (file.size, file.lfs.sha256 if file.lfs else file.blob_id) for file in files}
 
 
+def _is_done(operation: Any, there: Mapping[str, tuple[int, str]]) -> bool:
+    """Whether a repository with these files is as this operation of a commit leaves it."""
+    if (source := getattr(operation, "path_or_fileobj", None)) is None:
+        return operation.path_in_repo not in there
+    return _is_same(Path(source), there.get(operation.path_in_repo))
+
+
 def _is_same(path: Path, remote: tuple[int, str] | None) -> bool:
     if remote is None or path.stat().st_size != remote[0]:
         return False
@@ -196,8 +228,10 @@ def _api() -> Any:
     return HfApi(library_name="rpg-zoo")
 
 
-def _call(address: Address, function: Callable[[], T], name: str = "") -> T:
-    """The function's value, tried again while the Hub is busy or out of reach; its errors as ours."""
+def _call(address: Address | str, function: Callable[[], T], name: str = "") -> T:
+    """The function's value, tried again while the Hub is busy or out of reach; its errors as ours, about `name` of
+    this address.
+    """
     what = f"{name} of {address}" if name else str(address)
     wait = 1.0
     for attempt in range(1, TRIES + 1):
@@ -213,7 +247,18 @@ def _call(address: Address, function: Callable[[], T], name: str = "") -> T:
 
 
 def _status(error: BaseException) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
+    """The status that the Hub answered, which hf_xet only tells in words."""
+    if (status := getattr(getattr(error, "response", None), "status_code", None)) is not None:
+        return int(status)
+    found = re.search(r"HTTP status \w+ error \((\d{3})", str(error))
+    return int(found[1]) if found else None
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether the disk, the quota or a file's limit is full, which hf_xet only tells in words."""
+    found = re.search(r"\bos error (\d+)|\bOs \{ code: (\d+)", str(error))
+    code = int(found[1] or found[2]) if found else getattr(error, "errno", None)
+    return code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -268,8 +313,10 @@ def _ours(error: Exception, what: str) -> Exception | None:
         return any(isinstance(cause, types) for cause in kinds)
 
     status = next((code for cause in causes if (code := _status(cause))), None)
-    if any(isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in causes):
-        return Failed(f"the disk is full while fetching {what}; make room, the same command continues")
+    if any(map(_is_full, causes)):
+        return Failed(f"there is no room on the disk for {what}; make room, the same command continues")
+    if has(JSONDecodeError):
+        return Failed(f"the answer for {what} is not understood; is it the Hub that answers, or a proxy's page?")
     if has(errors.OfflineModeIsEnabled):
         return MissingData(f"{what} is not at hand and HF_HUB_OFFLINE is set; unset it to reach the Hub")
     if has(errors.GatedRepoError):
@@ -288,7 +335,9 @@ def _ours(error: Exception, what: str) -> Exception | None:
     if status == 404 or (has(errors.EntryNotFoundError) and not has(errors.LocalEntryNotFoundError)):
         return MissingData(f"there is no {what}; what was published there is not complete, or something else")
     if status == 412:
-        return Failed(f"{what} was changed by somebody else meanwhile; the same command starts from what is there now")
+        return _Changed(
+            f"{what} was changed by somebody else meanwhile; the same command starts from what is there now"
+        )
     if isinstance(error, ValueError) and status in (None, 400):
         return ValueError(f"{what}: {error}" if status is None else f"the Hub refused what was sent to {what}")
     if status is not None:

@@ -21,7 +21,7 @@ from zoo.progress import progress
 from zoo.recipe import Recipe
 from zoo.store import ZooWriter
 from zoo.structure import Structure
-from zoo.tasks import task_frozen, task_structure
+from zoo.tasks import check_source, task_frozen, task_structure
 
 SPLIT = "train"  # of all imported checkpoints: nobody held them out
 
@@ -85,6 +85,8 @@ class Checker:
         """Raises ValueError or Corrupt with what is wrong."""
         if source.problem:
             raise ValueError(source.problem)
+        if self._recipe:
+            check_source(self._recipe.sections["task"], source.path)
         tensors = source.load(self.form)
         if not tensors:
             raise ValueError("holds no tensors")

@@ -14,13 +14,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from zoo import hub
-from zoo.card import checkpoint_card, license_for, read_plots, read_scores, zoo_card
-from zoo.convert import export_checkpoint
+from zoo.card import checkpoint_card, read_plots, read_scores, zoo_card
+from zoo.convert import FORMATS, export_checkpoint
 from zoo.errors import Corrupt, suggest
 from zoo.files import read_limited, sha256_file, unwritable_is_failed, write_bytes
+from zoo.licenses import license_for
 from zoo.manifest import MANIFEST_BYTES, Entry, Manifest, Sha256
+from zoo.recipe import recipe_of
 from zoo.store import FROZEN, Zoo, ZooWriter
 from zoo.structure import Frozen
+from zoo.tasks import task_library
 
 MANIFEST = "manifest.json"
 OWNED = ("checkpoints/", "plots/", FROZEN)  # what an older zoo may have left in the repository
@@ -84,19 +87,25 @@ def push_checkpoint(
     dry_run: bool,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Publish one checkpoint as a model repository that `timm.create_model("hf-hub:...")` loads."""
+    """Publish one checkpoint as a model repository in the format of its networks' library: what
+    `timm.create_model("hf-hub:...")` or `PeftModel.from_pretrained` load, or a file for mmseg or detectron2.
+    """
     entry, terms = zoo.entry(id), license_for(zoo.manifest.origin, license)
+    library = task_library(recipe_of(zoo.manifest.origin).sections["task"])
+    how = FORMATS[library]
     with TemporaryDirectory() as place:
-        target = Path(place) / "timm"
-        export_checkpoint(zoo, entry, "timm", target)
-        write_bytes(target / "README.md", checkpoint_card(zoo, id, address.repo_id, terms).encode())
-        files = {name: target / name for name in ("README.md", "model.safetensors", "config.json")}
+        folder = Path(place) / "model"
+        last = how.config or f"model{how.ending}"
+        export_checkpoint(zoo, entry, library, folder if how.config else folder / last)
+        card = checkpoint_card(zoo, id, address.repo_id, terms, library, last)
+        write_bytes(folder / "README.md", card.encode())
+        files = {path.name: path for path in sorted(folder.iterdir())}
         plan = {name: path.stat().st_size for name, path in files.items()}
         if dry_run:
             return {"repo": address.repo_id, "files": plan, "bytes": sum(plan.values())}
-        hub.check_card(files["README.md"].read_text(encoding="utf-8"), "model")
+        hub.check_card(card, "model")
         tag = f"weights-{entry.sha256[:12]}"
-        return hub.publish(address, files, "config.json", "model", owned=(), private=private, tag=tag, say=say)
+        return hub.publish(address, files, last, "model", owned=(), private=private, tag=tag, say=say)
 
 
 class Pull(Frozen):

@@ -152,8 +152,12 @@ def result(task_name: str, scores: Sequence[Score]) -> dict[str, Any]:
 
 
 def table(scores: Sequence[Score]) -> str:
-    """The same for people: a row per metric."""
-    lines = [f"{'metric':<10}{'best':>9}{'mean':>9}{'median':>9}{'min':>9}{'std':>9}{'n':>5}"]
+    """The same for people: a row per metric. `samples` and `stderr`, the largest, are those of one network's value."""
+    titles = ("best", "mean", "median", "min", "std", "n", "samples", "stderr")
+    lines = [f"{'metric':<16}" + "".join(f"{title:>9}" for title in titles)]
     for name, s in summaries(scores).items():
-        lines.append(f"{name:<10}{s.best:>9.3f}{s.mean:>9.3f}{s.median:>9.3f}{s.min:>9.3f}{s.std:>9.3f}{s.n:>5}")
+        metrics = [score.metrics[name] for score in scores]
+        values = "".join(f"{value:>9.3f}" for value in (s.best, s.mean, s.median, s.min, s.std))
+        error = max(metric.stderr for metric in metrics)
+        lines.append(f"{name:<16}{values}{s.n:>9}{metrics[0].n:>9}{error:>9.3f}")
     return "\n".join([*lines, f"protocol {scores[0].protocol}, {scores[0].samples} samples per network"])

@@ -43,6 +43,7 @@ from zoo.manifest import MANIFEST_BYTES, Entry, FileRecord, Manifest, Origin, Sh
 from zoo.structure import Frozen, Structure
 
 FROZEN = "frozen.safetensors"
+INDEX = "index.parquet"
 STACK_BELOW = 1_000_000  # values; smaller models are stacked
 STACK_ROWS = 256  # checkpoints in a stack
 READ_AHEAD = 2  # checkpoints, and threads
@@ -138,14 +139,14 @@ class Zoo:
                 yield ahead.popleft().result()
 
     def _tensors(self, file: str) -> dict[str, Tensor]:
-        path = self._inside(file)
+        path = self.file(file)
         if not path.is_file():
             raise Corrupt(f"{path} is missing")
         return load_tensors(path)
 
     def _checkpoint(self, entry: Entry, tensors: dict[str, Tensor], trusted: bool = False) -> dict[str, Tensor]:
         """The entry's checkpoint out of its file's tensors, hashed unless it is trusted."""
-        path = self._inside(entry.file)
+        path = self.file(entry.file)
         if entry.row is not None:
             tensors = take_row(tensors, entry.row, path)
         where = f"{entry.id} in {path}"
@@ -164,7 +165,7 @@ class Zoo:
         """
         if self.manifest.frozen is None:
             return {}
-        path = self._inside(FROZEN)
+        path = self.file(FROZEN)
         tensors = load_tensors(path) if path.is_file() else {}
         if content_hash(tensors) != self.manifest.frozen:
             raise Corrupt(f"{path} is not that of the manifest (it is missing, or its SHA-256 differs)")
@@ -174,7 +175,7 @@ class Zoo:
         """Everything in the directory that is not as the manifest says, a line each; nothing for a sound zoo."""
         for name, record in self.manifest.files.items():
             try:
-                path = self._inside(name)
+                path = self.file(name)
             except Corrupt as error:
                 yield str(error)
                 continue
@@ -189,8 +190,8 @@ class Zoo:
             except Corrupt as error:
                 yield str(error)
 
-    def _inside(self, name: str) -> Path:
-        """Where a file of the zoo is, downloaded if it is not a directory."""
+    def file(self, name: str) -> Path:
+        """Where a file of the zoo is, downloaded if the zoo is not a directory. Raises Corrupt for a way out of it."""
         if self._fetch:
             return self._fetch(name)
         path = self.path / name
@@ -330,8 +331,8 @@ class ZooWriter:
                 raise ValueError(f"{self.path} has no checkpoints yet; a zoo needs one at least")
             if self.stacked:
                 entries = self._stack(entries)
-            _write_index(self.path / "index.parquet", entries)
-            names = sorted({entry.file for entry in entries} | {"index.parquet"} | ({FROZEN} if self.frozen else set()))
+            write_index(self.path / INDEX, entries)
+            names = sorted({entry.file for entry in entries} | {INDEX} | ({FROZEN} if self.frozen else set()))
             manifest = Manifest(
                 origin=self.origin,
                 structure=self.structure,
@@ -383,7 +384,8 @@ class ZooWriter:
         (self.path / "journal.jsonl").unlink(missing_ok=True)
 
 
-def _write_index(path: Path, entries: Sequence[Entry]) -> None:
+def write_index(path: Path, entries: Sequence[Entry]) -> None:
+    """A row per checkpoint, as a parquet file."""
     import pyarrow
     import pyarrow.parquet
 

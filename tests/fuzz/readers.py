@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import yaml
 
+from evaluators.questions import compose
 from rpg.layout import Layout
 from rpg.run import RunRecord
 from zoo.checkpoint import content_hash, load_foreign, load_tensors, save_tensors
@@ -26,10 +27,13 @@ from zoo.recipe import load_recipe, recipe_from_text
 from zoo.scoring import Score
 from zoo.store import JournalHeader
 from zoo.structure import Structure
+from zoo.tasks.adapters import Settings, adapter_config, check_config
+from zoo.tasks.instructions import load_questions
 
 OURS = (Corrupt, ValueError)  # what a reader may raise
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.running_var": torch.ones(2), "n": torch.tensor(3)}
 HASH = content_hash(WEIGHTS)
+ADAPTER = Settings("yahma/llama-7b-hf", rank=4, alpha=8, dropout=0.05, targets=("q_proj", "v_proj"))
 
 
 def origin() -> Origin:
@@ -54,6 +58,7 @@ def examples() -> dict[str, bytes]:
     score = {"id": "a", "sha256": HASH, "evaluator": "e/1", "protocol": "p", "metrics": {}, "samples": 8}
     pickled = io.BytesIO()
     torch.save({"state_dict": WEIGHTS}, pickled)
+    question = compose("arc_e", "Which?", ("a", "b", "c"), 1)
     journal = [JournalHeader(origin=origin(), structure=Structure.of(WEIGHTS)), entry()]
     with tempfile.TemporaryDirectory() as folder:
         save_tensors(Path(folder) / "x", WEIGHTS)
@@ -67,6 +72,8 @@ def examples() -> dict[str, bytes]:
         "run": record.to_json().encode(),
         "score": json.dumps(score | {"correct": "/w==", "versions": {}}).encode(),
         "journal": b"".join(line.to_json().encode() + b"\n" for line in journal),
+        "adapter": json.dumps(adapter_config(ADAPTER)).encode(),
+        "questions": json.dumps([{"instruction": question.instruction, "answer": question.word}]).encode(),
     }
 
 
@@ -119,6 +126,7 @@ def readers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
 
     def file(name: str, read: Callable[[Path], object]) -> Callable[[bytes], object]:
         def write_and_read(data: bytes) -> object:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
             return read(folder / name)
 
@@ -141,4 +149,6 @@ def readers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
         "run": lambda data: RunRecord.parse(data, "run.json"),
         "score": lambda data: Score.parse(data, "scores.jsonl").correct_per_sample(),
         "journal": file("journal.jsonl", journal),
+        "adapter": file("adapter_config.json", lambda path: check_config(path, ADAPTER)),
+        "questions": file("commonsense/ARC-Easy/test.json", lambda path: load_questions("arc_e", folder, None)),
     }

@@ -1,50 +1,71 @@
 """A loopback server that speaks as much of the Hugging Face Hub's HTTP API as its client needs, with faults on demand.
 
-Tests start `HubServer` in a thread and point HF_ENDPOINT at it. Large files go through LFS, in parts above PART bytes;
-Xet is not spoken. Uploads are refused unless their SHA-256 is the promised one, commits unless their large files are
-there and their parent is the head. Large files are served from another host name, as the Hub's are.
+Tests start `HubServer` in a thread and point HF_ENDPOINT at it. Large files go through LFS, in parts above PART bytes,
+or through Xet, which keeps its chunks in a directory (hf_xet's `local://` endpoint). Uploads are refused unless their
+SHA-256 is the promised one, commits unless their large files are there and their parent is the head of the branch.
+Large files are served from another host name, as the Hub's are.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
+import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 PART = 64 << 10  # bytes; larger files are uploaded in parts of this size
 TOKEN = "hf_thisIsTheSecretOfTheTests"  # noqa: S105  # no secret of anybody's
-LARGE = (".safetensors", ".parquet")
+LARGE = (".safetensors", ".parquet", ".pth")
+# A file's Xet hash, and the file as the chunks of a directory give it back: `python -c XET DIRECTORY FILE BACK`.
+XET = """
+import sys, hf_xet
+place, file, back = sys.argv[1:]
+[info] = hf_xet.hash_files([file])
+print(info.hash)
+session, access = hf_xet.XetSession(), {"token": "", "token_expiry_unix_secs": 2**40}
+with session.new_file_download_group(endpoint="local://" + place, **access) as group:
+    group.start_download_file(hf_xet.XetFileInfo(info.hash, info.file_size), back)
+"""
 
 
 @dataclass
 class Repo:
-    """Commits are (oid, files by name); a file is its bytes."""
+    """Commits are (oid, files by name), in the order in which they were made; a file is its bytes."""
 
     commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=lambda: [("0" * 40, {})])
+    branches: dict[str, str] = field(default_factory=lambda: {"main": "0" * 40})
     tags: dict[str, str] = field(default_factory=dict)
     private: bool = False
 
     def at(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
-        wanted = self.commits[-1][0] if revision == "main" else self.tags.get(revision, revision)
+        wanted = self.branches.get(revision) or self.tags.get(revision, revision)
         return next((commit for commit in self.commits if commit[0] == wanted), None)
 
-    def commit(self, files: dict[str, bytes]) -> str:
+    def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
         oid = hashlib.sha1(f"{len(self.commits)}{sorted(files)}{time.time_ns()}".encode()).hexdigest()  # noqa: S324
         self.commits.append((oid, files))
+        self.branches[branch] = oid
         return oid
 
 
 @dataclass
 class Fault:
-    """Answers `times` requests that match with this status, or drops the connection after `drop` bytes of body."""
+    """Answers `times` requests that match with this status, or drops the connection after `drop` bytes of body. With
+    `lost`, the request is carried out and its answer does not arrive.
+    """
 
     method: str
     path: str
@@ -52,6 +73,8 @@ class Fault:
     times: int = 1
     headers: dict[str, str] = field(default_factory=dict)
     drop: int | None = None
+    lost: bool = False
+    page: bytes = b""  # the body of an answer with a status
     before: Callable[[], None] | None = None  # called when it strikes
 
 
@@ -65,6 +88,9 @@ class HubServer(ThreadingHTTPServer):
         self.lock = threading.RLock()
         self.repos: dict[str, Repo] = {}
         self.objects: dict[str, bytes] = {}  # large files by SHA-256
+        self.xet: Path | None = None  # where Xet keeps its chunks, if it is spoken
+        self.xet_hashes: dict[str, str] = {}  # of large files by SHA-256
+        self.sources = Path()  # where the files are that clients send through Xet
         self.parts: dict[str, dict[int, bytes]] = {}
         self.faults: list[Fault] = []
         self.log: list[str] = []  # "METHOD path"
@@ -86,6 +112,22 @@ class HubServer(ThreadingHTTPServer):
                         fault.before()
                     return fault
         return None
+
+    def from_xet(self, oid: str) -> bool:
+        """Whether Xet gives the file of this SHA-256 back; it is then among the objects."""
+        found = (path for path in self.sources.rglob("*") if path.name.endswith(LARGE) and path.is_file())
+        source = next((path for path in found if hashlib.sha256(path.read_bytes()).hexdigest() == oid), None)
+        if self.xet is None or source is None:
+            return False
+        with TemporaryDirectory() as folder:
+            place, back = Path(folder) / "xet", Path(folder) / "back"
+            shutil.copytree(self.xet, place)  # the client holds the lock of its own
+            command = [sys.executable, "-c", XET, str(place), str(source), str(back)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            if done.returncode or hashlib.sha256(back.read_bytes()).hexdigest() != oid:
+                return False
+            self.objects[oid], self.xet_hashes[oid] = back.read_bytes(), done.stdout.strip()
+        return True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that hang up or are killed are part of the tests."""
@@ -128,8 +170,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "PUT":
             with server.lock:
                 server.received += len(body)
+        if fault and fault.lost:
+            self.wfile = io.BytesIO()  # type: ignore[assignment]
+            self.close_connection = True
         if fault and fault.status:
-            self.answer(fault.status, {"error": "as asked"}, **fault.headers)
+            self.answer(fault.status, fault.page or {"error": "as asked"}, **fault.headers)
             return
         if path.startswith("/storage/"):
             self.storage(path, body, fault.drop if fault else None)
@@ -195,7 +240,8 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/api/whoami-v2":
             self.answer(200, {"type": "user", "name": "user", "auth": {"accessToken": {"role": "write"}}})
         elif path == "/api/validate-yaml":
-            self.answer(200, {"errors": [], "warnings": []})
+            errors = [{"message": '"license" must be one of [apache-2.0, ...]'}] if b"license: nonsense" in body else []
+            self.answer(400 if errors else 200, {"errors": errors, "warnings": []})
         elif path == "/api/repos/create":
             self.create(json.loads(body))
         elif match := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
@@ -230,7 +276,8 @@ class Handler(BaseHTTPRequestHandler):
                 parts = -(-item["size"] // PART)
                 header = {"chunk_size": str(PART)} | {str(n): f"{href}/{n}" for n in range(1, parts + 1)}
                 objects.append(item | {"actions": {"upload": {"href": f"{href}/complete", "header": header}}})
-        self.answer(200, {"transfer": "multipart", "objects": objects})
+        xet = server.xet is not None and "xet" in asked.get("transfers", ())
+        self.answer(200, {"transfer": "xet" if xet else "multipart", "objects": objects})
 
     def about(self, name: str, verb: str, revision: str, body: bytes) -> None:
         server = self.server
@@ -247,7 +294,9 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(status, {})
             return
         if verb == "branch":
-            self.answer(409 if repo.at(revision) else 200, {})
+            status = 409 if revision in repo.branches else 200
+            repo.branches.setdefault(revision, repo.branches["main"])
+            self.answer(status, {})
             return
         found = repo.at(revision)
         if found is None:
@@ -262,8 +311,12 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, [entry(file, data) for file, data in sorted(files.items())])
         elif verb == "preupload":
             self.answer(200, {"files": [self.mode(item, files) for item in json.loads(body)["files"]]})
+        elif verb in ("xet-read-token", "xet-write-token"):
+            about = {"casUrl": f"local://{server.xet}", "accessToken": "of-xet", "exp": int(time.time()) + 3600}
+            headers = {"X-Xet-Cas-Url": about["casUrl"], "X-Xet-Access-Token": about["accessToken"]}
+            self.answer(200, about, **headers, X_Xet_Token_Expiration=str(about["exp"]))
         elif verb == "commit":
-            self.commit(repo, name, [json.loads(line) for line in body.splitlines()])
+            self.commit(repo, name, revision, [json.loads(line) for line in body.splitlines()])
         else:
             self.answer(404, {"error": verb})
 
@@ -276,9 +329,10 @@ class Handler(BaseHTTPRequestHandler):
         mode = "lfs" if large else "regular"
         return {"path": item["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid}
 
-    def commit(self, repo: Repo, name: str, lines: list[dict[str, Any]]) -> None:
-        head, files = repo.commits[-1]
-        files = dict(files)
+    def commit(self, repo: Repo, name: str, branch: str, lines: list[dict[str, Any]]) -> None:
+        found = repo.at(branch)
+        assert found
+        head, files = found[0], dict(found[1])
         for line in lines:
             key, value = line["key"], line["value"]
             if key == "header" and value.get("parentCommit") not in (None, head):
@@ -287,13 +341,13 @@ class Handler(BaseHTTPRequestHandler):
             if key == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif key == "lfsFile":
-                if value["oid"] not in self.server.objects:
+                if value["oid"] not in self.server.objects and not self.server.from_xet(value["oid"]):
                     self.answer(400, {"error": f"LFS object {value['oid']} is not there"})
                     return
                 files[value["path"]] = self.server.objects[value["oid"]]
             elif key == "deletedFile":
                 del files[value["path"]]
-        oid = repo.commit(files)
+        oid = repo.commit(files, branch)
         url = f"{self.server.endpoint}/{name.removeprefix('models/')}/commit/{oid}"
         self.answer(200, {"success": True, "commitOid": oid, "commitUrl": url})
 
@@ -312,6 +366,10 @@ class Handler(BaseHTTPRequestHandler):
             oid = hashlib.sha256(data).hexdigest()
             server.objects[oid] = data
             headers = {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(data)), "X-Repo-Commit": found[0]}
+            if oid in server.xet_hashes:
+                kind, _, repo_id = name.partition("/")
+                route = f"{server.endpoint}/api/{kind}/{repo_id}/xet-read-token/{found[0]}"
+                headers |= {"X-Xet-Hash": server.xet_hashes[oid], "X-Xet-Refresh-Route": route}
             self.answer(302, b"", Location=f"{server.storage}/storage/{oid}", **headers)
         else:
             data = found[1][file]

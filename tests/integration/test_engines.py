@@ -11,8 +11,9 @@ import pytest
 import torch
 from test_cli import Shell
 
-from zoo.collect import Checkpoint, CollectConfig, Run, State, collect
+from zoo.collect import Checkpoint, CollectConfig, Run, State
 from zoo.engines import LocalPool, Plan, collect_all
+from zoo.ensemble import collect
 from zoo.recipe import load_recipe
 from zoo.tasks import build_task
 

@@ -48,6 +48,7 @@ def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["permutation_state=none"],
         ["d_model=[32,64]"],
         ["token_size=1024"],
+        ["statistics=value"],
         ["recurrent=lstm", "positions=learned", "tokenisation=channel", "permutation_state=learned"],
     ],
     ids="+".join,
@@ -69,6 +70,7 @@ def test_option_trains_and_generates(
     assert len(run.metrics_path.read_text().splitlines()) == 2
     recorded = made.manifest.origin.recipe
     assert all(setting.split("=")[0] in recorded for setting in settings)
+    assert run.values_path.is_file() == ("statistics=value" in settings)
     names = load_tensors(run.generator_path).keys()
     assert ("positions" in names) == ("positions=learned" in settings)
     assert ("states" in names) == ("permutation_state=learned" in settings)

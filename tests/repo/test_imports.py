@@ -33,6 +33,8 @@ HEAVY = (
         "accelerate",
     ),
     *("pyarrow", "safetensors", "mmseg", "detectron2", "mamba_ssm", "bitsandbytes", "ray", "peft", "huggingface_hub"),
+    "lm_eval",
+    *("pycocotools", "fvcore"),
 )
 PARTS = ("timm.data",)  # of a heavy library, wrapped by a file of their own: they are another concern
 # Functions that only build a value; names that start with a capital letter are constructors.

@@ -44,6 +44,10 @@ PARAMETERS = {
     "cifar10-vit-base": 85_806_346,
     "cifar100-resnet18-bn": 2_048,
     "vit-tiny-seeds": 5_526_346,
+    "llama-7b-dora-r4": 7_888_896,
+    "llama-7b-dora-r16": 28_925_952,
+    "llama-7b-dora-r64": 113_074_176,
+    "coco": 110_895_792,
 }
 BUFFERS = (".running_mean", ".running_var", ".num_batches_tracked")
 

@@ -7,7 +7,7 @@ import pytest
 
 CODE = """
 import resource, sys, torch
-from rpg.allocator import keep_freed_memory
+from zoo.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 def step():

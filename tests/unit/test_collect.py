@@ -9,7 +9,8 @@ from torch import nn
 from evaluators.metrics import Evaluation, Metric
 from zoo import collect as collect_module
 from zoo.checkpoint import save_tensors
-from zoo.collect import Checkpoint, CollectConfig, State, _learning_rate, collect, jobs, train
+from zoo.collect import Checkpoint, CollectConfig, State, _learning_rate, jobs, train
+from zoo.ensemble import collect
 from zoo.errors import Corrupt
 from zoo.manifest import Origin
 

@@ -28,7 +28,8 @@ class FakeWorker:
         self.script, self.messages, self.stopped = script, [Idle()], False
 
     def give(self, work):
-        self.messages = [*self.script(work.job.seed), Idle()]
+        said = self.script(work.jobs[0].seed)
+        self.messages = [*((0, m) if isinstance(m, int) else m for m in said), Idle()]
 
     def receive(self):
         message = self.messages.pop(0)
@@ -63,7 +64,7 @@ class Bar:
 def crew(script, seeds=4, size=2):
     jobs, bar = [CountingRun(seed) for seed in range(seeds)], Bar()
     pool = FakePool(size, script)
-    return jobs, bar, pool, _Crew(pool, [(SimpleNamespace(task=None, config=None), run) for run in jobs], bar)
+    return jobs, bar, pool, _Crew(pool, [(SimpleNamespace(task=None, config=None), [run]) for run in jobs], bar)
 
 
 def test_every_job_is_done_once_and_all_workers_are_stopped():
@@ -120,7 +121,7 @@ def test_workers_that_die_while_starting_are_given_up():
 def test_a_failed_job_lets_the_others_finish():
     failure = Failed("diverged")
     runs, _, _, work = crew(lambda seed: [Raised(failure, "")] if seed == 0 else [100])
-    assert work.work() == [(runs[0], failure)]
+    assert work.work() == [((runs[0],), failure)]
     assert [run.finished for run in runs] == [0, 1, 1, 1]
 
 
@@ -146,9 +147,12 @@ def test_local_workers_share_out_gpus_and_threads(monkeypatch):
 def test_a_worker_loads_the_data_of_a_recipe_once(monkeypatch):
     built = []
     monkeypatch.setattr(zoo.engines, "build_task", lambda task, root, device: built.append(task) or task)
-    monkeypatch.setattr(zoo.engines, "train", lambda config, task, job, state, done: iter([100]))
+    monkeypatch.setattr(zoo.engines, "train_together", lambda config, task, jobs, states, done: iter([(0, 100)]))
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     trainer = Trainer(None, "cpu", 1)
     for task in ("a", "a", "b", "b", "a"):
-        assert list(trainer.messages(Work(task, None, Job(0, "train", 0), None, frozenset()))) == [100, Idle()]
+        assert list(trainer.messages(Work(task, None, (Job(0, "train", 0),), (None,), frozenset()))) == [
+            (0, 100),
+            Idle(),
+        ]
     assert built == ["a", "b", "a"]

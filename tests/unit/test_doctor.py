@@ -7,6 +7,7 @@ from importlib import metadata
 import pytest
 
 from rpg.doctor import describe, examine
+from zoo.tasks.detectron import INSTALL
 
 
 def test_extras_are_listed_with_versions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,3 +49,18 @@ def test_a_package_with_the_same_modules_is_listed_in_place_of_the_one_that_is_n
     assert line.startswith("extra [seg]: mmsegmentation 1.2.2, mmcv-lite 2.1.0, lacks onedl-mmengine; `pip install")
     versions |= {"onedl-mmsegmentation": "1.4.2", "onedl-mmcv": "2.3.6", "onedl-mmengine": "0.10.12"}
     assert "extra [seg]: onedl-mmsegmentation 1.4.2, onedl-mmcv 2.3.6, onedl-mmengine 0.10.12" in describe(examine())
+
+
+def test_what_is_not_on_pypi_has_its_own_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"rpg-zoo": "0.1.0", "torch": "2.15.0", "pycocotools": "2.0.11"}
+
+    def version(name: str) -> str:
+        if name in there:
+            return there[name]
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.requires", lambda _: ["torch>=2.6", "pycocotools; extra == 'det'"])
+    monkeypatch.setattr("importlib.metadata.version", version)
+    assert f"extra [det]: pycocotools 2.0.11, lacks detectron2; `{INSTALL}`" in describe(examine()).splitlines()
+    there["detectron2"] = "0.6"
+    assert "extra [det]: pycocotools 2.0.11, detectron2 0.6" in describe(examine()).splitlines()

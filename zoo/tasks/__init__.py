@@ -17,6 +17,8 @@ from zoo.tasks.base import Task, TaskConfig
 FAMILIES = {
     "binary": "zoo.tasks.binary",
     "classification": "zoo.tasks.classification",
+    "commonsense": "zoo.tasks.commonsense",
+    "detection": "zoo.tasks.detection",
     "segmentation": "zoo.tasks.segmentation",
 }
 
@@ -72,6 +74,16 @@ def library_config(config: Frozen) -> dict[str, Any]:
     assert isinstance(config, TaskConfig)
     found: dict[str, Any] = task_module(config.name).library_config(config)
     return found
+
+
+def check_source(config: Frozen, path: Path) -> None:
+    """Raise ValueError or Corrupt if what lies beside the checkpoint file at `path` says that it is not one of this
+    `task:` section, although its tensors may fit. Most families know nothing of the kind.
+    """
+    assert isinstance(config, TaskConfig)
+    module = task_module(config.name)
+    if hasattr(module, "check_source"):
+        module.check_source(config, path)
 
 
 def task_structure(config: Frozen) -> Structure:

@@ -1,4 +1,4 @@
-"""Small labelled images, whole data sets as plain tensors. scikit-learn and `datasets` are imported here only.
+"""Small labelled images, whole data sets as plain tensors. scikit-learn is imported here only.
 
 Shape suffixes: N images, C channels, H rows, W columns.
 """
@@ -22,6 +22,7 @@ from zoo.errors import Corrupt, MissingData
 from zoo.seeds import cpu_seed, generator
 from zoo.tasks.base import Batch
 from zoo.tasks.loading import Draw
+from zoo.tasks.tables import open_hub, open_parquet, undecoded_images
 
 Name = Literal["digits", "cifar10", "cifar100"]
 
@@ -171,9 +172,6 @@ def _cifar_split(name: Name, split: str, data_root: Path | None) -> tuple[Tensor
 
 
 def _open_local(name: Name, split: str, data_root: Path) -> Any:
-    """The parquet files of a local copy as a stream, so nothing is copied into the cache of `datasets`."""
-    from datasets import load_dataset
-
     folder = data_root / name / SOURCES[name].folder
     files = sorted(map(str, folder.glob(f"{split}-*.parquet")))
     if not files:
@@ -181,32 +179,22 @@ def _open_local(name: Name, split: str, data_root: Path) -> Any:
             f"no {split}-*.parquet in {folder}; expected {folder}/train-*.parquet and {folder}/test-*.parquet from "
             f"https://huggingface.co/datasets/{SOURCES[name].repo}, or no data root at all, to read them from there"
         )
-    return load_dataset("parquet", data_files=files, split="train", streaming=True)
+    return open_parquet(files)
 
 
 def _open_hub(name: Name, split: str) -> Any:
-    from datasets import load_dataset
-
     source = SOURCES[name]
-    try:
-        return load_dataset(source.repo, split=split)
-    except OSError as error:
-        raise MissingData(
-            f"cannot get {source.repo} from the Hugging Face Hub ({' '.join(str(error).split())[:120]}); without "
-            f"network, give --data-root DIR with DIR/{name}/{source.folder}/train-*.parquet and test-*.parquet from "
-            "there"
-        ) from error
+    otherwise = f"give --data-root DIR with DIR/{name}/{source.folder}/train-*.parquet and test-*.parquet from there"
+    return open_hub(source.repo, split, otherwise)
 
 
 def _decode(dataset: Any, label: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """All images (N, H, W, C) and labels (N,) of a data set with the columns `img` (encoded) and `label`."""
-    from datasets import Image as ImageFeature
-
     if not {"img", label} <= set(dataset.column_names):
         raise ValueError(f"its columns are {', '.join(dataset.column_names)}; expected img and {label}")
     images, labels = [], []
     # Arrow tables, not rows: building a dictionary for each row would take longer than decoding its image.
-    for table in dataset.cast_column("img", ImageFeature(decode=False)).with_format("arrow").iter(batch_size=1000):
+    for table in undecoded_images(dataset, "img").with_format("arrow").iter(batch_size=1000):
         encoded = table["img"].combine_chunks().field("bytes").to_pylist()
         images.append(np.stack([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded]))
         labels.append(table[label].to_numpy())

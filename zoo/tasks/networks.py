@@ -31,6 +31,7 @@ CIFAR = {"input_size": (3, 32, 32), "num_classes": 10, "first_conv": "module.0",
 default_cfgs = {
     "cnn_small": CIFAR,
     "cnn_medium": CIFAR,
+    "cnn_medium_on_classes": CIFAR | {"classifier": "head.4"},
     "cnn_digits": CIFAR | {"input_size": (1, 8, 8), "classifier": "head.0"},
     # Starts from the weights of ViT-Tiny; only the head is new.
     "vit_tiny_two_layer_head": {
@@ -98,6 +99,19 @@ def cnn_medium(pretrained: bool = False, **options: Any) -> ConvNet:
         return ConvNet(convolutions, nn.Sequential(nn.Linear(60, 20), nn.LeakyReLU(), nn.Linear(20, num_classes)))
 
     return build_model_with_cfg(network, "cnn_medium", pretrained, **options)
+
+
+@register_model
+def cnn_medium_on_classes(pretrained: bool = False, **options: Any) -> ConvNet:
+    """CNN (m) for ten classes with a layer on top that answers from their probabilities: 10,875 parameters for two
+    answers. It starts from the weights of a CNN (m), for binary tasks on the ten classes; only that layer is new.
+    """
+
+    def network(num_classes: int, in_chans: int) -> ConvNet:
+        medium = cnn_medium(num_classes=10, in_chans=in_chans)
+        return ConvNet(medium.module, nn.Sequential(*medium.head, nn.Softmax(1), nn.Linear(10, num_classes)))
+
+    return build_model_with_cfg(network, "cnn_medium_on_classes", pretrained, **options)
 
 
 @register_model

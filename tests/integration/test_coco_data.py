@@ -1,0 +1,147 @@
+"""COCO's files, and what is said where they, or detectron2, are not there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import coco_data
+import pytest
+
+import rpg.cli
+import zoo.cli
+from zoo.console import run_cli
+from zoo.errors import Corrupt, MissingData, MissingExtra
+from zoo.recipe import load_recipe
+from zoo.tasks import build_task, detectron
+from zoo.tasks.coco import check_layout, check_same_classes, read
+
+APPS = {"rpg-zoo": zoo.cli.app, "rpg": rpg.cli.app}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return coco_data.write(tmp_path)
+
+
+def annotations(root: Path, name: str = "val2017") -> Path:
+    return root / "coco" / "annotations" / f"instances_{name}.json"
+
+
+def test_images_and_objects_are_read(root: Path) -> None:
+    check_layout(root)
+    train, test = read(root, "train", 2), read(root, "test", 2)
+    check_same_classes(train, test)
+    assert (len(train.images), len(test.images), train.classes) == (10, 4, [3, 7])
+    assert train.whole(range(10)) == list(range(8))  # not the crowd, not the one that shows nothing
+    assert train.whole([9, 3]) == [3]
+    truth = test.truth([2, 0])
+    assert [image["id"] for image in truth["images"]] == [102, 100]
+    assert [one["image_id"] for one in truth["annotations"]] == [102, 102, 100, 100]
+    assert truth["categories"] == coco_data.CATEGORIES
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["annotations"][0].update(bbox=[1, 2, 3, 5]),
+        lambda content: content["annotations"][0].update(category_id=10 - content["annotations"][0]["category_id"]),
+        lambda content: content["images"][0].update(file_name="other.jpg"),
+        lambda content: content["categories"][0].update(name="bright"),
+    ],
+)
+def test_the_fingerprint_changes_with_the_truth(root: Path, change) -> None:
+    before = read(root, "test", 2).fingerprint()
+    assert read(root, "test", 2).fingerprint() == before
+    content = json.loads(annotations(root).read_text())
+    change(content)
+    annotations(root).write_text(json.dumps(content))
+    assert read(root, "test", 2).fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.pop("images"),
+        lambda content: content.pop("categories"),
+        lambda content: content["annotations"][1].pop("bbox"),
+        lambda content: content["annotations"][1].pop("segmentation"),
+        lambda content: content["annotations"][1].pop("area"),
+        lambda content: content["annotations"][1].update(bbox=[1, 2, 3]),
+        lambda content: content["annotations"][1].update(image_id=5),
+        lambda content: content["annotations"][1].update(category_id=5),
+        lambda content: content["annotations"].append(5),
+        lambda content: content["images"].append([]),
+        lambda content: content["images"][0].pop("height"),
+        lambda content: content.update(annotations=None),
+    ],
+)
+def test_other_content_is_refused_in_one_line(root: Path, change) -> None:
+    content = json.loads(annotations(root).read_text())
+    change(content)
+    annotations(root).write_text(json.dumps(content))
+    with pytest.raises(Corrupt, match=r"instances_val2017.json is not an annotation file of COCO's"):
+        read(root, "test", 2)
+
+
+def test_objects_to_learn_from_are_polygons(root: Path) -> None:
+    content = json.loads(annotations(root, "train2017").read_text())
+    content["annotations"][2]["segmentation"] = {"size": [48, 64], "counts": [0, 48 * 64]}
+    annotations(root, "train2017").write_text(json.dumps(content))
+    with pytest.raises(Corrupt, match="wrong value: in annotation 3"):
+        read(root, "train", 2)
+
+
+def test_what_is_no_annotation_file_is_refused(root: Path) -> None:
+    annotations(root).write_text("[1, 2]")
+    with pytest.raises(Corrupt, match="not an annotation file"):
+        read(root, "test", 2)
+    annotations(root).write_bytes(annotations(root, "train2017").read_bytes()[:-9])
+    with pytest.raises(Corrupt, match="not JSON"):
+        read(root, "test", 2)
+
+
+def test_classes_that_do_not_fit_are_refused(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"2 categories, .* tell 80 apart; .*--set task.classes=2"):
+        read(root, "test", 80)
+    train, test = read(root, "train", 2), read(root, "test", 2)
+    content = json.loads(annotations(root).read_text())
+    content["categories"][1]["name"] = "darker"
+    annotations(root).write_text(json.dumps(content))
+    with pytest.raises(Corrupt, match="train2017 has category 7 'dark' where val2017 has 7 'darker'"):
+        check_same_classes(train, read(root, "test", 2))
+    check_same_classes(train, test)
+
+
+@pytest.mark.parametrize("gone", ["train2017", "val2017", "annotations/instances_train2017.json", "annotations"])
+def test_a_missing_part_is_said_with_layout_and_source(root: Path, gone: str, tmp_path: Path) -> None:
+    (root / "coco" / gone).rename(tmp_path / "elsewhere")
+    with pytest.raises(MissingData, match=r"there is no .*coco/.*; expected DIR/coco/\{train2017,.*cocodataset.org"):
+        check_layout(root)
+    with pytest.raises(MissingData, match="COCO is not on the Hub; expected DIR/coco"):
+        check_layout(None)
+
+
+def test_without_detectron2_it_is_said_how_to_get_it(root: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "detectron2.modeling", None)
+    config = load_recipe("coco").sections["task"]
+    with pytest.raises(MissingExtra, match=r"rpg-zoo.det..*no-build-isolation.*detectron2@"):
+        build_task(config, root, "cpu")  # type: ignore[arg-type]
+    monkeypatch.chdir(root)
+    for command in ("rpg estimate coco --device h100", f"rpg-zoo collect coco --data-root {root}"):
+        monkeypatch.setattr("sys.argv", command.split())
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            run_cli(APPS[command.split()[0]], command.split()[0])
+        assert exit.value.code == 3
+        assert detectron.INSTALL in capsys.readouterr().err.splitlines()[-1]
+    monkeypatch.setattr("sys.argv", ["rpg-zoo", "recipes"])
+    with pytest.raises(SystemExit) as exit:
+        run_cli(zoo.cli.app, "rpg-zoo")
+    assert not exit.value.code
+    assert "vitdet-base on coco" in capsys.readouterr().out
+
+
+def test_the_readme_has_the_install_line() -> None:
+    assert detectron.INSTALL in (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").splitlines()

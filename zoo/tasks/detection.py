@@ -1,0 +1,220 @@
+"""Object detection and instance segmentation on COCO: detectron2's ViTDet (zoo.tasks.detectron), AP of boxes and masks.
+
+All values of a checkpoint are floating-point and generated. The network's constants (pixel mean and standard deviation,
+anchors) are in no checkpoint: building the network makes them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from evaluators.detection import EVALUATOR, evaluate
+from evaluators.metrics import Evaluation
+from zoo.checkpoint import load_foreign
+from zoo.errors import MissingData
+from zoo.seeds import generator, global_seed
+from zoo.structure import Structure
+from zoo.tasks import coco, detectron
+from zoo.tasks.base import Split, TaskConfig
+from zoo.tasks.coco import Json
+from zoo.tasks.loading import epochs, keys, load, loader_workers
+
+LIBRARY = "detectron2"
+VALIDATION_SEED = 0  # the same images are held out in every run, whatever its seed
+
+
+class Config(TaskConfig):
+    """Section `task:` of a recipe.
+
+    - `model`: `vitdet-base` (the paper's), or `vitdet-tiny` for tests.
+    - `classes`: how many categories the annotation files must have.
+    - `image_size`: pixels a side, a multiple of 32: images are padded to this square.
+    - `pretrained`: a file with weights of the whole network (.safetensors, or .pth as detectron2 writes it); or what
+      the backbone starts from: a vision transformer of timm's with weights on the Hub, by name, or a file or directory
+      with them.
+    - `validation`: the share of the training images that is never trained on.
+    """
+
+    name: Literal["detection"]
+    model: Literal["vitdet-base", "vitdet-tiny"]
+    data: Literal["coco"]
+    classes: PositiveInt = 80
+    image_size: Annotated[int, Field(gt=0, multiple_of=32)] = 1024
+    pretrained: str | None = None
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.002
+
+
+def build(config: Config, data_root: Path | None, device: torch.device) -> DetectionTask:
+    """The task, with its data found; annotations are read when they are needed. Raises MissingExtra or MissingData."""
+    detectron.require()
+    coco.check_layout(data_root)
+    assert data_root is not None
+    return DetectionTask(config, data_root, device)
+
+
+def structure(config: Config) -> Structure:
+    """The structure of the networks, without data, downloads or memory. Raises MissingExtra."""
+    network = detectron.build_without_memory(config.model, config.classes, config.image_size)
+    return Structure.of(network.state_dict(keep_vars=True))
+
+
+def library_config(config: Config) -> dict[str, Any]:
+    """Nothing: detectron2's checkpoints are `{"model": tensors}`."""
+    return {}
+
+
+class DetectionTask:
+    """The Task protocol (zoo.tasks.base) for images with objects. A batch is a list of images in detectron2's form."""
+
+    evaluator = EVALUATOR
+    headline = "box_AP"
+    conditions: tuple[str, ...] = ()
+
+    def __init__(self, config: Config, data_root: Path, device: torch.device) -> None:
+        self.config = config
+        self.data_root = data_root
+        self.device = device
+        self.workers = loader_workers()
+
+    @cached_property
+    def test(self) -> coco.Annotated:
+        """Raises ValueError or Corrupt."""
+        return coco.read(self.data_root, "test", self.config.classes)
+
+    @cached_property
+    def train(self) -> coco.Annotated:
+        """Raises ValueError or Corrupt."""
+        found = coco.read(self.data_root, "train", self.config.classes)
+        coco.check_same_classes(found, self.test)
+        return found
+
+    @cached_property
+    def train_index(self) -> Tensor:
+        """Images to train on, int64 (N,): those with something to learn from, as detectron2 has it."""
+        return self._split_index[0]
+
+    @cached_property
+    def validation_index(self) -> Tensor:
+        """Images that are never trained on, int64 (N,)."""
+        return self._split_index[1]
+
+    @cached_property
+    def _split_index(self) -> tuple[Tensor, Tensor]:
+        there = torch.tensor(self.train.whole(range(len(self.train.images))), dtype=torch.int64)
+        held = math.ceil(self.config.validation * len(there))
+        if not 0 < held < len(there):
+            raise ValueError(
+                f"task.validation {self.config.validation} of {len(there)} images with objects leaves "
+                f"{len(there) - held} to train on and {held} to validate on; expected some of both"
+            )
+        order = torch.randperm(len(there), generator=generator(VALIDATION_SEED, "validation"))
+        return there[order[held:]].sort().values, there[order[:held]].sort().values
+
+    @cached_property
+    def protocol(self) -> str:
+        test = self.test
+        size = self.config.image_size
+        return f"coco val2017, {len(test.images)} images at {size} px, data {test.fingerprint()}"
+
+    def for_condition(self, condition: str) -> DetectionTask:
+        raise ValueError(f"task {self.config.name} has no conditions, so no {condition!r}")
+
+    def build(self, seed: int) -> nn.Module:
+        config = self.config
+        with global_seed(seed, "init"):
+            network = detectron.build(config.model, config.classes, config.image_size)
+        return network.to(self.device)
+
+    def start(self, seed: int) -> nn.Module:
+        """Raises MissingData when the pretrained weights are not there, ValueError when they do not fit."""
+        network = self.build(seed)
+        if self.config.pretrained is not None:
+            tensors = pretrained_tensors(self.config.pretrained)
+            if any(name.startswith("roi_heads.") for name in tensors):
+                self.load(network, tensors)
+            else:
+                load_backbone(network, tensors, self.config.pretrained)
+        return network
+
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+
+    def frozen(self, model: nn.Module) -> dict[str, Tensor]:
+        return {}
+
+    def load(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        Structure.of(model.state_dict()).check(weights, "the checkpoint")
+        model.load_state_dict(dict(weights))
+
+    def head(self, model: nn.Module) -> list[nn.Parameter]:
+        """The last layers of the box head and of the mask head."""
+        heads: Any = model.get_submodule("roi_heads")
+        return [*heads.box_predictor.parameters(), *heads.mask_head.predictor.parameters()]
+
+    def groups(self, model: nn.Module, layer_decay: float) -> list[dict[str, Any]]:
+        return detectron.parameter_groups(model, detectron.SIZES[self.config.model].depth, layer_decay)
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        return math.ceil(len(self.train_index) / batch_size)
+
+    def batches(self, seed: int, first_step: int, batch_size: int) -> Iterator[Any]:
+        plan = epochs(self.train_index, self.steps_per_epoch(batch_size), seed, first_step)
+        samples = detectron.Samples(self.train, self.config.image_size, seed)
+        return load(samples, keys(plan), self.workers, collate=list)
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        return detectron.loss(model, batch)
+
+    def evaluate(self, model: nn.Module, split: Split) -> Evaluation:
+        """One image at a time, as detectron2 does it."""
+        model.eval()
+        data = self.test if split == "test" else self.train
+        index = range(len(data.images)) if split == "test" else self.validation_index.tolist()
+        samples = detectron.Samples(data, self.config.image_size)
+        found: list[Json] = []
+        for batch in load(samples, ([(0, i)] for i in index), self.workers, collate=list):
+            found += detectron.detect(model, batch, data.classes)
+        return evaluate(data.truth(index), found)
+
+
+def pretrained_tensors(place: str) -> Mapping[str, Tensor]:
+    """The weights in this file, in `model.safetensors` of this directory, or of the timm network of this name.
+
+    Raises MissingData when they are not there, ValueError for an unknown name, Corrupt for a damaged file.
+    """
+    path = Path(place)
+    file = path / "model.safetensors" if path.is_dir() else path
+    if file.is_file():
+        return load_foreign(file)
+    if path.is_dir() or path.suffix in (".safetensors", ".pth", ".pt", ".bin"):
+        raise MissingData(f"there is no {file}; task.pretrained should be a file of weights, or a network of timm's")
+    from zoo.tasks.networks import create_network
+
+    return create_network(place, 0, 3, seed=0, pretrained=True).state_dict()
+
+
+def load_backbone(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
+    """Start the backbone from the weights of a timm vision transformer of its size, whose names detectron2 keeps; what
+    only one of them has (relative positions, class token, head) stays as it is.
+
+    Raises ValueError for a network of another size.
+    """
+    vit = network.get_submodule("backbone.net")
+    state = vit.state_dict()
+    wanted = [name for name in state if "rel_pos" not in name]
+    for name in wanted:
+        expected, found = list(state[name].shape), list(tensors[name].shape) if name in tensors else "no such tensor"
+        if expected != found:
+            raise ValueError(
+                f"the weights {origin} do not fit the backbone: {name} should be {expected}, found {found}; expected a "
+                "vision transformer of its size, as vit_base_patch16_224.mae for vitdet-base"
+            )
+    vit.load_state_dict({name: tensors[name] for name in wanted}, strict=False)
