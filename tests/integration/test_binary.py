@@ -162,6 +162,9 @@ def test_eval_sets_generated_networks_beside_originals_and_baselines() -> None:
     assert set(row["gaps"]) == {"generated", "nearest", "neighbours", "regression"}
     # A network that is right on a task is wrong on its complement.
     assert row["flipped"]["mean"] == pytest.approx(100 - complement["accuracy"]["generated"]["mean"])
+    assert set(row["classes"]) == {"original", "generated", "flipped"}
+    for mine, theirs in zip(row["classes"]["flipped"], complement["classes"]["generated"], strict=True):
+        assert mine == pytest.approx(100 - theirs, abs=1e-3)
     nearest = Zoo.open(Path("scores/made-all/baselines/nearest")).entry("nearest-0100010111")
     assert nearest.condition == "0100010111"
 
