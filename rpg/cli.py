@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -13,6 +13,7 @@ from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, RecipeNa
 if TYPE_CHECKING:
     from rpg.run import Run
     from zoo.store import Zoo
+    from zoo.tasks.base import LabelledTask
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
 
@@ -197,7 +198,7 @@ def evaluate(
             from rpg.tasks import compare_tasks
 
             made_by = recipe.origin("perturbed", command_line("rpg"))
-            tasks = compare_tasks(Zoo.open(source), zoo, opened, made_by, target)
+            tasks = compare_tasks(Zoo.open(source), zoo, cast("LabelledTask", opened), made_by, target)
             emit(result(task, scores) | tasks_json(tasks), as_json, f"{table(scores)}\n\n{tasks_text(tasks)}")
             return
     emit(result(task, scores), as_json, table(scores))
@@ -251,7 +252,7 @@ def report(
         from rpg.task_report import headline, tasks_json, tasks_text, write_task_report
         from rpg.tasks import compare_tasks
 
-        tasks = compare_tasks(source, zoo, opened, made_by, path)
+        tasks = compare_tasks(source, zoo, cast("LabelledTask", opened), made_by, path)
         page = write_task_report(tasks, losses, provenance_of(recipe, command), path)
         text = f"{tasks_text(tasks)}\n\n{headline(tasks)}\n\nreport: {page}"
         emit(tasks_json(tasks) | {"report": str(page)}, as_json, text)

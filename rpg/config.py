@@ -112,7 +112,8 @@ class TrainConfig(Frozen):
     the step into that many parts, computed one after the other to save memory: gradients are those of the whole step,
     but each part is a batch of its own to the denoiser's BatchNorm. `gradient_clipping` is the largest norm of the
     gradient, `ema` the decay per step of an average of the weights that is then the trained generator; the paper is
-    silent about both and the published code has neither.
+    silent about both and the published code has neither. With `loss: token` the error is the mean over tokens of the
+    mean over their values, instead of over all values: a small head then counts as much as a token full of a layer.
     """
 
     batch_size: PositiveInt = 16
@@ -124,6 +125,7 @@ class TrainConfig(Frozen):
     gradient_clipping: PositiveFloat | None = None
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+    loss: Literal["value", "token"] = "value"
     diffusion_batch: PositiveInt = 1024
     save_every: PositiveInt = 1000
     seed: Seed = 0

@@ -107,6 +107,9 @@ $gaps
 <h2>Tasks</h2>
 $tasks
 
+<h2>Class by class</h2>
+$classes
+
 <h2>Weights of the classification head</h2>
 <figure>
 $head_plot

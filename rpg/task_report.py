@@ -22,7 +22,10 @@ READING = (
     "only where it beats them.",
     "Flipped is the accuracy, on this task, of networks generated for its complement. It should be near 100 less what "
     "they reach on their own; a generator that ignores its condition has the same accuracy on both.",
+    "Class by class: the share of each class's test images that get the task's label, in percent, as a mean over "
+    "networks (paper, table 10).",
 )
+CLASS_TASKS = 10  # in the tables; `report.json` has all
 
 
 def write_task_report(
@@ -49,6 +52,7 @@ def write_task_report(
         headline=escape(headline(comparison)),
         gaps=html_table(gap_table(comparison), {}),
         tasks=html_table(task_table(comparison), {}),
+        classes=html_table(class_table(comparison), {}),
         head_plot=head_plot(comparison.head),
         picture_plot=picture_plot(comparison.picture),
         training=curve,
@@ -77,8 +81,9 @@ def headline(comparison: TaskComparison) -> str:
 
 
 def tasks_text(comparison: TaskComparison) -> str:
-    """Both tables, for the terminal."""
-    return "\n\n".join([markdown_table(task_table(comparison)), markdown_table(gap_table(comparison))])
+    """All tables, for the terminal."""
+    tables = task_table(comparison), gap_table(comparison), class_table(comparison)
+    return "\n\n".join(map(markdown_table, tables))
 
 
 def task_table(comparison: TaskComparison) -> Table:
@@ -93,6 +98,17 @@ def task_table(comparison: TaskComparison) -> Table:
         rows.append((row.condition, row.split, *texts, str(generated.n)))
     columns = ("task", "split", "original", "best", "average", "std", "gap", *BASELINES, "flipped", "n")
     return Table(columns, tuple(rows))
+
+
+def class_table(comparison: TaskComparison) -> Table:
+    """Table 10: accuracy class by class, a row per task and group; tasks with a complement among them come first."""
+    chosen = sorted(comparison.rows, key=lambda row: row.flipped is None)[:CLASS_TASKS]
+    rows = [
+        (f"{row.condition} {group}", *(f"{value:.1f}" for value in values))
+        for row in chosen
+        for group, values in row.classes.items()
+    ]
+    return Table(("class", *map(str, range(len(rows[0]) - 1))), tuple(rows))
 
 
 def gap_table(comparison: TaskComparison) -> Table:

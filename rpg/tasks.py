@@ -15,10 +15,10 @@ from evaluators.metrics import Summary, summarize
 from zoo.conditions import flipped
 from zoo.manifest import Entry, Origin
 from zoo.predict import PredictConfig, predict
-from zoo.scoring import score
+from zoo.scoring import Score, score
 from zoo.store import Zoo
 from zoo.structure import Frozen, TensorSpec
-from zoo.tasks.base import Task
+from zoo.tasks.base import LabelledTask
 
 BASELINES = ("nearest", "neighbours", "regression")
 PICTURE_TASKS, PICTURE_NETWORKS, PICTURE_VALUES = 3, 3, 100  # as in Figure 6
@@ -30,6 +30,8 @@ class TaskRow(Frozen):
     """One task. `split` is that of its originals; `accuracy` and `balanced` accuracy over the networks of each group:
     `original` (where the zoo has any), `generated` and the baselines. `flipped` are networks that were generated for
     the complement: here their accuracy must be 100 less that on their own task, unless the condition is ignored.
+    `classes` are the mean accuracies on the samples of each class of the data set, for the originals, the generated
+    networks and the flipped ones (Table 10).
     """
 
     condition: str
@@ -37,6 +39,7 @@ class TaskRow(Frozen):
     accuracy: dict[str, Summary]
     balanced: dict[str, Summary]
     flipped: Summary | None
+    classes: dict[str, tuple[float, ...]]
 
     @property
     def gaps(self) -> dict[str, float]:
@@ -79,7 +82,7 @@ class TaskComparison(Frozen):
         return {name: float(np.mean([gap[name] for gap in gaps])) for name in gaps[0]} if gaps else {}
 
 
-def compare_tasks(originals: Zoo, generated: Zoo, task: Task, origin: Origin, out: Path) -> TaskComparison:
+def compare_tasks(originals: Zoo, generated: Zoo, task: LabelledTask, origin: Origin, out: Path) -> TaskComparison:
     """Make the baselines under `out` and score everything there, each network on its own task. Resumable.
 
     Raises ValueError when the two zoos do not fit the same model or lack conditions.
@@ -103,6 +106,7 @@ def compare_tasks(originals: Zoo, generated: Zoo, task: Task, origin: Origin, ou
     ]
     crossed = score(generated, task, out, swapped)
     split = {entry.condition: entry.split for entry in originals.entries}
+    classes_N = task.classes("test").numpy()
     rows = []
     for condition in conditions:
         found = {name: [s for s in scores if s.condition == condition] for name, scores in scored.items()}
@@ -110,14 +114,16 @@ def compare_tasks(originals: Zoo, generated: Zoo, task: Task, origin: Origin, ou
             metric: {name: summarize([s.metrics[metric].value for s in own]) for name, own in found.items() if own}
             for metric in ("top1", "balanced")
         }
-        across = [s.metrics["top1"].value for s in crossed if s.condition == condition]
+        across = [s for s in crossed if s.condition == condition]
+        by_class = {"original": found.get("original"), "generated": found["generated"], "flipped": across}
         rows.append(
             TaskRow(
                 condition=condition,
                 split=split.get(condition, "new"),
                 accuracy=values["top1"],
                 balanced=values["balanced"],
-                flipped=summarize(across) if across else None,
+                flipped=summarize([s.metrics["top1"].value for s in across]) if across else None,
+                classes={name: class_accuracies(own, classes_N) for name, own in by_class.items() if own},
             )
         )
     head, picture = _heads(originals, generated, train, conditions)
@@ -130,6 +136,12 @@ def compare_tasks(originals: Zoo, generated: Zoo, task: Task, origin: Origin, ou
         head=head,
         picture=picture,
     )
+
+
+def class_accuracies(scores: Sequence[Score], classes: NDArray[np.int64]) -> tuple[float, ...]:
+    """The accuracy in percent on the samples of each class, a mean over networks. classes (N,), of the samples."""
+    correct_N = np.mean([score.correct_per_sample() for score in scores], axis=0)
+    return tuple(round(float(100 * correct_N[classes == k].mean()), 4) for k in np.unique(classes))
 
 
 def _heads(

@@ -251,7 +251,7 @@ class Batches:
         self.processes = processes
 
     def parts(self, step: int) -> tuple[list[Part], int]:
-        """This process's parts of the step, and the number of unpadded values in the whole of it."""
+        """This process's parts of the step, and how many count in the whole of it: unpadded values, or tokens."""
         settings, processes = self.settings, self.processes
         count, length, size = self.tokens.shape
         rng = seeded_generator(settings.seed, "train", step)
@@ -270,29 +270,30 @@ class Batches:
             index = (self.told[states[first : first + share]], row[mine] - first, place[mine])
             part = Part(*index, gather(self.tokens, states[row[mine]], place[mine]), *kept)
             parts.append(part)
-        return parts, int(self.mask[place].sum())
+        return parts, len(place) if settings.loss == "token" else int(self.mask[place].sum())
 
     def backward(self, model: nn.Module, step: int) -> Tensor:
         """Add the step's gradients to the parameters' and return this process's share of its loss: the masked
         noise-prediction error (Eq. 5) on `diffusion_batch` tokens drawn from the batch's sequences.
         """
-        parts, values = self.parts(step)
+        parts, counted = self.parts(step)
         total = torch.zeros((), device=self.processes.device)
         for number, part in enumerate(parts, 1):
             with nullcontext() if number == len(parts) else self.processes.gradients_stay(model):
-                loss = self.loss(model, part) / values
+                loss = self.loss(model, part) / counted
                 (loss * self.processes.count).backward()  # gradients are averaged over processes; here, a sum is due
             total += loss.detach()
         return total
 
     def loss(self, model: nn.Module, part: Part) -> Tensor:
-        """The part's squared error, a scalar."""
+        """The part's squared error, a scalar: of all values, or of tokens, each the mean of its values'."""
         device = self.processes.device
         data: tuple[Tensor, ...] = (part.tokens, part.mask, part.levels, part.noise, part.states, part.row, part.place)
         if device.type == "cuda":  # from pinned memory a copy does not wait for the step before
             data = tuple(tensor.pin_memory().to(device, non_blocking=True) for tensor in data)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
-            return squared_error(model, self.schedule, *data)
+            weight = 1 / data[1].sum(1) if self.settings.loss == "token" else None
+            return squared_error(model, self.schedule, *data, weight=weight)
 
 
 class _Curve:

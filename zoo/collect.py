@@ -188,7 +188,7 @@ class Training:
         if self.step < self._head_steps:
             _train_head_alone(self.optimizer, self._trained, self.task.head(self.model))
         self.model.train()
-        self._device = next(self.model.parameters()).device.type
+        self.device = next(self.model.parameters()).device
         self._state_time = time.monotonic()
 
     @property
@@ -210,13 +210,14 @@ class Training:
 
     def backward(self, batch: Batch) -> Tensor:
         """The loss of a batch; its gradients are left with the parameters."""
-        with (
-            global_seed(self.job.seed, "step", self.step),  # dropout and stochastic depth
-            torch.autocast(self._device, torch.bfloat16, enabled=self.config.precision == "bfloat16"),
-        ):
+        with global_seed(self.job.seed, "step", self.step), self.precision():  # dropout and stochastic depth
             loss = self.task.loss(self.model, batch)
         loss.backward()
         return loss.detach()
+
+    def precision(self) -> torch.autocast:
+        """The context to compute the loss in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     def end(self, loss: Tensor) -> Iterator[Event]:
         """Take the step and say what it has brought. Raises Failed when the training has diverged."""

@@ -92,15 +92,18 @@ def squared_error(
     levels: Tensor,
     noise: Tensor,
     *condition: Tensor,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """Squared error of the noise estimate, summed over unpadded values, a scalar; over their number: the loss (Eq. 5).
+    `weight` float32 (K,) is that of each token, 1 by default.
 
     tokens and noise (K, D), mask bool (K, D), levels int64 (K,). `predict(noisy, timesteps, *condition)` estimates the
     noise: a denoiser with the tokens' prototypes, or a whole generator. What padding holds is ignored.
     """
     noisy = schedule.steps.add_noise(tokens.masked_fill(~mask, 0), noise, levels)
     estimate = predict(noisy, schedule.timesteps.to(tokens.device)[levels], *condition)
-    return ((estimate - noise).square() * mask).sum()
+    error = (estimate - noise).square() * mask
+    return error.sum() if weight is None else (error * weight[:, None]).sum()
 
 
 @torch.no_grad()

@@ -1,9 +1,9 @@
 """Collects, trains and generates, killing every command with SIGKILL at random moments and starting it again.
 
-    python killer.py SEED KILLS RECIPE [GROUP_VALUES]
+    python killer.py SEED KILLS RECIPE [collect | GROUP_VALUES]
 
-With GROUP_VALUES networks are generated in windows of that many values and stored in files of their own, and only
-generating is killed.
+With `collect` there is nothing but that. With GROUP_VALUES networks are generated in windows of that many values and
+stored in files of their own, and only generating is killed.
 Commands run in forks of this process, where everything is already imported, so that the kills fall into their work.
 Prints how many kills there were.
 """
@@ -55,11 +55,13 @@ def run(argv: list[str], kill_after: float | None) -> int | None:
 
 
 def main(seed: str, kills: str, recipe: str, group_values: str | None = None) -> None:
+    commands = COMMANDS[:1] if group_values == "collect" else COMMANDS
+    group_values = None if group_values == "collect" else group_values
     if group_values is not None:
         rpg.generate.GROUP_VALUES, zoo.store.STACK_BELOW = int(group_values), 0
     rng = random.Random(int(seed))  # noqa: S311  # moments to kill at, not secrets
     killed = 0
-    for command in COMMANDS:
+    for command in commands:
         argv = command.replace("RECIPE", recipe).split()
         times = int(kills) if group_values is None or "generate" in argv else 0
         codes = [run(argv, rng.uniform(0, LONGEST)) for _ in range(times)]

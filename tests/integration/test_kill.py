@@ -10,10 +10,10 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def run(cwd: Path, seed: int, kills: int, *options: str) -> int:
+def run(cwd: Path, seed: int, kills: int, *options: str, recipe: str = "tiny.yaml") -> int:
     """Collect, train and generate with up to `kills` kills of each; returns how many there were."""
     cwd.mkdir()
-    argv = [sys.executable, str(HERE / "killer.py"), str(seed), str(kills), str(HERE / "tiny.yaml"), *options]
+    argv = [sys.executable, str(HERE / "killer.py"), str(seed), str(kills), str(HERE / recipe), *options]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -24,9 +24,9 @@ def content(path: Path) -> dict[str, bytes]:
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def kill_and_compare(tmp_path: Path, seed: int, kills: int, *options: str) -> int:
-    run(tmp_path / "whole", seed, 0, *options)
-    killed = run(tmp_path / "killed", seed, kills, *options)
+def kill_and_compare(tmp_path: Path, seed: int, kills: int, *options: str, recipe: str = "tiny.yaml") -> int:
+    run(tmp_path / "whole", seed, 0, *options, recipe=recipe)
+    killed = run(tmp_path / "killed", seed, kills, *options, recipe=recipe)
     expected, found = content(tmp_path / "whole"), content(tmp_path / "killed")
     assert sorted(found) == sorted(expected)
     assert [name for name in expected if found[name] != expected[name]] == []
@@ -39,6 +39,10 @@ def test_killed_commands_end_in_the_same_bytes(tmp_path):
 
 def test_killed_in_the_middle_of_a_network(tmp_path):
     assert kill_and_compare(tmp_path, 0, 6, "512") >= 2
+
+
+def test_networks_that_are_trained_together_are_killed_together(tmp_path):
+    assert kill_and_compare(tmp_path, 0, 5, "collect", recipe="binary.yaml") >= 1
 
 
 @pytest.mark.slow

@@ -93,6 +93,10 @@ def test_loss_is_the_squared_error_over_unpadded_values() -> None:
     loss = squared_error(Predictor(wrong_by_offset), schedule, tokens, mask, *noise, prototypes)
     expected = (offset.square() * mask).sum()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
+    means = squared_error(
+        Predictor(wrong_by_offset), schedule, tokens, mask, *noise, prototypes, weight=1 / mask.sum(1)
+    )
+    assert means.item() == pytest.approx(offset.square().sum().item(), rel=1e-3)
 
 
 def test_padding_is_zero_before_noise_and_levels_are_uniform_and_per_token() -> None:

@@ -126,7 +126,8 @@ def test_processes_and_parts_share_out_the_whole_step_without_overlap():
     assert not any(torch.equal(a, b) for a in first for b in second)
 
 
-def test_accumulated_gradients_are_those_of_the_whole_step():
+@pytest.mark.parametrize("loss", ["value", "token"])
+def test_accumulated_gradients_are_those_of_the_whole_step(loss):
     config = GeneratorConfig(token_size=16, d_model=32, d_state=8, head_dim=32, channels=(1, 4, 1))
     with global_seed(0):
         model = Generator(config, torch.zeros(7, 2, dtype=torch.int64), 5)
@@ -134,11 +135,34 @@ def test_accumulated_gradients_are_those_of_the_whole_step():
     gradients = []
     for accumulation in (1, 2, 8):
         model.zero_grad()
-        loss = batches(settings(accumulation=accumulation)).backward(model, 0)
-        gradients.append((loss, *(parameter.grad for parameter in model.parameters())))
+        error = batches(settings(accumulation=accumulation, loss=loss)).backward(model, 0)
+        gradients.append((error, *(parameter.grad for parameter in model.parameters())))
     for whole, *parts in zip(*gradients, strict=True):
         for part in parts:
             torch.testing.assert_close(part, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_every_token_counts_alike_where_the_loss_is_by_token():
+    """The estimate is zero, so the error is the noise itself."""
+    source = batches(settings(loss="token"))
+    [part], counted = source.parts(3)
+    assert counted == len(part.noise) == 20
+    assert len(set(part.mask.sum(1).tolist())) > 3
+    model = Zero()
+    found = source.backward(model, 3)
+    means = [row[kept].square().mean() for row, kept in zip(part.noise, part.mask, strict=True)]
+    assert found.item() == pytest.approx(torch.stack(means).mean().item(), rel=1e-5)
+    values = batches(settings()).backward(model, 3)
+    assert values.item() == pytest.approx(part.noise[part.mask].square().mean().item(), rel=1e-5)
+
+
+class Zero(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, noisy, *_):
+        return noisy * self.scale
 
 
 def test_a_part_without_tokens_is_left_out():

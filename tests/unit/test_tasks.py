@@ -13,7 +13,7 @@ from torch import nn
 
 from evaluators.classification import balanced_accuracy
 from evaluators.metrics import Evaluation, proportion
-from rpg.task_report import gap_table, headline, task_table, write_task_report
+from rpg.task_report import class_table, gap_table, headline, task_table, write_task_report
 from rpg.tasks import TaskComparison, compare_tasks, principal_axes
 from zoo.conditions import bits, flipped
 from zoo.manifest import Origin
@@ -38,6 +38,9 @@ class LookupTask:
         task = copy.copy(self)
         task.labels = bits(condition)
         return task
+
+    def classes(self, split: str) -> torch.Tensor:
+        return torch.arange(10)
 
     def build(self, seed: int) -> nn.Module:
         model = nn.Module()
@@ -95,6 +98,19 @@ def test_numbers_of_a_task(comparison: TaskComparison) -> None:
     # Five classes are labelled 0, and the first, on which the best network is wrong, is one of them.
     assert row.balanced["generated"].best == pytest.approx(100 * (4 / 5 + 5 / 5) / 2)
     assert comparison.mean_gaps("unseen") == row.gaps
+
+
+def test_accuracy_class_by_class(comparison: TaskComparison) -> None:
+    row, complement = comparison.rows
+    assert row.classes["original"] == (50.0, *[100.0] * 9)  # one of two networks is wrong on the first class
+    assert row.classes["generated"] == pytest.approx((0, 100 / 3, 200 / 3, *[100] * 7), abs=1e-3)
+    assert row.classes["flipped"] == (100.0, *[0.0] * 9)  # that network is wrong on the first class of its own task
+    assert "original" not in complement.classes
+    own = np.array(row.classes["generated"])
+    np.testing.assert_allclose(complement.classes["flipped"], 100 - own, atol=1e-3)
+    table = class_table(comparison)
+    assert [cells[0] for cells in table.rows[:3]] == [f"{UNSEEN} {g}" for g in ("original", "generated", "flipped")]
+    assert table.rows[0][1:] == ("50.0", *["100.0"] * 9)
 
 
 def test_tables_and_page(comparison: TaskComparison, tmp_path: Path) -> None:

@@ -95,3 +95,15 @@ class Task(Protocol):
     def evaluate(self, model: nn.Module, split: Split) -> Evaluation:
         """Score the model, and leave it in evaluation mode. `validation` is for choices, `test` for reports."""
         ...
+
+
+class LabelledTask(Task, Protocol):
+    """A task with conditions, which are labels of the classes of one data set."""
+
+    def for_labels(self, labels: Tensor) -> Task:
+        """The task that gives class k the label `labels[k]`; also under vmap, for many such tasks."""
+        ...
+
+    def classes(self, split: Split) -> Tensor:
+        """The class of each sample in the order of `evaluate`, int64 (N,) on the CPU."""
+        ...

@@ -52,7 +52,7 @@ def conditions() -> tuple[str, ...]:
 
 
 class BinaryTask(ClassificationTask):
-    """The Task protocol (zoo.tasks.base) for all binary tasks; to train or evaluate, take one: `for_condition`."""
+    """The LabelledTask protocol (zoo.tasks.base) for all binary tasks; to train or evaluate, take one of them."""
 
     evaluator = "binary/1"
     conditions = all_conditions()
@@ -64,9 +64,15 @@ class BinaryTask(ClassificationTask):
         self._labels: Tensor | None = None  # int64 (classes,), of each class of the data set
 
     def for_condition(self, condition: str) -> BinaryTask:
+        return self.for_labels(bits(check_condition(condition)))
+
+    def for_labels(self, labels: Tensor) -> BinaryTask:
         task = copy.copy(self)
-        task._labels = bits(check_condition(condition)).to(self.device, torch.int64)
+        task._labels = labels.to(self.device, torch.int64)
         return task
+
+    def classes(self, split: Split) -> Tensor:
+        return torch.cat([classes.cpu() for _, classes in self._evaluation(split)])
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The focal loss, as in RPG's published code. The batch has the data set's labels, so that all tasks can share

@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from evaluators.segmentation import IGNORE
 from zoo.errors import MissingExtra
 from zoo.seeds import library_seed
+from zoo.tasks.meta import without_memory
 
 PATCH = 16
 INDEX = "relative_position_index"  # buffers that are functions of the crop alone
@@ -72,7 +72,7 @@ def network(size: str, crop: int, classes: int, seed: int) -> nn.Module:
 
 def empty_network(size: str, crop: int, classes: int) -> nn.Module:
     """The same on the meta device: names, shapes and dtypes. Raises MissingExtra."""
-    with torch.device("meta"), _NumbersOnCPU():
+    with without_memory():
         return _built(size, crop, classes)
 
 
@@ -88,16 +88,6 @@ def _built(size: str, crop: int, classes: int) -> nn.Module:
         warnings.simplefilter("ignore")  # about its own deprecated names
         model: nn.Module = registry.MODELS.build(ConfigDict(settings(size, crop, classes)))
     return model
-
-
-class _NumbersOnCPU(TorchFunctionMode):
-    """Keeps linspace on the CPU: drop path rates are read from it while networks are built."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is torch.linspace:
-            kwargs.setdefault("device", "cpu")
-        return func(*args, **kwargs)
 
 
 def position_index(crop: int) -> Tensor:
