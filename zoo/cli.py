@@ -24,7 +24,9 @@ def recipes(as_json: Json = False) -> None:
     from zoo.recipe import load_recipe, recipe_names
 
     rows = {name: load_recipe(name).sections["task"].model_dump(mode="json") for name in recipe_names()}
-    text = "\n".join(f"{name:<28}{row['name']:<16}{row['model']} on {row['data']}" for name, row in rows.items())
+    text = "\n".join(
+        f"{name:<28}{row['name']:<16}{row.get('model') or row['size']} on {row['data']}" for name, row in rows.items()
+    )
     emit({"recipes": rows}, as_json, text)
 
 

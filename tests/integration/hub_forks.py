@@ -14,6 +14,7 @@ import json
 import os
 import resource
 import sys
+import tempfile
 import time
 import traceback
 from typing import Any
@@ -37,6 +38,7 @@ def start(asked: dict[str, Any]) -> int:
     try:
         os.environ.clear()
         os.environ.update(asked["environment"])
+        tempfile.tempdir = None  # it may have been looked up before the fork
         os.chdir(asked["folder"])
         for descriptor, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(asked[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), descriptor)

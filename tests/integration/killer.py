@@ -2,8 +2,8 @@
 
     python killer.py SEED KILLS RECIPE [collect | GROUP_VALUES]
 
-With `collect` there is nothing but that. With GROUP_VALUES networks are generated in windows of that many values and stored in files of their own, and only
-generating is killed.
+With `collect` there is nothing but that. With GROUP_VALUES networks are generated in windows of that many values and
+stored in files of their own, and only generating is killed.
 Commands run in forks of this process, where everything is already imported, so that the kills fall into their work.
 Prints how many kills there were.
 """

@@ -343,7 +343,7 @@ def test_scores_are_those_of_mmsegmentations_metric(done: Path, data: Path, task
     task.load(mine, load_foreign(done / "original.pth", "state_dict"))
     found = {m.name: m.value for m in task.evaluate(mine, "test").metrics}
     assert found == {name: pytest.approx(float(value), abs=0.0051) for name, value in theirs.items()}  # they round
-    assert found["mIoU"] > 20  # the network has learnt something: a constant answer has 4 or so
+    assert found["mIoU"] > 10  # the network has learnt something: a constant answer has 4 or so
 
 
 @pytest.mark.slow

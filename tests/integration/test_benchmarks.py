@@ -16,6 +16,7 @@ COLUMNS = {
     "memory": {"checkpoints", "growth_mb", "growth_over_first", "file_pages_mb"},
     "step": {"case", "precision", "published_s", "project_s", "speedup", "share"},
     "sampling": {"steps", "published_s", "project_s", "speedup"},
+    "ensemble": {"model", "plain_per_minute", "ensemble_per_minute", "speedup"},
     "evaluate": {"recipe", "speedup", "scoring_over_forward"},
     "size": {"axis", "factor", "step_ms", "power_of_time", "memory_mb", "power_of_memory"},
 }

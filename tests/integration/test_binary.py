@@ -169,6 +169,22 @@ def test_eval_sets_generated_networks_beside_originals_and_baselines() -> None:
     assert nearest.condition == "0100010111"
 
 
+def test_split_holds_out_other_tasks_of_the_same_checkpoints() -> None:
+    planned = call("rpg-zoo split zoos/binary --holdout random -n 500 --out halves --dry-run --json")
+    assert not Path("halves").exists()
+    made = call("rpg-zoo split zoos/binary --holdout random -n 500 --out halves --json")
+    assert made["splits"] == planned["splits"]
+    assert sum(made["splits"].values()) == made["checkpoints"] == 16
+    assert call("rpg-zoo verify halves --json")["problems"] == []
+    for options, words in (
+        ("--holdout neighbours", "no-neighbours"),
+        ("--holdout no-neighbours -n 3", "must be even"),
+        ("--holdout random -n 5000", "cannot hold out 5000 of 1022 tasks"),
+        ("--holdout random -n 500 --seed 1 --out halves", "choose another place with --out"),
+    ):
+        assert words in call(f"rpg-zoo split zoos/binary {options}", code=2)
+
+
 def test_report_has_the_plots_and_the_curve() -> None:
     found = call("rpg report made-all --run runs/all --json")
     assert Path(found["report"]).read_text().count("<svg") == 3

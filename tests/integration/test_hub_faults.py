@@ -34,21 +34,30 @@ def on(server, method, path, **fault):
     return pytest.param(server, {"method": method, "path": path, **fault}, id=f"{server}-{method}-{path}")
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def seldom(*args, **fault):
+    """`on`, for what is much like another case."""
+    return pytest.param(*on(*args, **fault).values, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("server", "fault"),
     [
         on("lfs", "POST", "/preupload/", status=429, headers={"Retry-After": "7"}),
-        on("lfs", "POST", "/repos/create", status=500),
-        on("lfs", "POST", "/objects/batch", status=503, headers=SOON),
-        on("lfs", "PUT", "/storage/", status=500),
+        seldom("lfs", "POST", "/repos/create", status=500),
+        seldom("lfs", "POST", "/objects/batch", status=503, headers=SOON),
+        seldom("lfs", "PUT", "/storage/", status=500),
         on("lfs", "PUT", "/storage/", drop=1000),
-        on("lfs", "POST", "/commit/", status=500, headers=SOON),
-        on("lfs", "POST", "/commit/", drop=10),
-        on("lfs", "POST", "/commit/", lost=True),
-        on("lfs", "POST", "/tag/", lost=True),
+        seldom("lfs", "POST", "/commit/", status=500, headers=SOON),
+        seldom("lfs", "POST", "/commit/", drop=10),
+        seldom("lfs", "POST", "/commit/", lost=True),
+        seldom("lfs", "POST", "/tag/", lost=True),
         on("xet", "GET", "/xet-write-token/", status=429, headers=SOON),
-        on("xet", "GET", "/xet-write-token/", status=500),
-        on("xet", "GET", "/xet-write-token/", lost=True),
+        seldom("xet", "GET", "/xet-write-token/", status=500),
+        seldom("xet", "GET", "/xet-write-token/", lost=True),
         on("xet", "POST", "/commit/", lost=True),
     ],
     indirect=["server"],
@@ -66,13 +75,13 @@ def test_push_outlives_passing_faults(client, server, tmp_path, fault):
     ("server", "fault"),
     [
         on("lfs", "HEAD", "stack-00000", status=500, headers=SOON),
-        on("lfs", "HEAD", "stack-00000", status=429, headers={"Retry-After": "7"}),
-        on("lfs", "HEAD", "stack-00000", lost=True),
-        on("lfs", "GET", "/storage/", status=503),
+        seldom("lfs", "HEAD", "stack-00000", status=429, headers={"Retry-After": "7"}),
+        seldom("lfs", "HEAD", "stack-00000", lost=True),
+        seldom("lfs", "GET", "/storage/", status=503),
         on("lfs", "GET", "/storage/", drop=5000),
-        on("lfs", "GET", "/resolve/.*manifest.json", drop=100),
-        on("xet", "GET", "/xet-read-token/", status=500),
-        on("xet", "GET", "/xet-read-token/", status=429, headers=SOON),
+        seldom("lfs", "GET", "/resolve/.*manifest.json", drop=100),
+        seldom("xet", "GET", "/xet-read-token/", status=500),
+        seldom("xet", "GET", "/xet-read-token/", status=429, headers=SOON),
     ],
     indirect=["server"],
 )
@@ -87,9 +96,9 @@ def test_pull_outlives_passing_faults(client, server, tmp_path, fault):
 @pytest.mark.parametrize(
     ("server", "fault"),
     [
-        on("lfs", "PUT", "/storage/", status=500, times=1000),
+        seldom("lfs", "PUT", "/storage/", status=500, times=1000),
         on("lfs", "POST", "/commit/", drop=10, times=1000),
-        on("xet", "GET", "/xet-write-token/", status=500, times=1000),
+        seldom("xet", "GET", "/xet-write-token/", status=500, times=1000),
     ],
     indirect=["server"],
 )
@@ -103,7 +112,7 @@ def test_push_gives_up_and_goes_on_later(client, server, tmp_path, fault):
 
 
 @pytest.mark.parametrize(
-    "fault", [{"drop": 1000}, {"lost": True}, {"status": 500}, {"status": 503, "times": 30}], ids=str
+    "fault", [{"drop": 1000}, slow({"lost": True}), slow({"status": 500}), slow({"status": 503, "times": 30})], ids=str
 )
 def test_large_files_go_in_parts(client, server, tmp_path, fault):
     """A file of several parts and others in several commits; a part is lost half-way."""
@@ -135,6 +144,7 @@ def test_parallel_edits_are_noticed(client, server, tmp_path):
     complete(server, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_repository_that_changes_while_it_is_pulled(client, server, tmp_path):
     """What is pulled is the version that was begun with, also by a second attempt."""
     client.ok("rpg-zoo push zoo user/zoo")
@@ -150,7 +160,7 @@ def test_a_repository_that_changes_while_it_is_pulled(client, server, tmp_path):
     assert content(tmp_path / "new") == content(tmp_path / "zoo")
 
 
-@both
+@pytest.mark.parametrize("server", ["lfs", slow("xet")], indirect=True)
 def test_refusals_are_one_line(client, server, tmp_path):
     client.fails("rpg-zoo pull user/nothing", 4, "user/nothing")
     client.fails("rpg-zoo push zoo nonsense", 2, "nonsense", "user/name")
@@ -170,11 +180,11 @@ def test_refusals_are_one_line(client, server, tmp_path):
 @pytest.mark.parametrize(
     ("server", "fault"),
     [
-        on("lfs", "POST", "/objects/batch", status=401, times=1000),
+        seldom("lfs", "POST", "/objects/batch", status=401, times=1000),
         on("lfs", "POST", "/commit/", status=401, times=1000),
-        on("lfs", "POST", "/commit/", status=403, times=1000),
+        seldom("lfs", "POST", "/commit/", status=403, times=1000),
         on("xet", "GET", "/xet-write-token/", status=401, times=1000),
-        on("xet", "GET", "/xet-write-token/", status=403, times=1000),
+        seldom("xet", "GET", "/xet-write-token/", status=403, times=1000),
     ],
     indirect=["server"],
 )
@@ -187,6 +197,7 @@ def test_a_token_that_expires_on_the_way(client, server, tmp_path, fault):
     complete(server, tmp_path)
 
 
+@pytest.mark.slow
 @both
 def test_a_token_that_expires_during_a_pull(client, server, tmp_path):
     client.ok("rpg-zoo push zoo user/zoo")
@@ -198,7 +209,9 @@ def test_a_token_that_expires_during_a_pull(client, server, tmp_path):
     assert content(tmp_path / "back") == content(tmp_path / "zoo")
 
 
-@pytest.mark.parametrize("path", ["/repos/create", "/revision/", "/preupload/", "/objects/batch", "/commit/"])
+@pytest.mark.parametrize(
+    "path", [slow("/repos/create"), slow("/revision/"), slow("/preupload/"), slow("/objects/batch"), "/commit/"]
+)
 def test_answers_that_are_not_the_hubs(client, server, tmp_path, path):
     """Such as the page of a proxy."""
     server.fault("GET" if "revision" in path else "POST", path, status=200, page=b"<html>Log in</html>", times=1000)
@@ -218,9 +231,9 @@ def test_no_hub(client):
     ("server", "moment"),
     [
         ("lfs", "PUT /storage"),
-        ("lfs", "POST .*/commit/"),
-        ("lfs", "POST .*/tag/"),
-        ("xet", "GET .*/xet-write-token"),
+        slow("lfs", "POST .*/commit/"),
+        slow("lfs", "POST .*/tag/"),
+        slow("xet", "GET .*/xet-write-token"),
         ("xet", "POST .*/commit/"),
     ],
     indirect=["server"],
@@ -240,7 +253,7 @@ def test_a_killed_push_continues(client, server, tmp_path, moment):
 
 @pytest.mark.parametrize(
     ("server", "path"),
-    [("lfs", "manifest.json"), ("lfs", "/storage/"), ("xet", "/xet-read-token/")],
+    [slow("lfs", "manifest.json"), ("lfs", "/storage/"), slow("xet", "/xet-read-token/")],
     indirect=["server"],
 )
 def test_a_killed_pull_continues(client, server, tmp_path, path):
@@ -254,7 +267,7 @@ def test_a_killed_pull_continues(client, server, tmp_path, path):
 
 
 @both
-@pytest.mark.parametrize("room", [1000, 20_000])
+@pytest.mark.parametrize("room", [slow(1000), 20_000])
 def test_pull_to_a_full_disk(client, server, tmp_path, room):
     """No file may grow beyond `room` bytes: the kernel's refusal, in Python and in hf_xet."""
     client.ok("rpg-zoo push zoo user/zoo")
@@ -264,7 +277,7 @@ def test_pull_to_a_full_disk(client, server, tmp_path, room):
     assert content(tmp_path / "back") == content(tmp_path / "zoo")
 
 
-@both
+@pytest.mark.parametrize("server", ["lfs", slow("xet")], indirect=True)
 def test_push_from_a_full_disk(client, server, tmp_path):
     client.fails("rpg-zoo push zoo user/zoo", 1, "room", "same command", limit=1000)
     assert all("manifest.json" not in files for repo in server.repos.values() for _, files in repo.commits)

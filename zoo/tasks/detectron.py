@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.data import Dataset
 
 from zoo.errors import Corrupt, Failed, MissingExtra
 from zoo.seeds import library_seed
 from zoo.tasks.coco import Annotated, Json
+from zoo.tasks.meta import without_memory
 
 COMMIT = "02b5c4e2"
 INSTALL = (
@@ -89,18 +89,8 @@ def build(model: str, classes: int, image_size: int) -> nn.Module:
 
 def build_without_memory(model: str, classes: int, image_size: int) -> nn.Module:
     """The same network on the meta device. Raises MissingExtra."""
-    with torch.device("meta"), _ScheduleOnCPU():
+    with without_memory():
         return build(model, classes, image_size)
-
-
-class _ScheduleOnCPU(TorchFunctionMode):
-    """detectron2's ViT takes numbers out of a linspace, which a tensor without memory does not have."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is torch.linspace:
-            kwargs["device"] = "cpu"
-        return func(*args, **kwargs)
 
 
 def _backbone(size: Size, image_size: int) -> nn.Module:

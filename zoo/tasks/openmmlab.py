@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -25,11 +26,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from evaluators.segmentation import IGNORE
 from zoo.errors import MissingExtra
 from zoo.seeds import library_seed
+from zoo.tasks.meta import without_memory
 
 PATCH = 16
 INDEX = "relative_position_index"  # buffers that are functions of the crop alone
@@ -71,7 +72,7 @@ def network(size: str, crop: int, classes: int, seed: int) -> nn.Module:
 
 def empty_network(size: str, crop: int, classes: int) -> nn.Module:
     """The same on the meta device: names, shapes and dtypes. Raises MissingExtra."""
-    with torch.device("meta"), _NumbersOnCPU():
+    with without_memory():
         return _built(size, crop, classes)
 
 
@@ -87,16 +88,6 @@ def _built(size: str, crop: int, classes: int) -> nn.Module:
         warnings.simplefilter("ignore")  # about its own deprecated names
         model: nn.Module = registry.MODELS.build(ConfigDict(settings(size, crop, classes)))
     return model
-
-
-class _NumbersOnCPU(TorchFunctionMode):
-    """Keeps linspace on the CPU: drop path rates are read from it while networks are built."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func is torch.linspace:
-            kwargs.setdefault("device", "cpu")
-        return func(*args, **kwargs)
 
 
 def position_index(crop: int) -> Tensor:
@@ -317,11 +308,11 @@ def layer_scales(model: nn.Module, decay: float) -> dict[str, float]:
 
 def _mmseg(name: str) -> ModuleType:
     """A module of mmseg. Raises MissingExtra when it or what it needs is not installed."""
-    from importlib import import_module
-
+    if (known := sys.modules.get(f"mmseg.{name}")) is not None:
+        return known
     try:
-        _stub_operators()
-        with warnings.catch_warnings(), redirect_stdout(sys.stderr):  # it prints what it lacks
+        # It warns of its own deprecated names and prints what it lacks.
+        with _stubbed_operators(), warnings.catch_warnings(), redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             return import_module(f"mmseg.{name}")
     except (ImportError, AssertionError) as error:  # mmseg asserts the versions of mmcv that it takes
@@ -332,17 +323,26 @@ def _mmseg(name: str) -> ModuleType:
         ) from error
 
 
-def _stub_operators() -> None:
-    """Where mmcv has no compiled operators, some networks of mmseg that are not used here cannot be imported: they then
-    get operators that do not work. OpenCV's threads are switched off as mmengine does: they do not survive a fork.
+@contextmanager
+def _stubbed_operators() -> Iterator[None]:
+    """Where mmcv has no compiled operators, some networks of mmseg that are not used here cannot be imported: inside
+    the block they get operators that do not work. OpenCV's threads are switched off, as mmengine does: they do not
+    survive a fork.
     """
     import cv2
 
     cv2.setNumThreads(0)
-    if "mmcv._ext" not in sys.modules and find_spec("mmcv._ext") is None:
-        stub = ModuleType("mmcv._ext")
-        stub.__getattr__ = _operator  # type: ignore[method-assign]
-        sys.modules["mmcv._ext"] = stub
+    name = "mmcv._ext"
+    if name in sys.modules or find_spec(name) is not None:
+        yield
+        return
+    stub = ModuleType(name)
+    stub.__getattr__ = _operator  # type: ignore[method-assign]
+    sys.modules[name] = stub
+    try:
+        yield
+    finally:
+        del sys.modules[name]  # whoever asks whether there are operators gets the right answer
 
 
 def _operator(name: str) -> Callable[..., Any]:
