@@ -10,6 +10,7 @@ import errno
 import re
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -225,6 +226,7 @@ def _api() -> Any:
 
     disable_progress_bars()  # their bars and warnings are many lines on stderr, where one of ours is enough
     logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", module="huggingface_hub")  # such as little room on the disk, before it is full
     return HfApi(library_name="rpg-zoo")
 
 

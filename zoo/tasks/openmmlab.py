@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -307,11 +308,11 @@ def layer_scales(model: nn.Module, decay: float) -> dict[str, float]:
 
 def _mmseg(name: str) -> ModuleType:
     """A module of mmseg. Raises MissingExtra when it or what it needs is not installed."""
-    from importlib import import_module
-
+    if (known := sys.modules.get(f"mmseg.{name}")) is not None:
+        return known
     try:
-        _stub_operators()
-        with warnings.catch_warnings(), redirect_stdout(sys.stderr):  # it prints what it lacks
+        # It warns of its own deprecated names and prints what it lacks.
+        with _stubbed_operators(), warnings.catch_warnings(), redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
             return import_module(f"mmseg.{name}")
     except (ImportError, AssertionError) as error:  # mmseg asserts the versions of mmcv that it takes
@@ -322,17 +323,26 @@ def _mmseg(name: str) -> ModuleType:
         ) from error
 
 
-def _stub_operators() -> None:
-    """Where mmcv has no compiled operators, some networks of mmseg that are not used here cannot be imported: they then
-    get operators that do not work. OpenCV's threads are switched off as mmengine does: they do not survive a fork.
+@contextmanager
+def _stubbed_operators() -> Iterator[None]:
+    """Where mmcv has no compiled operators, some networks of mmseg that are not used here cannot be imported: inside
+    the block they get operators that do not work. OpenCV's threads are switched off, as mmengine does: they do not
+    survive a fork.
     """
     import cv2
 
     cv2.setNumThreads(0)
-    if "mmcv._ext" not in sys.modules and find_spec("mmcv._ext") is None:
-        stub = ModuleType("mmcv._ext")
-        stub.__getattr__ = _operator  # type: ignore[method-assign]
-        sys.modules["mmcv._ext"] = stub
+    name = "mmcv._ext"
+    if name in sys.modules or find_spec(name) is not None:
+        yield
+        return
+    stub = ModuleType(name)
+    stub.__getattr__ = _operator  # type: ignore[method-assign]
+    sys.modules[name] = stub
+    try:
+        yield
+    finally:
+        del sys.modules[name]  # whoever asks whether there are operators gets the right answer
 
 
 def _operator(name: str) -> Callable[..., Any]:
