@@ -1,5 +1,5 @@
-"""The real test files of BoolQ, PIQA, SIQA, ARC and OBQA, whole, with a tiny LLaMA of random weights: by log-likelihood it is right
-about as often as chance, by generation it hardly ever answers.
+"""The real test files of BoolQ, PIQA, SIQA, ARC and OBQA, whole, with a tiny LLaMA of random weights: by log-likelihood
+it is right about as often as chance, by generation it hardly ever answers.
 
 RPG_DATA=DIR pytest -m slow tests/integration/test_commonsense_data.py       # minutes on one core
 """
