@@ -1,4 +1,5 @@
-"""The real test files of BoolQ, PIQA, SIQA, ARC and OBQA, whole, with a tiny LLaMA that has learnt to answer somehow.
+"""The real test files of BoolQ, PIQA, SIQA, ARC and OBQA, whole, with a tiny LLaMA of random weights: by log-likelihood
+it is right about as often as chance, by generation it hardly ever answers.
 
 RPG_DATA=DIR pytest -m slow tests/integration/test_commonsense_data.py       # minutes on one core
 """
@@ -8,24 +9,19 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from test_adapters import run
 from tiny_llama import save_llama
 
 from evaluators.questions import SETS, compose, parse
-from zoo.tasks import adapters, commonsense
-from zoo.tasks.instructions import encode
+from zoo.tasks import commonsense
 
 pytest.importorskip("peft", reason="language models need the extra [llm]")
 pytest.importorskip("lm_eval", reason="scoring language models needs the extra [llm]")
 
 COUNTS = {"boolq": 3270, "piqa": 1838, "siqa": 1954, "arc_e": 2376, "arc_c": 1172, "obqa": 500}
 CHANCE = {"boolq": 50, "piqa": 50, "siqa": 100 / 3, "arc_e": 25, "arc_c": 25, "obqa": 25}
-STEPS = 150
-TAIL = 140  # bytes of a text to learn from: the form of the answer is asked for at the end
 RECIPE = """
 task: {name: commonsense, model: llama, dtype: float32, rank: 2, alpha: 4, cutoff: 768, train_on_inputs: false,
        sets: [boolq, piqa, siqa, arc_e, arc_c, obqa], beams: 1}
@@ -54,29 +50,8 @@ def rows_to_learn(source: Path) -> list[dict[str, str]]:
     return [row for row in found if len(row["instruction"]) < 300]
 
 
-def teach(place: Path, rows: list[dict[str, str]], batch_size: int = 16) -> float:
-    """Train all of a tiny LLaMA on the ends of these rows' texts; returns its last loss."""
-    base = adapters.load_base(str(place), "float32", torch.device("cpu"))
-    model: Any = base.model.train().requires_grad_(True)
-    optimizer = torch.optim.AdamW(model.parameters())
-    rng, loss = torch.Generator().manual_seed(0), torch.zeros(())
-    for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = 1e-2 * min(1, step / 20, 1.02 - step / STEPS)
-        picked = torch.randint(len(rows), (batch_size,), generator=rng).tolist()
-        pairs = [encode(base.tokenizer, rows[k], 768, train_on_inputs=False) for k in picked]
-        ids = adapters.pad([ids[-TAIL:] for ids, _ in pairs], adapters.PAD)
-        labels = adapters.pad([labels[-TAIL:] for _, labels in pairs], commonsense.IGNORED)
-        loss = model(input_ids=ids, attention_mask=(ids != adapters.PAD).long(), labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-    model.save_pretrained(place)
-    return float(loss.detach())
-
-
 @pytest.mark.slow
-def test_the_real_files_are_parsed_and_scored_about_chance(
+def test_the_real_files_are_parsed_and_scored(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -89,7 +64,6 @@ def test_the_real_files_are_parsed_and_scored_about_chance(
     (data / "commonsense_170k.json").write_text(json.dumps(rows[:200]))
     Path("real.yaml").write_text(RECIPE)
     save_llama(tmp_path / "llama", hidden_size=32, intermediate_size=64)
-    print("loss", teach(tmp_path / "llama", rows))
     assert run("rpg-zoo collect real.yaml --data-root data --set zoo.batch_size=8") == 0
     for protocol in ("generate", "loglikelihood"):
         capsys.readouterr()
@@ -100,6 +74,7 @@ def test_the_real_files_are_parsed_and_scored_about_chance(
                 protocol, {name: (round(m["value"], 1), round(m["stderr"], 1), m["n"]) for name, m in metrics.items()}
             )
         assert {name: metrics[name]["n"] for name in COUNTS} == COUNTS
-        assert {name: metrics[name]["value"] for name in COUNTS} == pytest.approx(CHANCE, abs=15)
-        if protocol == "generate":
-            assert metrics["answered"]["value"] > 90
+        if protocol == "loglikelihood":
+            assert {name: metrics[name]["value"] for name in COUNTS} == pytest.approx(CHANCE, abs=15)
+        else:
+            assert metrics["mean"]["value"] <= metrics["answered"]["value"] < 50
