@@ -12,10 +12,11 @@ import torch
 from test_cli import Shell
 
 from zoo.collect import Checkpoint, CollectConfig, Run, State
-from zoo.engines import LocalPool, Plan, collect_all
+from zoo.engines import Plan, collect_all
 from zoo.ensemble import collect
 from zoo.recipe import load_recipe
 from zoo.tasks import build_task
+from zoo.workers import LocalPool
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
 SEEDS = ["zoo.regime=independent", "zoo.seeds=3", "zoo.checkpoints=2", "zoo.epochs=4", "zoo.save_every=15"]

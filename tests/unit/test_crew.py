@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import zoo.engines
+import zoo.workers
 from zoo.collect import Job, Run
-from zoo.engines import MOST_DEATHS, Died, Idle, LocalPool, Raised, Trainer, Work, _Crew
+from zoo.engines import MOST_DEATHS, _Crew
 from zoo.errors import Failed, MissingData
+from zoo.workers import Died, Idle, LocalPool, Raised, Trainer, Work
 
 
 class CountingRun(Run):
@@ -146,8 +147,8 @@ def test_local_workers_share_out_gpus_and_threads(monkeypatch):
 
 def test_a_worker_loads_the_data_of_a_recipe_once(monkeypatch):
     built = []
-    monkeypatch.setattr(zoo.engines, "build_task", lambda task, root, device: built.append(task) or task)
-    monkeypatch.setattr(zoo.engines, "train_together", lambda config, task, jobs, states, done: iter([(0, 100)]))
+    monkeypatch.setattr(zoo.workers, "build_task", lambda task, root, device: built.append(task) or task)
+    monkeypatch.setattr(zoo.workers, "train_together", lambda config, task, jobs, states, done: iter([(0, 100)]))
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     trainer = Trainer(None, "cpu", 1)
     for task in ("a", "a", "b", "b", "a"):
