@@ -18,7 +18,7 @@ from torch import Tensor, UntypedStorage
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,13 @@ def without_memory() -> Iterator[None]:
 
 def cost_of(work: Callable[[], object]) -> Cost:
     """Run `work` and count. Its result is alive until it returns."""
-    counted = {torch.ops.aten.convolution_backward: _convolution_backward}
+    aten = torch.ops.aten
+    counted = {
+        aten.convolution_backward: _convolution_backward,
+        # which not every torch counts
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    }
     flops, memory = FlopCounterMode(display=False, custom_mapping=counted), _LiveBytes()
     with _without_onednn(), flops, memory:
         work()
@@ -60,6 +66,16 @@ def _convolution_backward(
     """
     output_mask = others[-1]
     return 2 * math.prod(gradient) * math.prod(weight[1:]) * (output_mask[0] + output_mask[1])
+
+
+def _attention(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **out: object) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _attention_backward(
+    gradient: Sequence[int], query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **out: object
+) -> int:
+    return int(sdpa_backward_flop_count(gradient, query, key, value))
 
 
 @contextmanager

@@ -41,6 +41,7 @@ def main(values: int, place: Path) -> None:
     run = SimpleNamespace(
         frozen=lambda: {},
         layout=lambda: layout,
+        values=lambda layout: None,
         record=lambda: SimpleNamespace(states=("0" * 64,), conditions=()),
         constants=dict,
         recipe=lambda: recipe,

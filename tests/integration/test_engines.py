@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -116,9 +118,20 @@ def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
     code = "from zoo.cli import main; main()"
     command = [sys.executable, "-c", code, "collect", TINY, *arguments, "--out", str(place)]
     settings = [part for setting in SEEDS for part in ("--set", setting)]
-    return subprocess.Popen(
-        [*command, *settings], start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    with heeding_interrupts():
+        return subprocess.Popen(
+            [*command, *settings], start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+
+@contextmanager
+def heeding_interrupts() -> Iterator[None]:
+    """Processes started in here stop on SIGINT, even where the tests run in the background of a shell and ignore it."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def wait_for_entries(place: Path, count: int, process: subprocess.Popen[str]) -> None:
