@@ -1,10 +1,12 @@
-"""Collects, trains and generates, killing every command with SIGKILL at random moments and starting it again.
+"""Collects, trains and generates twice: in `whole` undisturbed, and in `killed` with SIGKILL for every command at
+random moments, after which it is started again.
 
     python killer.py SEED KILLS RECIPE [collect | GROUP_VALUES]
 
 With `collect` there is nothing but that. With GROUP_VALUES networks are generated in windows of that many values and
 stored in files of their own, and only generating is killed.
-Commands run in forks of this process, where everything is already imported, so that the kills fall into their work.
+Commands run in forks of this process, where everything is already imported, so that the kills fall into their work. The
+moments are drawn from half the time that the command took undisturbed: on a fast machine, too, it takes several.
 Prints how many kills there were.
 """
 
@@ -15,6 +17,7 @@ import random
 import signal
 import sys
 import time
+from pathlib import Path
 
 import accelerate  # noqa: F401  # so that no kill falls into its import
 
@@ -33,13 +36,13 @@ COMMANDS = (
     "rpg train RECIPE --zoo zoo --out run",
     "rpg generate run --out generated",
 )
-LONGEST = 0.4  # seconds before a kill; the tiny recipe's commands take a few times that
 
 
-def run(argv: list[str], kill_after: float | None) -> int | None:
-    """Exit code of the command, or None when it was killed first."""
+def run(argv: list[str], place: str, kill_after: float | None = None) -> int | None:
+    """Exit code of the command in a directory, or None when it was killed first."""
     child = os.fork()
     if child == 0:
+        os.chdir(place)
         sys.argv = argv
         try:
             run_cli(APPS[argv[0]], argv[0])
@@ -61,12 +64,17 @@ def main(seed: str, kills: str, recipe: str, group_values: str | None = None) ->
         rpg.generate.GROUP_VALUES, zoo.store.STACK_BELOW = int(group_values), 0
     rng = random.Random(int(seed))  # noqa: S311  # moments to kill at, not secrets
     killed = 0
+    for place in ("whole", "killed"):
+        Path(place).mkdir()
     for command in commands:
         argv = command.replace("RECIPE", recipe).split()
         times = int(kills) if group_values is None or "generate" in argv else 0
-        codes = [run(argv, rng.uniform(0, LONGEST)) for _ in range(times)]
+        start = time.monotonic()
+        codes = [run(argv, "whole")]
+        longest = (time.monotonic() - start) / 2
+        codes += [run(argv, "killed", rng.uniform(0, longest)) for _ in range(times)]
         killed += codes.count(None)
-        if run(argv, None) != 0 or not set(codes) <= {None, 0}:
+        if run(argv, "killed") != 0 or codes[0] != 0 or not set(codes) <= {None, 0}:
             sys.exit(f"{command} failed: {codes}")
     print(killed)
 
