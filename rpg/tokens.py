@@ -38,8 +38,8 @@ def write_tokens(
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
         found = 0
         for weights in checkpoints:
-            whole = None if values is None else values.standardise(layout.encode(weights))
-            for piece in layout.pieces(weights) if whole is None else (whole.view(-1),):
+            pieces = layout.pieces(weights) if values is None else [values.standardise(layout.encode(weights)).view(-1)]
+            for piece in pieces:
                 file.write(piece.numpy().astype("<f4", copy=False).data)
             found += 1
         if found != count:
