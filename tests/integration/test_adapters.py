@@ -13,16 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from commands import call
 from tiny_llama import save_data, save_llama
 from torch import Tensor
 
-import rpg.cli
-import zoo.cli
 from evaluators import commonsense as evaluator
 from evaluators.questions import SETS, prompt, wording
 from zoo.checkpoint import content_hash
 from zoo.collect import Checkpoint, CollectConfig, State, jobs, train
-from zoo.console import run_cli
 from zoo.recipe import load_recipe
 from zoo.state import pack_state
 from zoo.store import Zoo
@@ -34,7 +32,6 @@ peft = pytest.importorskip("peft", reason="language models need the extra [llm]"
 transformers = pytest.importorskip("transformers", reason="language models need the extra [llm]")
 pytest.importorskip("lm_eval", reason="scoring language models needs the extra [llm]")
 
-APPS = {"rpg-zoo": zoo.cli.app, "rpg": rpg.cli.app}
 CPU = torch.device("cpu")
 RECIPE = """
 task: {name: commonsense, model: llama, dtype: float32, rank: 2, alpha: 4, targets: [q_proj, v_proj, down_proj],
@@ -60,32 +57,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         for command in ("rpg-zoo collect mini.yaml --data-root data", "rpg train mini.yaml", "rpg generate mini"):
-            assert run(command) == 0
+            call(command)
     return path
 
 
 @pytest.fixture
-def shell(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    """Runs a command there: what it writes, or on failure its line on stderr."""
+def shell(place: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """Runs commands there."""
     monkeypatch.chdir(place)
-
-    def call(command: str, code: int = 0) -> str:
-        capsys.readouterr()
-        found = run(command)
-        out, err = capsys.readouterr()
-        assert found == code, err
-        return err.splitlines()[-1] if code else out
-
     return call
-
-
-def run(command: str) -> int:
-    argv = command.split()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", argv)
-        with pytest.raises(SystemExit) as exit:
-            run_cli(APPS[argv[0]], argv[0])
-    return int(exit.value.code or 0)
 
 
 @pytest.fixture

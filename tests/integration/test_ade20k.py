@@ -5,23 +5,19 @@ that has the real layout. Loading, scoring and learning rates are compared with 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import call
 from PIL import Image
 
-import rpg.cli
-import zoo.cli
 from evaluators.segmentation import IGNORE
 from zoo.checkpoint import load_foreign
-from zoo.console import run_cli
 from zoo.errors import Corrupt, MissingData, MissingExtra
 from zoo.recipe import load_recipe
 from zoo.store import Zoo
@@ -32,7 +28,6 @@ from zoo.tasks.segmentation import Config, SegmentationTask
 pytest.importorskip("mmseg", reason="extra [seg] is not installed")
 mmengine = pytest.importorskip("mmengine", reason="extra [seg] is not installed")
 
-APPS = {"rpg-zoo": zoo.cli.app, "rpg": rpg.cli.app}
 CLASSES = ("wall", "building", "sky", "floor", "tree")
 TINY = {"name": "segmentation", "size": "tiny", "classes": CLASSES, "crop": 64, "validation": 0.15}
 CPU = torch.device("cpu")
@@ -46,18 +41,6 @@ rpg:
 generate: {n: 2, sampler: ddim, steps: 2}
 eval: {n: 2, average_of: 2}
 """
-
-
-def call(command: str, code: int = 0) -> str:
-    """What the command writes: its result, or on failure its line on stderr."""
-    argv = command.split()
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr("sys.argv", argv)
-        with pytest.raises(SystemExit) as exit:
-            run_cli(APPS[argv[0]], argv[0])
-    assert (exit.value.code or 0) == code, err.getvalue()
-    return err.getvalue().splitlines()[-1] if code else out.getvalue()
 
 
 def write_data(root: Path, training: int = 14, validation: int = 3) -> Path:

@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import call
 
-import rpg.cli
-import zoo.cli
 from rpg.run import Run
-from zoo.console import run_cli
 from zoo.store import Zoo
 
 HERE = Path(__file__).parent
 BINARY = str(HERE / "binary.yaml")
-APPS = {"rpg-zoo": zoo.cli.app, "rpg": rpg.cli.app}
 UNSEEN = ("0010000000", "0100010110", "0100010111")
 
 
-def call(command: str, code: int = 0) -> Any:
-    """The JSON on stdout; on failure the only line on stderr."""
-    argv = command.split()
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr("sys.argv", argv)
-        with pytest.raises(SystemExit) as exit:
-            run_cli(APPS[argv[0]], argv[0])
-    assert (exit.value.code or 0) == code, err.getvalue()
-    if code:
-        assert len(err.getvalue().strip().splitlines()) == 1, err.getvalue()
-        return err.getvalue()
-    return json.loads(out.getvalue())
+def result(command: str) -> Any:
+    return json.loads(call(f"{command} --json"))
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +27,12 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("binary")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        call(f"rpg-zoo collect {BINARY} --json")
+        call(f"rpg-zoo collect {BINARY}")
         for scope in ("all", "head"):
             sets = f"--set rpg.generator.condition_scope={scope}"
-            call(f"rpg train {BINARY} --zoo zoos/binary --out runs/{scope} {sets} --json")
+            call(f"rpg train {BINARY} --zoo zoos/binary --out runs/{scope} {sets}")
             options = "--split unseen --flip --condition 0000011111"
-            call(f"rpg generate runs/{scope} {options} --out made-{scope} --json")
+            call(f"rpg generate runs/{scope} {options} --out made-{scope}")
     return place
 
 
@@ -70,7 +54,7 @@ def test_collect() -> None:
 
 @pytest.mark.slow
 def test_workers_make_the_same_zoo() -> None:
-    call(f"rpg-zoo collect {BINARY} --out two --workers 2 --json")
+    call(f"rpg-zoo collect {BINARY} --out two --workers 2")
     hashes = [[entry.sha256 for entry in Zoo.open(Path(path)).entries] for path in ("two", "zoos/binary")]
     assert hashes[0] == hashes[1]
 
@@ -92,7 +76,7 @@ def test_train_and_generate(scope: str) -> None:
 
 
 def test_a_network_depends_on_its_own_condition_only() -> None:
-    call("rpg generate runs/all --condition 0100010111 -n 1 --out alone --json")
+    call("rpg generate runs/all --condition 0100010111 -n 1 --out alone")
     (alone,) = Zoo.open(Path("alone")).entries
     again = Zoo.open(Path("made-all")).entry("generated-0100010111-0000")
     weights, expected = Zoo.open(Path("alone")).load(alone), Zoo.open(Path("made-all")).load(again)
@@ -120,7 +104,7 @@ def test_bad_conditions_are_one_line(options: str, message: str, dry_run: str) -
 
 def test_a_run_without_conditions_says_so() -> None:
     plain = "--set rpg.generator.condition=none --set rpg.train.steps=1"
-    call(f"rpg train {BINARY} --zoo zoos/binary --out runs/plain {plain} --json")
+    call(f"rpg train {BINARY} --zoo zoos/binary --out runs/plain {plain}")
     for options in ("--condition 0100010111", "--split unseen"):
         err = call(f"rpg generate runs/plain {options}", code=2)
         assert "was not trained with conditions" in err
@@ -128,7 +112,7 @@ def test_a_run_without_conditions_says_so() -> None:
 
 def test_a_zoo_without_conditions_cannot_train_a_conditional_generator() -> None:
     tiny = HERE / "tiny.yaml"
-    call(f"rpg-zoo collect {tiny} --set zoo.epochs=1 --set zoo.checkpoints=2 --json")
+    call(f"rpg-zoo collect {tiny} --set zoo.epochs=1 --set zoo.checkpoints=2")
     sets = "--set rpg.generator.condition=binary --set rpg.generator.permutation_state=none"
     assert "has no condition" in call(f"rpg train {tiny} {sets}", code=2)
 
@@ -140,7 +124,7 @@ def test_recipe_mistakes_are_one_line() -> None:
 
 
 def test_eval_scores_each_entry_on_its_own_task() -> None:
-    found = call("rpg eval zoos/binary --task binary --json")
+    found = result("rpg eval zoos/binary --task binary")
     assert set(found["metrics"]) == {"top1", "balanced", "loss"}
     assert {row["condition"] for row in found["checkpoints"]} == {
         e.condition for e in Zoo.open(Path("zoos/binary")).entries
@@ -149,13 +133,13 @@ def test_eval_scores_each_entry_on_its_own_task() -> None:
 
 
 def test_estimate_follows() -> None:
-    told = call(f"rpg estimate {BINARY} --device h100 --json")["generator"]
-    plain = call(f"rpg estimate {BINARY} --device h100 --set rpg.generator.condition=none --json")["generator"]
+    told = result(f"rpg estimate {BINARY} --device h100")["generator"]
+    plain = result(f"rpg estimate {BINARY} --device h100 --set rpg.generator.condition=none")["generator"]
     assert told["learned_embeddings"] - plain["learned_embeddings"] == 10 * 1024 + 1024 + 1024 * 32 + 32
 
 
 def test_eval_sets_generated_networks_beside_originals_and_baselines() -> None:
-    found = call("rpg eval made-all --task binary --json")
+    found = result("rpg eval made-all --task binary")
     assert set(found["mean_gaps"]) == {"unseen", "train", "new"}
     rows = {row["condition"]: row for row in found["tasks"]}
     row, complement = rows["0100010111"], rows["1011101000"]
@@ -170,12 +154,12 @@ def test_eval_sets_generated_networks_beside_originals_and_baselines() -> None:
 
 
 def test_split_holds_out_other_tasks_of_the_same_checkpoints() -> None:
-    planned = call("rpg-zoo split zoos/binary --holdout random -n 500 --out halves --dry-run --json")
+    planned = result("rpg-zoo split zoos/binary --holdout random -n 500 --out halves --dry-run")
     assert not Path("halves").exists()
-    made = call("rpg-zoo split zoos/binary --holdout random -n 500 --out halves --json")
+    made = result("rpg-zoo split zoos/binary --holdout random -n 500 --out halves")
     assert made["splits"] == planned["splits"]
     assert sum(made["splits"].values()) == made["checkpoints"] == 16
-    assert call("rpg-zoo verify halves --json")["problems"] == []
+    assert result("rpg-zoo verify halves")["problems"] == []
     for options, words in (
         ("--holdout neighbours", "no-neighbours"),
         ("--holdout no-neighbours -n 3", "must be even"),
@@ -186,7 +170,7 @@ def test_split_holds_out_other_tasks_of_the_same_checkpoints() -> None:
 
 
 def test_report_has_the_plots_and_the_curve() -> None:
-    found = call("rpg report made-all --run runs/all --json")
+    found = result("rpg report made-all --run runs/all")
     assert Path(found["report"]).read_text().count("<svg") == 3
 
 

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import APPS, call
 from safetensors.torch import load_file, save_file
 
-import rpg.cli
-import zoo.cli
 from zoo.console import run_cli
 from zoo.store import Zoo
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
-APPS = {"rpg-zoo": zoo.cli.app, "rpg": rpg.cli.app}
 
 
 class Shell:
@@ -63,10 +61,7 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         for command in (f"rpg-zoo collect {TINY}", f"rpg train {TINY}", "rpg generate tiny"):
-            patch.setattr("sys.argv", command.split())
-            with pytest.raises(SystemExit) as exit:
-                run_cli(APPS[command.split()[0]], command.split()[0])
-            assert not exit.value.code
+            call(command)
     return place
 
 

@@ -14,13 +14,11 @@ from typing import Any
 import coco_data
 import pytest
 import torch
+from commands import call
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed; `rpg doctor` says how")
 
-import rpg.cli
-import zoo.cli
 from zoo.collect import Checkpoint, CollectConfig, Job, State, train
-from zoo.console import run_cli
 from zoo.errors import Corrupt, Failed, MissingData
 from zoo.recipe import load_recipe
 from zoo.store import Zoo
@@ -28,7 +26,6 @@ from zoo.structure import Structure
 from zoo.tasks import build_task, detection, detectron, task_structure
 
 CPU = torch.device("cpu")
-APPS = {"rpg-zoo": zoo.cli.app, "rpg": rpg.cli.app}
 TASK = "{name: detection, model: vitdet-tiny, data: coco, classes: 2, image_size: 64, validation: 0.25}"
 ZOO = """{checkpoints: 3, optimizer: adamw, learning_rate: 1.0e-3, weight_decay: 0.1, layer_decay: 0.7, batch_size: 3,
   epochs: 1, save_learning_rate: 1.0e-4}"""
@@ -55,19 +52,6 @@ def task(root: Path) -> Any:
     made: Any = build_task(config(), root, CPU)
     made.workers = 0
     return made
-
-
-def call(capsys: pytest.CaptureFixture[str], command: str, code: int = 0) -> str:
-    """What the command writes: its result, or on failure its line on stderr."""
-    argv = command.split()
-    capsys.readouterr()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", argv)
-        with pytest.raises(SystemExit) as exit:
-            run_cli(APPS[argv[0]], argv[0])
-    out, err = capsys.readouterr()
-    assert (exit.value.code or 0) == code, err
-    return err.splitlines()[-1] if code else out
 
 
 def detectron2_network(model: str = "vitdet-tiny", classes: int = 2, side: int = 64) -> Any:
@@ -297,7 +281,7 @@ def test_the_compiled_extension_is_not_needed(task: Any, root: Path) -> None:
     assert float(run.stdout.splitlines()[-1]) == expected
 
 
-def test_a_tiny_network_goes_the_whole_way(root: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_a_tiny_network_goes_the_whole_way(root: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mini.yaml").write_text(f"task: {TASK}\nzoo: {ZOO}\nrpg:{RPG}")
     for command in (
@@ -308,25 +292,25 @@ def test_a_tiny_network_goes_the_whole_way(root: Path, tmp_path: Path, monkeypat
         "rpg-zoo export zoos/mini-generated generated-0001 --format detectron2",
         "rpg-zoo import exports --recipe mini.yaml --format detectron2 --out zoos/back",
     ):
-        call(capsys, command)
+        call(command)
     made, back = Zoo.open(Path("zoos/mini-generated")), Zoo.open(Path("zoos/back"))
     entry = made.entry("generated-0001")
     assert [one.sha256 for one in back.entries] == [entry.sha256]
-    scored = json.loads(call(capsys, f"rpg eval --task mini --data-root {root} --json"))
-    again = json.loads(call(capsys, f"rpg-zoo score zoos/back --data-root {root} --json"))
+    scored = json.loads(call(f"rpg eval --task mini --data-root {root} --json"))
+    again = json.loads(call(f"rpg-zoo score zoos/back --data-root {root} --json"))
     assert again["checkpoints"][0]["metrics"] == scored["checkpoints"][1]["metrics"]
     assert {"box_AP", "mask_AP", "box_AP50"} <= set(scored["metrics"])
     assert "box_AP" in Path("reports/mini/report.md").read_text()
     exported_file_loads(made.load(entry), root)
 
-    refused = call(capsys, "rpg-zoo export zoos/mini seed00000-0001 --format timm", 2)
+    refused = call("rpg-zoo export zoos/mini seed00000-0001 --format timm", 2)
     assert "detectron2's" in refused
     other = "--set task.classes=3 --out zoos/other --format detectron2"
-    assert "does not fit" in call(capsys, f"rpg-zoo import exports --recipe mini.yaml {other}", 2)
+    assert "does not fit" in call(f"rpg-zoo import exports --recipe mini.yaml {other}", 2)
     assert "task.classes=2" in call(
-        capsys, f"rpg-zoo collect mini.yaml --data-root {root} --set task.classes=3 --out zoos/three", 2
+        f"rpg-zoo collect mini.yaml --data-root {root} --set task.classes=3 --out zoos/three", 2
     )
-    assert "cocodataset.org" in call(capsys, f"rpg-zoo collect mini.yaml --data-root {tmp_path} --out zoos/none", 4)
+    assert "cocodataset.org" in call(f"rpg-zoo collect mini.yaml --data-root {tmp_path} --out zoos/none", 4)
 
 
 def exported_file_loads(weights: dict[str, torch.Tensor], root: Path) -> None:

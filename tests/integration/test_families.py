@@ -12,18 +12,15 @@ import numpy as np
 import pytest
 import timm
 import torch
+from commands import call
 from PIL import Image
 
-import rpg.cli
-import zoo.cli
 from zoo.checkpoint import load_foreign
-from zoo.console import run_cli
 from zoo.recipe import recipe_from_text
 from zoo.store import Zoo
 from zoo.tasks import build_task, images
 from zoo.tasks.classification import Config
 
-APPS = {"rpg-zoo": zoo.cli.app, "rpg": rpg.cli.app}
 CPU = torch.device("cpu")
 RPG = """
   generator: {token_size: 1024, d_model: 32, d_state: 16, channels: [1, 4, 1]}
@@ -31,19 +28,6 @@ RPG = """
 generate: {n: 2, sampler: ddim, steps: 2}
 """
 ZOO = "{checkpoints: 2, optimizer: adamw, learning_rate: 1.0e-3, batch_size: 8, epochs: 1, save_learning_rate: 1.0e-4}"
-
-
-def call(capsys: pytest.CaptureFixture[str], command: str, code: int = 0) -> str:
-    """What the command writes: its result, or on failure its line on stderr."""
-    argv = command.split()
-    capsys.readouterr()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", argv)
-        with pytest.raises(SystemExit) as exit:
-            run_cli(APPS[argv[0]], argv[0])
-    out, err = capsys.readouterr()
-    assert (exit.value.code or 0) == code, err
-    return err.splitlines()[-1] if code else out
 
 
 def write_recipe(name: str, task: str, zoo: str = ZOO) -> str:
@@ -77,13 +61,13 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("test_efficientnet.r160_in1k", "{}"),
     ],
 )
-def test_a_family_goes_the_whole_way_on_photographs(model, options, photos, capsys):
+def test_a_family_goes_the_whole_way_on_photographs(model, options, photos):
     task = (
         f"{{name: classification, model: {model}, options: {options}, data: imagenet, image_size: 32, "
         "augment: randaugment, validation: 0.2}"
     )
     recipe = write_recipe("mini", task)
-    values = json.loads(call(capsys, f"rpg-zoo collect {recipe} --dry-run --json"))["values"]
+    values = json.loads(call(f"rpg-zoo collect {recipe} --dry-run --json"))["values"]
     for command in (
         f"rpg-zoo collect {recipe} --data-root {photos}",
         f"rpg train {recipe}",
@@ -91,11 +75,11 @@ def test_a_family_goes_the_whole_way_on_photographs(model, options, photos, caps
         "rpg-zoo export zoos/mini-generated generated-0001 --format timm",
         "rpg-zoo export zoos/mini seed00000-0001 --format timm --out original",
     ):
-        call(capsys, command)
+        call(command)
     made = Zoo.open(Path("zoos/mini-generated"))
     weights = made.load(made.entry("generated-0001"))
     assert made.structure.numel == values
-    scored = json.loads(call(capsys, f"rpg eval --task mini --data-root {photos} --json"))
+    scored = json.loads(call(f"rpg eval --task mini --data-root {photos} --json"))
     assert [row["sha256"] for row in scored["checkpoints"]] == [entry.sha256 for entry in made.entries]
 
     directory = "exports/mini-generated-generated-0001"
@@ -114,9 +98,7 @@ def test_a_family_goes_the_whole_way_on_photographs(model, options, photos, caps
         theirs = loaded(transform(image.convert("RGB"))[None])
         torch.testing.assert_close(theirs, mine.eval()(opened._prepared(pixels)))
 
-    file = json.loads(
-        call(capsys, f"rpg eval {directory}/model.safetensors --task {recipe} --data-root {photos} --json")
-    )
+    file = json.loads(call(f"rpg eval {directory}/model.safetensors --task {recipe} --data-root {photos} --json"))
     assert file["metrics"]["top1"] == _alone(scored, 1)
 
 
@@ -129,7 +111,7 @@ def _alone(scored: dict, row: int) -> dict:
     return {"best": value, "mean": value, "median": value, "min": value, "std": 0.0, "n": 1}
 
 
-def test_batchnorm_subset_is_generated_scored_and_exported_with_the_frozen_rest(tmp_path, monkeypatch, capsys):
+def test_batchnorm_subset_is_generated_scored_and_exported_with_the_frozen_rest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     whole_task = "{name: classification, model: test_resnet, data: digits, image_size: 16, augment: flip}"
     settings = ZOO.replace("batch_size: 8", "batch_size: 400").replace(
@@ -143,7 +125,7 @@ def test_batchnorm_subset_is_generated_scored_and_exported_with_the_frozen_rest(
         ),
         ZOO.replace("batch_size: 8", "batch_size: 400"),
     )
-    line = call(capsys, f"rpg-zoo collect {part}", code=4)
+    line = call(f"rpg-zoo collect {part}", code=4)
     assert "no weights at exports/whole-seed00000-0001" in line
     assert "rpg-zoo export" in line
     for command in (
@@ -156,7 +138,7 @@ def test_batchnorm_subset_is_generated_scored_and_exported_with_the_frozen_rest(
         "rpg-zoo export zoos/part-generated generated-0000 --out made.safetensors",
         "rpg-zoo export zoos/part-generated generated-0000 --format pth --out made.pth",
     ):
-        call(capsys, command)
+        call(command)
 
     start = load_foreign(Path("exports/whole-seed00000-0001/model.safetensors"))
     collected, made = Zoo.open(Path("zoos/part")), Zoo.open(Path("zoos/part-generated"))
@@ -175,40 +157,40 @@ def test_batchnorm_subset_is_generated_scored_and_exported_with_the_frozen_rest(
         found = load_foreign(Path(file))
         assert set(found) == set(start)
         assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
-    call(capsys, "rpg-zoo export zoos/part seed00000-0000 --format pth --out original.pth")
-    scored = json.loads(call(capsys, "rpg-zoo score zoos/part --json"))["checkpoints"][0]
-    alone = json.loads(call(capsys, f"rpg eval original.pth --task {part} --json"))["checkpoints"][0]
+    call("rpg-zoo export zoos/part seed00000-0000 --format pth --out original.pth")
+    scored = json.loads(call("rpg-zoo score zoos/part --json"))["checkpoints"][0]
+    alone = json.loads(call(f"rpg eval original.pth --task {part} --json"))["checkpoints"][0]
     assert alone["metrics"] == scored["metrics"]  # the loss among them
     network = timm.create_model("test_resnet", num_classes=10, in_chans=1, checkpoint_path="made.safetensors")
     assert all(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())
 
 
-def test_networks_that_do_not_exist_are_refused_before_any_data_is_read(tmp_path, monkeypatch, capsys):
+def test_networks_that_do_not_exist_are_refused_before_any_data_is_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     task = "{name: classification, model: resnet18.tv_in1k, pretrained: true, data: imagenet}"
     recipe = write_recipe("r", task)
-    assert json.loads(call(capsys, f"rpg-zoo collect {recipe} --dry-run --json"))["values"] == 11_699_132
-    line = call(capsys, f"rpg-zoo collect {recipe} --dry-run --set task.model=resnet18.tv_in2k", code=2)
+    assert json.loads(call(f"rpg-zoo collect {recipe} --dry-run --json"))["values"] == 11_699_132
+    line = call(f"rpg-zoo collect {recipe} --dry-run --set task.model=resnet18.tv_in2k", code=2)
     assert "did you mean resnet18.tv_in1k?" in line
-    assert "imagenet/{train,val}" in call(capsys, f"rpg-zoo collect {recipe} --data-root {tmp_path}", code=4)
-    line = call(capsys, f"rpg-zoo collect {recipe} --set task.data=digits --set task.image_size=32", code=4)
+    assert "imagenet/{train,val}" in call(f"rpg-zoo collect {recipe} --data-root {tmp_path}", code=4)
+    line = call(f"rpg-zoo collect {recipe} --set task.data=digits --set task.image_size=32", code=4)
     assert "https://huggingface.co/timm/resnet18.tv_in1k" in line
 
 
-def test_export_refuses_to_overwrite_and_may_be_repeated(tmp_path, monkeypatch, capsys):
+def test_export_refuses_to_overwrite_and_may_be_repeated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = write_recipe("r", "{name: classification, model: cnn_digits, data: digits}", ZOO.replace("8", "400"))
-    call(capsys, f"rpg-zoo collect {recipe}")
+    call(f"rpg-zoo collect {recipe}")
     for form in ("timm", "safetensors", "pth"):
-        plan = json.loads(call(capsys, f"rpg-zoo export zoos/r seed00000-0000 --format {form} --dry-run --json"))
+        plan = json.loads(call(f"rpg-zoo export zoos/r seed00000-0000 --format {form} --dry-run --json"))
         assert not Path(plan["out"]).exists()
-        call(capsys, f"rpg-zoo export zoos/r seed00000-0000 --format {form}")
+        call(f"rpg-zoo export zoos/r seed00000-0000 --format {form}")
         before = {path: path.read_bytes() for path in Path("exports").rglob("*") if path.is_file()}
-        call(capsys, f"rpg-zoo export zoos/r seed00000-0000 --format {form}")
-        line = call(capsys, f"rpg-zoo export zoos/r seed00000-0001 --format {form} --out {plan['out']}", code=2)
+        call(f"rpg-zoo export zoos/r seed00000-0000 --format {form}")
+        line = call(f"rpg-zoo export zoos/r seed00000-0001 --format {form} --out {plan['out']}", code=2)
         assert "holds something else; choose another place with --out" in line
         assert {path: path.read_bytes() for path in Path("exports").rglob("*") if path.is_file()} == before
-    assert "safetensors" in call(capsys, "rpg-zoo export zoos/r seed00000-0000 --format safetensor", code=2)
-    assert "no checkpoint 'seed1'" in call(capsys, "rpg-zoo export zoos/r seed1", code=2)
+    assert "safetensors" in call("rpg-zoo export zoos/r seed00000-0000 --format safetensor", code=2)
+    assert "no checkpoint 'seed1'" in call("rpg-zoo export zoos/r seed1", code=2)
     loaded = timm.create_model("local-dir:exports/r-seed00000-0000", pretrained=True)
     assert torch.equal(loaded.head[0].weight, load_foreign(Path("exports/r-seed00000-0000.pth"))["head.0.weight"])

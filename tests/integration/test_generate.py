@@ -9,13 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import call
 
-import rpg.cli
-import zoo.cli
 from rpg.config import GenerateConfig
 from rpg.generate import generate, windows
 from rpg.run import Run
-from zoo.console import run_cli
 from zoo.errors import Failed
 from zoo.store import Zoo
 
@@ -30,15 +28,8 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     settings = ["rpg.generator.token_size=64", "rpg.train.steps=20", "zoo.epochs=1", "zoo.checkpoints=3"]
     settings.append(f"rpg.generator.tokenisation={request.param}")
     sets = " ".join(f"--set {setting}" for setting in settings)
-    with pytest.MonkeyPatch.context() as patch:
-        for app, command in (
-            (zoo.cli.app, f"rpg-zoo collect {HERE / 'tiny.yaml'} --out {place}/zoo {sets}"),
-            (rpg.cli.app, f"rpg train {HERE / 'tiny.yaml'} --zoo {place}/zoo --out {place}/run {sets}"),
-        ):
-            patch.setattr("sys.argv", command.split())
-            with pytest.raises(SystemExit) as exit:
-                run_cli(app, command.split()[0])
-            assert not exit.value.code
+    call(f"rpg-zoo collect {HERE / 'tiny.yaml'} --out {place}/zoo {sets}")
+    call(f"rpg train {HERE / 'tiny.yaml'} --zoo {place}/zoo --out {place}/run {sets}")
     return Run(place / "run")
 
 

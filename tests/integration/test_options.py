@@ -6,25 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from commands import call
 
-import rpg.cli
-import zoo.cli
 from rpg.run import Run
 from zoo.checkpoint import load_tensors
-from zoo.console import run_cli
 from zoo.store import Zoo
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
-APPS = {"rpg-zoo": zoo.cli.app, "rpg": rpg.cli.app}
-
-
-def call(command: str) -> None:
-    argv = command.split()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", argv)
-        with pytest.raises(SystemExit) as exit:
-            run_cli(APPS[argv[0]], argv[0])
-    assert not exit.value.code
 
 
 @pytest.fixture(scope="module")

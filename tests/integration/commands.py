@@ -1,0 +1,28 @@
+"""Runs command lines of `rpg-zoo` and `rpg` in the process of the test."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stderr, redirect_stdout
+
+import pytest
+
+import rpg.cli
+import zoo.cli
+from zoo.console import run_cli
+
+APPS = {"rpg-zoo": zoo.cli.app, "rpg": rpg.cli.app}
+
+
+def call(command: str, code: int = 0) -> str:
+    """What the command writes to stdout; where it is to fail, its line on stderr. Bad input (2) gets no other line."""
+    argv = command.split()
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr("sys.argv", argv)
+        with pytest.raises(SystemExit) as exit:
+            run_cli(APPS[argv[0]], argv[0])
+    lines = err.getvalue().splitlines()
+    assert (exit.value.code or 0) == code, err.getvalue()
+    assert code != 2 or len(lines) == 1, err.getvalue()
+    return lines[-1] if code else out.getvalue()
