@@ -66,7 +66,7 @@ class ConvNet(nn.Module):
         return self.head(self.module(images).flatten(1))
 
     def get_classifier(self) -> nn.Module:
-        """The last layer, as timm's networks name it."""
+        """The last layer, or the head of two, as timm's networks name it."""
         return self.head[-1]
 
 
@@ -103,13 +103,15 @@ def cnn_medium(pretrained: bool = False, **options: Any) -> ConvNet:
 
 @register_model
 def cnn_medium_on_classes(pretrained: bool = False, **options: Any) -> ConvNet:
-    """CNN (m) for ten classes with a layer on top that answers from their probabilities: 10,875 parameters for two
-    answers. It starts from the weights of a CNN (m), for binary tasks on the ten classes; only that layer is new.
+    """CNN (m) for ten classes with a head of two layers that answers from their probabilities: 14,181 parameters, 3,328 of
+    them in the head, for two answers. It starts from the weights of a CNN (m), for binary tasks on the ten classes;
+    only the head is new.
     """
 
     def network(num_classes: int, in_chans: int) -> ConvNet:
         medium = cnn_medium(num_classes=10, in_chans=in_chans)
-        return ConvNet(medium.module, nn.Sequential(*medium.head, nn.Softmax(1), nn.Linear(10, num_classes)))
+        head = nn.Sequential(nn.Linear(10, 256), nn.SiLU(), nn.Linear(256, num_classes, bias=False))
+        return ConvNet(medium.module, nn.Sequential(*medium.head, nn.Softmax(1), head))
 
     return build_model_with_cfg(network, "cnn_medium_on_classes", pretrained, **options)
 
