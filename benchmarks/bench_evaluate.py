@@ -88,8 +88,7 @@ def bench(report: Bench, recipe: str, count: int, data: Path, place: Path) -> No
     task: Any = open_task(load_recipe(recipe), data, "cpu")
     zoo = random_zoo(recipe, task, count, place / recipe)
     model = task.build(0)
-    task.evaluate(model, "test")  # prepares the batches
-    batches = [(task._prepared(images), labels) for images, labels in task._evaluation_batches["test"]]
+    batches = list(task._evaluation("test"))
     forward, scoring = [], []
     for turn in range(min(ROUNDS, count)):
         entries = zoo.entries[turn::ROUNDS]

@@ -72,7 +72,8 @@ class BinaryTask(ClassificationTask):
         return task
 
     def classes(self, split: Split) -> Tensor:
-        return torch.cat([classes.cpu() for _, classes in self._evaluation(split)])
+        images = self.images
+        return images.test_labels if split == "test" else images.train_labels[self.validation_index]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The focal loss, as in RPG's published code. The batch has the data set's labels, so that all tasks can share
@@ -84,9 +85,8 @@ class BinaryTask(ClassificationTask):
     def evaluate(self, model: nn.Module, split: Split) -> Evaluation:
         """`top1`, `balanced` (the tasks' classes are unequal) and `loss`, the cross entropy."""
         model.eval()
-        batches = [(images, self.labels(classes)) for images, classes in self._evaluation(split)]
-        found = evaluate(lambda images: model(self._prepared(images)), batches)
-        labels = torch.cat([labels for _, labels in batches]).cpu().numpy()
+        found = evaluate(model, ((images, self.labels(classes)) for images, classes in self._evaluation(split)))
+        labels = self.labels(self.classes(split)).cpu().numpy()
         top1, *others = found.metrics
         return Evaluation((top1, balanced_accuracy(found.correct, labels), *others), found.correct)
 

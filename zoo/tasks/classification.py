@@ -283,23 +283,28 @@ class ClassificationTask:
         return F.cross_entropy(model(images), labels)
 
     def evaluate(self, model: nn.Module, split: Split) -> Evaluation:
-        """Images are not augmented. For the next network small ones are kept on the device, photographs on disk."""
         model.eval()
-        return evaluate(lambda images: model(self._prepared(images)), self._evaluation(split))
+        return evaluate(model, self._evaluation(split))
 
-    def _evaluation(self, split: Split) -> Iterable[Batch]:
-        """Batches of uint8 images and labels, as they are."""
+    def _evaluation(self, split: Split) -> Iterator[Batch]:
+        """Batches to evaluate on, not augmented. For the next network small images are kept on the device as networks
+        take them, larger ones as they are: data sets of small images resized on the device, photographs on disk.
+        """
+        small = isinstance(self.images, Images) and self.config.side <= LARGE
         if split not in self._evaluation_batches:
             size = EVALUATION_BATCH if self.config.side <= LARGE else LARGE_EVALUATION_BATCH
             test = split == "test"
             index = torch.arange(len(self.images.test_labels)) if test else self.validation_index
             read = partial(self.images.plain, "test" if test else "train", index, size)
-            if isinstance(self.images, Images):
-                found: Iterable[Batch] = [(i.to(self.device), y.to(self.device)) for i, y in read()]
+            if small:
+                found: Iterable[Batch] = [self._batch(*batch) for batch in read()]
+            elif isinstance(self.images, Images):
+                found = [(images.to(self.device), labels.to(self.device)) for images, labels in read()]
             else:
                 found = KeptBatches(read, len(index) * math.prod(self.images.preparation["input_size"]))
             self._evaluation_batches[split] = found
-        return self._evaluation_batches[split]
+        kept = self._evaluation_batches[split]
+        return iter(kept) if small else (self._batch(*batch) for batch in kept)
 
     def _batch(self, images: Tensor, labels: Tensor) -> Batch:
         return self._prepared(images), labels.to(self.device)
