@@ -103,9 +103,9 @@ def cnn_medium(pretrained: bool = False, **options: Any) -> ConvNet:
 
 @register_model
 def cnn_medium_on_classes(pretrained: bool = False, **options: Any) -> ConvNet:
-    """CNN (m) for ten classes with a head of two layers on their probabilities: 14,181 parameters for two answers, 3,328
-    of them in the head. It starts from the weights of a CNN (m), for binary tasks on the ten classes; only the head is
-    new.
+    """CNN (m) for ten classes with a head of two layers on their probabilities: 14,181 parameters for two answers, of
+    which the head has 3,328. It starts from the weights of a CNN (m), for binary tasks on the ten classes; only the
+    head is new.
     """
 
     def network(num_classes: int, in_chans: int) -> ConvNet:
