@@ -1,8 +1,7 @@
 """How close networks are to reference networks, in behaviour (error-IoU) and in weights (Euclidean distance).
 
 A generator that copies its training checkpoints scores as well as they do; these measures expose the copies.
-The nearest-neighbour ones have a leave-one-out form, which compares the reference networks with one another:
-the yardstick.
+The nearest-neighbour ones also compare the reference networks with one another, leaving out some pairs: the yardstick.
 
 Shape suffixes: A networks, B reference networks, N test samples, P weights.
 """
@@ -37,15 +36,16 @@ def error_iou(wrong: NDArray[np.bool_], reference: NDArray[np.bool_]) -> Float64
     return np.divide(both_AB, either_AB, out=np.ones_like(both_AB), where=either_AB > 0)
 
 
-def max_error_iou(wrong: NDArray[np.bool_], reference: NDArray[np.bool_], leave_one_out: bool = False) -> Float64Array:
+def max_error_iou(
+    wrong: NDArray[np.bool_], reference: NDArray[np.bool_], leave_out: NDArray[np.bool_] | None = None
+) -> Float64Array:
     """The error-IoU of each network with the reference network that is most like it: (A, N), (B, N) -> (A,).
 
-    `leave_one_out`: `wrong` is `reference` itself, and no network is compared with itself.
+    `leave_out` bool (A, B) says which pairs do not count, such as a network and itself.
 
     Raises ValueError as `error_iou` does, and without a reference network to compare with.
     """
-    iou_AB = error_iou(wrong, reference)
-    return _pairs(iou_AB, leave_one_out, self_value=-np.inf).max(1)
+    return _kept(error_iou(wrong, reference), leave_out, instead=-np.inf).max(1)
 
 
 def squared_distances(weights: NDArray[np.floating], reference: NDArray[np.floating]) -> Float64Array:
@@ -67,16 +67,18 @@ def squared_distances(weights: NDArray[np.floating], reference: NDArray[np.float
     return total_AB.numpy()
 
 
-def nearest(distances: Float64Array, leave_one_out: bool = False) -> tuple[Float64Array, NDArray[np.int64]]:
+def nearest(
+    distances: Float64Array, leave_out: NDArray[np.bool_] | None = None
+) -> tuple[Float64Array, NDArray[np.int64]]:
     """The nearest reference of each network: distances (A, B) -> its distance (A,) and its index in B (A,).
 
-    Of equally near ones the first. `leave_one_out`: A is B, and no network is its own nearest. A NaN distance
-    counts as the smallest, so it shows in the result.
+    Of equally near ones the first. `leave_out` bool (A, B) says which pairs do not count, such as a network and
+    itself. A NaN distance counts as the smallest, so it shows in the result.
 
     Raises ValueError without a reference network to compare with.
     """
-    pairs_AB = _pairs(distances, leave_one_out, self_value=np.inf)
-    return pairs_AB.min(1), pairs_AB.argmin(1)
+    kept_AB = _kept(distances, leave_out, instead=np.inf)
+    return kept_AB.min(1), kept_AB.argmin(1)
 
 
 def novel_and_good(nearest_distances: Float64Array, threshold: float, accuracies: Float64Array, bar: float) -> float:
@@ -121,17 +123,11 @@ def _check_matrices(networks: NDArray[np.generic], reference: NDArray[np.generic
         )
 
 
-def _pairs(matrix: Float64Array, leave_one_out: bool, self_value: float) -> Float64Array:
-    """The matrix (A, B) to reduce over B; `self_value` on the diagonal never wins if one is left out."""
-    if matrix.ndim != 2 or matrix.shape[1] < 1 + leave_one_out:
-        raise ValueError(
-            f"comparing over shape {matrix.shape}; expected (networks, reference networks) with at least "
-            f"{1 + leave_one_out} reference networks"
-        )
-    if not leave_one_out:
-        return matrix
-    if matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"leave_one_out compares a group with itself, expected (A, A), got shape {matrix.shape}")
-    pairs_AA = matrix.copy()
-    np.fill_diagonal(pairs_AA, self_value)
-    return pairs_AA
+def _kept(matrix: Float64Array, leave_out: NDArray[np.bool_] | None, instead: float) -> Float64Array:
+    """The matrix (A, B) to reduce over B, with a value that never wins for the pairs to leave out."""
+    out_AB = np.zeros(matrix.shape, dtype=bool) if leave_out is None else leave_out
+    if matrix.ndim != 2 or out_AB.shape != matrix.shape:
+        raise ValueError(f"comparing over shape {matrix.shape} but for {out_AB.shape}; expected (A, B) twice")
+    if (lonely := np.flatnonzero(out_AB.all(1))).size:
+        raise ValueError(f"network {lonely[0]} has nothing to be compared with; expected a reference network for each")
+    return np.where(out_AB, instead, matrix)

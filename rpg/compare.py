@@ -1,8 +1,9 @@
 """Set generated networks beside what they must beat: originals, held-out originals, noised copies, means, a Gaussian.
 
 Every group is a Zoo, scored on the same test data, and compared with the training checkpoints in behaviour (largest
-error-IoU) and in weights (distance to the nearest). The training checkpoints are compared with one another,
-leave-one-out: the yardstick.
+error-IoU) and in weights (distance to the nearest). The yardstick are the training checkpoints, compared with one
+another; where they come from several runs (seeds), with those of other runs. Checkpoints of a run hardly differ: beside
+them a noisy copy would pass for a new network.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ MARGIN = 2.0  # points below the originals' median that still count as good (CON
 
 class Group(Frozen):
     """One group of networks. Per network, in order: `accuracy` (the headline metric), `max_error_iou` with the
-    training checkpoints, `nearest` distance to one of them and `nearest_ratio`, the same over the leave-one-out
-    median. For `original` all three leave the network itself out. `spread` is the root mean square distance within
-    the group (evaluators.similarity.rms_spread), also over the leave-one-out median.
+    training checkpoints, `nearest` distance to one of them and `nearest_ratio`, the same over the yardstick. For
+    `original` all three leave out the network itself, or its whole run where there are several. `spread` is the root
+    mean square distance within the group (evaluators.similarity.rms_spread), also over the yardstick.
     """
 
     name: str
@@ -46,8 +47,8 @@ class Group(Frozen):
 
 
 class Comparison(Frozen):
-    """All groups, and the yardsticks: medians over the training checkpoints of their leave-one-out nearest distance
-    and max error-IoU.
+    """All groups, and the yardsticks: medians over the training checkpoints, which come from so many `runs`, of their
+    nearest distance and max error-IoU, leaving one out (or one run).
     """
 
     recipe: str
@@ -55,6 +56,7 @@ class Comparison(Frozen):
     protocol: str
     evaluator: str
     samples: int
+    runs: int
     leave_one_out_distance: float
     leave_one_out_iou: float
     good_from: float
@@ -147,15 +149,15 @@ def _compare(members: Sequence[_Members], task: Task, recipe: str) -> Comparison
     original = members[0]
     reference = _vectors(original)
     wrong = original.wrong()
-    own_distance = np.sqrt(_distances(reference, reference))
-    loo_distance = float(np.median(nearest(own_distance, leave_one_out=True)[0]))
-    loo_iou = float(np.median(max_error_iou(wrong, wrong, leave_one_out=True)))
+    runs, itself = _runs(original.entries)
+    loo_distance = float(np.median(nearest(np.sqrt(_distances(reference, reference)), itself)[0]))
+    loo_iou = float(np.median(max_error_iou(wrong, wrong, itself)))
     good_from = float(np.median([s.metrics[task.headline].value for s in original.scores])) - MARGIN
     groups = []
     for member in members:
-        own = member is original
-        vectors = reference if own else _vectors(member)
-        distance = nearest(np.sqrt(_distances(vectors, reference)), leave_one_out=own)[0]
+        leave_out = itself if member is original else None
+        vectors = reference if member is original else _vectors(member)
+        distance = nearest(np.sqrt(_distances(vectors, reference)), leave_out)[0]
         accuracy = np.array([s.metrics[task.headline].value for s in member.scores])
         unit = loo_distance or 1.0
         groups.append(
@@ -163,7 +165,7 @@ def _compare(members: Sequence[_Members], task: Task, recipe: str) -> Comparison
                 name=member.name,
                 metrics=summaries(member.scores),
                 accuracy=tuple(accuracy.tolist()),
-                max_error_iou=tuple(max_error_iou(member.wrong(), wrong, leave_one_out=own).tolist()),
+                max_error_iou=tuple(max_error_iou(member.wrong(), wrong, leave_out).tolist()),
                 nearest=tuple(distance.tolist()),
                 nearest_ratio=tuple((distance / unit).tolist()),
                 spread=rms_spread(np.sqrt(_distances(vectors, vectors))) / unit,
@@ -176,11 +178,19 @@ def _compare(members: Sequence[_Members], task: Task, recipe: str) -> Comparison
         protocol=task.protocol,
         evaluator=task.evaluator,
         samples=original.scores[0].samples,
+        runs=runs,
         leave_one_out_distance=loo_distance,
         leave_one_out_iou=loo_iou,
         good_from=good_from,
         groups=tuple(groups),
     )
+
+
+def _runs(entries: Sequence[Entry]) -> tuple[int, NDArray[np.bool_]]:
+    """From how many runs these checkpoints come, and which pairs of them, bool (A, A), are not to be compared."""
+    seeds = np.array([entry.seed for entry in entries])
+    runs = len(np.unique(seeds))
+    return runs, seeds[:, None] == seeds if runs > 1 else np.eye(len(seeds), dtype=bool)
 
 
 Vectors = dict[str, NDArray[np.float32]]

@@ -116,7 +116,7 @@ def similarity_plot(comparison: Comparison) -> str:
         for group in comparison.groups:
             iou, accuracy = np.array(group.max_error_iou), np.array(group.accuracy)
             _points(axes, iou, np.maximum(accuracy, floor), accuracy < floor, drawn[group.name], label(group.name))
-        axes.axvline(comparison.leave_one_out_iou, label="leave-one-out median", zorder=1, **GUIDE)
+        axes.axvline(comparison.leave_one_out_iou, label="yardstick", zorder=1, **GUIDE)
         axes.set(xlabel="largest error-IoU with a training checkpoint", ylabel=f"{comparison.headline}, %")
         axes.grid(True)
         below = {"loc": "upper center", "bbox_to_anchor": (0.45, -0.17), "borderaxespad": 0}
@@ -141,7 +141,7 @@ def _floor(comparison: Comparison) -> float:
 
 
 def distance_plot(comparison: Comparison) -> str:
-    """Distributions of the distance to the nearest training checkpoint over the leave-one-out median, a row per
+    """Distributions of the distance to the nearest training checkpoint over the yardstick, a row per
     group, with the same bins: a group left of the originals lies closer to them than they lie to one another.
     """
     groups = comparison.groups
@@ -165,7 +165,7 @@ def distance_plot(comparison: Comparison) -> str:
             rows[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             rows[-1].xaxis.set_minor_formatter(NullFormatter())
         rows[-1].set_xlabel("distance to the nearest training checkpoint, ratio")
-        return _svg(figure, "Distance to the nearest training checkpoint, by group, over the leave-one-out median.")
+        return _svg(figure, "Distance to the nearest training checkpoint, by group, over the yardstick.")
 
 
 def _bins(ratios: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:

@@ -28,7 +28,7 @@ from zoo.manifest import versions
 from zoo.recipe import Recipe
 
 GROUPS = {
-    "original": "the training checkpoints, each compared with the others (leave-one-out)",
+    "original": "the training checkpoints, each compared with the others; with several runs, with those of other runs",
     "heldout": "originals that the generator never saw",
     "generated": "networks from the generator",
     "noised": "a training checkpoint plus Gaussian noise, so many standard deviations of each tensor",
@@ -44,8 +44,9 @@ READING = (
     "Error-IoU: of the test samples that either of two networks gets wrong, the share that both get wrong. A network's "
     "value is its largest with any training checkpoint: 1 is the same behaviour, lower is more different.",
     "Distance is the Euclidean distance of all weights to the nearest training checkpoint, divided by the median of "
-    "the same distance among the training checkpoints. At 1 a network lies as far away as they lie from one another; "
-    "well below 1 it is a near-copy. By definition about half of the originals lie below 1.",
+    "the same distance among the training checkpoints, the yardstick; with several runs (seeds), to those of other "
+    "runs. At 1 a network lies as far away as they lie from one another; well below 1 it is a near-copy. By definition "
+    "about half of the originals lie below 1.",
     "Spread is how far a group's networks scatter around one another, in the same unit. Novel and good is the share "
     "that lies above 1 and scores at most 2 points below the median original. Noise can reach it too, so a generator "
     "has shown something only where no trivial baseline does as well.",
@@ -102,7 +103,7 @@ def score_table(comparison: Comparison) -> Table:
 
 
 def similarity_table(comparison: Comparison) -> Table:
-    """Likeness to the training checkpoints, a row per group; the row of the originals is the leave-one-out value."""
+    """Likeness to the training checkpoints, a row per group; the row of the originals is the yardstick."""
     rows = []
     for group in comparison.groups:
         iou, ratio = summarize(group.max_error_iou), summarize(group.nearest_ratio)

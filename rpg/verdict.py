@@ -15,7 +15,7 @@ from statistics import median
 from evaluators.metrics import Summary
 from rpg.compare import Comparison, Group
 
-# A network from the originals' own distribution is nearer than the leave-one-out median half of the time. Three
+# A network from the originals' own distribution is nearer than the yardstick half of the time. Three
 # quarters of the group on one side is more than that: of ten such networks, eight or more in one case of eighteen.
 CLEARLY = 75.0
 REAL = ("original", "heldout", "generated")  # all other groups are trivial baselines
@@ -61,11 +61,11 @@ def _headline(comparison: Comparison) -> str:
         for what, side in (("weights", _weights_side(comparison)), ("errors", _errors_side(comparison)))
         if side > 0
     ]
+    than = f"than training checkpoints{'' if comparison.runs == 1 else ' of different runs'} are to one another"
     copies = (
-        f"By their {' and their '.join(near)} they are near-copies: closer to a training checkpoint than training "
-        "checkpoints are to one another."
+        f"By their {' and their '.join(near)} they are near-copies: closer to a training checkpoint {than}."
         if near
-        else "They are not closer to a training checkpoint than training checkpoints are to one another."
+        else f"They are not closer to a training checkpoint {than}."
     )
     rivals = [group for group in _as_accurate(comparison) if _like(group) <= _like(generated)]
     trivial = (
@@ -101,8 +101,8 @@ def _weights(comparison: Comparison) -> str:
     }[_weights_side(comparison)]
     text = (
         f"{_share([value < 1 for value in ratio])} of the generated networks are closer to a training checkpoint than "
-        f"the typical training checkpoint is to its nearest other one; of the training checkpoints themselves about "
-        f"half are. The median distance is {median(ratio):.2f} of that yardstick. {verdict}"
+        f"the typical training checkpoint is to its nearest {_other(comparison)}; of the training checkpoints "
+        f"themselves about half are. The median distance is {median(ratio):.2f} of that yardstick. {verdict}"
     )
     if comparison.leave_one_out_distance == 0:
         text += " Most training checkpoints have an identical twin, so distances are absolute, not ratios."
@@ -118,8 +118,8 @@ def _errors(comparison: Comparison) -> str:
     }[_errors_side(comparison)]
     return (
         f"{_share([value > typical for value in iou])} of the generated networks share more of their errors with a "
-        f"training checkpoint than the typical training checkpoint does with its most similar other one. The median "
-        f"of the largest error-IoU is {median(iou):.3f}; leave-one-out it is {typical:.3f}. {verdict}"
+        f"training checkpoint than the typical training checkpoint does with its most similar {_other(comparison)}. "
+        f"The median of the largest error-IoU is {median(iou):.3f}, of the training checkpoints {typical:.3f}. {verdict}"
     )
 
 
@@ -150,8 +150,8 @@ def _variety(comparison: Comparison) -> str:
     )
     text = (
         f"The generated networks spread by {generated.spread:.2f} around one another, the training checkpoints by "
-        f"{original.spread:.2f} (1 is the leave-one-out median). {generated.novel_and_good:.0f}% are novel and good: "
-        f"farther from all training checkpoints than that median, and at least {comparison.good_from:.2f}"
+        f"{original.spread:.2f} (1 is the yardstick). {generated.novel_and_good:.0f}% are novel and good: "
+        f"farther from all training checkpoints than that, and at least {comparison.good_from:.2f}"
     )
     if trivial is None:
         return f"{text}."
@@ -165,6 +165,11 @@ def _heldout(comparison: Comparison) -> str:
         f"score {headline_metric(comparison, heldout).mean:.2f} on average, with a median largest error-IoU of "
         f"{_like(heldout):.3f} and a median nearest distance of {median(heldout.nearest_ratio):.2f}."
     )
+
+
+def _other(comparison: Comparison) -> str:
+    """Whom the yardstick compares a training checkpoint with."""
+    return "other one" if comparison.runs == 1 else "one of another run"
 
 
 def _side(nearer: Sequence[bool], farther: Sequence[bool]) -> int:

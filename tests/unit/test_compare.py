@@ -8,6 +8,7 @@ from torch import nn
 from evaluators.metrics import Evaluation, proportion
 from rpg.compare import compare
 from rpg.config import EvalConfig
+from rpg.verdict import judge
 from zoo.manifest import Origin
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
@@ -37,10 +38,11 @@ class IntervalTask:
         return Evaluation((proportion("top1", correct),), correct)
 
 
-def make(path, ends, split="train", parents=()):
+def make(path, ends, split="train", parents=(), seeds=None):
     with ZooWriter(path, ORIGIN, Structure.of({"ends": torch.zeros(2)})) as writer:
         for index, pair in enumerate(ends):
-            writer.add(f"net-{index}", {"ends": torch.tensor(pair)}, seed=index, split=split, parents=parents)
+            seed = index if seeds is None else seeds[index]
+            writer.add(f"net-{index}", {"ends": torch.tensor(pair)}, seed=seed, split=split, parents=parents)
         return writer.finish()
 
 
@@ -75,6 +77,29 @@ def test_yardsticks_leave_the_network_itself_out(result):
     assert result.group("original").max_error_iou == pytest.approx((20 / 23, 16 / 20, 20 / 23, 13 / 30))
     assert result.leave_one_out_iou == pytest.approx((20 / 23 + 16 / 20) / 2)
     assert result.good_from == 80 - 2
+
+
+def test_checkpoints_of_several_runs_are_measured_by_those_of_other_runs(tmp_path):
+    """Two runs of two checkpoints 0.1 apart; a copy of one with noise of 2 is far from it, but no new network."""
+    ends = [(0.0, 80.0), (0.1, 80.0), (6.0, 86.0), (6.1, 86.0)]
+    results = []
+    for name, seeds in (("one", [7, 7, 7, 7]), ("two", [0, 0, 1, 1])):
+        originals = make(tmp_path / f"{name}-originals", ends, seeds=seeds)
+        noisy = make(tmp_path / f"{name}-noisy", [(2.0, 80.0)], "generated", [originals.entries[0].sha256])
+        results.append(compare(originals, noisy, IntervalTask(), CONFIG, ORIGIN, tmp_path / f"{name}-out"))
+    one, two = results
+    assert (one.runs, two.runs) == (1, 2)
+    assert one.group("original").nearest == pytest.approx((0.1, 0.1, 0.1, 0.1))
+    assert two.group("original").nearest == pytest.approx(np.hypot([6, 5.9, 5.9, 6], 6))
+    assert two.leave_one_out_iou < one.leave_one_out_iou
+    assert one.group("generated").nearest == two.group("generated").nearest == pytest.approx((1.9,))
+    assert one.group("generated").novel_and_good == 100
+    assert two.group("generated").novel_and_good == 0
+    weights = [dict(judge(result).findings)["Weights"] for result in results]
+    assert "its nearest other one" in weights[0]
+    assert "they are not copies" in weights[0]
+    assert "its nearest one of another run" in weights[1]
+    assert "they are near-copies" in weights[1]
 
 
 def test_a_copy_a_novelty_and_a_failure_are_told_apart(result):

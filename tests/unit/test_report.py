@@ -59,6 +59,7 @@ def comparison(
         protocol="made-up/test",
         evaluator="classification/1",
         samples=SAMPLES,
+        runs=1,
         leave_one_out_distance=0.5,
         leave_one_out_iou=YARDSTICK_IOU,
         good_from=95.2,
