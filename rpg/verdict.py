@@ -119,7 +119,7 @@ def _errors(comparison: Comparison) -> str:
     return (
         f"{_share([value > typical for value in iou])} of the generated networks share more of their errors with a "
         f"training checkpoint than the typical training checkpoint does with its most similar {_other(comparison)}. "
-        f"The median of the largest error-IoU is {median(iou):.3f}, of the training checkpoints {typical:.3f}. {verdict}"
+        f"The median of the largest error-IoU is {median(iou):.3f}, theirs {typical:.3f}. {verdict}"
     )
 
 
