@@ -15,14 +15,16 @@ APPS = {"rpg-zoo": zoo.cli.app, "rpg": rpg.cli.app}
 
 
 def call(command: str, code: int = 0) -> str:
-    """What the command writes to stdout; where it is to fail, its line on stderr. Bad input (2) gets no other line."""
+    """What the command writes to stdout; where it is to fail, the one line on stderr that says why, the last."""
     argv = command.split()
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr("sys.argv", argv)
         with pytest.raises(SystemExit) as exit:
             run_cli(APPS[argv[0]], argv[0])
-    lines = err.getvalue().splitlines()
     assert (exit.value.code or 0) == code, err.getvalue()
-    assert code != 2 or len(lines) == 1, err.getvalue()
-    return lines[-1] if code else out.getvalue()
+    if code == 0:
+        return out.getvalue()
+    lines = err.getvalue().splitlines()
+    assert [line for line in lines if line.startswith(f"{argv[0]}: ")] == lines[-1:], err.getvalue()
+    return lines[-1]
