@@ -21,7 +21,7 @@ from torch import Tensor
 
 import published
 from harness import Bench, Served, arguments, interleaved, serve
-from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig
+from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, RPGConfig
 from rpg.generate import chunk_size, generate
 from rpg.layout import Layout
 from rpg.models.diffusion import make_scheduler, sample
@@ -104,7 +104,8 @@ def equal_steps(bench: Bench) -> None:
 def fewer_steps(bench: Bench, run: Run, data_root: Path | None) -> None:
     recipe = run.recipe()
     task = open_task(recipe, data_root, "cpu")
-    full = recipe.section("generate", GenerateConfig).model_copy(update={"n": NETWORKS, "sampler": "ddpm"})
+    levels = recipe.section("rpg", RPGConfig).diffusion.num_steps
+    full = GenerateConfig(n=NETWORKS, sampler="ddpm", steps=levels)
     settings = {
         "DDPM": full,
         "DDIM": full.model_copy(update={"sampler": "ddim", "steps": 60}),
