@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 import pytest
-from test_adapters import run
+from commands import call
 from tiny_llama import save_llama
 
 from evaluators.questions import SETS, compose, parse
@@ -64,11 +64,10 @@ def test_the_real_files_are_parsed_and_scored(
     (data / "commonsense_170k.json").write_text(json.dumps(rows[:200]))
     Path("real.yaml").write_text(RECIPE)
     save_llama(tmp_path / "llama", hidden_size=32, intermediate_size=64)
-    assert run("rpg-zoo collect real.yaml --data-root data --set zoo.batch_size=8") == 0
+    call("rpg-zoo collect real.yaml --data-root data --set zoo.batch_size=8")
     for protocol in ("generate", "loglikelihood"):
-        capsys.readouterr()
-        assert run(f"rpg-zoo score zoos/real --data-root data --set task.protocol={protocol} --json") == 0
-        metrics = json.loads(capsys.readouterr().out)["checkpoints"][0]["metrics"]
+        scored = call(f"rpg-zoo score zoos/real --data-root data --set task.protocol={protocol} --json")
+        metrics = json.loads(scored)["checkpoints"][0]["metrics"]
         with capsys.disabled():
             print(
                 protocol, {name: (round(m["value"], 1), round(m["stderr"], 1), m["n"]) for name, m in metrics.items()}
