@@ -56,9 +56,8 @@ class Case:
     index: Path
 
     def task(self) -> binary.BinaryTask:
-        # Checkpoints are validated on few images: the plain script does not validate at all.
         config = binary.Config(
-            name="binary", model=self.model, data="cifar10", augment="flip", validation=0.002, focal=0
+            name="binary", model=self.model, data="cifar10", augment="flip", validation=0.02, focal=0
         )
         return binary.build(config, self.data, torch.device("cpu"))
 
