@@ -14,17 +14,23 @@ from zoo.console import run_cli
 APPS = {"rpg-zoo": zoo.cli.app, "rpg": rpg.cli.app}
 
 
-def call(command: str, code: int = 0) -> str:
-    """What the command writes to stdout; where it is to fail, the one line on stderr that says why, the last."""
+def run(command: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr."""
     argv = command.split()
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr("sys.argv", argv)
         with pytest.raises(SystemExit) as exit:
             run_cli(APPS[argv[0]], argv[0])
-    assert (exit.value.code or 0) == code, err.getvalue()
+    return int(exit.value.code or 0), out.getvalue(), err.getvalue()
+
+
+def call(command: str, code: int = 0) -> str:
+    """What the command writes to stdout; where it is to fail, the one line on stderr that says why, the last."""
+    found, out, err = run(command)
+    assert found == code, err
     if code == 0:
-        return out.getvalue()
-    lines = err.getvalue().splitlines()
-    assert [line for line in lines if line.startswith(f"{argv[0]}: ")] == lines[-1:], err.getvalue()
+        return out
+    lines = err.splitlines()
+    assert [line for line in lines if line.startswith(f"{command.split()[0]}: ")] == lines[-1:], err
     return lines[-1]
