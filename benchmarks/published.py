@@ -105,11 +105,11 @@ def denoise(model: Generator, noisy: Tensor, timesteps: Tensor, hidden: Tensor) 
         if index > middle:
             features = features + skips.pop()
         assert isinstance(stage, ConvStage)
-        conv, *rest = stage
+        conv, *norm_and_elu = stage
         assert isinstance(conv, nn.Conv1d)
         features = conv((features + condition) * time)
-        for layer in rest:
-            features = layer(features)
+        if norm_and_elu:
+            features = F.elu(norm_and_elu[0](features))
         if index < len(denoiser.stages) - 1 - middle:
             skips.append(features)
     return features[:, 0].float()

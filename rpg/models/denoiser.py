@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from rpg.models.batchnorm import BatchNorm
+from rpg.models.elu import ELU
 
 TIME_DIM = 256
 MAX_PERIOD = 10_000.0
@@ -44,7 +45,7 @@ class ConvStage(nn.Sequential):
 
     def __init__(self, width_in: int, width_out: int, kernel_size: int, last: bool) -> None:
         conv = nn.Conv1d(width_in, width_out, kernel_size, padding=kernel_size // 2)
-        super().__init__(conv, *([] if last else [BatchNorm(width_out), nn.ELU()]))
+        super().__init__(conv, *([] if last else [BatchNorm(width_out), ELU()]))
 
     def forward(self, features: Tensor) -> Tensor:
         conv, *rest = self
@@ -73,8 +74,8 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def fold_norms(self) -> None:
-        """Put every BatchNorm into the convolution before it and activate in place. The estimate in evaluation mode
-        stays the same, up to rounding, and takes less time; training is over.
+        """Put every BatchNorm into the convolution before it. The estimate in evaluation mode stays the same, up to
+        rounding, and takes less time; training is over.
         """
         for stage in self.stages:
             assert isinstance(stage, ConvStage)
@@ -89,8 +90,7 @@ class Denoiser(nn.Module):
             conv.weight, conv.bias = fuse_conv_bn_weights(
                 conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias
             )
-            del stage[1:]
-            stage.append(nn.ELU(inplace=True))
+            del stage[1]
 
     def forward(self, noisy: Tensor, timesteps: Tensor, prototypes: Tensor) -> Tensor:
         """noisy (K, D), timesteps int64 (K,), prototypes (K, D) -> estimate of the noise (K, D), float32 at least."""
