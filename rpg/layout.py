@@ -49,9 +49,11 @@ class TensorLayout(Frozen):
 
         Raises ValueError when they are not finite.
         """
+        scale = 1 / self.std
+        offset = torch.tensor(-self.mean * scale, dtype=torch.float64)
         for part in _parts(value, chunk):
-            u = _unscaled(part, self.log_scale).sub_(self.mean).mul_(1 / self.std)
-            rounded = u.float()
+            u = _unscaled(part, self.log_scale)
+            rounded = torch.add(offset, u, alpha=scale, out=u).float()  # one pass over u
             if not math.isfinite(_squares(rounded)):
                 _refuse_unless_finite(self.name, u)  # values may also be just too large to square
             yield rounded
