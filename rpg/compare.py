@@ -150,14 +150,18 @@ def _compare(members: Sequence[_Members], task: Task, recipe: str) -> Comparison
     reference = _vectors(original)
     wrong = original.wrong()
     runs, itself = _runs(original.entries)
-    loo_distance = float(np.median(nearest(np.sqrt(_distances(reference, reference)), itself)[0]))
+    among_originals = _distances(reference, reference)
+    loo_distance = float(np.median(nearest(among_originals, itself)[0]))
     loo_iou = float(np.median(max_error_iou(wrong, wrong, itself)))
     good_from = float(np.median([s.metrics[task.headline].value for s in original.scores])) - MARGIN
     groups = []
     for member in members:
-        leave_out = itself if member is original else None
-        vectors = reference if member is original else _vectors(member)
-        distance = nearest(np.sqrt(_distances(vectors, reference)), leave_out)[0]
+        if member is original:
+            leave_out, to_originals, within = itself, among_originals, among_originals
+        else:
+            vectors = _vectors(member)
+            leave_out, to_originals, within = None, _distances(vectors, reference), _distances(vectors, vectors)
+        distance = nearest(to_originals, leave_out)[0]
         accuracy = np.array([s.metrics[task.headline].value for s in member.scores])
         unit = loo_distance or 1.0
         groups.append(
@@ -168,7 +172,7 @@ def _compare(members: Sequence[_Members], task: Task, recipe: str) -> Comparison
                 max_error_iou=tuple(max_error_iou(member.wrong(), wrong, leave_out).tolist()),
                 nearest=tuple(distance.tolist()),
                 nearest_ratio=tuple((distance / unit).tolist()),
-                spread=rms_spread(np.sqrt(_distances(vectors, vectors))) / unit,
+                spread=rms_spread(within) / unit,
                 novel_and_good=novel_and_good(distance, loo_distance, accuracy, good_from),
             )
         )
@@ -207,5 +211,5 @@ def _vectors(member: _Members) -> Vectors:
 
 
 def _distances(a: Vectors, b: Vectors) -> NDArray[np.float64]:
-    """Squared distances between whole networks."""
-    return np.sum([squared_distances(a[name], b[name]) for name in a], axis=0)
+    """Euclidean distances between whole networks, (A, B)."""
+    return np.sqrt(np.sum([squared_distances(a[name], b[name]) for name in a], axis=0))
