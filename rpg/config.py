@@ -154,10 +154,10 @@ Sampler: TypeAlias = Literal["ddpm", "ddim", "dpm++"]
 class GenerateConfig(Frozen):
     """Section `generate:` (paper, sections 3.1 and B.3).
 
-    `sampler`: the paper's DDPM (1000 steps) and DDIM (60), or DPM-Solver++, made for about 20. `mode` says how many
-    tokens are denoised together at most: one (sequential), 256 (partial) or all in memory (full). It changes time and
-    memory, not the weights. `conditions` are the tasks to generate for, `n` networks each, by a run that was trained
-    with conditions.
+    `sampler`: the paper's DDPM (1000 steps) and DDIM (60), or DPM-Solver++ with noise, made for about 20. `mode` says
+    how many tokens are denoised together at most: one (sequential), 256 (partial) or all in memory (full). It changes
+    time and memory, not the weights. `conditions` are the tasks to generate for, `n` networks each, by a run that was
+    trained with conditions.
     """
 
     n: PositiveInt = 10
