@@ -11,13 +11,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import torch
 
 import published
 from harness import Bench, Served, arguments, interleaved, serve
-from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
+from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, Precision, RPGConfig, TrainConfig
 from rpg.devices import Device, measure
 from rpg.estimate import estimate
 from rpg.layout import Layout
@@ -45,7 +44,6 @@ CASES = {
         TrainConfig(batch_size=2, diffusion_batch=8),
     ),
 }
-Precision: TypeAlias = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 STEPS_CHECKED = 3
 TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}  # of a loss, relative, after steps that rounding has made differ

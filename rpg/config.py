@@ -105,6 +105,9 @@ class DiffusionConfig(Frozen):
         return self
 
 
+Precision: TypeAlias = Literal["bfloat16", "float32"]
+
+
 class TrainConfig(Frozen):
     """How the generator is trained (paper, Table 11).
 
@@ -124,7 +127,7 @@ class TrainConfig(Frozen):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
     gradient_clipping: PositiveFloat | None = None
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    precision: Precision = "bfloat16"
     loss: Literal["value", "token"] = "value"
     diffusion_batch: PositiveInt = 1024
     save_every: PositiveInt = 1000

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
+from rpg.config import Precision
 from zoo.errors import Failed
 
 GB, T = 10**9, 10**12
@@ -28,7 +28,7 @@ class Device:
     memory: int | None
     source: str
 
-    def rate(self, precision: Literal["bfloat16", "float32"]) -> float:
+    def rate(self, precision: Precision) -> float:
         return self.bfloat16 if precision == "bfloat16" else self.float32
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import APPS, call
+from commands import call, run
 from safetensors.torch import load_file, save_file
 
-from zoo.console import run_cli
 from zoo.store import Zoo
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
@@ -20,17 +19,8 @@ TINY = str(Path(__file__).parent / "tiny.yaml")
 class Shell:
     """Runs commands in-process: exit code, stdout, stderr."""
 
-    def __init__(self, monkeypatch, capsys):
-        self.monkeypatch, self.capsys = monkeypatch, capsys
-
     def __call__(self, command):
-        argv = command.split()
-        self.monkeypatch.setattr("sys.argv", argv)
-        self.capsys.readouterr()
-        with pytest.raises(SystemExit) as exit:
-            run_cli(APPS[argv[0]], argv[0])
-        out, err = self.capsys.readouterr()
-        return exit.value.code or 0, out, err
+        return run(command)
 
     def json(self, command):
         code, out, err = self(f"{command} --json")
@@ -49,9 +39,9 @@ class Shell:
 
 
 @pytest.fixture
-def shell(monkeypatch, capsys):
+def shell(monkeypatch):
     monkeypatch.delenv("RPG_DATA", raising=False)
-    return Shell(monkeypatch, capsys)
+    return Shell()
 
 
 @pytest.fixture(scope="module")
