@@ -47,8 +47,8 @@ def expected(tmp_path_factory):
 
 
 @pytest.fixture
-def shell(monkeypatch, capsys):
-    return Shell(monkeypatch, capsys)
+def shell():
+    return Shell()
 
 
 class Pool(LocalPool):
