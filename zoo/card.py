@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import yaml
 from zoo.files import read_records
 from zoo.licenses import ingredients
 from zoo.manifest import Origin
-from zoo.recipe import recipe_of
+from zoo.recipe import task_of
 from zoo.scoring import Score, summaries
 from zoo.store import Zoo
 from zoo.tasks import library_config
@@ -67,7 +67,7 @@ def checkpoint_card(zoo: Zoo, id: str, repo_id: str, license: str, library: str,
     """The card of a model repository that holds one checkpoint, in a file, in the format of its library."""
     origin = zoo.manifest.origin
     metadata: dict[str, Any] = {"license": license, "library_name": library, "tags": [SITE, library, origin.kind]}
-    base = library_config(recipe_of(origin).sections["task"]).get("base_model_name_or_path", "")
+    base = library_config(task_of(origin)).get("base_model_name_or_path", "")
     if HUB_ID.fullmatch(base):
         metadata["base_model"] = base
     tick = "```"
@@ -83,13 +83,17 @@ def checkpoint_card(zoo: Zoo, id: str, repo_id: str, license: str, library: str,
     return _front_matter(metadata) + "\n\n".join(parts) + "\n"
 
 
-def generator_card(origin: Origin, num_parameters: int, checkpoints: int, repo_id: str, license: str) -> str:
-    """The card of a model repository that holds a trained generator (`origin` is its run's)."""
+def generator_card(
+    origin: Origin, what: str, facts: Mapping[str, Any], checkpoints: int, repo_id: str, license: str
+) -> str:
+    """The card of a model repository that holds a trained generator: `origin` is its run's, `what` its method in words,
+    `facts` what that says of what it has learnt.
+    """
     metadata = {"license": license, "library_name": SITE, "tags": [SITE, "weight-generation", "diffusion"]}
     parts = [
         f"# A generator of neural networks: {origin.name}",
-        f"A recurrent diffusion model of {num_parameters:,} parameters that draws the weights of whole networks, "
-        f"trained on {checkpoints} checkpoints of task {origin.task}.",
+        f"It draws the weights of whole networks, learnt from {checkpoints} checkpoints of task {origin.family}. "
+        f"Method: {what}. {', '.join(f'{name} {value}' for name, value in facts.items())}.",
         f"## Generating\n\n```sh\nrpg generate hf://{repo_id} -n 10\n```",
         *_made(origin, license),
     ]
@@ -128,7 +132,7 @@ def _what(zoo: Zoo) -> str:
     counts = ", ".join(f"{splits.count(split)} of split `{split}`" for split in sorted(set(splits)))
     return (
         f"{len(zoo.entries)} checkpoints ({counts}) of {zoo.structure.numel:,} values each, {origin.kind} for task "
-        f"{origin.task} with recipe {origin.name}."
+        f"{origin.family} with recipe {origin.name}."
     )
 
 
@@ -157,7 +161,7 @@ def _made(origin: Origin, license: str) -> list[str]:
     return [
         "## How it was made",
         f"`{shlex.join(origin.command)}`\n\nwith {versions}.",
-        f"<details><summary>The whole recipe</summary>\n\n```yaml\n{origin.recipe.rstrip()}\n```\n\n</details>",
+        f"<details><summary>The whole recipe</summary>\n\n```yaml\n{origin.recipe_text().rstrip()}\n```\n\n</details>",
         "## Licence",
         terms,
     ]

@@ -6,16 +6,12 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import Corrupt, Failed, MissingData, MissingExtra
 
 if TYPE_CHECKING:
     import torch
-
-    from zoo.recipe import Recipe
-    from zoo.tasks.base import Task
 
 EXIT_CODES: dict[type[Exception], int] = {
     ValueError: 2,
@@ -95,13 +91,6 @@ def describe_push(found: dict[str, Any]) -> str:
         lines = [f"{size:>14,}  {name}" for name, size in found["files"].items()]
         return "\n".join([*lines, f"{found['bytes']:>14,}  bytes would be published in {found['repo']}"])
     return f"{found['repo']} at {found['tag']}: {found['uploaded']} files, {found['bytes']:,} bytes uploaded"
-
-
-def open_task(recipe: Recipe, data_root: Path | None, device: str) -> Task:
-    """The recipe's task with its data, on this device."""
-    from zoo.tasks import build_task
-
-    return build_task(recipe.sections["task"], data_root, pick_device(device))
 
 
 def pick_device(name: str) -> torch.device:

@@ -29,7 +29,7 @@ from zoo.checkpoint import content_hash, load_foreign, save_tensors
 from zoo.errors import Corrupt
 from zoo.files import atomic_path, unwritable_is_failed, write_bytes
 from zoo.manifest import Entry
-from zoo.recipe import recipe_of
+from zoo.recipe import task_of
 from zoo.store import Zoo
 from zoo.tasks import library_config, task_library
 
@@ -85,7 +85,7 @@ def export_checkpoint(zoo: Zoo, entry: Entry, form: str, target: Path) -> str:
 
 
 def _library_config(zoo: Zoo, form: str) -> dict[str, Any]:
-    task = recipe_of(zoo.manifest.origin).sections["task"]
+    task = task_of(zoo.manifest.origin)
     if (library := task_library(task)) != form:
         raise ValueError(
             f"networks of {zoo.manifest.origin.name} are {library}'s; export them with --format {library}, "

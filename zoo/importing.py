@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo.errors import Corrupt
 from zoo.foreign import Source, activations, by_order, detect, sources
-from zoo.manifest import Origin, versions
+from zoo.manifest import Origin, settings_of, versions
 from zoo.progress import progress
 from zoo.recipe import Recipe
 from zoo.store import ZooWriter
@@ -72,21 +72,21 @@ class Checker:
     def __init__(self, place: Path, form: str, recipe: Recipe | None) -> None:
         self.place = place
         self.form = form
-        self.structure = task_structure(recipe.sections["task"]) if recipe else None
+        self.structure = task_structure(recipe.task) if recipe else None
         self._rename = recipe is not None and form == "modelzoo"
         self._recipe = recipe
 
     @cached_property
     def frozen(self) -> dict[str, Tensor]:
         """The tensors that all networks of the recipe share. Raises MissingData when those are not there."""
-        return task_frozen(self._recipe.sections["task"]) if self._recipe else {}
+        return task_frozen(self._recipe.task) if self._recipe else {}
 
     def load(self, source: Source) -> dict[str, Tensor]:
         """Raises ValueError or Corrupt with what is wrong."""
         if source.problem:
             raise ValueError(source.problem)
         if self._recipe:
-            check_source(self._recipe.sections["task"], source.path)
+            check_source(self._recipe.task, source.path)
         tensors = source.load(self.form)
         if not tensors:
             raise ValueError("holds no tensors")
@@ -188,13 +188,11 @@ def _origin(place: Path, form: str, found: Sequence[Source], recipe: Recipe | No
     name = "".join(c if c.isprintable() else "-" for c in place.resolve().name)
     settings: dict[str, JsonValue] = {"format": form, "source": name, "files": digest}
     if recipe:
-        return recipe.origin("imported", command).model_copy(update={"settings": settings})
+        name = recipe.name
     return Origin(
         name=name,
         kind="imported",
-        task="unknown",
-        recipe="",
-        recipe_sha256=hashlib.sha256(b"").hexdigest(),
+        task=settings_of(recipe.task) if recipe else {},
         settings=settings,
         command=command,
         versions=versions(),

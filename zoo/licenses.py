@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zoo.manifest import Origin
-from zoo.recipe import recipe_of
+from zoo.recipe import task_of
 from zoo.tasks import library_config, task_library
 
 
@@ -41,8 +41,8 @@ BASES = {"yahma/llama-7b-hf": (None, "Meta's LLaMA licence, for research; not to
 
 def ingredients(origin: Origin) -> list[Ingredient]:
     """What weights of this origin were made of: a data set, and pretrained weights if any."""
-    task = recipe_of(origin).sections["task"] if origin.recipe else None
-    data = str(getattr(task, "data", origin.task))
+    task = task_of(origin) if origin.task else None
+    data = str(getattr(task, "data", origin.family))
     found = [Ingredient(data, *DATA.get(data, (None, "see where it comes from")))]
     if task is None:
         return found

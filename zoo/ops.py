@@ -21,7 +21,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from zoo.manifest import Entry, Origin
+from zoo.manifest import Entry, Origin, settings_of
 from zoo.seeds import Seed, generator
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import DTYPES, Frozen, Structure, TensorSpec
@@ -48,7 +48,7 @@ def perturb(config: PerturbConfig, zoo: Zoo, entries: Sequence[Entry], origin: O
     """
     if config.kind == "average" and config.average_of > len(entries):
         raise ValueError(f"cannot average {config.average_of} networks of {zoo.path}, there are {len(entries)}")
-    made_by = {"kind": "perturbed", "parents": (zoo.sha256,), "settings": config.model_dump(mode="json")}
+    made_by = {"kind": "derived", "parents": (zoo.sha256,), "settings": {"perturb": settings_of(config)}}
     with ZooWriter(path, origin.model_copy(update=made_by), zoo.structure, zoo.frozen()) as writer:
         moments = moments_of(zoo, entries) if config.kind in ("mean", "gaussian") and not writer.complete else None
         for k in range(1 if config.kind == "mean" else config.n):

@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.conditions import BITS, bits, distance
-from zoo.manifest import Entry, Origin
+from zoo.manifest import Entry, Origin, settings_of
 from zoo.ops import finished, floats, moments_of
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Frozen
@@ -41,7 +41,7 @@ def predict(config: PredictConfig, zoo: Zoo, entries: Sequence[Entry], origin: O
     """
     if bare := [entry.id for entry in entries if entry.condition is None]:
         raise ValueError(f"{bare[0]} of {zoo.path} has no condition; expected a zoo of binary tasks")
-    made_by = {"kind": "perturbed", "parents": (zoo.sha256,), "settings": config.model_dump(mode="json")}
+    made_by = {"kind": "derived", "parents": (zoo.sha256,), "settings": {"predict": settings_of(config)}}
     with ZooWriter(path, origin.model_copy(update=made_by), zoo.structure, zoo.frozen()) as writer:
         fitted = fit(zoo, entries) if config.kind == "regression" and not writer.complete else {}
         for condition in config.conditions:

@@ -20,7 +20,7 @@ from torch import Tensor
 from evaluators import commonsense as evaluator
 from evaluators.questions import SETS, prompt, wording
 from zoo.checkpoint import content_hash
-from zoo.collect import Checkpoint, CollectConfig, State, jobs, train
+from zoo.collect import Checkpoint, State, jobs, train
 from zoo.recipe import load_recipe
 from zoo.state import pack_state
 from zoo.store import Zoo
@@ -75,7 +75,7 @@ def task(place: Path, monkeypatch: pytest.MonkeyPatch) -> commonsense.Commonsens
 
 
 def opened(**changed: Any) -> commonsense.CommonsenseTask:
-    config = load_recipe("mini.yaml").sections["task"].model_copy(update=changed)
+    config = load_recipe("mini.yaml").task.model_copy(update=changed)
     built = build_task(config, Path("data"), CPU)
     assert isinstance(built, commonsense.CommonsenseTask)
     return built
@@ -196,7 +196,7 @@ def test_the_adapter_of_nvlabs_is_read(shell: Shell, place: Path) -> None:
     folder = place / "nvlabs"
     folder.mkdir()
     torch.save(theirs, folder / "adapter_model.bin")
-    config = adapters.adapter_config(load_recipe("mini.yaml").sections["task"].adapter)
+    config = adapters.adapter_config(load_recipe("mini.yaml").task.adapter)
     del config["use_dora"]
     (folder / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "DORA", "dora_simple": True}))
     shell("rpg-zoo import nvlabs --recipe mini.yaml --out zoos/nvlabs")
@@ -388,7 +388,7 @@ def test_batches_depend_on_seed_and_number_alone_and_validation_is_never_trained
 
 
 def test_training_resumes_from_a_state_without_the_base(task: commonsense.CommonsenseTask) -> None:
-    config = load_recipe("mini.yaml").section("zoo", CollectConfig)
+    config = load_recipe("mini.yaml").zoo
     job = jobs(config)[0]
     events, states = [], []
     for event in train(config, task, job, None, ()):

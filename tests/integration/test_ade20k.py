@@ -134,7 +134,7 @@ def test_the_recipe_has_mmsegmentations_network() -> None:
     assert ours["data_preprocessor"].pop("test_cfg") == {"size": (512, 512)}
     assert ours == theirs
 
-    config = load_recipe("ade20k").sections["task"]
+    config = load_recipe("ade20k").task
     structure, constants = task_structure(config), task_frozen(config)
     buffers = (".running_mean", ".running_var", ".num_batches_tracked")
     parameters = sum(spec.numel for spec in structure if not spec.name.endswith(buffers))

@@ -121,7 +121,7 @@ def test_a_missing_part_is_said_with_layout_and_source(root: Path, gone: str, tm
 
 def test_without_detectron2_it_is_said_how_to_get_it(root: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "detectron2.modeling", None)
-    config = load_recipe("coco").sections["task"]
+    config = load_recipe("coco").task
     with pytest.raises(MissingExtra, match=r"rpg-zoo.det..*no-build-isolation.*detectron2@"):
         build_task(config, root, "cpu")  # type: ignore[arg-type]
     monkeypatch.chdir(root)

@@ -85,7 +85,7 @@ def test_networks_are_those_of_detectron2s_configuration(task: Any) -> None:
 
 
 def test_the_papers_network_has_its_number_of_values() -> None:
-    found = task_structure(load_recipe("coco").sections["task"])
+    found = task_structure(load_recipe("coco").task)
     assert found.numel == 110_895_792
     assert {spec.kind for spec in found} == {"float"}
 

@@ -16,7 +16,7 @@ from commands import call
 from PIL import Image
 
 from zoo.checkpoint import load_foreign
-from zoo.recipe import recipe_from_text
+from zoo.recipe import task_of
 from zoo.store import Zoo
 from zoo.tasks import build_task, images
 from zoo.tasks.classification import Config
@@ -103,7 +103,7 @@ def test_a_family_goes_the_whole_way_on_photographs(model, options, photos):
 
 
 def _task_of(made: Zoo) -> dict:
-    return recipe_from_text("mini", made.manifest.origin.recipe).sections["task"].model_dump(mode="json")
+    return task_of(made.manifest.origin).model_dump(mode="json")
 
 
 def _alone(scored: dict, row: int) -> dict:

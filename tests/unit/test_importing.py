@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import zoo.importing
+from learning import train
 from rpg.config import DiffusionConfig, GeneratorConfig, RPGConfig, TrainConfig
-from rpg.train import train
 from zoo.checkpoint import save_tensors
 from zoo.errors import Failed
 from zoo.foreign import detect
 from zoo.importing import Report, import_zoo
-from zoo.recipe import Recipe, load_recipe, recipe_of
+from zoo.recipe import Recipe, load_recipe, task_of
 from zoo.scoring import score
 from zoo.store import Zoo
 from zoo.tasks import build_task, task_structure
@@ -30,7 +30,7 @@ def network(seed: int) -> dict[str, Tensor]:
 
 
 def of_recipe(recipe: Recipe, seed: int) -> dict[str, Tensor]:
-    return {n: t.detach() for n, t in build_task(recipe.sections["task"], None, CPU).build(seed).state_dict().items()}
+    return {n: t.detach() for n, t in build_task(recipe.task, None, CPU).build(seed).state_dict().items()}
 
 
 def run(place: Path, out: Path, form: str | None = None, recipe: Recipe | None = None, dry_run: bool = False) -> Report:
@@ -147,7 +147,7 @@ def model_zoo(place: Path, networks: dict[tuple[int, int], dict[str, Tensor]]) -
 
 def test_model_zoos_map_by_order_and_join_on_the_iteration(tmp_path: Path) -> None:
     recipe = load_recipe("cifar10-cnn-small")
-    structure = task_structure(recipe.sections["task"])
+    structure = task_structure(recipe.task)
     torch.manual_seed(0)
     networks = {(t, s): {spec.name: torch.randn(spec.shape) for spec in structure} for t in (3, 4) for s in (0, 2)}
     layers = (0, 4, 8, 11, 14)
@@ -264,7 +264,7 @@ def test_a_zoo_without_recipe_says_that_it_cannot_be_scored(tmp_path: Path) -> N
     torch.save(network(0), tmp_path / "a.pth")
     run(tmp_path / "a.pth", tmp_path / "zoo")
     with pytest.raises(ValueError, match="--recipe"):
-        recipe_of(Zoo.open(tmp_path / "zoo").manifest.origin)
+        task_of(Zoo.open(tmp_path / "zoo").manifest.origin)
 
 
 def test_an_imported_zoo_is_learnt_from_and_scored(tmp_path: Path) -> None:
@@ -276,12 +276,12 @@ def test_an_imported_zoo_is_learnt_from_and_scored(tmp_path: Path) -> None:
     run(place, tmp_path / "zoo", recipe=recipe)
     imported = Zoo.open(tmp_path / "zoo")
     config = RPGConfig(
+        name="rpg",
         generator=GeneratorConfig(token_size=64, d_model=32, d_state=8, head_dim=32, num_layers=1, channels=(1, 4, 1)),
         diffusion=DiffusionConfig(num_steps=20),
         train=TrainConfig(batch_size=2, steps=3, precision="float32"),
     )
-    origin = recipe.origin("trained", ("test",), (imported.sha256,))
-    made = train(config, imported, imported.select("train"), origin, tmp_path / "run", CPU)
+    made = train(config, imported, tmp_path / "run")
     assert made.trained
-    task = build_task(recipe.sections["task"], None, CPU)
+    task = build_task(recipe.task, None, CPU)
     assert [s.id for s in score(imported, task, tmp_path / "scores")] == [entry.id for entry in imported.entries]

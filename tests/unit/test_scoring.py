@@ -10,9 +10,7 @@ from zoo.structure import Structure
 from zoo.tasks import build_task
 from zoo.tasks.classification import Config
 
-ORIGIN = Origin(
-    name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
-)
+ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 
 
 @pytest.fixture(scope="module")
