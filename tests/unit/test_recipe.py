@@ -96,7 +96,7 @@ def test_keywords_are_overrides_by_the_fields_own_name():
         ("method: {diffusion: {beta_start: 0.5}}", ["beta_start = 0.5 must not exceed"]),
         ("eval: {noise: []}", ["eval.noise", "at least 1"]),
         ("eval: {noise: [0.1, 0.1]}", ["different levels"]),
-        ("method: {train: []}", ["rpg.train"]),
+        ("method: {train: []}", ["method.train"]),
         ("zoo: []", ["does not fit onto"]),
         ("extends: nothing", ["extends 'nothing'"]),
     ],
