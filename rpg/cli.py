@@ -288,7 +288,6 @@ def estimate(
     from rpg.sizes import CHECKPOINTS
     from zoo.collect import CollectConfig, jobs
     from zoo.recipe import base_names, load_base, load_recipe
-    from zoo.tasks import task_conditions, task_structure
 
     num_states = CHECKPOINTS
     if recipe in base_names():
@@ -299,12 +298,12 @@ def estimate(
         plan = load_recipe(recipe, overrides)
         name, sections = plan.name, plan.sections
         assert isinstance(sections["zoo"], CollectConfig)
-        training = [job for job in jobs(sections["zoo"], task_conditions(sections["task"])) if job.split == "train"]
+        training = [job for job in jobs(sections["zoo"], plan.task.conditions()) if job.split == "train"]
         num_states = sections["zoo"].checkpoints * len(training)
     config, sampling = sections["rpg"], sections["generate"]
     assert isinstance(config, RPGConfig)
     assert isinstance(sampling, GenerateConfig)
-    shapes = [(parameters,)] if parameters else [spec.shape for spec in generated(task_structure(sections["task"]))]
+    shapes = [(parameters,)] if parameters else [spec.shape for spec in generated(plan.task.structure())]
     machine = DEVICES[device] if device in DEVICES else measure(pick_device(device))
     found = estimate_cost(config, sampling, shapes, num_states, machine)
     emit({"recipe": name, **found}, as_json, describe(name, found))

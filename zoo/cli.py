@@ -23,7 +23,7 @@ def recipes(as_json: Json = False) -> None:
     """List the recipes that come with the package."""
     from zoo.recipe import load_recipe, recipe_names
 
-    rows = {name: load_recipe(name).sections["task"].model_dump(mode="json") for name in recipe_names()}
+    rows = {name: load_recipe(name).task.model_dump(mode="json") for name in recipe_names()}
     text = "\n".join(
         f"{name:<28}{row['name']:<16}{row.get('model') or row['size']} on {row['data']}" for name, row in rows.items()
     )
@@ -50,17 +50,16 @@ def collect(
     from zoo.collect import CollectConfig, jobs
     from zoo.engines import Plan, collect_zoos
     from zoo.recipe import load_recipe
-    from zoo.tasks import task_conditions, task_structure
 
     loaded = [load_recipe(name, overrides) for name in recipes]
     places = [out if out and len(loaded) == 1 else (out or Path("zoos")) / recipe.name for recipe in loaded]
     if len(set(places)) < len(places):
         raise ValueError(f"got {', '.join(map(str, places))} as places to collect into; expected each recipe once")
     plans = [
-        Plan(r.sections["task"], r.section("zoo", CollectConfig), r.origin("collected", command_line("rpg-zoo")), place)
+        Plan(r.task, r.section("zoo", CollectConfig), r.origin("collected", command_line("rpg-zoo")), place)
         for r, place in zip(loaded, places, strict=True)
     ]
-    counts = [len(jobs(plan.config, task_conditions(plan.task))) for plan in plans]
+    counts = [len(jobs(plan.config, plan.task.conditions())) for plan in plans]
     runs = sum(counts)
     if workers and workers > runs:
         say(
@@ -78,7 +77,7 @@ def collect(
     ]
     if dry_run:
         for row, plan in zip(rows, plans, strict=True):
-            row["values"] = task_structure(plan.task).numel  # which also checks the network
+            row["values"] = plan.task.structure().numel  # which also checks the network
         text = [
             f"would train {r['runs']} network(s) and save {r['checkpoints']} checkpoints of {r['values']:,} values "
             f"to {r['out']}"

@@ -99,9 +99,7 @@ def describe_push(found: dict[str, Any]) -> str:
 
 def open_task(recipe: Recipe, data_root: Path | None, device: str) -> Task:
     """The recipe's task with its data, on this device."""
-    from zoo.tasks import build_task
-
-    return build_task(recipe.sections["task"], data_root, pick_device(device))
+    return recipe.task.build(data_root, pick_device(device))
 
 
 def pick_device(name: str) -> torch.device:

@@ -28,7 +28,8 @@ from yaml import AliasEvent, YAMLError
 from zoo.errors import suggest
 from zoo.manifest import RECIPE_CHARACTERS, Origin, OriginKind, versions
 from zoo.structure import Frozen
-from zoo.tasks import task_module
+from zoo.tasks import config_class
+from zoo.tasks.base import TaskConfig
 
 # Where each section's schema lives. Names, not imports: a typo in `rpg:` must stop `rpg-zoo collect` before hours of
 # work, while zoo code stays unaware of generators.
@@ -56,9 +57,11 @@ class Recipe:
     sections: dict[str, Frozen]
 
     @property
-    def task_name(self) -> str:
-        """The task family, for example `classification`."""
-        return str(self.sections["task"].model_dump()["name"])
+    def task(self) -> TaskConfig:
+        """Section `task:`."""
+        section = self.sections["task"]
+        assert isinstance(section, TaskConfig)
+        return section
 
     def origin(
         self,
@@ -71,7 +74,7 @@ class Recipe:
         return Origin(
             name=self.name,
             kind=kind,
-            task=self.task_name,
+            task=self.task.name,
             recipe=self.text,
             recipe_sha256=self.sha256,
             settings=settings.model_dump(mode="json") if settings else {},
@@ -222,7 +225,7 @@ def _schema(key: str, tree: Mapping[str, Any]) -> type[Frozen]:
     if key == "task":
         if "name" not in tree:
             raise ValueError("task.name is required: the task family, as in `task: {name: classification}`")
-        return task_module(str(tree.get("name"))).Config
+        return config_class(str(tree.get("name")))
     module, _, attribute = SECTIONS[key].partition(":")
     return getattr(import_module(module), attribute)
 

@@ -18,7 +18,7 @@ from PIL import Image
 from zoo.checkpoint import load_foreign
 from zoo.recipe import recipe_from_text
 from zoo.store import Zoo
-from zoo.tasks import build_task, images
+from zoo.tasks import images
 from zoo.tasks.classification import Config
 
 CPU = torch.device("cpu")
@@ -88,7 +88,7 @@ def test_a_family_goes_the_whole_way_on_photographs(model, options, photos):
 
     # timm's own preparation of a test image, by what config.json says, gives the logits that are scored.
     originals = Zoo.open(Path("zoos/mini"))
-    opened = build_task(Config.from_json(json.dumps(_task_of(originals))), photos, CPU)
+    opened = Config.from_json(json.dumps(_task_of(originals))).build(photos, CPU)
     mine = opened.build(0)
     opened.load(mine, originals.load(originals.entry("seed00000-0001")))
     loaded = timm.create_model("local-dir:original", pretrained=True).eval()
@@ -103,7 +103,7 @@ def test_a_family_goes_the_whole_way_on_photographs(model, options, photos):
 
 
 def _task_of(made: Zoo) -> dict:
-    return recipe_from_text("mini", made.manifest.origin.recipe).sections["task"].model_dump(mode="json")
+    return recipe_from_text("mini", made.manifest.origin.recipe).task.model_dump(mode="json")
 
 
 def _alone(scored: dict, row: int) -> dict:

@@ -29,7 +29,6 @@ from zoo.recipe import load_recipe, recipe_from_text
 from zoo.scoring import score
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
-from zoo.tasks import build_task
 
 EXAMPLES = readers.examples()
 NAMES = sorted(EXAMPLES)
@@ -284,10 +283,10 @@ def test_run_records_stay_in_their_run(tmp_path: Path) -> None:
 )
 def test_a_recipe_names_no_code_but_registered_tasks(change: dict[str, object]) -> None:
     """So nothing needs a flag that says it may be trusted."""
-    config = json.loads(json.dumps(load_recipe("digits").sections["task"].model_dump(mode="json"))) | change
+    config = json.loads(json.dumps(load_recipe("digits").task.model_dump(mode="json"))) | change
     tree = readers.yaml.safe_load(readers.origin().recipe) | {"task": config}
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
-        build_task(recipe_from_text("theirs", json.dumps(tree)).sections["task"], None, torch.device("cpu")).build(0)
+        recipe_from_text("theirs", json.dumps(tree)).task.build(None, torch.device("cpu")).build(0)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +319,7 @@ def test_scoring_reads_no_file_that_a_recipe_names(tmp_path: Path) -> None:
     """
     os.mkfifo(tmp_path / "secret.pth")
     recipe = load_recipe("digits", [f"task.pretrained={tmp_path / 'secret.pth'}"])
-    task = build_task(recipe_from_text("theirs", recipe.text).sections["task"], None, torch.device("cpu"))
+    task = recipe_from_text("theirs", recipe.text).task.build(None, torch.device("cpu"))
     weights = task.weights(task.build(0))
     with ZooWriter(tmp_path / "zoo", recipe.origin("imported", ("x",)), Structure.of(weights)) as writer:
         writer.add("a", weights, seed=0, split="train")

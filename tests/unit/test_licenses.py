@@ -41,5 +41,5 @@ def test_weights_of_unknown_origin_are_refused() -> None:
 def test_the_data_sets_of_all_recipes_have_terms() -> None:
     from zoo.recipe import recipe_names
 
-    data = {load_recipe(name).sections["task"].model_dump()["data"] for name in recipe_names()}
+    data = {load_recipe(name).task.model_dump()["data"] for name in recipe_names()}
     assert data <= set(DATA)

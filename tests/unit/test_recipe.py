@@ -27,7 +27,7 @@ def test_scientific_notation_is_a_number_and_defaults_are_filled(write):
     zoo = recipe.section("zoo", CollectConfig)
     assert (zoo.learning_rate, zoo.checkpoints) == (1e-2, 50)
     assert recipe.section("rpg", RPGConfig) == RPGConfig()
-    assert (recipe.name, recipe.task_name) == ("mine", "classification")
+    assert (recipe.name, recipe.task.name) == ("mine", "classification")
 
 
 def test_extends_merges_deeply_and_the_nearer_file_wins(write):

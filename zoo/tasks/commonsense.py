@@ -31,7 +31,6 @@ from zoo.tasks.base import Batch, Split, TaskConfig
 from zoo.tasks.instructions import IGNORED, encode, fingerprint, load_questions, load_training
 from zoo.tasks.loading import epochs
 
-LIBRARY = "peft"
 EVALUATION_BATCH = 16
 VALIDATION_SEED = 0  # the same texts are held out in every run, whatever its seed
 
@@ -52,6 +51,7 @@ class Config(TaskConfig):
       `max_new_tokens`: how (evaluators.commonsense).
     """
 
+    library = "peft"
     name: Literal["commonsense"]
     model: str = "yahma/llama-7b-hf"
     dtype: Dtype = "bfloat16"
@@ -83,32 +83,30 @@ class Config(TaskConfig):
     def asking(self) -> Settings:
         return Settings(self.protocol, self.beams, self.max_new_tokens)
 
+    def build(self, data_root: Path | None, device: torch.device) -> CommonsenseTask:
+        """The base and the training texts are read when they are needed. Raises MissingData or Corrupt for the
+        questions.
+        """
+        questions: dict[str, list[Question]] = {name: load_questions(name, data_root, self.limit) for name in self.sets}
+        return CommonsenseTask(self, questions, data_root, device)
 
-def build(config: Config, data_root: Path | None, device: torch.device) -> CommonsenseTask:
-    """The task; its base and data are read when they are needed. Raises MissingData or Corrupt for the questions."""
-    questions: dict[str, list[Question]] = {name: load_questions(name, data_root, config.limit) for name in config.sets}
-    return CommonsenseTask(config, questions, data_root, device)
+    def structure(self) -> Structure:
+        """The structure of the adapter, without the base's weights. Raises MissingExtra, ValueError for `targets` that
+        the base does not have, and MissingData for a base whose sizes are not known here.
+        """
+        return Structure.of(adapters.meta_adapter(self.adapter))
 
+    def library_config(self) -> dict[str, Any]:
+        """peft's `adapter_config.json`."""
+        return adapters.adapter_config(self.adapter)
 
-def structure(config: Config) -> Structure:
-    """The structure of the adapter, without the base's weights. Raises MissingExtra, ValueError for `targets` that the
-    base does not have, and MissingData for a base whose sizes are not known here.
-    """
-    return Structure.of(adapters.meta_adapter(config.adapter))
-
-
-def library_config(config: Config) -> dict[str, Any]:
-    """peft's `adapter_config.json`."""
-    return adapters.adapter_config(config.adapter)
-
-
-def check_source(config: Config, path: Path) -> None:
-    """Raise ValueError if the adapter file at `path` is, by its configuration, not one of this task; Corrupt if that is
-    damaged.
-    """
-    beside = path.parent / "adapter_config.json"
-    if beside.is_file():
-        adapters.check_config(beside, config.adapter)
+    def check_source(self, path: Path) -> None:
+        """Raise ValueError if the adapter file at `path` is, by its configuration, not one of this task; Corrupt if
+        that is damaged.
+        """
+        beside = path.parent / "adapter_config.json"
+        if beside.is_file():
+            adapters.check_config(beside, self.adapter)
 
 
 class CommonsenseTask:

@@ -27,7 +27,6 @@ from zoo.tasks.base import Split, TaskConfig
 from zoo.tasks.coco import Json
 from zoo.tasks.loading import epochs, keys, load, loader_workers
 
-LIBRARY = "detectron2"
 VALIDATION_SEED = 0  # the same images are held out in every run, whatever its seed
 
 
@@ -43,6 +42,7 @@ class Config(TaskConfig):
     - `validation`: the share of the training images that is never trained on.
     """
 
+    library = "detectron2"
     name: Literal["detection"]
     model: Literal["vitdet-base", "vitdet-tiny"]
     data: Literal["coco"]
@@ -51,24 +51,21 @@ class Config(TaskConfig):
     pretrained: str | None = None
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.002
 
+    def build(self, data_root: Path | None, device: torch.device) -> DetectionTask:
+        """Data are found; annotations are read when they are needed. Raises MissingExtra or MissingData."""
+        detectron.require()
+        coco.check_layout(data_root)
+        assert data_root is not None
+        return DetectionTask(self, data_root, device)
 
-def build(config: Config, data_root: Path | None, device: torch.device) -> DetectionTask:
-    """The task, with its data found; annotations are read when they are needed. Raises MissingExtra or MissingData."""
-    detectron.require()
-    coco.check_layout(data_root)
-    assert data_root is not None
-    return DetectionTask(config, data_root, device)
+    def structure(self) -> Structure:
+        """Raises MissingExtra."""
+        network = detectron.build_without_memory(self.model, self.classes, self.image_size)
+        return Structure.of(network.state_dict(keep_vars=True))
 
-
-def structure(config: Config) -> Structure:
-    """The structure of the networks, without data, downloads or memory. Raises MissingExtra."""
-    network = detectron.build_without_memory(config.model, config.classes, config.image_size)
-    return Structure.of(network.state_dict(keep_vars=True))
-
-
-def library_config(config: Config) -> dict[str, Any]:
-    """Nothing: detectron2's checkpoints are `{"model": tensors}`."""
-    return {}
+    def library_config(self) -> dict[str, Any]:
+        """Nothing: detectron2's checkpoints are `{"model": tensors}`."""
+        return {}
 
 
 class DetectionTask:

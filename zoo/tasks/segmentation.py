@@ -28,7 +28,6 @@ from zoo.tasks.loading import epochs
 if TYPE_CHECKING:
     from zoo.tasks.ade20k import Scenes
 
-LIBRARY = "mmseg"
 VALIDATION_SEED = 0  # the same images are held out in every run, whatever its seed
 CLASSES = 150
 RELEASE = "https://github.com/open-mmlab/mmsegmentation/tree/main/configs/mae"
@@ -46,6 +45,7 @@ class Config(TaskConfig):
     - `validation`: the share of the training images that is never trained on.
     """
 
+    library = "mmseg"
     name: Literal["segmentation"]
     data: Literal["ade20k"] = "ade20k"
     size: Literal["base", "tiny"] = "base"
@@ -59,50 +59,46 @@ class Config(TaskConfig):
         """How many classes the network tells apart."""
         return len(self.classes) or CLASSES
 
+    def build(self, data_root: Path | None, device: torch.device) -> SegmentationTask:
+        """Data are found. Raises MissingExtra without mmsegmentation, MissingData or Corrupt for the data, ValueError
+        for classes that do not exist or a `validation` that is too small or too large for the data.
+        """
+        from zoo.tasks.ade20k import load_scenes
 
-def build(config: Config, data_root: Path | None, device: torch.device) -> SegmentationTask:
-    """The task with its data found. Raises MissingExtra without mmsegmentation, MissingData or Corrupt for the data,
-    ValueError for classes that do not exist or a `validation` that is too small or too large for the data.
-    """
-    from zoo.tasks.ade20k import load_scenes
+        return SegmentationTask(self, load_scenes(data_root, self.classes, self.crop), device)
 
-    return SegmentationTask(config, load_scenes(data_root, config.classes, config.crop), device)
+    def structure(self) -> Structure:
+        """Raises MissingExtra, and ValueError for classes that do not exist."""
+        from zoo.tasks import openmmlab
+        from zoo.tasks.ade20k import class_numbers
 
+        class_numbers(self.classes)
+        state = openmmlab.empty_network(self.size, self.crop, self.outputs).state_dict(keep_vars=True)
+        return Structure.of({name: tensor for name, tensor in state.items() if not _is_constant(name)})
 
-def structure(config: Config) -> Structure:
-    """The structure of the networks of this task. Raises MissingExtra, and ValueError for classes that do not exist."""
-    from zoo.tasks import openmmlab
-    from zoo.tasks.ade20k import class_numbers
+    def frozen(self) -> dict[str, Tensor]:
+        """The constants of these networks: for every layer which relative position two patches have, int64."""
+        from zoo.tasks import openmmlab
 
-    class_numbers(config.classes)
-    state = openmmlab.empty_network(config.size, config.crop, config.outputs).state_dict(keep_vars=True)
-    return Structure.of({name: tensor for name, tensor in state.items() if not _is_constant(name)})
+        index = openmmlab.position_index(self.crop)
+        layers = range(openmmlab.SIZES[self.size].layers)
+        return {f"backbone.layers.{layer}.attn.{openmmlab.INDEX}": index for layer in layers}
 
+    def library_config(self) -> dict[str, Any]:
+        """What mmsegmentation keeps in a checkpoint beside its `state_dict`: names and colours of the classes."""
+        from zoo.tasks import openmmlab
+        from zoo.tasks.ade20k import class_numbers
 
-def frozen(config: Config) -> dict[str, Tensor]:
-    """The constants of these networks: for every layer which relative position two patches have, int64."""
-    from zoo.tasks import openmmlab
-
-    index = openmmlab.position_index(config.crop)
-    layers = range(openmmlab.SIZES[config.size].layers)
-    return {f"backbone.layers.{layer}.attn.{openmmlab.INDEX}": index for layer in layers}
+        names, palette = openmmlab.ade20k()
+        chosen = class_numbers(self.classes)
+        meta = {"classes": [names[i] for i in chosen], "palette": [list(palette[i]) for i in chosen]}
+        return {"meta": {"dataset_meta": meta}}
 
 
 def _is_constant(name: str) -> bool:
     from zoo.tasks.openmmlab import INDEX
 
     return name.endswith(f".{INDEX}")
-
-
-def library_config(config: Config) -> dict[str, Any]:
-    """What mmsegmentation keeps in a checkpoint beside its `state_dict`: names and colours of the classes."""
-    from zoo.tasks import openmmlab
-    from zoo.tasks.ade20k import class_numbers
-
-    names, palette = openmmlab.ade20k()
-    chosen = class_numbers(config.classes)
-    meta = {"classes": [names[i] for i in chosen], "palette": [list(palette[i]) for i in chosen]}
-    return {"meta": {"dataset_meta": meta}}
 
 
 class SegmentationTask:
