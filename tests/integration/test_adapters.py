@@ -382,7 +382,7 @@ def test_batches_depend_on_seed_and_number_alone_and_validation_is_never_trained
     five = batches(0, 5)
     assert batches(3, 2) == five[3:]
     assert five[0] != five[2]
-    trained, held = (set(index.tolist()) for index in task._split)
+    trained, held = (set(index.tolist()) for index in (task.train_index, task.validation_index))
     assert (len(trained), len(held), trained & held) == (20, 4, set())
     assert task.evaluate(task.build(0), "validation").correct.shape == (4,)
 

@@ -5,7 +5,7 @@ collecting and scoring need to know.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
@@ -22,11 +22,13 @@ Library: TypeAlias = Literal["timm", "peft", "mmseg", "detectron2"]
 
 class TaskConfig(Frozen):
     """Base of all `task:` sections. `name` is the task family, `library` whose networks it has, as `rpg-zoo export
-    --format` names it. All but `build` work without data.
+    --format` names it; `validation` is the share of the training samples, or their number, that is never trained on.
+    All methods but `build` work without data.
     """
 
     library: ClassVar[Library]
     name: str
+    validation: float
 
     @abstractmethod
     def build(self, data_root: Path | None, device: torch.device) -> Task:
@@ -48,6 +50,10 @@ class TaskConfig(Frozen):
         """What `library` keeps beside the tensors of a checkpoint: timm's config.json, peft's adapter_config.json, the
         other entries of the pickles of mmseg and detectron2.
         """
+
+    def chosen(self, names: Iterable[str]) -> list[str]:
+        """Which of a network's tensors, by name, are the weights: mostly all. The others are frozen."""
+        return list(names)
 
     def frozen(self) -> dict[str, Tensor]:
         """The tensors that all networks share, on the CPU: mostly none.

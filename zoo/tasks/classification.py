@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -24,13 +24,13 @@ from evaluators.metrics import Evaluation
 from zoo.seeds import generator
 from zoo.structure import Structure
 from zoo.tasks.base import Batch, Split, TaskConfig
+from zoo.tasks.family import VALIDATION_SEED, TaskBase
 from zoo.tasks.images import FORMATS, STATISTICS, Images, load_images, stratified_split
-from zoo.tasks.loading import KeptBatches, epochs
+from zoo.tasks.loading import KeptBatches
 
 if TYPE_CHECKING:
     from zoo.tasks.imagenet import Photos
 
-VALIDATION_SEED = 0  # the same images are held out in every run, whatever its seed
 EVALUATION_BATCH = 500
 LARGE = 64  # pixels a side; above, evaluation batches are smaller
 LARGE_EVALUATION_BATCH = 100
@@ -168,7 +168,7 @@ class Config(ImagesConfig):
         return ClassificationTask(self, self.load_data(data_root), device)
 
 
-class ClassificationTask:
+class ClassificationTask(TaskBase):
     """The Task protocol (zoo.tasks.base) for images with one label each.
 
     Images stay uint8 on the CPU; a batch is augmented there, then moved to the device, resized and standardised.
@@ -176,27 +176,21 @@ class ClassificationTask:
 
     evaluator = EVALUATOR
     headline = "top1"
-    conditions: tuple[str, ...] = ()
+    config: ImagesConfig
 
     def __init__(self, config: ImagesConfig, images: Images | Photos, device: torch.device) -> None:
-        self.config = config
+        super().__init__(config, device)
         self.images = images
-        self.device = device
         size = f" at {config.image_size} px" if config.image_size else ""
         count = len(images.test_labels)
         self.protocol = f"{config.data} test, {count} images{size}, data {images.fingerprint()}"
-        rng = generator(VALIDATION_SEED, "validation")
-        labels = images.train_labels
-        self.train_index, self.validation_index = stratified_split(labels, config.validation, rng)
-        if not len(self.train_index) or not len(self.validation_index):
-            raise ValueError(
-                f"task.validation {config.validation} of {len(labels)} images leaves {len(self.train_index)} "
-                f"to train on and {len(self.validation_index)} to validate on; expected some of both"
-            )
         self._evaluation_batches: dict[Split, Iterable[Batch]] = {}
+        self.steps_per_epoch(1)  # refuses a share for validation that leaves nothing to train on
 
-    def for_condition(self, condition: str) -> ClassificationTask:
-        raise ValueError(f"task {self.config.name} has no conditions, got {condition!r}; use a recipe of binary tasks")
+    def _split(self) -> tuple[Tensor, Tensor]:
+        """Every class has its share."""
+        rng = generator(VALIDATION_SEED, "validation")
+        return stratified_split(self.images.train_labels, self.config.validation, rng)
 
     def build(self, seed: int) -> nn.Module:
         """Raises ValueError for a network that does not exist, or does not take these images."""
@@ -224,39 +218,12 @@ class ClassificationTask:
             parameter.requires_grad_(name in trained)
         return model
 
-    def weights(self, model: nn.Module) -> dict[str, Tensor]:
-        state = model.state_dict(keep_vars=True)  # the parameters themselves: tied names give the same object
-        return _copied({name: state[name] for name in self.config.chosen(state)})
-
-    def frozen(self, model: nn.Module) -> dict[str, Tensor]:
-        state = model.state_dict(keep_vars=True)
-        trained = set(self.config.chosen(state))
-        return _copied({name: tensor for name, tensor in state.items() if name not in trained})
-
-    def load(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        state = model.state_dict()
-        names = self.config.chosen(state)
-        whole = len(names) < len(state) and not set(weights) <= set(names)
-        expected = state if whole else {name: state[name] for name in names}
-        Structure.of(expected).check(weights, "the checkpoint")
-        model.load_state_dict(dict(weights), strict=False)
-
     def head(self, model: nn.Module) -> list[nn.Parameter]:
         classifier: Any = model.get_classifier  # what timm's networks have, and ours
         return list(classifier().parameters())
 
-    def groups(self, model: nn.Module, layer_decay: float) -> list[dict[str, Any]]:
-        """Raises ValueError for a `layer_decay`: no recipe of the paper's classifiers has one."""
-        if layer_decay != 1:
-            raise ValueError(f"zoo.layer_decay {layer_decay} is not for task {self.config.name}; leave it out")
-        return [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        return math.ceil(len(self.train_index) / batch_size)
-
     def batches(self, seed: int, first_step: int, batch_size: int) -> Iterator[Batch]:
-        plan = epochs(self.train_index, self.steps_per_epoch(batch_size), seed, first_step)
-        draws = self.images.draw(plan, seed, self._augmentation())
+        draws = self.images.draw(self._plan(seed, first_step, batch_size), seed, self._augmentation())
         return (self._batch(*draw) for draw in draws)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -323,9 +290,3 @@ def hold_statistics(model: nn.Module, trained: Iterable[str]) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and f"{name}.running_mean" not in names:
             module.eval()
-
-
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Detached copies on the CPU; what was one tensor under two names stays one."""
-    copies = {id(tensor): tensor.detach().to("cpu", copy=True) for tensor in tensors.values()}
-    return {name: copies[id(tensor)] for name, tensor in tensors.items()}

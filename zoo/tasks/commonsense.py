@@ -23,16 +23,14 @@ from evaluators.commonsense import EVALUATOR, Settings, evaluate, language_model
 from evaluators.metrics import Evaluation, Metric, proportion
 from evaluators.questions import Question
 from zoo.errors import MissingExtra
-from zoo.seeds import generator
 from zoo.structure import Structure
 from zoo.tasks import adapters
 from zoo.tasks.adapters import Adapted, Base, Dtype
 from zoo.tasks.base import Batch, Split, TaskConfig
+from zoo.tasks.family import TaskBase, hold_out
 from zoo.tasks.instructions import IGNORED, encode, fingerprint, load_questions, load_training
-from zoo.tasks.loading import epochs
 
 EVALUATION_BATCH = 16
-VALIDATION_SEED = 0  # the same texts are held out in every run, whatever its seed
 
 SetName = Literal["boolq", "piqa", "siqa", "hellaswag", "arc_e", "arc_c", "obqa"]
 ALL_SETS: tuple[SetName, ...] = ("boolq", "piqa", "siqa", "hellaswag", "arc_e", "arc_c", "obqa")
@@ -109,7 +107,7 @@ class Config(TaskConfig):
             adapters.check_config(beside, self.adapter)
 
 
-class CommonsenseTask:
+class CommonsenseTask(TaskBase):
     """The Task protocol (zoo.tasks.base) for adapters of a language model.
 
     A batch is token ids and labels, int64 (B, L) both, padded on the left. The base is loaded once, and shared by all
@@ -118,15 +116,15 @@ class CommonsenseTask:
 
     evaluator = EVALUATOR
     headline = "mean"
-    conditions: tuple[str, ...] = ()
+    samples = "texts"
+    config: Config
 
     def __init__(
         self, config: Config, questions: Mapping[str, list[Question]], data_root: Path | None, device: torch.device
     ) -> None:
-        self.config = config
+        super().__init__(config, device)
         self.questions = questions
         self.data_root = data_root
-        self.device = device
         counts = ", ".join(f"{name} {len(questions[name])}" for name in questions)
         self.protocol = f"{config.asking}: {counts} questions, {config.dtype} base, data {fingerprint(questions)}"
 
@@ -138,19 +136,8 @@ class CommonsenseTask:
     def _texts(self) -> list[dict[str, str]]:
         return load_training(self.data_root)
 
-    @cached_property
     def _split(self) -> tuple[Tensor, Tensor]:
-        """Indices int64 of the texts to train on, and of those held out."""
-        count = len(self._texts)
-        if self.config.validation >= count:
-            raise ValueError(
-                f"task.validation {self.config.validation} of {count} texts leaves none to train on; expected fewer"
-            )
-        order = torch.randperm(count, generator=generator(VALIDATION_SEED, "validation"))
-        return order[self.config.validation :].sort()[0], order[: self.config.validation].sort()[0]
-
-    def for_condition(self, condition: str) -> CommonsenseTask:
-        raise ValueError(f"task {self.config.name} has no conditions, got {condition!r}; use a recipe of binary tasks")
+        return hold_out(torch.arange(len(self._texts)), self.config.validation)
 
     def build(self, seed: int) -> Adapted:
         """Raises MissingExtra, MissingData for the base, ValueError for `targets` that it does not have."""
@@ -161,29 +148,11 @@ class CommonsenseTask:
         self.steps_per_epoch(1)
         return self.build(seed)
 
-    def weights(self, model: nn.Module) -> dict[str, Tensor]:
-        return {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
-
-    def frozen(self, model: nn.Module) -> dict[str, Tensor]:
-        return {}
-
-    def load(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        model.load_state_dict(weights)
-
     def head(self, model: nn.Module) -> list[nn.Parameter]:
         raise ValueError(f"task {self.config.name} trains no last layer; leave out zoo.head_epochs")
 
-    def groups(self, model: nn.Module, layer_decay: float) -> list[dict[str, Any]]:
-        if layer_decay != 1:
-            raise ValueError(f"zoo.layer_decay {layer_decay} is not for task {self.config.name}; leave it out")
-        return [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        return math.ceil(len(self._split[0]) / batch_size)
-
     def batches(self, seed: int, first_step: int, batch_size: int) -> Iterator[Batch]:
-        plan = epochs(self._split[0], self.steps_per_epoch(batch_size), seed, first_step)
-        return (self._batch(index) for _, _, index in plan)
+        return (self._batch(index) for _, _, index in self._plan(seed, first_step, batch_size))
 
     def _batch(self, index: Tensor) -> Batch:
         rows = [
@@ -235,7 +204,7 @@ class CommonsenseTask:
 
     def _validate(self, model: nn.Module) -> Evaluation:
         losses, exact = [], []
-        for index in self._split[1].split(EVALUATION_BATCH):
+        for index in self.validation_index.split(EVALUATION_BATCH):
             entropy_N, right_N, text_N = self._entropy(model, self._batch(index))
             for text in range(len(index)):
                 losses.append(float(entropy_N[text_N == text].mean()))
