@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import Corrupt, Failed, MissingData, MissingExtra
+from zoo.errors import Corrupt, Failed, MissingData, MissingExtra, brief
 
 if TYPE_CHECKING:
     import torch
@@ -114,7 +114,5 @@ def pick_device(name: str) -> torch.device:
             raise RuntimeError("only cpu and cuda devices are supported")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"--device {name} cannot be used here: {str(error).splitlines()[0]}; try --device auto"
-        ) from error
+        raise ValueError(f"--device {name} cannot be used here: {brief(error)}; try --device auto") from error
     return device

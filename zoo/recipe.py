@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from yaml import AliasEvent, YAMLError
 
-from zoo.errors import suggest
+from zoo.errors import brief, suggest
 from zoo.manifest import RECIPE_CHARACTERS, Origin, OriginKind, versions
 from zoo.structure import Frozen
 from zoo.tasks import config_class
@@ -168,9 +168,7 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> Any:
             try:
                 return OmegaConf.merge(_read_extended(candidate, (*seen, path.resolve())), tree)
             except OmegaConfBaseException as error:
-                raise ValueError(
-                    f"{path} does not fit onto {candidate}: {' '.join(str(error).split())[:200]}"
-                ) from error
+                raise ValueError(f"{path} does not fit onto {candidate}: {brief(error)}") from error
     raise ValueError(f"{path} extends {base!r}, which is neither {candidates[0]} nor {candidates[1]}")
 
 
@@ -185,7 +183,7 @@ def _parse(text: str, where: str) -> Any:
             raise ValueError("aliases are not allowed: a few of them unfold to billions of values")
         tree = OmegaConf.create(text)
     except NOT_YAML as error:
-        raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"{where} is not YAML: {brief(error)}") from error
     if not OmegaConf.is_dict(tree):
         raise ValueError(f"{where} must be a mapping with the sections {', '.join(SECTIONS)}")
     if reference := re.search(r"\$\{[^\n]{0,80}", text):
@@ -204,7 +202,7 @@ def _merged(tree: Any, overrides: Sequence[str]) -> Any:
         return OmegaConf.to_container(OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides))))
     except NOT_YAML as error:
         where = f"--set {' '.join(overrides)}" if overrides else "the recipe"
-        raise ValueError(f"{where}: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"{where}: {brief(error)}") from error
 
 
 def _known_sections(name: str, tree: Any) -> None:

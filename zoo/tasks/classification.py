@@ -21,6 +21,7 @@ from typing_extensions import Self
 
 from evaluators.classification import EVALUATOR, evaluate
 from evaluators.metrics import Evaluation
+from zoo.errors import brief
 from zoo.seeds import generator
 from zoo.structure import Structure
 from zoo.tasks.base import Batch, Split, TaskConfig
@@ -211,7 +212,7 @@ class ClassificationTask(TaskBase):
         except (RuntimeError, AssertionError, ValueError) as error:
             raise ValueError(
                 f"{self.config.model} cannot take images of shape {(channels, side, side)}: "
-                f"{' '.join(str(error).split())[:120]}; choose another task.model or task.image_size"
+                f"{brief(error)}; choose another task.model or task.image_size"
             ) from error
         trained = set(self.config.chosen(model.state_dict()))
         for name, parameter in model.named_parameters():
