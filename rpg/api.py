@@ -25,7 +25,6 @@ from zoo.manifest import Origin, Source, differences, settings_of, versions
 from zoo.recipe import Recipe, keyword_overrides, load_method, load_recipe, method_names, recipe_names, validate
 from zoo.store import Zoo, ZooWriter, find
 from zoo.structure import Structure, TensorSpec
-from zoo.tasks import task_conditions, task_structure
 
 
 def load(place: Path | str) -> Run:
@@ -167,7 +166,7 @@ def _refuse_another_task(recipe: Recipe, zoo: Zoo) -> None:
     changed = differences({"task": settings_of(recipe.task)}, {"task": task})
     if not changed:
         try:
-            changed = task_structure(recipe.task).diff(zoo.structure)
+            changed = recipe.task.structure().diff(zoo.structure)
         except (MissingData, MissingExtra):
             changed = []  # a library or a base network is not here; scoring, which needs it, checks the same
     if changed:
@@ -252,9 +251,9 @@ def plan_estimate(
         if plan.method is None:
             raise ValueError(f"recipe {plan.name} has no method; say which: --method rpg-tiny")
         name, config, request = plan.name, plan.method, plan.generate
-        training = [job for job in jobs(plan.zoo, task_conditions(plan.task)) if job.split == "train"]
+        training = [job for job in jobs(plan.zoo, plan.task.conditions()) if job.split == "train"]
         checkpoints = plan.zoo.checkpoints * len(training)
-    structure = _one_tensor(parameters) if parameters else task_structure(plan.task)
+    structure = _one_tensor(parameters) if parameters else plan.task.structure()
     assert isinstance(config, MethodConfig)
     assert isinstance(request, DrawConfig)
     machine = DEVICES[device] if device in DEVICES else measure(pick_device(device))

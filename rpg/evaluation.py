@@ -17,7 +17,7 @@ from zoo.files import sha256_file
 from zoo.recipe import load_recipe, recipe_names, task_of
 from zoo.scoring import Score, score, score_file, table
 from zoo.store import Zoo
-from zoo.tasks import FAMILIES, build_task
+from zoo.tasks import FAMILIES
 from zoo.tasks.base import LabelledTask
 
 Place = Path | str
@@ -69,7 +69,7 @@ def eval_file(
     path: Path, recipe: str, overrides: Sequence[str], data_root: Path | None, device: str, precision: str
 ) -> Score:
     """The score of one file, a whole network of the recipe's task."""
-    task = build_task(load_recipe(recipe, overrides).task, data_root, pick_device(device))
+    task = load_recipe(recipe, overrides).task.build(data_root, pick_device(device))
     return score_file(path, task, precision)
 
 
@@ -86,7 +86,7 @@ def eval_zoo(
     """Scores of all networks; where they were generated for binary tasks and their originals are at hand, or named,
     beside these.
     """
-    task = build_task(task_of(zoo.manifest.origin, overrides), data_root, pick_device(device))
+    task = task_of(zoo.manifest.origin, overrides).build(data_root, pick_device(device))
     scores = score(zoo, task, out, precision=precision)
     if zoo.manifest.origin.kind != "generated" or not task.conditions:
         return Scored(scores, None)

@@ -26,7 +26,6 @@ from zoo.scoring import Score
 from zoo.scoring import score as score_zoo
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
-from zoo.tasks import build_task
 
 PYTHON = ("python",)  # the command on record where there is no command line
 
@@ -110,5 +109,5 @@ def score(
     scored again. Raises ValueError when nobody knows what the networks do, MissingData when the data are not there.
     """
     opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
-    task = build_task(task_of(opened.manifest.origin, overrides), data_root, pick_device(device))
+    task = task_of(opened.manifest.origin, overrides).build(data_root, pick_device(device))
     return score_zoo(opened, task, Path(out or Path("scores") / opened.name), precision=precision)

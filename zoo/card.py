@@ -16,7 +16,6 @@ from zoo.manifest import Origin
 from zoo.recipe import task_of
 from zoo.scoring import Score, summaries
 from zoo.store import Zoo
-from zoo.tasks import library_config
 
 SITE = "rpg-zoo"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -67,7 +66,7 @@ def checkpoint_card(zoo: Zoo, id: str, repo_id: str, license: str, library: str,
     """The card of a model repository that holds one checkpoint, in a file, in the format of its library."""
     origin = zoo.manifest.origin
     metadata: dict[str, Any] = {"license": license, "library_name": library, "tags": [SITE, library, origin.kind]}
-    base = library_config(task_of(origin)).get("base_model_name_or_path", "")
+    base = task_of(origin).library_config().get("base_model_name_or_path", "")
     if HUB_ID.fullmatch(base):
         metadata["base_model"] = base
     tick = "```"

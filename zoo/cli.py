@@ -51,7 +51,6 @@ def collect(
     from zoo.collect import jobs
     from zoo.engines import collect_zoos
     from zoo.recipe import load_recipe
-    from zoo.tasks import task_conditions, task_structure
 
     loaded = [load_recipe(name, overrides) for name in recipes]
     places = [out if out and len(loaded) == 1 else (out or Path("zoos")) / recipe.name for recipe in loaded]
@@ -59,7 +58,7 @@ def collect(
         raise ValueError(f"got {', '.join(map(str, places))} as places to collect into; expected each recipe once")
     command = command_line("rpg-zoo")
     plans = [collection(recipe, command, place) for recipe, place in zip(loaded, places, strict=True)]
-    counts = [len(jobs(plan.config, task_conditions(plan.task))) for plan in plans]
+    counts = [len(jobs(plan.config, plan.task.conditions())) for plan in plans]
     runs = sum(counts)
     if workers and workers > runs:
         say(
@@ -77,7 +76,7 @@ def collect(
     ]
     if dry_run:
         for row, plan in zip(rows, plans, strict=True):
-            row["values"] = task_structure(plan.task).numel  # which also checks the network
+            row["values"] = plan.task.structure().numel  # which also checks the network
         text = [
             f"would train {r['runs']} network(s) and save {r['checkpoints']} checkpoints of {r['values']:,} values "
             f"to {r['out']}"

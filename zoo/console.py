@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import Corrupt, Failed, MissingData, MissingExtra
+from zoo.errors import Corrupt, Failed, MissingData, MissingExtra, brief
 
 if TYPE_CHECKING:
     import torch
@@ -105,7 +105,5 @@ def pick_device(name: str) -> torch.device:
             raise RuntimeError("only cpu and cuda devices are supported")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"--device {name} cannot be used here: {str(error).splitlines()[0]}; try --device auto"
-        ) from error
+        raise ValueError(f"--device {name} cannot be used here: {brief(error)}; try --device auto") from error
     return device

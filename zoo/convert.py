@@ -9,7 +9,7 @@
 | `safetensors` | one file                          | `safetensors.torch.load_file("FILE")`                 |
 | `pth`         | one file                          | `torch.load("FILE", weights_only=True)`               |
 
-The first four are for the networks of one library each (zoo.tasks.task_library). Every export is all that it loads:
+The first four are for the networks of one library each (`TaskConfig.library`). Every export is all that it loads:
 frozen tensors of the zoo are put in.
 """
 
@@ -31,7 +31,6 @@ from zoo.files import atomic_path, unwritable_is_failed, write_bytes
 from zoo.manifest import Entry
 from zoo.recipe import task_of
 from zoo.store import Zoo
-from zoo.tasks import library_config, task_library
 
 
 @dataclass(frozen=True)
@@ -86,12 +85,12 @@ def export_checkpoint(zoo: Zoo, entry: Entry, form: str, target: Path) -> str:
 
 def _library_config(zoo: Zoo, form: str) -> dict[str, Any]:
     task = task_of(zoo.manifest.origin)
-    if (library := task_library(task)) != form:
+    if (library := task.library) != form:
         raise ValueError(
             f"networks of {zoo.manifest.origin.name} are {library}'s; export them with --format {library}, "
             "safetensors or pth"
         )
-    return library_config(task)
+    return task.library_config()
 
 
 def _write_directory(target: Path, how: Format, weights: Mapping[str, Tensor], config: bytes) -> None:

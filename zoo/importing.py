@@ -21,7 +21,6 @@ from zoo.progress import progress
 from zoo.recipe import Recipe
 from zoo.store import ZooWriter
 from zoo.structure import Structure
-from zoo.tasks import check_source, task_frozen, task_structure
 
 SPLIT = "train"  # of all imported checkpoints: nobody held them out
 
@@ -72,21 +71,21 @@ class Checker:
     def __init__(self, place: Path, form: str, recipe: Recipe | None) -> None:
         self.place = place
         self.form = form
-        self.structure = task_structure(recipe.task) if recipe else None
+        self.structure = recipe.task.structure() if recipe else None
         self._rename = recipe is not None and form == "modelzoo"
         self._recipe = recipe
 
     @cached_property
     def frozen(self) -> dict[str, Tensor]:
         """The tensors that all networks of the recipe share. Raises MissingData when those are not there."""
-        return task_frozen(self._recipe.task) if self._recipe else {}
+        return self._recipe.task.frozen() if self._recipe else {}
 
     def load(self, source: Source) -> dict[str, Tensor]:
         """Raises ValueError or Corrupt with what is wrong."""
         if source.problem:
             raise ValueError(source.problem)
         if self._recipe:
-            check_source(self._recipe.task, source.path)
+            self._recipe.task.check_source(source.path)
         tensors = source.load(self.form)
         if not tensors:
             raise ValueError("holds no tensors")

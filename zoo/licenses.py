@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from zoo.manifest import Origin
 from zoo.recipe import task_of
-from zoo.tasks import library_config, task_library
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,11 @@ def ingredients(origin: Origin) -> list[Ingredient]:
     if task is None:
         return found
     pretrained = getattr(task, "pretrained", None)
-    if task_library(task) == "peft":
-        base = library_config(task)["base_model_name_or_path"]
+    if task.library == "peft":
+        base = task.library_config()["base_model_name_or_path"]
         found.append(Ingredient(base, *BASES.get(base, (None, "see where it comes from"))))
-    elif pretrained is True and task_library(task) == "timm":
-        license = library_config(task)["pretrained_cfg"].get("license")
+    elif pretrained is True and task.library == "timm":
+        license = task.library_config()["pretrained_cfg"].get("license")
         found.append(Ingredient(getattr(task, "model", ""), license, license or "timm states no licence"))
     elif pretrained:
         found.append(Ingredient(str(pretrained), None, "see where it comes from"))

@@ -23,7 +23,6 @@ from zoo.manifest import MANIFEST_BYTES, Entry, Manifest, Sha256
 from zoo.recipe import task_of
 from zoo.store import FROZEN, Zoo, ZooWriter
 from zoo.structure import Frozen
-from zoo.tasks import task_library
 
 MANIFEST = "manifest.json"
 OWNED = ("checkpoints/", "plots/", FROZEN)  # what an older zoo may have left in the repository
@@ -91,7 +90,7 @@ def push_checkpoint(
     `timm.create_model("hf-hub:...")` or `PeftModel.from_pretrained` load, or a file for mmseg or detectron2.
     """
     entry, terms = zoo.entry(id), license_for(zoo.manifest.origin, license)
-    library = task_library(task_of(zoo.manifest.origin))
+    library = task_of(zoo.manifest.origin).library
     how = FORMATS[library]
     with TemporaryDirectory() as place:
         folder = Path(place) / "model"

@@ -26,10 +26,10 @@ from pydantic_core import ErrorDetails
 from yaml import AliasEvent, YAMLError
 
 from zoo.collect import CollectConfig
-from zoo.errors import suggest
+from zoo.errors import brief, suggest
 from zoo.manifest import Origin, settings_of, versions
 from zoo.structure import Frozen
-from zoo.tasks import task_module
+from zoo.tasks import config_class
 from zoo.tasks.base import TaskConfig
 
 # Where the schemas of generators live. Names, not imports: a typo in `method:` must stop `rpg-zoo collect` before hours
@@ -200,9 +200,7 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> Any:
             try:
                 return OmegaConf.merge(_read_extended(candidate, (*seen, path.resolve())), tree)
             except OmegaConfBaseException as error:
-                raise ValueError(
-                    f"{path} does not fit onto {candidate}: {' '.join(str(error).split())[:200]}"
-                ) from error
+                raise ValueError(f"{path} does not fit onto {candidate}: {brief(error)}") from error
     raise ValueError(f"{path} extends {base!r}, which is neither {candidates[0]} nor {candidates[1]}")
 
 
@@ -217,7 +215,7 @@ def _parse(text: str, where: str) -> Any:
             raise ValueError("aliases are not allowed: a few of them unfold to billions of values")
         tree = OmegaConf.create(text)
     except NOT_YAML as error:
-        raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"{where} is not YAML: {brief(error)}") from error
     if not OmegaConf.is_dict(tree):
         raise ValueError(f"{where} must be a mapping with the sections {', '.join(SECTIONS)}")
     if reference := re.search(r"\$\{[^\n]{0,80}", text):
@@ -236,7 +234,7 @@ def _merged(tree: Any, overrides: Sequence[str]) -> Any:
         return OmegaConf.to_container(OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides))))
     except NOT_YAML as error:
         where = f"--set {' '.join(overrides)}" if overrides else "the recipe"
-        raise ValueError(f"{where}: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"{where}: {brief(error)}") from error
 
 
 def _known_sections(name: str, tree: Any) -> None:
@@ -282,7 +280,7 @@ def _schema(key: str, tree: Mapping[str, Any]) -> type[Frozen]:
         example = {"task": "`task: {name: classification}`", "method": "`method: {name: rpg}`"}[key]
         raise ValueError(f"{key}.name is required, as in {example}")
     if key == "task":
-        return task_module(str(tree["name"])).Config
+        return config_class(str(tree["name"]))
     return import_module(METHODS).method_schema(str(tree["name"]))
 
 

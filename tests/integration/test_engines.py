@@ -17,7 +17,6 @@ from zoo.collect import Checkpoint, Run, State
 from zoo.engines import Plan, collect_all
 from zoo.ensemble import collect
 from zoo.recipe import load_recipe
-from zoo.tasks import build_task
 from zoo.workers import LocalPool
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
@@ -32,7 +31,7 @@ def plan(path: Path, settings: list[str]) -> Plan:
 
 def collect_here(path: Path, settings: list[str]) -> dict[str, bytes]:
     one = plan(path, settings)
-    collect(one.config, build_task(one.task, None, torch.device("cpu")), one.origin, path)
+    collect(one.config, one.task.build(None, torch.device("cpu")), one.origin, path)
     return content(path)
 
 

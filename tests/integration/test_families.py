@@ -18,7 +18,7 @@ from PIL import Image
 from zoo.checkpoint import load_foreign
 from zoo.recipe import task_of
 from zoo.store import Zoo
-from zoo.tasks import build_task, images
+from zoo.tasks import images
 from zoo.tasks.classification import Config
 
 CPU = torch.device("cpu")
@@ -88,7 +88,7 @@ def test_a_family_goes_the_whole_way_on_photographs(model, options, photos):
 
     # timm's own preparation of a test image, by what config.json says, gives the logits that are scored.
     originals = Zoo.open(Path("zoos/mini"))
-    opened = build_task(Config.from_json(json.dumps(_task_of(originals))), photos, CPU)
+    opened = Config.from_json(json.dumps(_task_of(originals))).build(photos, CPU)
     mine = opened.build(0)
     opened.load(mine, originals.load(originals.entry("seed00000-0001")))
     loaded = timm.create_model("local-dir:original", pretrained=True).eval()

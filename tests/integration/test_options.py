@@ -11,6 +11,7 @@ from commands import call
 from rpg.learnt import Learnt
 from rpg.run import Run
 from zoo.checkpoint import load_tensors
+from zoo.manifest import differences
 from zoo.store import Zoo
 
 TINY = str(Path(__file__).parent / "tiny.yaml")

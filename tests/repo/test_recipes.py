@@ -20,7 +20,6 @@ import pytest
 from zoo.errors import MissingExtra
 from zoo.recipe import load_recipe, recipe_names
 from zoo.structure import Structure
-from zoo.tasks import task_structure
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 KEYS = ("command", "hardware", "hours", "expected", "paper")
@@ -67,7 +66,7 @@ def header_faults(text: str) -> list[str]:
 def structure_of(recipe: str) -> Structure:
     """Skips the test where the library of the recipe's networks is not installed."""
     try:
-        return task_structure(load_recipe(recipe).task)
+        return load_recipe(recipe).task.structure()
     except MissingExtra as error:
         pytest.skip(str(error))
 

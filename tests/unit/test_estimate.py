@@ -19,7 +19,6 @@ from rpg.windows import windows
 from zoo.errors import MissingExtra
 from zoo.recipe import load_method, load_recipe, method_names, recipe_names
 from zoo.structure import Structure
-from zoo.tasks import task_structure
 
 SHAPES = [(20, 30), (30,), (5, 5)]  # 19 + 1 + 1 tokens of 32
 DEVICE = Device("toy", bfloat16=1e12, float32=1e11, memory=10**9, source="made up")
@@ -248,13 +247,11 @@ def test_an_ablation_has_no_column_in_table_12() -> None:
 def test_structures_without_data_are_those_of_the_networks(name: str) -> None:
     task = load_recipe(name).task
     try:
-        found = task_structure(task)
+        found = task.structure()
     except MissingExtra as error:
         pytest.skip(str(error))
     if name == "digits":
-        from zoo.tasks import build_task
-
-        built = build_task(task, None, torch.device("cpu"))
+        built = task.build(None, torch.device("cpu"))
         assert found == Structure.of(built.weights(built.build(0)))
     assert len(found) > 0
 

@@ -29,7 +29,6 @@ from zoo.recipe import load_recipe, task_of
 from zoo.scoring import score
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
-from zoo.tasks import build_task
 
 EXAMPLES = readers.examples()
 NAMES = sorted(EXAMPLES)
@@ -287,7 +286,7 @@ def test_a_recipe_names_no_code_but_registered_tasks(change: dict[str, object]) 
     config = json.loads(json.dumps(load_recipe("digits").task.model_dump(mode="json"))) | change
     theirs = readers.origin().model_copy(update={"task": config})
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
-        build_task(task_of(theirs), None, torch.device("cpu")).build(0)
+        task_of(theirs).build(None, torch.device("cpu")).build(0)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +321,7 @@ def test_scoring_reads_no_file_that_a_recipe_names(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "secret.pth")
     recipe = load_recipe("digits", [f"task.pretrained={tmp_path / 'secret.pth'}"])
     origin = recipe.collected(("x",))
-    task = build_task(task_of(origin), None, torch.device("cpu"))
+    task = task_of(origin).build(None, torch.device("cpu"))
     weights = task.weights(task.build(0))
     with ZooWriter(tmp_path / "zoo", origin, Structure.of(weights)) as writer:
         writer.add("a", weights, seed=0, split="train")

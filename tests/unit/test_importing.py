@@ -19,7 +19,6 @@ from zoo.importing import Report, import_zoo
 from zoo.recipe import Recipe, load_recipe, task_of
 from zoo.scoring import score
 from zoo.store import Zoo
-from zoo.tasks import build_task, task_structure
 
 CPU = torch.device("cpu")
 
@@ -30,7 +29,7 @@ def network(seed: int) -> dict[str, Tensor]:
 
 
 def of_recipe(recipe: Recipe, seed: int) -> dict[str, Tensor]:
-    return {n: t.detach() for n, t in build_task(recipe.task, None, CPU).build(seed).state_dict().items()}
+    return {n: t.detach() for n, t in recipe.task.build(None, CPU).build(seed).state_dict().items()}
 
 
 def run(place: Path, out: Path, form: str | None = None, recipe: Recipe | None = None, dry_run: bool = False) -> Report:
@@ -147,7 +146,7 @@ def model_zoo(place: Path, networks: dict[tuple[int, int], dict[str, Tensor]]) -
 
 def test_model_zoos_map_by_order_and_join_on_the_iteration(tmp_path: Path) -> None:
     recipe = load_recipe("cifar10-cnn-small")
-    structure = task_structure(recipe.task)
+    structure = recipe.task.structure()
     torch.manual_seed(0)
     networks = {(t, s): {spec.name: torch.randn(spec.shape) for spec in structure} for t in (3, 4) for s in (0, 2)}
     layers = (0, 4, 8, 11, 14)
@@ -283,5 +282,5 @@ def test_an_imported_zoo_is_learnt_from_and_scored(tmp_path: Path) -> None:
     )
     made = train(config, imported, tmp_path / "run")
     assert made.trained
-    task = build_task(recipe.task, None, CPU)
+    task = recipe.task.build(None, CPU)
     assert [s.id for s in score(imported, task, tmp_path / "scores")] == [entry.id for entry in imported.entries]
