@@ -120,7 +120,7 @@ def read_header(path: Path) -> dict[str, Stored]:
     begin = 8 + length
     try:
         stored = {name: _stored(header[name], begin) for name in header if name != "__metadata__"}
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise Corrupt(f"{path} is not a whole safetensors file: its header is not that of one") from error
     end = begin
     for tensor in sorted(stored.values(), key=lambda tensor: (tensor.offset, tensor.nbytes)):
@@ -133,7 +133,7 @@ def read_header(path: Path) -> dict[str, Stored]:
 
 
 def _stored(record: Any, begin: int) -> Stored:
-    """One tensor of a header. Raises KeyError, TypeError or ValueError for anything else."""
+    """One tensor of a header. Raises LookupError, TypeError or ValueError for anything else."""
     shape, (first, last) = tuple(record["shape"]), record["data_offsets"]
     if len(shape) > MAX_AXES or not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
         raise ValueError("sizes are natural numbers")
