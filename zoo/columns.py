@@ -20,6 +20,7 @@ from zoo.structure import DTYPES, Kind, Structure, TensorSpec
 
 COLUMN_VALUES = 2**22  # of all networks together
 VALUES: tuple[Kind, ...] = ("float", "running_var")  # what differs from network to network
+CONSTANTS: tuple[Kind, ...] = ("constant",)
 
 
 @dataclass(frozen=True, eq=False)
