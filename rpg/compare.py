@@ -133,11 +133,9 @@ def _baselines(
 ) -> list[tuple[str, Zoo]]:
     common: dict[str, Any] = {"n": config.n, "seed": config.seed}
     wanted = {f"noised_{sigma:g}": PerturbConfig(kind="noise", sigma=sigma, **common) for sigma in config.noise}
-    wanted["mean_of_all"] = PerturbConfig(kind="mean", **common)
+    wanted["mean_of_all"] = PerturbConfig(kind="soup", **common)
     if config.average_of < len(train):
-        wanted[f"average_of_{config.average_of}"] = PerturbConfig(
-            kind="average", average_of=config.average_of, **common
-        )
+        wanted[f"average_of_{config.average_of}"] = PerturbConfig(kind="soup", of=config.average_of, **common)
     wanted["gaussian"] = PerturbConfig(kind="gaussian", **common)
     return [
         (name, perturb(settings, originals, train, origin, out / "baselines" / name))

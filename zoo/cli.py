@@ -228,9 +228,9 @@ def export(
 @app.command()
 def perturb(
     path: ZooPath,
-    kind: Annotated[str, typer.Option(help="noise, mean, average or gaussian.")] = "noise",
+    kind: Annotated[str, typer.Option(help="noise, soup or gaussian.")] = "noise",
     sigma: Annotated[float, typer.Option(help="Noise, in standard deviations of each tensor.")] = 0.05,
-    average_of: Annotated[int, typer.Option(help="How many networks an average takes.")] = 16,
+    of: Annotated[int | None, typer.Option(help="How many networks a soup takes (default: all).")] = None,
     n: Annotated[int, typer.Option("-n", help="How many networks to make.")] = 10,
     seed: int = 0,
     split: Annotated[str, typer.Option(help="Which checkpoints to start from.")] = "train",
@@ -238,7 +238,7 @@ def perturb(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Make a zoo of noised, averaged or Gaussian networks from a zoo (default place: zoos/<zoo>-<kind>)."""
+    """Make a zoo of noised, mixed or Gaussian networks from a zoo (default place: zoos/<zoo>-<kind>)."""
     from zoo.hub import is_address
     from zoo.ops import PerturbConfig
     from zoo.ops import perturb as perturb_zoo
@@ -248,7 +248,7 @@ def perturb(
     zoo = Zoo.open(path)
     entries = zoo.select(split)
     target = out or (Path("zoos") if is_address(path) else zoo.path.resolve().parent) / f"{zoo.name}-{kind}"
-    settings = {"kind": kind, "n": n, "seed": seed, "sigma": sigma, "average_of": average_of}
+    settings = {"kind": kind, "n": n, "seed": seed, "sigma": sigma, "of": of}
     config = validate(PerturbConfig, settings, "")
     if dry_run:
         emit(

@@ -16,13 +16,14 @@ import hashlib
 import json
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
 from torch import Tensor
 
 from evaluators.metrics import Metric
@@ -31,16 +32,18 @@ from zoo.checkpoint import (
     TensorFile,
     content_hash,
     load_tensors,
+    read_header,
     restore,
     save_stack,
     save_tensors,
     take_row,
     write_tensors,
 )
+from zoo.columns import COLUMN_VALUES, VALUES, Column, Place, check_place, read_columns
 from zoo.errors import Corrupt, MissingData
 from zoo.files import Journal, atomic_path, read_limited, write_bytes
-from zoo.manifest import MANIFEST_BYTES, Entry, FileRecord, Manifest, Origin, Sha256
-from zoo.structure import Frozen, Structure
+from zoo.manifest import MANIFEST_BYTES, Entry, FileRecord, Manifest, Origin, Sha256, Source, versions
+from zoo.structure import Frozen, Kind, Structure
 
 FROZEN = "frozen.safetensors"
 INDEX = "index.parquet"
@@ -177,8 +180,32 @@ class Zoo:
             raise Corrupt(str(error)) from error
         if not trusted and content_hash(tensors) != entry.sha256:
             raise Corrupt(f"{where} is not the checkpoint of the manifest (its SHA-256 differs)")
+        checkpoint = restore(self.structure, tensors, where)
         self._hashed.add(entry.id)
-        return restore(self.structure, tensors, where)
+        return checkpoint
+
+    def columns(
+        self, entries: Sequence[Entry], values: int = COLUMN_VALUES, kinds: Collection[Kind] = VALUES
+    ) -> Iterator[Column]:
+        """The values of these entries side by side, a piece of a tensor at a time: tensors of `kinds` in the
+        structure's order, tied ones once, empty ones never. A column holds at most `values` values over all entries
+        together (one of each entry, if there are more entries), so memory does not grow with the zoo.
+
+        Before the first column every entry is checked as by `load`, once per Zoo object. Raises Corrupt as `load` does.
+        """
+        paths = {name: self.file(name) for name in dict.fromkeys(entry.file for entry in entries)}
+        headers = {name: read_header(path) for name, path in paths.items()}
+        places = [Place(paths[entry.file], entry.row, headers[entry.file]) for entry in entries]
+
+        def check(entry: Entry, place: Place) -> None:
+            check_place(place, self.structure, entry, trusted=entry.id in self._hashed)
+            self._hashed.add(entry.id)
+
+        with ThreadPoolExecutor(READ_AHEAD) as pool:
+            for _ in pool.map(check, entries, places):
+                pass
+        specs = [spec for spec in self.structure if spec.kind in kinds and spec.tied_to is None]
+        yield from read_columns(specs, places, values)
 
     def frozen(self) -> dict[str, Tensor]:
         """The tensors that complete every checkpoint to a whole network; mostly none. Raises Corrupt unless they are
@@ -230,6 +257,18 @@ def find(place: Path | str, folder: str) -> Path:
     path = Path(place)
     usual = Path(folder) / path
     return usual if len(path.parts) == 1 and not path.exists() and usual.is_dir() else path
+
+
+def derivation(zoo: Zoo, entries: Sequence[Entry], operation: str, settings: dict[str, JsonValue]) -> dict[str, Any]:
+    """What changes in a zoo's origin when an operation with these settings derives another from entries of one split."""
+    split = entries[0].split
+    return {
+        "kind": "derived",
+        "settings": {"split": split, operation: settings},
+        "parents": (zoo.sha256,),
+        "source": Source(zoo=zoo.sha256, name=zoo.name, split=split),
+        "versions": versions(),
+    }
 
 
 class JournalHeader(Frozen):

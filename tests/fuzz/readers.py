@@ -19,7 +19,7 @@ import yaml
 from evaluators.questions import compose
 from rpg.layout import Layout
 from rpg.run import RunRecord
-from zoo.checkpoint import content_hash, load_foreign, load_tensors, save_tensors
+from zoo.checkpoint import content_hash, load_foreign, load_tensors, read_header, save_tensors
 from zoo.errors import Corrupt
 from zoo.files import Journal, parse_json
 from zoo.manifest import Entry, FileRecord, Manifest, Origin
@@ -68,6 +68,7 @@ def examples() -> dict[str, bytes]:
         "recipe": (recipes_root() / "digits.yaml").read_bytes(),
         "task": json.dumps(origin().task).encode(),
         "safetensors": tensors,
+        "header": tensors,
         "pickle": pickled.getvalue(),
         "layout": layout.to_json().encode(),
         "run": record.to_json().encode(),
@@ -90,7 +91,7 @@ def mutated(name: str, example: bytes, pick: Callable[[int], int]) -> bytes:
 
     Random bytes hardly get past a JSON parser; these do.
     """
-    if name == "safetensors":
+    if name in ("safetensors", "header"):
         size = int.from_bytes(example[:8], "little")
         header = mutated("json", example[8 : 8 + size], pick)
         return len(header).to_bytes(8, "little") + header + example[8 + size :]
@@ -150,6 +151,7 @@ def readers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
         "recipe": file("fuzzed.yaml", lambda path: load_recipe(str(path))),
         "task": read_task,
         "safetensors": file("x.safetensors", load_tensors),
+        "header": file("x.safetensors", read_header),
         "pickle": file("x.pth", load_foreign),
         "layout": read_layout,
         "run": lambda data: RunRecord.parse(data, "run.json"),

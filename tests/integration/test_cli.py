@@ -165,7 +165,7 @@ def test_perturb_makes_zoos(shell, place):
     assert shell("rpg-zoo verify zoos/tiny-noise")[0] == 0
     shell.fails("rpg-zoo perturb zoos/tiny --kind noise --sigma 0.2 -n 4", 2, "another recipe, parent or setting")
     shell.fails("rpg-zoo perturb zoos/tiny --kind nois", 2, "kind", "'noise'", '"nois"')
-    shell.fails("rpg-zoo perturb zoos/tiny --kind average --average-of 99", 2, "cannot average 99")
+    shell.fails("rpg-zoo perturb zoos/tiny --kind soup --of 99", 2, "cannot mix 99")
 
 
 def test_dry_runs_write_nothing(shell, tmp_path, monkeypatch, place):

@@ -134,7 +134,7 @@ def test_batchnorm_subset_is_generated_scored_and_exported_with_the_frozen_rest(
         f"rpg-zoo collect {part}",
         f"rpg train {part}",
         "rpg generate part",
-        "rpg-zoo perturb zoos/part --kind mean",
+        "rpg-zoo perturb zoos/part --kind soup",
         "rpg-zoo export zoos/part-generated generated-0000 --out made.safetensors",
         "rpg-zoo export zoos/part-generated generated-0000 --format pth --out made.pth",
     ):
