@@ -13,12 +13,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rpg.api import eval, generate, load, report, train
+    from rpg.api import generate, load, train
+    from rpg.evaluation import eval
+    from rpg.reporting import report
     from rpg.run import Run
 
 __all__ = ["Run", "__version__", "eval", "generate", "load", "report", "train"]
 
-NAMES = {"Run": "rpg.run", **dict.fromkeys(("eval", "generate", "load", "report", "train"), "rpg.api")}
+NAMES = {
+    "Run": "rpg.run",
+    "eval": "rpg.evaluation",
+    "generate": "rpg.api",
+    "load": "rpg.api",
+    "report": "rpg.reporting",
+    "train": "rpg.api",
+}
 """Where what this package offers is defined: imported when it is asked for."""
 
 

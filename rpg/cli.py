@@ -34,18 +34,17 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """Collect, train, generate, compare and report on handwritten digits, in a few minutes on two CPU cores."""
+    from rpg.demo import RECIPE
     from rpg.demo import demo as run_demo
-    from rpg.report import table
     from zoo.recipe import load_recipe
 
-    recipe = load_recipe("digits", overrides)
     if dry_run:
-        emit({"out": str(out), "recipe_sha256": recipe.sha256}, as_json, f"would run every stage of digits into {out}")
+        load_recipe(RECIPE, overrides)
+        emit({"out": str(out), "recipe": RECIPE}, as_json, f"would run every stage of {RECIPE} into {out}")
         return
-    task = open_task(recipe, None, device)
-    comparison, result = run_demo(recipe, task, out, command_line("rpg"), pick_device(device), say)
-    times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result["seconds"].items())
-    emit(result, as_json, f"{table(comparison)}\n\n{times}\nreport: {result['report']}")
+    found, seconds = run_demo(out, overrides, device, command_line("rpg"))
+    times = ", ".join(f"{stage} {taken:.0f} s" for stage, taken in seconds.items())
+    emit(found.to_json() | {"seconds": seconds}, as_json, f"{found.text()}\n{times}")
 
 
 @app.command()
@@ -208,17 +207,25 @@ def evaluate(
     emit(result(task, found.scores) | found.tasks_json(), as_json, found.text())
 
 
+Split = Annotated[
+    str | None, typer.Option(help="The originals' split that was learnt from, where the zoos do not say.")
+]
+
+
 @app.command()
 def report(
-    generated: Annotated[Path | None, typer.Argument(help="A generated zoo (default: the newest of --task).")] = None,
+    zoos: Annotated[
+        list[str], typer.Argument(metavar="ZOO...", help="Generated zoos (default: the newest of --task).")
+    ] = [],  # noqa: B006
     task: Annotated[str | None, typer.Option("--task", help="A recipe or task name.")] = None,
-    originals: Annotated[
-        Path | None, typer.Option("--originals", help="The zoo it learnt from (default: zoos/<recipe>).")
-    ] = None,
-    run: Annotated[
-        str | None,
-        typer.Option("--run", help="The run that made it, for the loss curve (default: runs/<recipe>)."),
-    ] = None,
+    originals: Originals = None,
+    split: Split = None,
+    runs: Annotated[
+        list[str],
+        typer.Option("--run", help="A run that made some, for its loss curve (default: found by its hash under runs/)."),
+    ] = [],  # noqa: B006
+    baselines: Annotated[bool, typer.Option(help="Set baselines beside them.")] = True,
+    plots: Annotated[str, typer.Option(help="Formats of the plots beside svg: png, pdf, or both as png,pdf.")] = "",
     overrides: Set = [],  # noqa: B006
     out: Out = None,
     data_root: DataRoot = None,
@@ -226,48 +233,72 @@ def report(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Compare generated networks with originals and baselines; write Markdown and HTML (default: reports/<recipe>)."""
-    from rpg.compare import compare, groups_json
-    from rpg.config import EvalConfig
-    from rpg.report import provenance_of, table, write_report
-    from rpg.run import read_losses
-    from zoo.recipe import recipe_of
-    from zoo.store import Zoo
+    """Compare generated networks with the originals and baselines; write Markdown, HTML, CSV, JSON and plots.
 
-    if generated is None and task is None:
-        raise ValueError("say which networks: a generated zoo, or --task RECIPE for the newest of a recipe")
-    zoo = Zoo.open(generated) if generated else find_generated(str(task))
-    origin = zoo.manifest.origin
-    if origin.kind != "generated":
-        raise ValueError(f"{zoo.path} is a {origin.kind} zoo; `rpg report` takes a generated one")
-    recipe = recipe_of(origin, overrides)
-    config = recipe.section("eval", EvalConfig)
-    source = Zoo.open(originals or Path("zoos") / origin.name)
-    path = out or Path("reports") / origin.name
-    maker = find_run(zoo, run)
-    if dry_run:
-        plan = {"out": str(path), "generated": str(zoo.path), "originals": str(source.path)}
-        emit(plan, as_json, f"would compare {zoo.path} with {source.path} in {path}")
-        return
-    command = command_line("rpg")
-    opened = open_task(recipe, data_root, device)
-    made_by, losses = recipe.origin("perturbed", command), read_losses(maker) if maker else []
-    if opened.conditions:
-        from rpg.task_report import headline, tasks_json, tasks_text, write_task_report
-        from rpg.tasks import compare_tasks
+    Default place: reports/<zoo>. Several zoos stand side by side; those that differ in their seeds alone are seeds of
+    one generator.
+    """
+    from rpg.evaluation import find_generated
+    from rpg.reporting import plan_report
 
-        tasks = compare_tasks(source, zoo, cast("LabelledTask", opened), made_by, path)
-        page = write_task_report(tasks, losses, provenance_of(recipe, command), path)
-        text = f"{tasks_text(tasks)}\n\n{headline(tasks)}\n\nreport: {page}"
-        emit(tasks_json(tasks) | {"report": str(page)}, as_json, text)
-        return
-    comparison = compare(source, zoo, opened, config, made_by, path)
-    page = write_report(comparison, losses, provenance_of(recipe, command), path)
-    emit(
-        groups_json(comparison, config) | {"report": str(page)},
-        as_json,
-        f"{table(comparison)}\n\nreport: {page}",
+    if not zoos and task is None:
+        raise ValueError("say which networks: generated zoos, or --task RECIPE for the newest of a recipe")
+    plan = plan_report(
+        zoos or [find_generated(str(task))],
+        originals=originals,
+        split=split,
+        baselines=baselines,
+        runs=runs,
+        out=out,
+        overrides=overrides,
+        data_root=data_root,
+        device=device,
+        plots=[form for form in plots.split(",") if form],
+        command=command_line("rpg"),
     )
+    if dry_run:
+        names = [str(zoo.path) for zoo in plan.zoos]
+        found = {"out": str(plan.path), "generated": names, "originals": str(plan.originals.path)}
+        emit(found, as_json, f"would compare {', '.join(names)} with {plan.originals.path} in {plan.path}")
+        return
+    made = plan.carry_out()
+    emit(made.to_json(), as_json, made.text())
+
+
+@app.command()
+def compare(
+    places: Annotated[list[str], typer.Argument(metavar="ZOO|REPORT...", help="Generated zoos, or reports.")],
+    form: Annotated[str, typer.Option("--format", help="table, csv, latex or json.")] = "table",
+    baselines: Annotated[bool, typer.Option(help="Set baselines beside the zoos.")] = True,
+    overrides: Set = [],  # noqa: B006
+    data_root: DataRoot = None,
+    device: Device = "auto",
+) -> None:
+    """Print one table over several methods, seeds and tasks.
+
+    Zoos of the same originals are compared first, each group in a report of its own under reports/.
+    """
+    from rpg.reporting import comparisons_of
+    from rpg.comparisons import comparisons_table
+    from zoo.table import check_form
+
+    check_form(form)
+    found = comparisons_of(places, baselines, overrides, data_root, device, command_line("rpg"))
+    emit({}, False, comparisons_table(found, form))
+
+
+@app.command()
+def ls(
+    place: Annotated[Path, typer.Argument(help="A directory with zoos/, runs/, scores/ and reports/.")] = Path(),
+    as_json: Json = False,
+) -> None:
+    """List what there is: zoos, runs, scores and reports, with size, method and main score."""
+    from rpg.listing import listing
+    from zoo.table import Table
+
+    found = listing(place)
+    text = Table.of(found).text() if found else f"nothing in {place.resolve()}: no zoos/, runs/, scores/ or reports/"
+    emit({"artefacts": found}, as_json, text)
 
 
 @app.command()
