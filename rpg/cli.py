@@ -28,7 +28,7 @@ def demo(
 ) -> None:
     """Collect, train, generate, compare and report on handwritten digits, in a few minutes on two CPU cores."""
     from rpg.demo import demo as run_demo
-    from rpg.report import table
+    from rpg.report import summary
     from zoo.recipe import load_recipe
 
     recipe = load_recipe("digits", overrides)
@@ -38,7 +38,7 @@ def demo(
     task = open_task(recipe, None, device)
     comparison, result = run_demo(recipe, task, out, command_line("rpg"), pick_device(device), say)
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result["seconds"].items())
-    emit(result, as_json, f"{table(comparison)}\n\n{times}\nreport: {result['report']}")
+    emit(result, as_json, f"{summary(comparison)}\n\n{times}\nreport: {result['report']}")
 
 
 @app.command()
@@ -223,9 +223,11 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Compare generated networks with originals and baselines; write Markdown and HTML (default: reports/<recipe>)."""
-    from rpg.compare import compare, groups_json
+    from rpg.compare import Candidate, compare, comparison_json
     from rpg.config import EvalConfig
-    from rpg.report import provenance_of, table, write_report
+    from rpg.demo import baselines, learnt_split
+    from rpg.page import provenance_of
+    from rpg.report import summary, write_report
     from rpg.run import read_losses
     from zoo.recipe import recipe_of
     from zoo.store import Zoo
@@ -247,22 +249,25 @@ def report(
         return
     command = command_line("rpg")
     opened = open_task(recipe, data_root, device)
-    made_by, losses = recipe.origin("perturbed", command), read_losses(maker) if maker else []
+    made_by, losses = recipe.origin("perturbed", command), {"generated": read_losses(maker)} if maker else {}
     if opened.conditions:
         from rpg.task_report import headline, tasks_json, tasks_text, write_task_report
         from rpg.tasks import compare_tasks
 
         tasks = compare_tasks(source, zoo, cast("LabelledTask", opened), made_by, path)
-        page = write_task_report(tasks, losses, provenance_of(recipe, command), path)
+        page = write_task_report(tasks, losses, provenance_of(command), path)
         text = f"{tasks_text(tasks)}\n\n{headline(tasks)}\n\nreport: {page}"
         emit(tasks_json(tasks) | {"report": str(page)}, as_json, text)
         return
-    comparison = compare(source, zoo, opened, config, made_by, path)
-    page = write_report(comparison, losses, provenance_of(recipe, command), path)
+    split = learnt_split(source, zoo)
+    candidates = [Candidate("generated", zoo, "generated")]
+    candidates += baselines(source, split, config, made_by, path / "baselines")
+    comparison = compare(source, split, candidates, opened, path)
+    page = write_report(comparison, losses, provenance_of(command), path)
     emit(
-        groups_json(comparison, config) | {"report": str(page)},
+        comparison_json(comparison) | {"report": str(page)},
         as_json,
-        f"{table(comparison)}\n\nreport: {page}",
+        f"{summary(comparison)}\n\nreport: {page}",
     )
 
 

@@ -21,8 +21,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from evaluators.metrics import Metric
@@ -40,7 +41,7 @@ from zoo.checkpoint import (
 from zoo.errors import Corrupt, MissingData
 from zoo.files import Journal, atomic_path, read_limited, write_bytes
 from zoo.manifest import MANIFEST_BYTES, Entry, FileRecord, Manifest, Origin, Sha256
-from zoo.structure import Frozen, Structure
+from zoo.structure import Frozen, Structure, TensorSpec
 
 FROZEN = "frozen.safetensors"
 INDEX = "index.parquet"
@@ -48,6 +49,16 @@ STACK_BELOW = 1_000_000  # values; smaller models are stacked
 STACK_ROWS = 256  # checkpoints in a stack
 READ_AHEAD = 2  # checkpoints, and threads
 READ_AHEAD_FROM = 50_000  # values; smaller models are read faster than handed from thread to thread
+
+
+class Column(NamedTuple):
+    """Some values of a tensor, the same of many networks: `block` (networks, k), in the tensor's dtype, holds those of
+    the flattened tensor from index `start` on.
+    """
+
+    spec: TensorSpec
+    start: int
+    block: Tensor
 
 
 class Zoo:
@@ -137,6 +148,22 @@ class Zoo:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
+
+    def columns(self, entries: Sequence[Entry], values: int = 2**22) -> Iterator[Column]:
+        """The floating-point tensors of these entries, tied ones once, tensor by tensor in pieces of at most `values`
+        values of all entries together: memory holds one piece. Checks what has not been found sound before.
+        """
+        for _ in self.checkpoints([entry for entry in entries if entry.id not in self._hashed]):
+            pass
+        width = max(1, values // len(entries))
+        for spec in self.structure:
+            if spec.kind == "constant" or spec.tied_to is not None:
+                continue
+            files = {entry.file: self._tensors(entry.file)[spec.name] for entry in entries}
+            rows = [files[entry.file] if entry.row is None else files[entry.file][entry.row] for entry in entries]
+            for start in range(0, spec.numel, width):
+                piece = slice(start, start + width)
+                yield Column(spec, start, torch.stack([row.reshape(-1)[piece] for row in rows]))
 
     def _tensors(self, file: str) -> dict[str, Tensor]:
         path = self.file(file)
