@@ -245,10 +245,11 @@ def plan_estimate(
     if recipe in method_names():
         if parameters is None:
             raise ValueError(f"{recipe} is a method and has no network; say how large one is: --parameters 50000")
-        name, (config, request) = recipe, load_method(recipe, overrides)
+        name = recipe
+        config, request = load_method(recipe, overrides)
     else:
         plan = load_recipe(recipe, overrides, method)
-        if plan.method is None:
+        if plan.method is None or plan.generate is None:
             raise ValueError(f"recipe {plan.name} has no method; say which: --method rpg-tiny")
         name, config, request = plan.name, plan.method, plan.generate
         training = [job for job in jobs(plan.zoo, plan.task.conditions()) if job.split == "train"]

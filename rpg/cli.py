@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.console import command_line, describe_push, emit, pick_device, run_cli, say
+from zoo.console import command_line, describe_push, emit, run_cli, say
 from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, Set
 
 if TYPE_CHECKING:
-    from zoo.tasks.base import LabelledTask
+    pass
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
 
@@ -222,7 +222,7 @@ def report(
     split: Split = None,
     runs: Annotated[
         list[str],
-        typer.Option("--run", help="A run that made some, for its loss curve (default: found by its hash under runs/)."),
+        typer.Option("--run", help="A run that made some, for its loss curve (default: found under runs/)."),
     ] = [],  # noqa: B006
     baselines: Annotated[bool, typer.Option(help="Set baselines beside them.")] = True,
     plots: Annotated[str, typer.Option(help="Formats of the plots beside svg: png, pdf, or both as png,pdf.")] = "",
@@ -278,11 +278,13 @@ def compare(
 
     Zoos of the same originals are compared first, each group in a report of its own under reports/.
     """
-    from rpg.reporting import comparisons_of
     from rpg.comparisons import comparisons_table
-    from zoo.table import check_form
+    from rpg.reporting import comparisons_of
+    from zoo.errors import suggest
+    from zoo.table import FORMATS
 
-    check_form(form)
+    if form not in FORMATS:
+        raise ValueError(f"no table format named {form!r}{suggest(form, FORMATS)}")
     found = comparisons_of(places, baselines, overrides, data_root, device, command_line("rpg"))
     emit({}, False, comparisons_table(found, form))
 

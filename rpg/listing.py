@@ -64,8 +64,8 @@ def _scores(path: Path) -> Record:
 def _report(path: Path) -> Record:
     found = parse_json(read_limited(path / REPORT, MANIFEST_BYTES), path / REPORT)
     groups = found.get("groups") if isinstance(found, dict) else None
-    names = [group.get("name") for group in groups or () if isinstance(group, dict)]
-    return {"task": str(found.get("originals", "")), "method": ", ".join(n for n in names if n in ("generated",)) or None}
+    generated = [g.get("name") for g in groups or () if isinstance(g, dict) and g.get("kind") == "generated"]
+    return {"task": str(found.get("originals", "")), "method": ", ".join(map(str, generated)) or None}
 
 
 def _method(origin: Origin) -> str | None:

@@ -1,4 +1,4 @@
-"""The stage that reports: generated zoos beside the originals that they were learnt from, and what they have to beat."""
+"""The stage that reports: generated zoos beside the originals they were learnt from, and what they have to beat."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, cast
 
 from rpg.api import load, plan_generation, plan_training
 from rpg.compare import Candidate, Comparison, compare, comparison_json
+from rpg.comparisons import read_comparison
 from rpg.config import EvalConfig
 from rpg.evaluation import Place, find_source
-from rpg.comparisons import read_comparison
 from rpg.inputs import REPORT
 from rpg.page import provenance_of
 from rpg.report import summary, write_report
@@ -48,9 +48,9 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """What `rpg report --json` prints."""
-        task = isinstance(self.comparison, TaskComparison)
-        found = tasks_json(self.comparison) if task else comparison_json(cast("Comparison", self.comparison))
-        return found | {"report": str(self.path)}
+        if isinstance(self.comparison, TaskComparison):
+            return tasks_json(self.comparison) | {"report": str(self.path)}
+        return comparison_json(self.comparison) | {"report": str(self.path)}
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,9 @@ class Reporting:
 
     def carry_out(self) -> Report:
         """Score, compare and write, or continue, into `path`."""
-        origin = self.originals.manifest.origin
-        task = task_of(origin, self.task_overrides).build(self.data_root, pick_device(self.device)) if origin.task else None
+        task, origin = None, self.originals.manifest.origin
+        if origin.task:
+            task = task_of(origin, self.task_overrides).build(self.data_root, pick_device(self.device))
         if task is not None and task.conditions:
             return self._task_by_task(cast("LabelledTask", task))
         comparison = self.compared(task)
@@ -163,7 +164,7 @@ def plan_report(
     source = source or _source_of(opened[0])
     splits = {_split_of(zoo, source) for zoo in opened} - {None}
     if split is None and len(splits) > 1:
-        raise ValueError(f"these zoos were learnt from splits {', '.join(sorted(map(str, splits)))}; give one with --split")
+        raise ValueError(f"these zoos were learnt from splits {', '.join(sorted(map(str, splits)))}; give --split")
     config, others = eval_of(overrides)
     assert isinstance(config, EvalConfig)
     return Reporting(
@@ -232,7 +233,7 @@ def labels(zoos: Sequence[Zoo]) -> dict[str, str]:
     firsts = [members[0] for members in groups.values()]
     generated = [zoo for zoo in firsts if zoo.manifest.origin.kind == "generated"]
     methods = [_method_name(zoo) for zoo in firsts]
-    names = {}
+    names: dict[str, str] = {}
     for members, method in zip(groups.values(), methods, strict=True):
         first = members[0]
         name = first.name if methods.count(method) > 1 or method is None else method
@@ -271,12 +272,12 @@ def make_baselines(originals: Zoo, split: str, config: EvalConfig, out: Path, de
     need more networks than there are stay away.
     """
     count = len(originals.select(split))
-    wanted = [
-        (f"noised_{sigma:g}", "noise", [f"method.sigma={sigma}"], config.n, NOISED) for sigma in config.noise
-    ]
+    wanted = [(f"noised_{sigma:g}", "noise", [f"method.sigma={sigma}"], config.n, NOISED) for sigma in config.noise]
     wanted.append(("mean_of_all", "soup", [], 1, MEAN))
     if config.average_of < count:
-        wanted.append((f"average_of_{config.average_of}", "soup", [f"method.of={config.average_of}"], config.n, AVERAGE))
+        wanted.append(
+            (f"average_of_{config.average_of}", "soup", [f"method.of={config.average_of}"], config.n, AVERAGE)
+        )
     if count > 1:
         wanted.append(("gaussian", "gaussian", [], config.n, GAUSSIAN))
     found = []
@@ -308,7 +309,8 @@ def comparisons_of(
     """The comparisons behind these reports, and of these zoos, those of the same originals together. Raises ValueError
     for zoos of binary tasks, whose reports are task by task.
     """
-    found, zoos = [], {}
+    found: list[Comparison] = []
+    zoos: dict[str, list[Zoo]] = {}
     for place in places:
         if (find(place, "reports") / REPORT).is_file():
             found.append(read_comparison(find(place, "reports")))
@@ -322,6 +324,8 @@ def comparisons_of(
         )
         made = plan.carry_out().comparison
         if isinstance(made, TaskComparison):
-            raise ValueError(f"{group[0].path} is for many binary tasks; `rpg report {group[0].path}` sets them side by side")
+            raise ValueError(
+                f"{group[0].path} is for many binary tasks; `rpg report {group[0].path}` sets them side by side"
+            )
         found.append(made)
     return found

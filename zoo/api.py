@@ -25,7 +25,7 @@ from zoo.recipe import Recipe, keyword_overrides, load_recipe, task_of
 from zoo.scoring import Score
 from zoo.scoring import score as score_zoo
 from zoo.store import Zoo, ZooWriter
-from zoo.structure import Structure
+from zoo.structure import Frozen, Structure
 
 PYTHON = ("python",)  # the command on record where there is no command line
 
@@ -56,7 +56,7 @@ def collect(
     """
     plan = load_recipe(recipe, overrides)
     if settings:
-        schemas = {"task": type(plan.task), "zoo": CollectConfig}
+        schemas: dict[str, type[Frozen]] = {"task": type(plan.task), "zoo": CollectConfig}
         plan = load_recipe(recipe, [*overrides, *keyword_overrides(schemas, settings)])
     (made,) = collect_zoos([collection(plan, PYTHON, out)], "local", workers, data_root, device)
     return made

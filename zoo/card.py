@@ -31,8 +31,6 @@ LOADING = {
 }
 """How the Python of each library loads one of its models from the Hub."""
 
-SVG = re.compile(r"<svg\b.*?</svg>", re.DOTALL)
-
 
 def zoo_card(
     zoo: Zoo, repo_id: str, license: str, scores: list[Score] | None = None, report: str = "", plots: Sequence[str] = ()
@@ -115,11 +113,8 @@ def read_scores(zoo: Zoo, place: Path) -> list[Score] | None:
 
 
 def read_plots(report: Path) -> list[bytes]:
-    """The plots of a report (`rpg report`), as SVG files."""
-    page = report / "report.html"
-    text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    name = 'xmlns="http://www.w3.org/2000/svg"'  # which a page does not need and a file does
-    return [(svg if "xmlns=" in svg else svg.replace("<svg", f"<svg {name}", 1)).encode() for svg in SVG.findall(text)]
+    """The plots of a report (`rpg report`), as SVG files, by their names."""
+    return [path.read_bytes() for path in sorted((report / "plots").glob("*.svg"))]
 
 
 def _front_matter(metadata: dict[str, Any]) -> str:
