@@ -94,7 +94,7 @@ def recipes_root() -> Path:
 def recipe_names() -> dict[str, Path]:
     """Short names of all runnable recipes and their files. Those in `_base` only serve `extends:`."""
     files = sorted(recipes_root().rglob("*.yaml"))
-    return {file.stem: file for file in files if "_base" not in file.parts}
+    return {file.stem: file for file in files if not {"_base", "_methods"} & set(file.parts)}
 
 
 def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:

@@ -24,7 +24,7 @@ from zoo.tasks import task_structure
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 KEYS = ("command", "hardware", "hours", "expected", "paper")
-FILES = sorted(path for path in RECIPES.rglob("*.yaml") if "_base" not in path.parts)
+FILES = sorted(path for path in RECIPES.rglob("*.yaml") if not {"_base", "_methods"} & set(path.parts))
 
 
 # Parameters of the networks (buffers not counted): those of the paper's tables and of RPG's published code.
