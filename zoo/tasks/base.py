@@ -12,6 +12,9 @@ from zoo.structure import Frozen
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 Split: TypeAlias = Literal["validation", "test"]
+Scalar: TypeAlias = bool | int | float | str
+Option: TypeAlias = Scalar | tuple[Scalar, ...]
+"""What a network's constructor may be given: a value, or a list of them, as the depths of a Swin transformer."""
 
 
 class TaskConfig(Frozen):
