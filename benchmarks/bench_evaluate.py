@@ -53,7 +53,7 @@ def random_cifar10(root: Path, count: int) -> None:
 
 
 def random_zoo(recipe_name: str, task: Task, count: int, path: Path) -> Zoo:
-    origin = load_recipe(recipe_name).origin("collected", ("bench_evaluate",))
+    origin = load_recipe(recipe_name).collected(("bench_evaluate",))
     with ZooWriter(path, origin, Structure.of(task.weights(task.build(0)))) as writer:
         for seed in range(count):
             writer.add(f"random-{seed:03d}", task.weights(task.build(seed)), seed=seed, split="train")

@@ -30,9 +30,7 @@ from zoo.seeds import generator
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 
-ORIGIN = Origin(
-    name="benchmark", kind="trained", task="none", recipe="", recipe_sha256="0" * 64, command=("bench",), versions={}
-)
+ORIGIN = Origin(name="benchmark", kind="trained", task={"name": "none"}, command=("bench",), versions={})
 CONFIG = RPGConfig(
     generator=GeneratorConfig(token_size=2048, d_model=512, channels=(1, 8, 1)),
     train=TrainConfig(batch_size=2, diffusion_batch=64, steps=5, precision="float32"),

@@ -61,7 +61,7 @@ def published_side(model: Generator, layout: Layout, diffusion: DiffusionConfig)
 @torch.no_grad()
 def project_side(model: Generator, layout: Layout, diffusion: DiffusionConfig) -> Tensor:
     keep_freed_memory()
-    model.denoiser.fold_norms()
+    model.denoiser.fuse_conv_bn()
     prototypes = model.prototypes(torch.arange(NETWORKS)).flatten(0, 1)
     every = torch.ones(prototypes.shape, dtype=torch.bool)  # the published sampler does not know of padding
     scheduler = make_scheduler(diffusion, "ddpm", diffusion.num_steps)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,8 +23,24 @@ from safetensors.torch import save, save_file
 from torch import Tensor
 
 from zoo.errors import Corrupt, Failed
-from zoo.files import atomic_path
-from zoo.structure import DTYPES, Structure
+from zoo.files import atomic_path, parse_json
+from zoo.structure import DTYPES, MAX_VALUES, Structure
+
+SAFETENSORS_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+HEADER_BYTES = 10**8  # the format's own limit
+MAX_AXES = 64  # torch's own limit
+PIECE_BYTES = 2**20  # read at a time where bytes are only looked at
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -67,6 +85,91 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             ) from error
 
 
+@dataclass(frozen=True)
+class Stored:
+    """Where a safetensors file keeps a tensor: dtype, shape, and the byte of the file at which its values begin."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def row(self, index: int) -> Stored:
+        """Checkpoint `index` of this tensor of a stack."""
+        one = Stored(self.dtype, self.shape[1:], self.offset)
+        return Stored(self.dtype, one.shape, self.offset + index * one.nbytes)
+
+
+def read_header(path: Path) -> dict[str, Stored]:
+    """Where a file's tensors are, for reading them in pieces; no tensor is read.
+
+    Raises Corrupt for what is not whole safetensors with tensors of our dtypes, and when the file is missing.
+    """
+    if not path.is_file():
+        raise Corrupt(f"{path} is missing")
+    with path.open("rb") as file:
+        size, length = path.stat().st_size, int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(HEADER_BYTES, size - 8):
+            raise Corrupt(f"{path} is not a whole safetensors file: it has no header")
+        header = parse_json(file.read(length), f"the header of {path}")
+    begin = 8 + length
+    try:
+        stored = {name: _stored(header[name], begin) for name in header if name != "__metadata__"}
+    except (LookupError, TypeError, ValueError) as error:
+        raise Corrupt(f"{path} is not a whole safetensors file: its header is not that of one") from error
+    end = begin
+    for tensor in sorted(stored.values(), key=lambda tensor: (tensor.offset, tensor.nbytes)):
+        if tensor.offset != end:
+            raise Corrupt(f"{path} is not a whole safetensors file: its tensors overlap or leave gaps")
+        end += tensor.nbytes
+    if end != size:
+        raise Corrupt(f"{path} is not a whole safetensors file: it has {size} bytes, its header says {end}")
+    return stored
+
+
+def _stored(record: Any, begin: int) -> Stored:
+    """One tensor of a header. Raises LookupError, TypeError or ValueError for anything else."""
+    shape, (first, last) = tuple(record["shape"]), record["data_offsets"]
+    if len(shape) > MAX_AXES or not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
+        raise ValueError("sizes are natural numbers")
+    tensor = Stored(SAFETENSORS_DTYPES[record["dtype"]], shape, begin + first)
+    if math.prod(max(size, 1) for size in shape) > MAX_VALUES or last - first != tensor.nbytes:
+        raise ValueError("the size is not that of the shape")
+    return tensor
+
+
+def read_at(file: BinaryIO, offset: int, into: memoryview) -> None:
+    """Fill `into` with the file's bytes from `offset` on. Raises Corrupt when the file ends before."""
+    file.seek(offset)
+    while into:
+        count = file.readinto(into)  # type: ignore[attr-defined]  # files have it, BinaryIO does not
+        if not count:
+            raise Corrupt(f"{file.name} is not a whole safetensors file: it ends before byte {offset + len(into)}")
+        offset, into = offset + count, into[count:]
+
+
+def stored_bytes(file: BinaryIO, tensor: Stored) -> Iterator[memoryview]:
+    """The tensor's bytes in pieces; each piece is gone when the next is asked for."""
+    buffer = memoryview(bytearray(min(PIECE_BYTES, tensor.nbytes)))
+    for start in range(0, tensor.nbytes, PIECE_BYTES):
+        piece = buffer[: tensor.nbytes - start]
+        read_at(file, tensor.offset + start, piece)
+        yield piece
+
+
+def stored_hash(file: BinaryIO, tensors: Mapping[str, Stored]) -> str:
+    """`content_hash` of the checkpoint that these tensors of the file make, read in pieces."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(_hash_header(name, tensors[name].dtype, torch.Size(tensors[name].shape)))
+        for piece in stored_bytes(file, tensors[name]):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 class TensorFile:
     """A safetensors file that is filled piece by piece, in any order, with a piece in memory: when all values are there
     its bytes are those of `save_tensors`. Values of a tensor are also written to those tied to it.
@@ -79,7 +182,9 @@ class TensorFile:
         self._missing = {spec.name: spec.numel for spec in structure}
         header, offsets = _header(structure)
         file.write(header)
-        self._places = {name: len(header) + offset for name, offset in offsets.items()}
+        self._stored = {
+            spec.name: Stored(DTYPES[spec.dtype], spec.shape, len(header) + offsets[spec.name]) for spec in structure
+        }
 
     def put(self, name: str, start: int, values: Tensor) -> None:
         """Write flat values of the tensor, in its dtype, from index `start` on. Each value is written once."""
@@ -88,23 +193,14 @@ class TensorFile:
         assert values.dtype == DTYPES[spec.dtype], f"{name} is {spec.dtype}, not {values.dtype}"
         assert 0 <= start <= start + len(values) <= spec.numel, f"{name} has {spec.numel} values"
         for tied in self._names[name]:
-            self._file.seek(self._places[tied] + start * values.itemsize)
+            self._file.seek(self._stored[tied].offset + start * values.itemsize)
             self._file.write(_bytes(values))
             self._missing[tied] -= len(values)
 
     def content_hash(self) -> str:
         """`content_hash` of the whole checkpoint, read back in pieces."""
         assert not any(self._missing.values()), f"values are missing: {self._missing}"
-        digest = hashlib.sha256()
-        for name, spec in sorted(self._specs.items()):
-            digest.update(_hash_header(name, DTYPES[spec.dtype], torch.Size(spec.shape)))
-            self._file.seek(self._places[name])
-            left = spec.numel * DTYPES[spec.dtype].itemsize
-            while left:
-                piece = self._file.read(min(left, 1 << 20))
-                digest.update(piece)
-                left -= len(piece)
-        return digest.hexdigest()
+        return stored_hash(self._file, self._stored)
 
 
 @contextmanager

@@ -8,16 +8,12 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import Corrupt, Failed, MissingData, MissingExtra, Notice
+from zoo.errors import Corrupt, Failed, MissingData, MissingExtra, Notice, brief
 
 if TYPE_CHECKING:
     import torch
-
-    from zoo.recipe import Recipe
-    from zoo.tasks.base import Task
 
 EXIT_CODES: dict[type[Exception], int] = {
     ValueError: 2,
@@ -115,13 +111,6 @@ def describe_push(found: dict[str, Any]) -> str:
     return f"{found['repo']} at {found['tag']}: {found['uploaded']} files, {found['bytes']:,} bytes uploaded"
 
 
-def open_task(recipe: Recipe, data_root: Path | None, device: str) -> Task:
-    """The recipe's task with its data, on this device."""
-    from zoo.tasks import build_task
-
-    return build_task(recipe.sections["task"], data_root, pick_device(device))
-
-
 def pick_device(name: str) -> torch.device:
     """The device of this name; `auto` is the first GPU or else the CPU. Raises ValueError for one that is not here."""
     import torch
@@ -134,7 +123,5 @@ def pick_device(name: str) -> torch.device:
             raise RuntimeError("only cpu and cuda devices are supported")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"--device {name} cannot be used here: {str(error).splitlines()[0]}; try --device auto"
-        ) from error
+        raise ValueError(f"--device {name} cannot be used here: {brief(error)}; try --device auto") from error
     return device

@@ -9,7 +9,7 @@
 | `safetensors` | one file                          | `safetensors.torch.load_file("FILE")`                 |
 | `pth`         | one file                          | `torch.load("FILE", weights_only=True)`               |
 
-The first four are for the networks of one library each (zoo.tasks.task_library). Every export is all that it loads:
+The first four are for the networks of one library each (`TaskConfig.library`). Every export is all that it loads:
 frozen tensors of the zoo are put in.
 """
 
@@ -29,10 +29,9 @@ from zoo.checkpoint import content_hash, save_tensors
 from zoo.errors import Corrupt
 from zoo.files import atomic_path, unwritable_is_failed, write_bytes
 from zoo.manifest import Entry
-from zoo.recipe import recipe_of
+from zoo.recipe import task_of
 from zoo.sources import Sources
 from zoo.store import Zoo
-from zoo.tasks import library_config, task_library
 from zoo.weights import read
 
 
@@ -87,21 +86,21 @@ def export_checkpoint(zoo: Zoo, entry: Entry, form: str, target: Path) -> str:
 
 
 def _library_config(zoo: Zoo, entry: Entry, form: str) -> dict[str, Any]:
-    """What this library keeps beside a checkpoint: from the zoo's recipe, or as it was imported."""
-    if not zoo.manifest.origin.recipe and (found := Sources.of(zoo)):
+    """What this library keeps beside a checkpoint: from the zoo's task, or as it was imported."""
+    if not zoo.manifest.origin.task and (found := Sources.of(zoo)):
         if found.format == form and (config := found.config(entry.id)) is not None:
             return dict(config)
         raise ValueError(
             f"{zoo.path} was imported as {found.format}, without a recipe; export its networks with --format "
             f"{found.format if found.configs else 'safetensors or pth'}"
         )
-    task = recipe_of(zoo.manifest.origin).sections["task"]
-    if (library := task_library(task)) != form:
+    task = task_of(zoo.manifest.origin)
+    if (library := task.library) != form:
         raise ValueError(
             f"networks of {zoo.manifest.origin.name} are {library}'s; export them with --format {library}, "
             "safetensors or pth"
         )
-    return library_config(task)
+    return task.library_config()
 
 
 def _write_directory(target: Path, how: Format, weights: Mapping[str, Tensor], config: bytes) -> None:

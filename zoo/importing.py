@@ -18,7 +18,7 @@ from zoo.checkpoint import content_hash
 from zoo.conditions import Holdout, is_published_holdout, splits
 from zoo.errors import Corrupt
 from zoo.foreign import Place, Source, detect, sources
-from zoo.manifest import Origin, versions
+from zoo.manifest import Origin, settings_of, versions
 from zoo.naming import is_binary_task
 from zoo.progress import progress
 from zoo.recipe import Recipe
@@ -26,7 +26,6 @@ from zoo.sources import SOURCES, Recorder, read_config
 from zoo.store import ZooWriter
 from zoo.structure import Structure
 from zoo.survey import survey
-from zoo.tasks import check_source, task_frozen, task_structure
 from zoo.trials import activations, by_order
 from zoo.weights import bare, check_tensors, fitted, plain, suffix
 
@@ -107,7 +106,7 @@ class Checker:
         if source.problem:
             raise ValueError(source.problem)
         if self.plan.recipe:
-            check_source(self.plan.recipe.sections["task"], source.path)
+            self.plan.recipe.task.check_source(source.path)
         weights = source.load(self.form)
         tensors = plain(weights.tensors)
         if not tensors:
@@ -193,8 +192,7 @@ def _splits(found: Sequence[Source], holdout: Holdout | None) -> dict[str, str]:
 def _checker(place: Place, form: str, plan: Plan, found: Sequence[Source]) -> Checker:
     """Raises ValueError when no source at all can be taken."""
     if plan.recipe:
-        task = plan.recipe.sections["task"]
-        checker = Checker(place, form, plan, task_structure(task), task_frozen(task))
+        checker = Checker(place, form, plan, plan.recipe.task.structure(), plan.recipe.task.frozen())
     elif common := survey(found, form):
         checker = Checker(place, form, plan, common.structure, common.constants)
     else:
@@ -290,13 +288,11 @@ def _origin(place: Place, form: str, found: Sequence[Source], plan: Plan, comman
     if plan.holdout:
         settings["holdout"] = plan.holdout.model_dump(mode="json")
     if plan.recipe:
-        return plan.recipe.origin("imported", command).model_copy(update={"settings": settings})
+        name = plan.recipe.name
     return Origin(
         name=name,
         kind="imported",
-        task="unknown",
-        recipe="",
-        recipe_sha256=hashlib.sha256(b"").hexdigest(),
+        task=settings_of(plan.recipe.task) if plan.recipe else {},
         settings=settings,
         command=command,
         versions=versions(),

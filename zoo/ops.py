@@ -3,17 +3,17 @@
 | kind       | each new network is                                                                                |
 |------------|----------------------------------------------------------------------------------------------------|
 | `noise`    | a training network plus Gaussian noise, `sigma` times the standard deviation of each tensor        |
-| `mean`     | the mean of all training networks (there is only one)                                              |
-| `average`  | the mean of `average_of` training networks drawn at random                                         |
+| `soup`     | the mean of `of` training networks drawn at random; of all, if it is not given (there is only one) |
 | `gaussian` | a draw from independent Gaussians fitted to every value over the training networks                 |
 
-Constants (integer buffers) are those of the first network involved. Running variances get their noise in log space,
-as in the published code, and stay non-negative. Means are accumulated in float64, one checkpoint in memory at a time.
+Constants (integer buffers) are those of the first training network. Noise acts on running variances in log space, as in
+the published code; where sums leave them negative they are cut off at zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,105 +21,107 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from zoo.manifest import Entry, Origin
+from zoo.manifest import Entry, Origin, settings_of
+from zoo.mixtures import Draft, Drafts, Piece, numbered, piece_values, shares, tensor_deviations, write
 from zoo.seeds import Seed, generator
-from zoo.store import Zoo, ZooWriter
-from zoo.structure import DTYPES, Frozen, Structure, TensorSpec
-
-Weights = Mapping[str, Tensor]
-VARIANCE_FLOOR = 1e-12  # keeps the log of a dead channel's running variance finite
+from zoo.store import Zoo, ZooWriter, derivation
+from zoo.structure import Frozen
 
 
 class PerturbConfig(Frozen):
-    """What to make: `n` networks (`mean` gives one). `sigma` is for noise, `average_of` for averages."""
+    """What to make: `n` networks (a soup of all gives one). `sigma` is for noise, `of` for soups."""
 
-    kind: Literal["noise", "mean", "average", "gaussian"]
+    kind: Literal["noise", "soup", "gaussian"]
     n: PositiveInt = 10
     seed: Seed = 0
     sigma: Annotated[float, Field(ge=0)] = 0.05
-    average_of: PositiveInt = 16
+    of: PositiveInt | None = None
 
 
 def perturb(config: PerturbConfig, zoo: Zoo, entries: Sequence[Entry], origin: Origin, path: Path) -> Zoo:
     """Make a zoo at `path` of perturbed `entries`, or continue it. Network k depends on (seed, k) only.
 
     `origin` says how the networks came about; kind, parent and settings are filled in here. Raises ValueError when
-    `average_of` networks are asked from fewer.
+    there are fewer networks than a soup takes or a Gaussian needs.
     """
-    if config.kind == "average" and config.average_of > len(entries):
-        raise ValueError(f"cannot average {config.average_of} networks of {zoo.path}, there are {len(entries)}")
-    made_by = {"kind": "perturbed", "parents": (zoo.sha256,), "settings": config.model_dump(mode="json")}
+    made_by = derivation(zoo, entries, "perturb", settings_of(config))
+    drafts, n = _drafts(config, zoo, entries)
     with ZooWriter(path, origin.model_copy(update=made_by), zoo.structure, zoo.frozen()) as writer:
-        moments = moments_of(zoo, entries) if config.kind in ("mean", "gaussian") and not writer.complete else None
-        for k in range(1 if config.kind == "mean" else config.n):
-            id = f"{config.kind}-{k:04d}"
-            if id not in writer.done:
-                parents, values = _perturbed(config, zoo, entries, moments, generator(config.seed, config.kind, k))
-                weights = finished(zoo.structure, values, zoo.load(parents[0]))
-                hashes = [parent.sha256 for parent in parents]
-                writer.add(id, weights, seed=config.seed, split=config.kind, parents=hashes)
+        ids = numbered(config.kind, n)
+        write(writer, zoo, entries, ids, drafts, seed=config.seed, split=config.kind)
         return writer.finish()
 
 
-Moments = tuple[dict[str, Tensor], dict[str, Tensor]]
+def _drafts(config: PerturbConfig, zoo: Zoo, entries: Sequence[Entry]) -> tuple[Drafts, int]:
+    """What to draw, and how many networks."""
+    if config.kind == "noise":
+        return noised(zoo, entries, config.seed, config.sigma), config.n
+    if config.kind == "gaussian":
+        return gaussians(zoo, entries, config.seed), config.n
+    only_one = config.of in (None, len(entries))
+    return soups(zoo, entries, config.seed, config.of), 1 if only_one else config.n
 
 
-def _perturbed(
-    config: PerturbConfig, zoo: Zoo, entries: Sequence[Entry], moments: Moments | None, rng: torch.Generator
-) -> tuple[list[Entry], dict[str, Tensor]]:
-    """One new network: the entries it was made from, and its values in float64."""
-    if moments is not None:
-        mean, std = moments
-        if config.kind == "mean":
-            return list(entries), mean
-        return list(entries), {name: mean[name] + std[name] * _normal(mean[name], rng) for name in mean}
-    if config.kind == "average":
-        parents = [entries[i] for i in torch.randperm(len(entries), generator=rng)[: config.average_of].tolist()]
-        return parents, moments_of(zoo, parents)[0]
-    parent = entries[int(torch.randint(len(entries), (), generator=rng))]
-    return [parent], _noised(zoo.structure, zoo.load(parent), config.sigma, rng)
+def noised(zoo: Zoo, entries: Sequence[Entry], seed: int, sigma: float) -> Drafts:
+    """A training network each, drawn at random, plus Gaussian noise of `sigma` times the deviation of each of its
+    tensors: the baseline of Zeng et al. (2025, arXiv 2506.07998), with the relative scale of p-diff and RPG.
+    """
+    size = piece_values(len(entries))
+
+    def draft(k: int) -> Draft:
+        row = int(torch.randint(len(entries), (), generator=generator(seed, "noise", "parent", k)))
+        scales = cache(lambda: tensor_deviations(zoo, entries[row], size))
+
+        def deviation(piece: Piece) -> float:
+            return sigma * scales()[piece.spec.name]
+
+        return Draft((row,), shares(1), (row,), deviation, (seed, "noise", k), log_variances=True)
+
+    return draft
 
 
-def moments_of(zoo: Zoo, entries: Iterable[Entry]) -> Moments:
-    """Mean and standard deviation (over checkpoints, ddof 1) of every value, in float64, by Welford's update."""
-    mean: dict[str, Tensor] = {}
-    squares: dict[str, Tensor] = {}
-    for count, weights in enumerate(zoo.checkpoints(entries), 1):
-        for spec in floats(zoo.structure):
-            value = weights[spec.name].double()
-            delta = value - mean.get(spec.name, 0.0)
-            mean[spec.name] = mean.get(spec.name, 0.0) + delta / count
-            squares[spec.name] = squares.get(spec.name, 0.0) + delta * (value - mean[spec.name])
-    return mean, {name: (square / max(count - 1, 1)).sqrt() for name, square in squares.items()}
+def soups(
+    zoo: Zoo, entries: Sequence[Entry], seed: int, of: int | None, mix: Literal["uniform", "positive"] = "uniform"
+) -> Drafts:
+    """Means of `of` networks (None: all), drawn at random without replacement: model soups, Wortsman et al. (2022,
+    arXiv 2203.05482). They count alike, or with weights uniform on the simplex (Dirichlet(1)).
+
+    Raises ValueError when there are fewer networks.
+    """
+    of = check_soup(zoo, entries, of)
+
+    def draft(k: int) -> Draft:
+        rng = generator(seed, "soup", k)
+        rows = tuple(sorted(torch.randperm(len(entries), generator=rng)[:of].tolist()))
+        if mix == "uniform":
+            return Draft(rows, shares(of), rows)
+        weights = torch.empty(of, dtype=torch.float64).exponential_(generator=rng)
+        return Draft(rows, weights / weights.sum(), rows)
+
+    return draft
 
 
-def _noised(structure: Structure, weights: Weights, sigma: float, rng: torch.Generator) -> dict[str, Tensor]:
-    values: dict[str, Tensor] = {}
-    for spec in floats(structure):
-        value = weights[spec.name].double()
-        value = value.clamp_min(VARIANCE_FLOOR).log() if spec.kind == "running_var" else value
-        value = value + sigma * value.std(correction=0) * _normal(value, rng)
-        values[spec.name] = value.exp() if spec.kind == "running_var" else value
-    return values
+def check_soup(zoo: Zoo, entries: Sequence[Entry], of: int | None) -> int:
+    """How many networks a soup takes. Raises ValueError when there are fewer."""
+    if of is not None and of > len(entries):
+        raise ValueError(f"cannot mix {of} networks of {zoo.path}, there are {len(entries)}; ask for fewer")
+    return of or len(entries)
 
 
-def finished(structure: Structure, values: Weights, constants: Weights) -> dict[str, Tensor]:
-    """Values in float64 back as a checkpoint: own dtypes, ties, constants of an original."""
-    out: dict[str, Tensor] = {}
-    for spec in structure:
-        if spec.tied_to is not None:
-            out[spec.name] = out[spec.tied_to]
-        elif spec.kind == "constant":
-            out[spec.name] = constants[spec.name]
-        else:
-            value = values[spec.name].clamp_min(0) if spec.kind == "running_var" else values[spec.name]
-            out[spec.name] = value.to(DTYPES[spec.dtype])
-    return out
+def gaussians(zoo: Zoo, entries: Sequence[Entry], seed: int, width: float = 1.0) -> Drafts:
+    """Draws from a Gaussian for every value, with its mean and `width` times its deviation (ddof 1) over the entries:
+    the baseline of Zeng et al. (2025, arXiv 2506.07998). Raises ValueError for a single network.
+    """
+    check_several(zoo, entries)
+    everything, mean = tuple(range(len(entries))), shares(len(entries))
+
+    def deviation(piece: Piece) -> Tensor:
+        return width * piece.deviation
+
+    return lambda k: Draft(everything, mean, everything, deviation, (seed, "gaussian", k))
 
 
-def floats(structure: Structure) -> list[TensorSpec]:
-    return [spec for spec in structure if spec.kind != "constant" and spec.tied_to is None]
-
-
-def _normal(like: Tensor, rng: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=rng, dtype=torch.float64)
+def check_several(zoo: Zoo, entries: Sequence[Entry]) -> None:
+    """Raise ValueError unless there are networks that can differ."""
+    if len(entries) < 2:
+        raise ValueError(f"{zoo.path} has 1 network to learn from, whose values have no spread; expected 2 or more")

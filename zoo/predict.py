@@ -12,7 +12,8 @@ For a task that is itself among the given ones, `nearest` and `neighbours` look 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,10 +21,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from zoo.conditions import BITS, bits, distance
-from zoo.manifest import Entry, Origin
-from zoo.ops import finished, floats, moments_of
-from zoo.store import Zoo, ZooWriter
+from zoo.conditions import bits, distance
+from zoo.manifest import Entry, Origin, settings_of
+from zoo.mixtures import Draft, shares, write
+from zoo.store import Zoo, ZooWriter, derivation
 from zoo.structure import Frozen
 
 
@@ -41,50 +42,44 @@ def predict(config: PredictConfig, zoo: Zoo, entries: Sequence[Entry], origin: O
     """
     if bare := [entry.id for entry in entries if entry.condition is None]:
         raise ValueError(f"{bare[0]} of {zoo.path} has no condition; expected a zoo of binary tasks")
-    made_by = {"kind": "perturbed", "parents": (zoo.sha256,), "settings": config.model_dump(mode="json")}
+    made_by = derivation(zoo, entries, "predict", settings_of(config))
+    drafts = regressions(entries) if config.kind == "regression" else partial(_mean, config.kind, entries)
+    conditions = list(dict.fromkeys(config.conditions))
+    ids = [f"{config.kind}-{condition}" for condition in conditions]
     with ZooWriter(path, origin.model_copy(update=made_by), zoo.structure, zoo.frozen()) as writer:
-        fitted = fit(zoo, entries) if config.kind == "regression" and not writer.complete else {}
-        for condition in config.conditions:
-            id = f"{config.kind}-{condition}"
-            if id in writer.done:
-                continue
-            if config.kind == "regression":
-                parents, values = list(entries), {name: _features(condition) @ c for name, c in fitted.items()}
-                values = {spec.name: values[spec.name].view(spec.shape) for spec in floats(zoo.structure)}
-            else:
-                parents = closest(entries, condition)
-                if config.kind == "nearest":
-                    parents = [max((e for e in parents if e.condition == parents[0].condition), key=lambda e: e.step)]
-                values = moments_of(zoo, parents)[0]
-            weights = finished(zoo.structure, values, zoo.load(parents[0]))
-            hashes = [parent.sha256 for parent in parents]
-            writer.add(id, weights, seed=0, split=config.kind, condition=condition, parents=hashes)
+        write(writer, zoo, entries, ids, lambda k: drafts(conditions[k]), seed=0, split=config.kind)
         return writer.finish()
 
 
-def closest(entries: Sequence[Entry], condition: str) -> list[Entry]:
-    """The checkpoints of the other tasks at the smallest distance. Raises ValueError when there is no other task."""
-    others = [(distance(str(e.condition), condition), e) for e in entries if e.condition != condition]
+def _mean(kind: str, entries: Sequence[Entry], condition: str) -> Draft:
+    rows = closest(entries, condition)
+    if kind == "nearest":
+        task = entries[rows[0]].condition
+        rows = (max((row for row in rows if entries[row].condition == task), key=lambda row: entries[row].step),)
+    return Draft(rows, shares(len(rows)), rows, condition=condition)
+
+
+def closest(entries: Sequence[Entry], condition: str) -> tuple[int, ...]:
+    """Which entries are the other tasks' at the smallest distance. Raises ValueError when there is no other task."""
+    others = [(distance(str(e.condition), condition), row) for row, e in enumerate(entries) if e.condition != condition]
     if not others:
         raise ValueError(f"there is no task but {condition} to predict its network from")
     least = min(bits_apart for bits_apart, _ in others)
-    return [entry for bits_apart, entry in others if bits_apart == least]
+    return tuple(row for bits_apart, row in others if bits_apart == least)
 
 
-def fit(zoo: Zoo, entries: Sequence[Entry]) -> dict[str, Tensor]:
-    """Least squares of every weight on a constant and the bits: float64 (1 + BITS, values) per tensor. The solution of
-    least norm where the tasks do not decide. One checkpoint in memory at a time.
+def regressions(entries: Sequence[Entry]) -> Callable[[str], Draft]:
+    """What least squares of every weight on a constant and the bits says for a condition, as a combination of the
+    entries' networks. The solution of least norm where the tasks do not decide.
     """
-    gram = torch.zeros(1 + BITS, 1 + BITS, dtype=torch.float64)
-    sums: dict[str, Tensor] = {}
-    for entry, weights in zip(entries, zoo.checkpoints(entries), strict=True):
-        x = _features(str(entry.condition))
-        gram += torch.outer(x, x)
-        for spec in floats(zoo.structure):
-            product = torch.outer(x, weights[spec.name].double().reshape(-1))
-            sums[spec.name] = sums[spec.name] + product if spec.name in sums else product
-    inverse = torch.linalg.pinv(gram, hermitian=True, rtol=1e-10)
-    return {name: inverse @ total for name, total in sums.items()}
+    everything = tuple(range(len(entries)))
+    x = torch.stack([_features(str(entry.condition)) for entry in entries])
+    inverse = torch.linalg.pinv(x.T @ x, hermitian=True, rtol=1e-10)
+
+    def draft(condition: str) -> Draft:
+        return Draft(everything, x @ (inverse @ _features(condition)), everything, condition=condition)
+
+    return draft
 
 
 def _features(condition: str) -> Tensor:

@@ -26,6 +26,7 @@ from zoo.manifest import Entry, Sha256, versions
 from zoo.progress import progress
 from zoo.store import Zoo
 from zoo.structure import Frozen, Structure
+from zoo.table import Record, Table
 from zoo.tasks.base import Task
 from zoo.weights import fitted, read
 
@@ -156,13 +157,24 @@ def result(task_name: str, scores: Sequence[Score]) -> dict[str, Any]:
     }
 
 
-def table(scores: Sequence[Score]) -> str:
+def score_table(scores: Sequence[Score]) -> Table:
     """The same for people: a row per metric. `samples` and `stderr`, the largest, are those of one network's value."""
-    titles = ("best", "mean", "median", "min", "std", "n", "samples", "stderr")
-    lines = [f"{'metric':<16}" + "".join(f"{title:>9}" for title in titles)]
+    records: list[Record] = []
     for name, s in summaries(scores).items():
         metrics = [score.metrics[name] for score in scores]
-        values = "".join(f"{value:>9.3f}" for value in (s.best, s.mean, s.median, s.min, s.std))
-        error = max(metric.stderr for metric in metrics)
-        lines.append(f"{name:<16}{values}{s.n:>9}{metrics[0].n:>9}{error:>9.3f}")
-    return "\n".join([*lines, f"protocol {scores[0].protocol}, {scores[0].samples} samples per network"])
+        record: Record = {
+            "metric": name,
+            "best": s.best,
+            "mean": s.mean,
+            "median": s.median,
+            "min": s.min,
+            "std": s.std,
+        }
+        record |= {"networks": s.n, "samples": metrics[0].n, "stderr": max(metric.stderr for metric in metrics)}
+        records.append(record)
+    return Table.of(records, dict.fromkeys(("best", "mean", "median", "min", "std", "stderr"), 3))
+
+
+def table(scores: Sequence[Score]) -> str:
+    """`score_table` as text, with the protocol."""
+    return f"{score_table(scores).text()}\nprotocol {scores[0].protocol}, {scores[0].samples} samples per network"

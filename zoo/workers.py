@@ -24,16 +24,14 @@ from zoo.collect import CollectConfig, Event, Job
 from zoo.console import pick_device, say
 from zoo.ensemble import train_together
 from zoo.errors import MissingExtra
-from zoo.structure import Frozen
-from zoo.tasks import build_task
-from zoo.tasks.base import Task
+from zoo.tasks.base import Task, TaskConfig
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
     """All that a worker has to know about jobs that are trained together."""
 
-    task: Frozen
+    task: TaskConfig
     config: CollectConfig
     jobs: tuple[Job, ...]
     states: tuple[dict[str, Tensor] | None, ...]
@@ -92,7 +90,7 @@ class Trainer:
         self._data_root = data_root
         self._device = device
         self._threads = threads
-        self._task: tuple[Frozen, Task] | None = None
+        self._task: tuple[TaskConfig, Task] | None = None
 
     def messages(self, work: Work) -> Iterator[Message]:
         """Do jobs: their events, then their exception if there is one, then Idle."""
@@ -101,7 +99,7 @@ class Trainer:
             torch.set_num_threads(self._threads)
             if self._task is None or self._task[0] != work.task:
                 self._task = None  # frees the old one first
-                self._task = work.task, build_task(work.task, self._data_root, pick_device(self._device))
+                self._task = work.task, work.task.build(self._data_root, pick_device(self._device))
             yield from train_together(work.config, self._task[1], work.jobs, work.states, work.done)
         except Exception as error:
             yield Raised(error, traceback.format_exc())

@@ -13,11 +13,10 @@ import pytest
 import torch
 from test_cli import Shell
 
-from zoo.collect import Checkpoint, CollectConfig, Run, State
+from zoo.collect import Checkpoint, Run, State
 from zoo.engines import Plan, collect_all
 from zoo.ensemble import collect
 from zoo.recipe import load_recipe
-from zoo.tasks import build_task
 from zoo.workers import LocalPool
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
@@ -26,13 +25,13 @@ SEEDS = ["zoo.regime=independent", "zoo.seeds=3", "zoo.checkpoints=2", "zoo.epoc
 
 def plan(path: Path, settings: list[str]) -> Plan:
     recipe = load_recipe(TINY, settings)
-    origin = recipe.origin("collected", ("x",))
-    return Plan(recipe.sections["task"], recipe.section("zoo", CollectConfig), origin, path)
+    origin = recipe.collected(("x",))
+    return Plan(recipe.task, recipe.zoo, origin, path)
 
 
 def collect_here(path: Path, settings: list[str]) -> dict[str, bytes]:
     one = plan(path, settings)
-    collect(one.config, build_task(one.task, None, torch.device("cpu")), one.origin, path)
+    collect(one.config, one.task.build(None, torch.device("cpu")), one.origin, path)
     return content(path)
 
 

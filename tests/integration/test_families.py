@@ -15,9 +15,9 @@ import torch
 from commands import call
 from PIL import Image
 
-from zoo.recipe import recipe_from_text
+from zoo.recipe import task_of
 from zoo.store import Zoo
-from zoo.tasks import build_task, images
+from zoo.tasks import images
 from zoo.tasks.classification import Config
 from zoo.weights import read
 
@@ -88,7 +88,7 @@ def test_a_family_goes_the_whole_way_on_photographs(model, options, photos):
 
     # timm's own preparation of a test image, by what config.json says, gives the logits that are scored.
     originals = Zoo.open(Path("zoos/mini"))
-    opened = build_task(Config.from_json(json.dumps(_task_of(originals))), photos, CPU)
+    opened = Config.from_json(json.dumps(_task_of(originals))).build(photos, CPU)
     mine = opened.build(0)
     opened.load(mine, originals.load(originals.entry("seed00000-0001")))
     loaded = timm.create_model("local-dir:original", pretrained=True).eval()
@@ -103,7 +103,7 @@ def test_a_family_goes_the_whole_way_on_photographs(model, options, photos):
 
 
 def _task_of(made: Zoo) -> dict:
-    return recipe_from_text("mini", made.manifest.origin.recipe).sections["task"].model_dump(mode="json")
+    return task_of(made.manifest.origin).model_dump(mode="json")
 
 
 def _alone(scored: dict, row: int) -> dict:
@@ -134,7 +134,7 @@ def test_batchnorm_subset_is_generated_scored_and_exported_with_the_frozen_rest(
         f"rpg-zoo collect {part}",
         f"rpg train {part}",
         "rpg generate part",
-        "rpg-zoo perturb zoos/part --kind mean",
+        "rpg-zoo perturb zoos/part --kind soup",
         "rpg-zoo export zoos/part-generated generated-0000 --out made.safetensors",
         "rpg-zoo export zoos/part-generated generated-0000 --format pth --out made.pth",
     ):

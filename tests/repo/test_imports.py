@@ -263,6 +263,23 @@ def test_importing_every_module_changes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+READ_ALL_RECIPES = """
+import sys
+from zoo.recipe import load_recipe, recipe_names
+from zoo.tasks import FAMILIES
+
+assert {load_recipe(name).task.name for name in recipe_names()} == set(FAMILIES)
+assert all(module in sys.modules for module in FAMILIES.values())
+print(*sorted(set(sys.argv[1:]) & set(sys.modules)))
+"""
+
+
+def test_reading_recipes_imports_no_heavy_library() -> None:
+    command = [sys.executable, "-c", READ_ALL_RECIPES, *HEAVY]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert run.stdout.split() == ["safetensors"]  # which is light, and reads every checkpoint
+
+
 @pytest.mark.parametrize("source", ["print('hello')", "import torch\ntorch.rand(1)", "import os\nos.chdir('..')"])
 def test_an_import_that_changes_something_is_found(tmp_path: Path, source: str) -> None:
     (tmp_path / "made_up.py").write_text(source)

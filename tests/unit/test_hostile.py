@@ -26,11 +26,10 @@ from zoo.errors import Corrupt, MissingData
 from zoo.files import Journal, parse_json, read_limited
 from zoo.inert import load_pickle
 from zoo.manifest import Entry, Manifest
-from zoo.recipe import load_recipe, recipe_from_text
+from zoo.recipe import load_recipe, task_of
 from zoo.scoring import score
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
-from zoo.tasks import build_task
 from zoo.weights import read
 
 EXAMPLES = readers.examples()
@@ -286,17 +285,17 @@ def test_run_records_stay_in_their_run(tmp_path: Path) -> None:
 )
 def test_a_recipe_names_no_code_but_registered_tasks(change: dict[str, object]) -> None:
     """So nothing needs a flag that says it may be trusted."""
-    config = json.loads(json.dumps(load_recipe("digits").sections["task"].model_dump(mode="json"))) | change
-    tree = readers.yaml.safe_load(readers.origin().recipe) | {"task": config}
+    config = json.loads(json.dumps(load_recipe("digits").task.model_dump(mode="json"))) | change
+    theirs = readers.origin().model_copy(update={"task": config})
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
-        build_task(recipe_from_text("theirs", json.dumps(tree)).sections["task"], None, torch.device("cpu")).build(0)
+        task_of(theirs).build(None, torch.device("cpu")).build(0)
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "extends: ../../../etc/passwd\n",
-        "extends: _base/rpg-tiny\n",
+        "extends: _methods/rpg-tiny\n",
         "!!python/object/apply:os.system [mkdir ran-code]\n",
         "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n",
         "{" * 50_000,
@@ -310,9 +309,10 @@ def test_a_recipe_names_no_code_but_registered_tasks(change: dict[str, object]) 
         "hydra: {}\n",
     ],
 )
-def test_recipe_texts_that_are_refused(text: str) -> None:
+def test_recipe_texts_that_are_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "theirs.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
-        recipe_from_text("theirs", text)
+        load_recipe(str(tmp_path / "theirs.yaml"))
     assert not Path("ran-code").exists()
 
 
@@ -322,9 +322,10 @@ def test_scoring_reads_no_file_that_a_recipe_names(tmp_path: Path) -> None:
     """
     os.mkfifo(tmp_path / "secret.pth")
     recipe = load_recipe("digits", [f"task.pretrained={tmp_path / 'secret.pth'}"])
-    task = build_task(recipe_from_text("theirs", recipe.text).sections["task"], None, torch.device("cpu"))
+    origin = recipe.collected(("x",))
+    task = task_of(origin).build(None, torch.device("cpu"))
     weights = task.weights(task.build(0))
-    with ZooWriter(tmp_path / "zoo", recipe.origin("imported", ("x",)), Structure.of(weights)) as writer:
+    with ZooWriter(tmp_path / "zoo", origin, Structure.of(weights)) as writer:
         writer.add("a", weights, seed=0, split="train")
         found = writer.finish()
     assert [s.id for s in score(found, task, tmp_path / "scores")] == ["a"]

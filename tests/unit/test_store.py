@@ -24,11 +24,10 @@ from zoo.weights import read
 ORIGIN = Origin(
     name="toy",
     kind="collected",
-    task="toy",
-    recipe="task: {}\n",
-    recipe_sha256="0" * 64,
-    command=("x",),
-    versions={},
+    task={"name": "toy"},
+    settings={"zoo": {"epochs": 10}},
+    command=("rpg-zoo", "collect"),
+    versions={"torch": "1"},
 )
 
 
@@ -232,8 +231,8 @@ def test_an_unfinished_zoo_is_not_opened(tmp_path):
 def test_another_recipe_or_foreign_files_are_never_overwritten(tmp_path):
     made = write(tmp_path / "zoo")
     before = content(made.path)
-    other = ORIGIN.model_copy(update={"recipe_sha256": "1" * 64})
-    with pytest.raises(ValueError, match="of another recipe"):
+    other = ORIGIN.model_copy(update={"settings": {"zoo": {"epochs": 5}}})
+    with pytest.raises(ValueError, match=r"holds another zoo: zoo\.epochs 10 -> 5; choose another place with --out"):
         write(tmp_path / "zoo", origin=other)
     assert content(made.path) == before
     (tmp_path / "home").mkdir()

@@ -1,0 +1,120 @@
+"""The door for methods: what learns from the networks of a zoo and draws new ones.
+
+A method is named by `method.name` of a recipe (rpg.methods.METHODS) and known to everything else by what is here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from pydantic import PositiveInt
+
+from zoo.manifest import Entry
+from zoo.seeds import Seed
+from zoo.store import Zoo, ZooWriter
+from zoo.structure import Frozen, Structure
+
+if TYPE_CHECKING:
+    from rpg.devices import Device
+    from rpg.run import Run
+
+
+class DrawConfig(Frozen):
+    """Section `generate:`. Methods extend it by what they can be asked for. `n` networks; network k is a function of
+    (seed, k).
+    """
+
+    n: PositiveInt = 10
+    seed: Seed = 0
+
+
+class MethodConfig(Frozen):
+    """Section `method:`. `name` is that of the method; each has its own fields beside it."""
+
+    name: str
+
+    def build(self) -> Method:
+        """The method with these settings."""
+        raise TypeError(f"{type(self).__name__} does not say what it builds")
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """The networks to learn from: the entries of one split of a zoo, at least one."""
+
+    zoo: Zoo
+    split: str
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a method computes and which trackers its training reports to. Nothing here changes what is learnt."""
+
+    device: torch.device
+    trackers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class About:
+    """A method in a few words: what it is, its source, which tasks and sizes of networks it suits, and whether there is
+    something to train (or else a closed form).
+    """
+
+    what: str
+    source: str
+    suits: str
+    trained: bool
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What learning and drawing cost. `parameters` are learnt; memory in bytes; `fit_flops` are those of the whole fit,
+    `draw_flops` those of one network. `figures` is everything that is known, JSON-ready, `text` the same for people.
+    """
+
+    parameters: int
+    fit_bytes: int
+    fit_flops: int
+    draw_bytes: int
+    draw_flops: int
+    figures: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+
+
+class Method(Protocol):
+    """One way to learn networks. Its files in the run's directory are its own affair, but for their names."""
+
+    about: ClassVar[About]
+    draw_config: ClassVar[type[DrawConfig]]
+
+    def check(self, data: TrainingSet, machine: Machine) -> None:
+        """Refuse what cannot work, before any work: ValueError with the remedy, MissingExtra for a library."""
+        ...
+
+    def fit(self, data: TrainingSet, run: Run, machine: Machine) -> None:
+        """Learn the networks and seal the run (`Run.seal`). An interrupted call is continued by the same call, to the
+        same bytes on the same hardware. Under a launcher all processes call it, and the first writes.
+
+        Raises Failed when learning diverges, memory does not suffice or the disk is full.
+        """
+        ...
+
+    def requested(self, run: Run, request: DrawConfig) -> int:
+        """How many networks are asked for. Raises ValueError for a request that the run cannot serve."""
+        ...
+
+    def draw(self, run: Run, request: DrawConfig, writer: ZooWriter, machine: Machine) -> None:
+        """Add the requested networks to the zoo, but for those that are there. Memory does not grow with `n`.
+
+        Raises Failed when a network is not finite.
+        """
+        ...
+
+    def estimate(self, structure: Structure, checkpoints: int, request: DrawConfig, device: Device) -> Estimate:
+        """What this costs for so many training checkpoints of this structure, without data. Raises ValueError for
+        settings that do not fit together.
+        """
+        ...

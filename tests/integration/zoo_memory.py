@@ -1,0 +1,62 @@
+"""Makes a zoo of COUNT networks of VALUES values at PLACE, or goes through it; prints how far resident memory rose.
+
+    python zoo_memory.py COUNT VALUES PLACE make | columns
+
+Columns hold 2**18 values of all networks together here, so that what depends on the size of the zoo shows beside them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+import zoo.columns
+import zoo.store
+from zoo.manifest import Origin
+from zoo.store import Zoo, ZooWriter
+from zoo.structure import Structure
+
+ORIGIN = Origin(
+    name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
+)
+VALUES = 2**18
+
+
+def main(count: int, values: int, place: Path, what: str) -> None:
+    zoo.store.STACK_BELOW = 0  # a file for each network, as for large ones
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far, which was that of the imports, is forgotten
+    before = resident("VmRSS")
+    if what == "make":
+        make(count, values, place)
+    else:
+        for column in Zoo.open(place).columns(Zoo.open(place).entries, VALUES):
+            assert column.block.numel() <= VALUES
+    print(resident("VmHWM") - before)
+
+
+def make(count: int, values: int, place: Path) -> None:
+    rng = torch.Generator().manual_seed(0)
+
+    def network(seed: int) -> dict[str, torch.Tensor]:
+        return {
+            "weight": torch.randn(values, generator=rng),
+            "norm.running_var": torch.rand(100, generator=rng),
+            "steps": torch.tensor(seed),
+        }
+
+    with ZooWriter(place, ORIGIN, Structure.of(network(0))) as writer:
+        for seed in range(count):
+            writer.add(f"net-{seed:03d}", network(seed), seed=seed, split="train")
+        writer.finish()
+
+
+def resident(field: str) -> int:
+    """Bytes: VmRSS now, VmHWM at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
