@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import Corrupt, Failed, MissingData, MissingExtra, brief
+from zoo.errors import Corrupt, Failed, MissingData, MissingExtra, Notice, brief
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +32,8 @@ def run_cli(app: Callable[..., Any], program: str) -> None:
     A command may return an exit code. Exceptions outside the contract are our own bugs and keep their traceback.
     """
     try:
-        code = app(sys.argv[1:] or ["--help"], prog_name=program, standalone_mode=False) or 0
+        with notices():
+            code = app(sys.argv[1:] or ["--help"], prog_name=program, standalone_mode=False) or 0
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
@@ -42,6 +45,21 @@ def run_cli(app: Callable[..., Any], program: str) -> None:
     if code == INTERRUPTED:
         print(f"{program}: interrupted; run the same command again to continue", file=sys.stderr)
     sys.exit(code)
+
+
+@contextmanager
+def notices() -> Iterator[None]:
+    """In the block our own warnings are lines on stderr, each once, and those of libraries are not shown."""
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if issubclass(category, Notice):
+            say(str(message))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("once", Notice)
+        warnings.showwarning = show  # restored at the end of the block
+        yield
 
 
 def _explain(error: BaseException, program: str) -> tuple[int | None, str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from torch import nn
 from typing_extensions import Self
 
 from evaluators.metrics import Metric, Summary, summarize
-from zoo.checkpoint import content_hash, load_foreign
-from zoo.errors import suggest
+from zoo.checkpoint import content_hash
+from zoo.errors import Notice, suggest
 from zoo.files import Journal
 from zoo.manifest import Entry, Sha256, versions
 from zoo.progress import progress
@@ -27,6 +28,7 @@ from zoo.store import Zoo
 from zoo.structure import Frozen, Structure
 from zoo.table import Record, Table
 from zoo.tasks.base import Task
+from zoo.weights import fitted, read
 
 
 class Score(Frozen):
@@ -93,11 +95,14 @@ def score_file(path: Path, task: Task, precision: str = "float32") -> Score:
     Corrupt when it is damaged.
     """
     _protocol(task, precision)
-    weights = load_foreign(path)
+    weights = read(path)
     model = task.build(0)
-    Structure.of(task.weights(model) | task.frozen(model)).check(weights, str(path))
-    task.load(model, weights)
-    return _score(path.name, content_hash(weights), task, model, precision)
+    found = fitted(weights.tensors, Structure.of(task.weights(model) | task.frozen(model)), str(path))
+    for note in (weights.note, *found.notes):
+        if note:
+            warnings.warn(Notice(f"{path}: {note}"), stacklevel=2)
+    task.load(model, found.tensors)
+    return _score(path.name, content_hash(found.tensors), task, model, precision)
 
 
 def _protocol(task: Task, precision: str) -> str:

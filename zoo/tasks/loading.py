@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from zoo.errors import Corrupt
+from zoo.errors import Corrupt, Notice
 from zoo.seeds import generator
 from zoo.tasks.base import Batch
 
@@ -120,8 +120,10 @@ class KeptBatches:
     def _give_up(self, reason: str) -> None:
         self._keep = False
         warnings.warn(
-            f"{tempfile.gettempdir()} has no room for {self._size / 2**30:.1f} GiB of decoded images ({reason}), so "
-            "they are decoded again for each network; TMPDIR names another place",
+            Notice(
+                f"{tempfile.gettempdir()} has no room for {self._size / 2**30:.1f} GiB of decoded images ({reason}), "
+                "so they are decoded again for each network; TMPDIR names another place"
+            ),
             stacklevel=3,
         )
 
