@@ -36,7 +36,7 @@ def demo(
         emit({"out": str(out), "recipe_sha256": recipe.sha256}, as_json, f"would run every stage of digits into {out}")
         return
     task = open_task(recipe, None, device)
-    comparison, result = run_demo(recipe, task, out, command_line("rpg"), pick_device(device), say)
+    comparison, result = run_demo(recipe, task, out, command_line("rpg"), pick_device(device))
     times = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in result["seconds"].items())
     emit(result, as_json, f"{table(comparison)}\n\n{times}\nreport: {result['report']}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from zoo.ensemble import collect
 from zoo.recipe import Recipe
 from zoo.tasks.base import Task
 
+log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
@@ -29,7 +31,6 @@ def demo(
     out: Path,
     command: tuple[str, ...],
     device: torch.device,
-    say: Callable[[str], None],
 ) -> tuple[Comparison, dict[str, Any]]:
     """Run all stages into `out`; an interrupted call is continued by the same call.
 
@@ -38,7 +39,7 @@ def demo(
     seconds: dict[str, float] = {}
 
     def stage(name: str, work: Callable[[], Result]) -> Result:
-        say(f"[{len(seconds) + 1}/4] {name}")
+        log.info(f"[{len(seconds) + 1}/4] {name}")
         start = time.perf_counter()
         result = work()
         seconds[name] = round(time.perf_counter() - start, 1)
