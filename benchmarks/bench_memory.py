@@ -24,28 +24,22 @@ import numpy as np
 import torch
 
 from harness import Bench, Memory, arguments, watch
+from rpg.api import Training
 from rpg.compare import Candidate, Comparison, compare
-from rpg.config import GeneratorConfig, RPGConfig, TrainConfig
+from rpg.config import GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
 from rpg.learnt import Learnt
-from rpg.methods.base import DrawConfig, Machine, TrainingSet
+from rpg.methods.base import Machine, TrainingSet
 from rpg.run import Run
 from zoo.manifest import Origin, settings_of
 from zoo.seeds import generator
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 
+ORIGIN = Origin(name="benchmark", kind="collected", task={"name": "none"}, command=("bench",), versions={})
 CONFIG = RPGConfig(
     name="rpg",
     generator=GeneratorConfig(token_size=2048, d_model=512, channels=(1, 8, 1)),
     train=TrainConfig(batch_size=2, diffusion_batch=64, steps=5, precision="float32"),
-)
-ORIGIN = Origin(
-    name="benchmark",
-    kind="trained",
-    task={"name": "none"},
-    settings={"method": settings_of(CONFIG)},
-    command=("bench",),
-    versions={},
 )
 LAYERS, WIDTH = 16, 250  # a network of a million values
 COMPARED_WIDTH = 500  # of four million
@@ -65,25 +59,22 @@ def make_zoo(path: Path, count: int, width: int, seed: int = 0) -> Zoo:
     return writer.finish()
 
 
-def first_entries(zoo: Zoo, count: int) -> Zoo:
-    """The zoo with its first checkpoints alone."""
-    return Zoo(zoo.path, zoo.manifest.model_copy(update={"entries": zoo.entries[:count]}), zoo.sha256)
-
-
 def train_some(path: Path, count: int, out: Path) -> float:
     """What is watched; returns its seconds."""
     start = time.perf_counter()
-    zoo = first_entries(Zoo.open(path), count)
-    data, run = TrainingSet(zoo, "train", zoo.entries), Run(out)
-    run.begin(ORIGIN, data, DrawConfig())
-    CONFIG.build().fit(data, run, Machine(torch.device("cpu")))
+    zoo = Zoo.open(path)
+    data = TrainingSet(zoo, "train", zoo.entries[:count])
+    settings = {"split": "train", "method": settings_of(CONFIG)}
+    origin = ORIGIN.model_copy(update={"kind": "trained", "settings": settings, "parents": (zoo.sha256,)})
+    Training(CONFIG, GenerateConfig(), data, origin, out, Machine(torch.device("cpu"))).carry_out()
     return time.perf_counter() - start
 
 
 def compare_some(path: Path, candidates: Path, count: int, out: Path) -> tuple[float, Comparison]:
     """What is watched; returns its seconds and what it found."""
     start = time.perf_counter()
-    zoo = first_entries(Zoo.open(path), count)
+    zoo = Zoo.open(path)
+    zoo = Zoo(path, zoo.manifest.model_copy(update={"entries": zoo.entries[:count]}), zoo.sha256)
     found = compare(zoo, "train", [Candidate("made", Zoo.open(candidates), "generated")], None, out)
     return time.perf_counter() - start, found
 
@@ -112,29 +103,6 @@ def expected_distance(zoo: Zoo, candidates: Zoo, count: int) -> float:
     return min(float((made - values(weights)).norm()) for weights in zoo.checkpoints(zoo.entries[:count]))
 
 
-def bench_training(bench: Bench, folder: Path, growths: Growths) -> None:
-    counts = (2, 6) if bench.quick else (5, 50, 500)
-    zoo = make_zoo(folder / "zoo", counts[-1], 40 if bench.quick else WIDTH)
-    for count in counts:
-        run = Run(folder / f"run-{count}")
-        before, peak, seconds = watch(train_some, zoo.path, count, run.path)
-        same = Learnt(run).record().files["tokens.npy"].sha256 == expected_hash(zoo, run, count)
-        bench.check(f"{count} checkpoints: the tokens are the encoded checkpoints, a row each", same)
-        growths.row("train", count, zoo, before, peak, seconds)
-
-
-def bench_comparison(bench: Bench, folder: Path, growths: Growths) -> None:
-    counts = (2, 6) if bench.quick else (5, 50, 200)
-    width = 40 if bench.quick else COMPARED_WIDTH
-    zoo, made = make_zoo(folder / "originals", counts[-1], width), make_zoo(folder / "made", CANDIDATES, width, seed=1)
-    for count in counts:
-        before, peak, (seconds, found) = watch(compare_some, zoo.path, made.path, count, folder / "report")
-        expected = expected_distance(zoo, made, count)
-        same = abs(found.group("made").nearest[0] / expected - 1) < 1e-9
-        bench.check(f"{count} checkpoints: the nearest distance is that of whole networks", same)
-        growths.row("compare", count, zoo, before, peak, seconds)
-
-
 class Growths:
     """Rows of the table, whose last column sets the growth beside that of the smallest zoo of the same work."""
 
@@ -156,6 +124,29 @@ class Growths:
             file_pages_mb=peak.file / 1e6,
             seconds=seconds,
         )
+
+
+def bench_training(bench: Bench, folder: Path, growths: Growths) -> None:
+    counts = (2, 6) if bench.quick else (5, 50, 500)
+    zoo = make_zoo(folder / "zoo", counts[-1], 40 if bench.quick else WIDTH)
+    for count in counts:
+        run = Run(folder / f"run-{count}")
+        before, peak, seconds = watch(train_some, zoo.path, count, run.path)
+        same = Learnt(run).record().files["tokens.npy"].sha256 == expected_hash(zoo, run, count)
+        bench.check(f"{count} checkpoints: the tokens are the encoded checkpoints, a row each", same)
+        growths.row("train", count, zoo, before, peak, seconds)
+
+
+def bench_comparison(bench: Bench, folder: Path, growths: Growths) -> None:
+    counts = (2, 6) if bench.quick else (5, 50, 200)
+    width = 40 if bench.quick else COMPARED_WIDTH
+    zoo, made = make_zoo(folder / "originals", counts[-1], width), make_zoo(folder / "made", CANDIDATES, width, seed=1)
+    for count in counts:
+        before, peak, (seconds, found) = watch(compare_some, zoo.path, made.path, count, folder / "report")
+        expected = expected_distance(zoo, made, count)
+        same = abs(found.group("made").nearest[0] / expected - 1) < 1e-9
+        bench.check(f"{count} checkpoints: the nearest distance is that of whole networks", same)
+        growths.row("compare", count, zoo, before, peak, seconds)
 
 
 def main() -> None:

@@ -105,21 +105,37 @@ def import_checkpoints(
         str | None, typer.Option("--recipe", help="What these networks do: needed to score them, not to learn them.")
     ] = None,
     overrides: Set = [],  # noqa: B006
+    cast: Annotated[
+        bool, typer.Option("--cast", help="Convert floats to the recipe's; 16 bits to 32 are always.")
+    ] = False,
+    holdout: Annotated[
+        str | None, typer.Option(help="Hold binary tasks out: published, random or no-neighbours.")
+    ] = None,
     out: Out = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Make a zoo of checkpoints from elsewhere (default place: zoos/<SRC>). Pickles are read with tensors only; what is
-    not taken is listed with the reason.
+    """Make a zoo of checkpoints from elsewhere (default place: zoos/<SRC>). Pickles are read without their code; what
+    is not taken is listed with the reason.
     """
-    from zoo.importing import import_zoo
-    from zoo.recipe import load_recipe
+    from zoo.conditions import Holdout
+    from zoo.importing import Plan, import_zoo
+    from zoo.recipe import load_recipe, validate
+    from zoo.weights import suffix
 
     if overrides and recipe is None:
         say("--set is ignored without --recipe")
-    plan = load_recipe(recipe, overrides) if recipe else None
-    target = out or Path("zoos") / place.resolve().stem
-    report = import_zoo(place, form, plan, command_line("rpg-zoo"), target, dry_run)
+    plan = Plan(
+        place,
+        form,
+        load_recipe(recipe, overrides) if recipe else None,
+        cast,
+        validate(Holdout, {"kind": holdout}, "") if holdout else None,
+    )
+    name = place.resolve().name
+    ending = suffix(name) or "" if place.is_file() else ""
+    target = out or Path("zoos") / name[: len(name) - len(ending)]
+    report = import_zoo(plan, command_line("rpg-zoo"), target, dry_run)
     verb = "would import" if dry_run else "imported"
     counts = (
         f"{verb} {len(report.taken)} checkpoints into {target} as {report.form}, skipped {len(report.skipped)} files"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import nn
 from typing_extensions import Self
 
 from evaluators.metrics import Metric, Summary, summarize
-from zoo.checkpoint import content_hash, load_foreign
+from zoo.checkpoint import content_hash
 from zoo.errors import suggest
 from zoo.files import Journal
 from zoo.manifest import Entry, Sha256, versions
@@ -27,6 +28,9 @@ from zoo.store import Zoo
 from zoo.structure import Frozen, Structure
 from zoo.table import Record, Table
 from zoo.tasks.base import Task
+from zoo.weights import fitted, read
+
+log = logging.getLogger(__name__)
 
 
 class Score(Frozen):
@@ -93,11 +97,14 @@ def score_file(path: Path, task: Task, precision: str = "float32") -> Score:
     Corrupt when it is damaged.
     """
     _protocol(task, precision)
-    weights = load_foreign(path)
+    weights = read(path)
     model = task.build(0)
-    Structure.of(task.weights(model) | task.frozen(model)).check(weights, str(path))
-    task.load(model, weights)
-    return _score(path.name, content_hash(weights), task, model, precision)
+    found = fitted(weights.tensors, Structure.of(task.weights(model) | task.frozen(model)), str(path))
+    for note in (weights.note, *found.notes):
+        if note:
+            log.info("%s: %s", path, note)
+    task.load(model, found.tensors)
+    return _score(path.name, content_hash(found.tensors), task, model, precision)
 
 
 def _protocol(task: Task, precision: str) -> str:

@@ -355,15 +355,18 @@ class ZooWriter:
         condition: str | None = None,
         metrics: Sequence[Metric] = (),
         parents: Sequence[str] = (),
+        sha256: str | None = None,
     ) -> Entry:
-        """Store one checkpoint durably. An id that is already there is left as it is and returned."""
+        """Store one checkpoint durably. An id that is already there is left as it is and returned. `sha256` is the
+        content hash of the tensors, where the caller has it.
+        """
         if id in self.done:
             return self.done[id]
         self.structure.check(tensors, f"checkpoint {id}")
         entry = Entry(
             id=id,
             file=f"checkpoints/{id}.safetensors",
-            sha256=content_hash(tensors),
+            sha256=sha256 or content_hash(tensors),
             seed=seed,
             step=step,
             split=split,
@@ -392,8 +395,10 @@ class ZooWriter:
         self._journal.append(entry.model_dump(mode="json"))
         self.done[entry.id] = entry
 
-    def finish(self) -> Zoo:
-        """Stack, index and seal the zoo. Doing it again, after a kill or on a finished zoo, changes nothing."""
+    def finish(self, extra: Mapping[str, bytes] | None = None) -> Zoo:
+        """Stack, index and seal the zoo, with `extra` files by their names. Doing it again, after a kill or on a
+        finished zoo, changes nothing.
+        """
         if not self.complete:
             entries = [self.done[id] for id in sorted(self.done)]
             if not entries:
@@ -401,7 +406,10 @@ class ZooWriter:
             if self.stacked:
                 entries = self._stack(entries)
             write_index(self.path / INDEX, entries)
-            names = sorted({entry.file for entry in entries} | {INDEX} | ({FROZEN} if self.frozen else set()))
+            for name, data in (extra or {}).items():
+                write_bytes(self.path / name, data)
+            frozen = {FROZEN} if self.frozen else set()
+            names = sorted({entry.file for entry in entries} | {INDEX} | frozen | set(extra or ()))
             manifest = Manifest(
                 origin=self.origin,
                 structure=self.structure,

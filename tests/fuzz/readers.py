@@ -19,7 +19,7 @@ import yaml
 from evaluators.questions import compose
 from rpg.layout import Layout
 from rpg.run import RunRecord
-from zoo.checkpoint import content_hash, load_foreign, load_tensors, read_header, save_tensors
+from zoo.checkpoint import content_hash, load_tensors, read_header, save_tensors
 from zoo.errors import Corrupt
 from zoo.files import Journal, parse_json
 from zoo.manifest import Entry, FileRecord, Manifest, Origin
@@ -29,6 +29,7 @@ from zoo.store import JournalHeader
 from zoo.structure import Structure
 from zoo.tasks.adapters import Settings, adapter_config, check_config
 from zoo.tasks.instructions import load_questions
+from zoo.weights import read
 
 OURS = (Corrupt, ValueError)  # what a reader may raise
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.running_var": torch.ones(2), "n": torch.tensor(3)}
@@ -152,7 +153,7 @@ def readers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
         "task": read_task,
         "safetensors": file("x.safetensors", load_tensors),
         "header": file("x.safetensors", read_header),
-        "pickle": file("x.pth", load_foreign),
+        "pickle": file("x.pth", read),
         "layout": read_layout,
         "run": lambda data: RunRecord.parse(data, "run.json"),
         "score": lambda data: Score.parse(data, "scores.jsonl").correct_per_sample(),

@@ -17,13 +17,13 @@ from commands import call
 from PIL import Image
 
 from evaluators.segmentation import IGNORE
-from zoo.checkpoint import load_foreign
 from zoo.errors import Corrupt, MissingData, MissingExtra
 from zoo.recipe import load_recipe
 from zoo.store import Zoo
 from zoo.structure import Structure
 from zoo.tasks import ade20k, openmmlab
 from zoo.tasks.segmentation import Config, SegmentationTask
+from zoo.weights import read
 
 pytest.importorskip("mmseg", reason="extra [seg] is not installed")
 mmengine = pytest.importorskip("mmengine", reason="extra [seg] is not installed")
@@ -312,7 +312,7 @@ def test_scores_are_those_of_mmsegmentations_metric(done: Path, data: Path, task
     config = their_config(data, done)
     with DefaultScope.overwrite_default_scope("mmseg"):
         model, scenes = MODELS.build(config.model), DATASETS.build(config.test_dataloader.dataset)
-    model.load_state_dict(load_foreign(done / "original.pth", "state_dict"))
+    model.load_state_dict(read(done / "original.pth", "state_dict").tensors)
     metric = IoUMetric()
     metric.dataset_meta = scenes.metainfo
     with torch.no_grad():
@@ -323,7 +323,7 @@ def test_scores_are_those_of_mmsegmentations_metric(done: Path, data: Path, task
     theirs = metric.compute_metrics(metric.results)
 
     mine = task.build(0)
-    task.load(mine, load_foreign(done / "original.pth", "state_dict"))
+    task.load(mine, read(done / "original.pth", "state_dict").tensors)
     found = {m.name: m.value for m in task.evaluate(mine, "test").metrics}
     assert found == {name: pytest.approx(float(value), abs=0.0051) for name, value in theirs.items()}  # they round
     assert found["mIoU"] > 10  # the network has learnt something: a constant answer has 4 or so
@@ -338,7 +338,7 @@ def test_scores_are_those_of_mmengines_runner(done: Path, data: Path, task: Segm
     config.default_hooks.pop("visualization")
     theirs = Runner.from_cfg(config).test()
     mine = task.build(0)
-    task.load(mine, load_foreign(done / "original.pth", "state_dict"))
+    task.load(mine, read(done / "original.pth", "state_dict").tensors)
     found = {m.name: m.value for m in task.evaluate(mine, "test").metrics}
     assert found == {name: pytest.approx(float(value), abs=0.0051) for name, value in theirs.items()}
 

@@ -19,16 +19,18 @@ import zoo.files
 import zoo.store
 from rpg.layout import Layout
 from rpg.run import Run, RunRecord, read_losses
-from zoo.checkpoint import load_foreign, load_pickle, load_tensors, save_tensors
+from zoo.checkpoint import load_tensors, save_tensors
 from zoo.cli import app
 from zoo.console import plain, run_cli
 from zoo.errors import Corrupt, MissingData
 from zoo.files import Journal, parse_json, read_limited
+from zoo.inert import load_pickle
 from zoo.manifest import Entry, Manifest
 from zoo.recipe import load_recipe, task_of
 from zoo.scoring import score
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
+from zoo.weights import read
 
 EXAMPLES = readers.examples()
 NAMES = sorted(EXAMPLES)
@@ -159,9 +161,9 @@ def test_devices_pipes_and_links_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
     (tmp_path / "link").symlink_to("mine")
     for name in ("pipe", "zero"):
-        for read in (lambda path: read_limited(path, 10), load_pickle, Journal):
+        for reads in (lambda path: read_limited(path, 10), load_pickle, Journal):
             with pytest.raises(Corrupt):
-                read(tmp_path / name)
+                reads(tmp_path / name)
     with pytest.raises(Corrupt, match="link"):
         Journal(tmp_path / "link")  # would cut the unfinished line off a file of somebody else
     assert (tmp_path / "mine").read_text() == "precious"
@@ -234,14 +236,14 @@ def test_safetensors_headers_that_lie(tmp_path: Path, size: int | None, tensor: 
 def test_pickles_that_unfold(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1).expand(10**15)}, tmp_path / "wide.pth")
     with pytest.raises(ValueError, match="dense tensors"):
-        load_foreign(tmp_path / "wide.pth")
+        read(tmp_path / "wide.pth")
     plain_file = io.BytesIO()
     torch.save({"a": torch.zeros(1_000_000)}, plain_file)
     with zipfile.ZipFile(plain_file) as old, zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
             new.writestr(name, old.read(name))
     with pytest.raises(Corrupt, match="larger than the file"):
-        load_foreign(tmp_path / "bomb.pth")
+        read(tmp_path / "bomb.pth")
 
 
 def test_layouts_that_would_count_for_ever() -> None:

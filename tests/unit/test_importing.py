@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from learning import train
 from rpg.config import DiffusionConfig, GeneratorConfig, RPGConfig, TrainConfig
 from zoo.checkpoint import save_tensors
 from zoo.errors import Failed
-from zoo.foreign import detect
-from zoo.importing import Report, import_zoo
+from zoo.foreign import Place, detect
+from zoo.importing import Plan, Report, import_zoo
 from zoo.recipe import Recipe, load_recipe, task_of
 from zoo.scoring import score
 from zoo.store import Zoo
@@ -33,7 +34,7 @@ def of_recipe(recipe: Recipe, seed: int) -> dict[str, Tensor]:
 
 
 def run(place: Path, out: Path, form: str | None = None, recipe: Recipe | None = None, dry_run: bool = False) -> Report:
-    return import_zoo(place, form, recipe, ("test",), out, dry_run)
+    return import_zoo(Plan(place, form, recipe), ("test",), out, dry_run)
 
 
 def holds(zoo: Zoo, networks: dict[str, dict[str, Tensor]]) -> None:
@@ -64,7 +65,7 @@ def test_names_of_the_authors_become_fields(tmp_path: Path) -> None:
     metric = first.metrics["acc"]
     assert (round(metric.value, 9), metric.n, round(metric.stderr, 3)) == (93.12, 1, 25.311)
     assert (second.step, second.seed, second.condition) == (8, 0, "0123")
-    for id, seed in ((first.id, 0), (second.id, 1), ("my-best-netw-rk-", 2), ("a", 3)):
+    for id, seed in ((first.id, 0), (second.id, 1), ("my-best-netw-rk-", 2), ("inner-a", 3)):
         for name, tensor in network(seed).items():
             assert torch.equal(zoo.load(by_id[id])[name], tensor)
     assert list(zoo.problems()) == []
@@ -77,7 +78,7 @@ def test_the_report_has_every_file_and_why_it_was_not_taken(tmp_path: Path) -> N
     torch.save({**network(0), "0.weight": torch.zeros(9, 9)}, place / "other_shape.pth")
     torch.save({n: t.double() if t.is_floating_point() else t for n, t in network(0).items()}, place / "double.pth")
     torch.save({**network(0), "0.bias": torch.full((4,), torch.nan)}, place / "nan.pth")
-    torch.save({"a": network(0), "b": Path("x")}, place / "object.pth")
+    torch.save({"a": network(0), "b": Fraction(1, 2)}, place / "object.pth")
     (place / "evil.bin").write_bytes(pickle.dumps(Call(), protocol=2))
     (place / "detectron.pkl").write_bytes(pickle.dumps(Call(), protocol=2))
     (place / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
@@ -90,7 +91,7 @@ def test_the_report_has_every_file_and_why_it_was_not_taken(tmp_path: Path) -> N
         "other_shape.pth": "0.weight",
         "double.pth": "float64",
         "nan.pth": "NaN",
-        "object.pth": "pathlib",
+        "object.pth": "fractions.Fraction",
         "evil.bin": "posix.mkdir",
         "detectron.pkl": "may run code",
         "cut.safetensors": "safetensors",
@@ -218,7 +219,8 @@ def test_wrapped_checkpoints(tmp_path: Path, form: str, key: str) -> None:
     for k in range(2):
         torch.save({"meta": {"dataset_meta": {"classes": ["a"]}}, key: network(k)}, place / f"net{k}.pth")
     torch.save(network(2), place / "net2.pth")
-    assert detect(place) == form
+    assert detect(Place(place)) == "folder"  # where each file has its own container
+    assert len(run(place, tmp_path / "folder").taken) == 3
     report = run(place, tmp_path / "zoo", form)
     assert [(row.file, key in str(row.reason)) for row in report.skipped] == [("net2.pth", True)]
     holds(Zoo.open(tmp_path / "zoo"), {f"net{k}": network(k) for k in range(2)})
@@ -229,7 +231,7 @@ def test_two_formats_in_one_place_are_not_guessed(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     save_tensors(tmp_path / "model.safetensors", network(0))
     with pytest.raises(ValueError, match="timm and peft"):
-        detect(tmp_path)
+        detect(Place(tmp_path))
 
 
 def test_an_interrupted_import_continues_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,9 @@ from zoo.structure import Frozen, Structure
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 Split: TypeAlias = Literal["validation", "test"]
+Scalar: TypeAlias = bool | int | float | str
+Option: TypeAlias = Scalar | tuple[Scalar, ...]
+"""What a network's constructor may be given: a value, or a list of them, as the depths of a Swin transformer."""
 Library: TypeAlias = Literal["timm", "peft", "mmseg", "detectron2"]
 
 

@@ -24,7 +24,7 @@ from evaluators.metrics import Evaluation
 from zoo.errors import brief
 from zoo.seeds import generator
 from zoo.structure import Structure
-from zoo.tasks.base import Batch, Split, TaskConfig
+from zoo.tasks.base import Batch, Option, Split, TaskConfig
 from zoo.tasks.family import VALIDATION_SEED, TaskBase
 from zoo.tasks.images import FORMATS, STATISTICS, Images, load_images, stratified_split
 from zoo.tasks.loading import KeptBatches
@@ -53,7 +53,7 @@ class ImagesConfig(TaskConfig):
 
     library = "timm"
     model: str
-    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    options: dict[str, Option] = Field(default_factory=dict)
     pretrained: bool | str = False
     trainable: tuple[str, ...] = ()
     data: Literal["digits", "cifar10", "cifar100", "imagenet"]

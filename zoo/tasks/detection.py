@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from evaluators.detection import EVALUATOR, evaluate
 from evaluators.metrics import Evaluation
-from zoo.checkpoint import load_foreign
 from zoo.errors import MissingData
 from zoo.seeds import global_seed
 from zoo.structure import Structure
@@ -27,6 +26,7 @@ from zoo.tasks.base import Split, TaskConfig
 from zoo.tasks.coco import Json
 from zoo.tasks.family import TaskBase, hold_out
 from zoo.tasks.loading import keys, load, loader_workers
+from zoo.weights import fitted, in_directory, plain, read, suffix
 
 
 class Config(TaskConfig):
@@ -114,8 +114,9 @@ class DetectionTask(TaskBase):
         network = self.build(seed)
         if self.config.pretrained is not None:
             tensors = pretrained_tensors(self.config.pretrained)
-            if any(name.startswith("roi_heads.") for name in tensors):
-                self.load(network, tensors)
+            if any("roi_heads." in name for name in tensors):
+                structure = Structure.of(network.state_dict())
+                self.load(network, fitted(tensors, structure, self.config.pretrained).tensors)
             else:
                 load_backbone(network, tensors, self.config.pretrained)
         return network
@@ -154,10 +155,10 @@ def pretrained_tensors(place: str) -> Mapping[str, Tensor]:
     Raises MissingData when they are not there, ValueError for an unknown name, Corrupt for a damaged file.
     """
     path = Path(place)
-    file = path / "model.safetensors" if path.is_dir() else path
+    file = in_directory(path) if path.is_dir() else path
     if file.is_file():
-        return load_foreign(file)
-    if path.is_dir() or path.suffix in (".safetensors", ".pth", ".pt", ".bin"):
+        return plain(read(file).tensors)
+    if path.is_dir() or suffix(path.name):
         raise MissingData(f"there is no {file}; task.pretrained should be a file of weights, or a network of timm's")
     from zoo.tasks.networks import create_network
 
@@ -180,4 +181,9 @@ def load_backbone(network: nn.Module, tensors: Mapping[str, Tensor], origin: str
                 f"the weights {origin} do not fit the backbone: {name} should be {expected}, found {found}; expected a "
                 "vision transformer of its size, as vit_base_patch16_224.mae for vitdet-base"
             )
+    if deeper := [name for name in tensors if name.startswith("blocks.") and name not in state]:
+        raise ValueError(
+            f"the weights {origin} also have {deeper[0]} (and {len(deeper) - 1} more); expected a vision transformer "
+            "with as many layers as the backbone"
+        )
     vit.load_state_dict({name: tensors[name] for name in wanted}, strict=False)

@@ -278,13 +278,13 @@ def load_backbone(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     backbone: Any = model.backbone
     try:
         state = backbone.resize_abs_pos_embed(backbone.resize_rel_pos_embed(dict(weights)))
-        missing = [
-            name for name in backbone.load_state_dict(state, strict=False).missing_keys if not _starts_constant(name)
-        ]
+        result = backbone.load_state_dict(state, strict=False)
     except (RuntimeError, KeyError, AttributeError) as error:
         raise ValueError(f"they do not fit: {brief(error)}") from error
-    if missing:
+    if missing := [name for name in result.missing_keys if not _starts_constant(name)]:
         raise ValueError(f"they have no {missing[0]} (and {len(missing) - 1} more are missing)")
+    if deeper := [name for name in result.unexpected_keys if name.startswith("layers.")]:
+        raise ValueError(f"they also have {deeper[0]} (and {len(deeper) - 1} more): a network with other layers")
 
 
 def _starts_constant(name: str) -> bool:

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from evaluators.metrics import Evaluation
 from evaluators.segmentation import EVALUATOR, evaluate
-from zoo.checkpoint import load_foreign
 from zoo.errors import MissingData
 from zoo.structure import Structure
 from zoo.tasks.base import Batch, Split, TaskConfig
 from zoo.tasks.family import TaskBase, hold_out
+from zoo.weights import fitted, plain, read
 
 if TYPE_CHECKING:
     from zoo.tasks.ade20k import Scenes
@@ -138,10 +138,9 @@ class SegmentationTask(TaskBase):
                 f"no pretrained weights{where}; get those of UperNet with MAE ViT-B (or of MAE alone) from {RELEASE} "
                 "and name the file: --set task.pretrained=FILE; false starts at random"
             )
-        weights = load_foreign(file)
-        if any(name.startswith("decode_head.") for name in weights):
-            Structure.of(model.state_dict()).check(weights, str(file))
-            model.load_state_dict(weights)
+        weights = plain(read(file).tensors)
+        if any("decode_head." in name for name in weights):
+            model.load_state_dict(fitted(weights, Structure.of(model.state_dict()), str(file)).tensors)
         else:
             try:
                 self._mm.load_backbone(model, weights)
