@@ -24,8 +24,8 @@ import torch
 from harness import Bench, arguments, watch
 from rpg.api import Training
 from rpg.config import GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
-from rpg.learnt import Learnt
 from rpg.methods.base import Machine, TrainingSet
+from rpg.methods.rpg.learnt import Learnt
 from rpg.run import Run
 from zoo.manifest import Origin, settings_of
 from zoo.seeds import generator

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from harness import Bench, Timing, arguments, interleaved
-from rpg.layout import Layout
-from rpg.tokens import gather, open_tokens, write_tokens
+from rpg.tokens.files import gather, open_tokens, write_tokens
+from rpg.tokens.layout import Layout
 from zoo.manifest import Origin
 from zoo.seeds import generator
 from zoo.store import Zoo, ZooWriter

@@ -13,18 +13,18 @@ from typing import Any
 
 from rpg.devices import DEVICES, measure
 from rpg.methods.base import DrawConfig, Estimate, Machine, Method, MethodConfig, TrainingSet
+from rpg.methods.rpg.sizes import CHECKPOINTS, adequate_sizes
 from rpg.publish import fetch_run
 from rpg.run import Run
-from rpg.sizes import CHECKPOINTS, adequate_sizes
 from zoo.api import PYTHON
-from zoo.collect import jobs
 from zoo.console import is_first_process, pick_device
 from zoo.errors import MissingData, MissingExtra, suggest
-from zoo.hub import is_address, parse_address
+from zoo.hub.client import is_address, parse_address
 from zoo.manifest import Origin, Source, differences, settings_of, versions
 from zoo.recipe import Recipe, keyword_overrides, load_method, load_recipe, method_names, recipe_names, validate
 from zoo.store import Zoo, ZooWriter, find
 from zoo.structure import Structure, TensorSpec
+from zoo.training.collect import jobs
 
 
 def load(place: Path | str) -> Run:

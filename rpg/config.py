@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_va
 from typing_extensions import Self
 
 from rpg.methods.base import DrawConfig, Method, MethodConfig
-from rpg.tokenisation import Rule
+from rpg.tokens.tokenisation import Rule
 from zoo.conditions import check_condition
 from zoo.seeds import Seed
 from zoo.structure import Frozen
@@ -32,7 +32,7 @@ class GeneratorConfig(Frozen):
     state then.
 
     `statistics` are those that tokens are standardised with: two numbers per tensor, as in the paper, or two for every
-    value (rpg.values), which suits zoos whose networks all started from the same weights.
+    value (rpg.tokens.values), which suits zoos whose networks all started from the same weights.
     """
 
     token_size: Annotated[int, Field(gt=0, le=2**16)] = 256
@@ -155,7 +155,7 @@ class RPGConfig(MethodConfig):
     train: TrainConfig = TrainConfig()
 
     def build(self) -> Method:
-        from rpg.methods.rpg import RPG  # which trains: a recipe needs its settings alone
+        from rpg.methods.rpg.method import RPG  # which trains: a recipe needs its settings alone
 
         return RPG(self)
 

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rpg.models.batchnorm import BatchNorm
+from rpg.methods.rpg.models.batchnorm import BatchNorm
 from zoo.errors import MissingExtra, suggest
 
 TRACKERS = {"tensorboard": "rpg-zoo[track]", "wandb": "wandb", "trackio": "trackio"}  # and what to install

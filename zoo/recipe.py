@@ -25,12 +25,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from yaml import AliasEvent, YAMLError
 
-from zoo.collect import CollectConfig
 from zoo.errors import brief, suggest
 from zoo.manifest import Origin, settings_of, versions
 from zoo.structure import Frozen
 from zoo.tasks import config_class
 from zoo.tasks.base import TaskConfig
+from zoo.training.collect import CollectConfig
 
 # Where the schemas of generators live. Names, not imports: a typo in `method:` must stop `rpg-zoo collect` before hours
 # of work, while zoo code stays unaware of generators.

@@ -22,13 +22,13 @@ from evaluators.metrics import Metric, Summary, summarize
 from zoo.checkpoint import content_hash
 from zoo.errors import suggest
 from zoo.files import Journal
+from zoo.formats.weights import fitted, read
 from zoo.manifest import Entry, Sha256, versions
 from zoo.progress import progress
 from zoo.store import Zoo
 from zoo.structure import Frozen, Structure
 from zoo.table import Record, Table
 from zoo.tasks.base import Task
-from zoo.weights import fitted, read
 
 log = logging.getLogger(__name__)
 

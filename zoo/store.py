@@ -27,7 +27,6 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from evaluators.metrics import Metric
-from zoo import hub
 from zoo.checkpoint import (
     TensorFile,
     content_hash,
@@ -42,6 +41,7 @@ from zoo.checkpoint import (
 from zoo.columns import COLUMN_VALUES, VALUES, Column, Place, check_place, read_columns
 from zoo.errors import Corrupt, MissingData
 from zoo.files import Journal, atomic_path, read_limited, write_bytes
+from zoo.hub import client as hub
 from zoo.manifest import MANIFEST_BYTES, Entry, FileRecord, Manifest, Origin, Sha256, Source, versions
 from zoo.structure import Frozen, Kind, Structure
 

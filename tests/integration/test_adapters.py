@@ -20,13 +20,14 @@ from torch import Tensor
 from evaluators import commonsense as evaluator
 from evaluators.questions import SETS, prompt, wording
 from zoo.checkpoint import content_hash
-from zoo.collect import Checkpoint, State, jobs, train
+from zoo.data.instructions import IGNORED, encode, training_text
+from zoo.networks import adapters
 from zoo.recipe import load_recipe
-from zoo.state import pack_state
 from zoo.store import Zoo
 from zoo.structure import Structure
-from zoo.tasks import adapters, commonsense
-from zoo.tasks.instructions import IGNORED, encode, training_text
+from zoo.tasks import commonsense
+from zoo.training.collect import Checkpoint, State, jobs, train
+from zoo.training.state import pack_state
 
 peft = pytest.importorskip("peft", reason="language models need the extra [llm]")
 transformers = pytest.importorskip("transformers", reason="language models need the extra [llm]")

@@ -13,12 +13,12 @@ import pytest
 import torch
 from test_cli import Shell
 
-from zoo.collect import Checkpoint, Run, State
 from zoo.console import shown_log
-from zoo.engines import Plan, collect_all
-from zoo.ensemble import collect
 from zoo.recipe import load_recipe
-from zoo.workers import LocalPool
+from zoo.training.collect import Checkpoint, Run, State
+from zoo.training.engines import Plan, collect_all
+from zoo.training.together import collect
+from zoo.training.workers import LocalPool
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
 SEEDS = ["zoo.regime=independent", "zoo.seeds=3", "zoo.checkpoints=2", "zoo.epochs=4", "zoo.save_every=15"]

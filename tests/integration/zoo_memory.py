@@ -14,11 +14,11 @@ from pathlib import Path
 import pyarrow.parquet  # noqa: F401  # a writer's import is no memory of its work
 import torch
 
-import zoo.mixtures
+import zoo.derive.mixtures
 import zoo.store
+from zoo.derive.mixtures import gram_of
+from zoo.derive.perturb import PerturbConfig, perturb
 from zoo.manifest import Origin
-from zoo.mixtures import gram_of
-from zoo.ops import PerturbConfig, perturb
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 
@@ -30,7 +30,7 @@ VALUES = 2**18
 
 def main(count: int, values: int, place: Path, what: str) -> None:
     zoo.store.STACK_BELOW = 0  # a file for each network, as for large ones
-    zoo.mixtures.COLUMN_VALUES = VALUES
+    zoo.derive.mixtures.COLUMN_VALUES = VALUES
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far, which was that of the imports, is forgotten
     before = resident("VmRSS")
     if what == "make":

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from rpg.config import DiffusionConfig, GeneratorConfig, TrainConfig
-from rpg.models.diffusion import make_scheduler, squared_error
-from rpg.models.generator import HEAD_TOKENS, Generator
+from rpg.diffusion import make_scheduler, squared_error
+from rpg.methods.rpg.models.generator import HEAD_TOKENS, Generator
+from rpg.methods.rpg.train import Batches
 from rpg.processes import Processes
-from rpg.train import Batches
 from zoo.conditions import BITS, all_conditions, bits
 
 LENGTH = 12

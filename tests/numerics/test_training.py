@@ -10,10 +10,10 @@ import torch
 
 from learning import generate, rpg_config, train
 from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, TrainConfig
-from rpg.models.diffusion import make_scheduler
-from rpg.models.generator import Generator
+from rpg.diffusion import make_scheduler
+from rpg.methods.rpg.models.generator import Generator
+from rpg.methods.rpg.train import Batches, check, cosine
 from rpg.run import Run, read_losses
-from rpg.train import Batches, check, cosine
 from zoo.errors import Failed, MissingExtra
 from zoo.manifest import Origin
 from zoo.seeds import global_seed
@@ -183,7 +183,7 @@ def test_bfloat16_is_refused_where_it_is_not_supported(monkeypatch):
     ],
 )
 def test_what_does_not_suit_the_processes_is_refused(monkeypatch, environment, options, message):
-    monkeypatch.setattr("rpg.optimizer.find_spec", lambda name: True)
+    monkeypatch.setattr("rpg.methods.rpg.optimizer.find_spec", lambda name: True)
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(ValueError, match=message):

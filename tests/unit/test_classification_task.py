@@ -11,11 +11,11 @@ from torch import nn
 from torchvision.transforms import functional as reference
 
 from zoo.checkpoint import save_tensors
+from zoo.data.images import Images
 from zoo.errors import MissingData
 from zoo.structure import Structure
 from zoo.tasks import config_class
 from zoo.tasks.classification import ClassificationTask, Config
-from zoo.tasks.images import Images
 
 CPU = torch.device("cpu")
 

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from evaluators.metrics import Evaluation, Metric
-from zoo import collect as collect_module
 from zoo.checkpoint import save_tensors
-from zoo.collect import Checkpoint, CollectConfig, State, _learning_rate, jobs, train
-from zoo.ensemble import collect
 from zoo.errors import Corrupt
 from zoo.manifest import Origin
+from zoo.training import collect as collect_module
+from zoo.training.collect import Checkpoint, CollectConfig, State, _learning_rate, jobs, train
+from zoo.training.together import collect
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 SETTINGS = {

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from evaluators.metrics import Evaluation, proportion
-from rpg.compare import Candidate, compare, comparison_json
-from rpg.report import write_report
-from rpg.verdict import judge
+from rpg.reports.compare import Candidate, compare, comparison_json
+from rpg.reports.report import write_report
+from rpg.reports.verdict import judge
 from zoo.errors import Corrupt, Failed
 from zoo.manifest import Origin
 from zoo.store import ZooWriter

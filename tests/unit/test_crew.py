@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import zoo.workers
-from zoo.collect import Job, Run
-from zoo.engines import MOST_DEATHS, _Crew
+import zoo.training.workers
 from zoo.errors import Failed, MissingData
-from zoo.workers import Died, Idle, LocalPool, Raised, Trainer, Work
+from zoo.training.collect import Job, Run
+from zoo.training.engines import MOST_DEATHS, _Crew
+from zoo.training.workers import Died, Idle, LocalPool, Raised, Trainer, Work
 
 
 class CountingRun(Run):
@@ -157,7 +157,9 @@ def test_a_worker_loads_the_data_of_a_recipe_once(monkeypatch):
             built.append(self.name)
             return self
 
-    monkeypatch.setattr(zoo.workers, "train_together", lambda config, task, jobs, states, done: iter([(0, 100)]))
+    monkeypatch.setattr(
+        zoo.training.workers, "train_together", lambda config, task, jobs, states, done: iter([(0, 100)])
+    )
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     trainer = Trainer(None, "cpu", 1)
     for name in ("a", "a", "b", "b", "a"):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from rpg import distances as module
-from rpg.distances import distances
+from rpg.reports import distances as module
+from rpg.reports.distances import distances
 from zoo.manifest import Origin
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from zoo import ensemble
-from zoo.collect import Checkpoint, CollectConfig, Run, jobs, train
-from zoo.ensemble import MOST, teams, train_together
 from zoo.errors import Failed
 from zoo.tasks.binary import BinaryTask, Config
+from zoo.training import together as ensemble
+from zoo.training.collect import Checkpoint, CollectConfig, Run, jobs, train
+from zoo.training.together import MOST, teams, train_together
 
 CONDITIONS = ("0000011111", "0100010111", "1011101000")
 CPU = torch.device("cpu")

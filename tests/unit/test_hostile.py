@@ -17,20 +17,20 @@ from hypothesis import strategies as st
 import readers
 import zoo.files
 import zoo.store
-from rpg.layout import Layout
 from rpg.run import Run, RunRecord, read_losses
+from rpg.tokens.layout import Layout
 from zoo.checkpoint import load_tensors, save_tensors
 from zoo.cli import app
 from zoo.console import plain, run_cli
 from zoo.errors import Corrupt, MissingData
 from zoo.files import Journal, parse_json, read_limited
-from zoo.inert import load_pickle
+from zoo.formats.inert import load_pickle
+from zoo.formats.weights import read
 from zoo.manifest import Entry, Manifest
 from zoo.recipe import load_recipe, task_of
 from zoo.scoring import score
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
-from zoo.weights import read
 
 EXAMPLES = readers.examples()
 NAMES = sorted(EXAMPLES)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from zoo.licenses import DATA, ingredients, license_for
+from zoo.hub.licenses import DATA, ingredients, license_for
 from zoo.recipe import load_recipe
 
 

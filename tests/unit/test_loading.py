@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from zoo.data.loading import KeptBatches, epochs, keys, load
 from zoo.errors import Corrupt
-from zoo.tasks.loading import KeptBatches, epochs, keys, load
 
 INDEX = torch.arange(100, 117)
 
@@ -109,7 +109,7 @@ def test_a_disk_that_fills_meanwhile_costs_the_copy_not_the_pass(monkeypatch, ca
         calls.append(1)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("zoo.tasks.loading._mapped", full)
+    monkeypatch.setattr("zoo.data.loading._mapped", full)
     reads = Reads()
     kept = KeptBatches(reads, size=9 * 105)
     assert_same(list(kept), reads.batches)

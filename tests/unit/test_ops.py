@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.derive.perturb import PerturbConfig, perturb
 from zoo.manifest import Origin
-from zoo.ops import PerturbConfig, perturb
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from zoo.conditions import all_conditions, bits, distance, neighbours
+from zoo.derive.predict import PredictConfig, predict
 from zoo.manifest import Origin
-from zoo.predict import PredictConfig, predict
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 

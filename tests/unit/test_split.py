@@ -5,11 +5,11 @@ import os
 import pytest
 import torch
 
-from zoo import split as split_module
 from zoo.conditions import PUBLISHED, Holdout, all_conditions, flipped, neighbours, splits
+from zoo.derive import split as split_module
+from zoo.derive.split import plan_split, split_zoo
 from zoo.errors import Corrupt
 from zoo.manifest import Origin
-from zoo.split import plan_split, split_zoo
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 

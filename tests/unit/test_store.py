@@ -16,10 +16,10 @@ import zoo.store
 from evaluators.metrics import Metric
 from zoo.checkpoint import content_hash, load_tensors, save_tensors, take_row, write_tensors
 from zoo.errors import Corrupt, Failed, MissingData
+from zoo.formats.weights import read
 from zoo.manifest import Entry, Manifest, Origin
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import DTYPES, Structure
-from zoo.weights import read
 
 ORIGIN = Origin(
     name="toy",

@@ -14,8 +14,8 @@ from torch import nn
 
 from evaluators.classification import balanced_accuracy
 from evaluators.metrics import Evaluation, proportion
-from rpg.task_report import class_table, gap_table, headline, task_table, tasks_text, write_task_report
-from rpg.tasks import TaskComparison, compare_tasks, principal_axes
+from rpg.reports.task_report import class_table, gap_table, headline, task_table, tasks_text, write_task_report
+from rpg.reports.tasks import TaskComparison, compare_tasks, principal_axes
 from zoo.conditions import bits, flipped
 from zoo.manifest import Origin
 from zoo.store import Zoo, ZooWriter

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from evaluators.classification import balanced_accuracy, evaluate
 from evaluators.metrics import Evaluation
 from zoo.conditions import all_conditions, bits, check_condition
+from zoo.data.images import Images
 from zoo.tasks.base import Batch, Split
 from zoo.tasks.classification import ClassificationTask, ImagesConfig
-from zoo.tasks.images import Images
 
 if TYPE_CHECKING:
-    from zoo.tasks.imagenet import Photos
+    from zoo.data.imagenet import Photos
 
 
 class Config(ImagesConfig):

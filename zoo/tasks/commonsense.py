@@ -22,13 +22,13 @@ from typing_extensions import Self
 from evaluators.commonsense import EVALUATOR, Settings, evaluate, language_model
 from evaluators.metrics import Evaluation, Metric, proportion
 from evaluators.questions import Question
+from zoo.data.instructions import IGNORED, encode, fingerprint, load_questions, load_training
 from zoo.errors import MissingExtra
+from zoo.networks import adapters
+from zoo.networks.adapters import Adapted, Base, Dtype
 from zoo.structure import Structure
-from zoo.tasks import adapters
-from zoo.tasks.adapters import Adapted, Base, Dtype
 from zoo.tasks.base import Batch, Split, TaskConfig
 from zoo.tasks.family import TaskBase, hold_out
-from zoo.tasks.instructions import IGNORED, encode, fingerprint, load_questions, load_training
 
 EVALUATION_BATCH = 16
 

@@ -1,4 +1,4 @@
-"""Object detection and instance segmentation on COCO: detectron2's ViTDet (zoo.tasks.detectron), AP of boxes and masks.
+"""Object detection and instance segmentation on COCO: detectron2's ViTDet, AP of boxes and masks.
 
 All values of a checkpoint are floating-point and generated. The network's constants (pixel mean and standard deviation,
 anchors) are in no checkpoint: building the network makes them.
@@ -18,15 +18,16 @@ from torch import Tensor, nn
 
 from evaluators.detection import EVALUATOR, evaluate
 from evaluators.metrics import Evaluation
+from zoo.data import coco
+from zoo.data.coco import Json
+from zoo.data.loading import keys, load, loader_workers
 from zoo.errors import MissingData
+from zoo.formats.weights import fitted, in_directory, plain, read, suffix
+from zoo.networks import detectron
 from zoo.seeds import global_seed
 from zoo.structure import Structure
-from zoo.tasks import coco, detectron
 from zoo.tasks.base import Split, TaskConfig
-from zoo.tasks.coco import Json
 from zoo.tasks.family import TaskBase, hold_out
-from zoo.tasks.loading import keys, load, loader_workers
-from zoo.weights import fitted, in_directory, plain, read, suffix
 
 
 class Config(TaskConfig):
@@ -160,7 +161,7 @@ def pretrained_tensors(place: str) -> Mapping[str, Tensor]:
         return plain(read(file).tensors)
     if path.is_dir() or suffix(path.name):
         raise MissingData(f"there is no {file}; task.pretrained should be a file of weights, or a network of timm's")
-    from zoo.tasks.networks import create_network
+    from zoo.networks.classifiers import create_network
 
     return create_network(place, 0, 3, seed=0, pretrained=True).state_dict()
 

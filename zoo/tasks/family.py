@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.data.loading import Draw, epochs
 from zoo.seeds import generator
 from zoo.structure import Structure
 from zoo.tasks.base import Task, TaskConfig
-from zoo.tasks.loading import Draw, epochs
 
 VALIDATION_SEED = 0  # the same samples are held out in every run, whatever its seed
 
