@@ -26,7 +26,6 @@ from PIL import Image
 
 from harness import Bench, arguments
 from zoo.checkpoint import save_tensors
-from zoo.console import open_task
 from zoo.recipe import load_recipe
 from zoo.scoring import score
 from zoo.store import Zoo, ZooWriter
@@ -85,7 +84,7 @@ def forward_seconds(zoo: Zoo, task: Any, model: torch.nn.Module, entries: Any, b
 
 
 def bench(report: Bench, recipe: str, count: int, data: Path, place: Path) -> None:
-    task: Any = open_task(load_recipe(recipe), data, "cpu")
+    task: Any = load_recipe(recipe).task.build(data, torch.device("cpu"))
     zoo = random_zoo(recipe, task, count, place / recipe)
     model = task.build(0)
     batches = list(task._evaluation("test"))

@@ -14,9 +14,9 @@ from zoo.api import PYTHON, collection
 from zoo.engines import collect_zoos
 from zoo.recipe import load_recipe
 
+log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 RECIPE = "digits"
-log = logging.getLogger(__name__)
 
 
 def demo(

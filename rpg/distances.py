@@ -6,17 +6,16 @@ grows neither with the networks' size nor with their number. Legend: A networks 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from evaluators.similarity import Float64Array, squared_distances, squared_distances_within
 from zoo.manifest import Entry
 from zoo.progress import progress
-from zoo.store import Column, Zoo
+from zoo.store import Zoo
 
 PIECE = 2**22  # values at a time, of all networks together
 
@@ -37,15 +36,14 @@ def distances(groups: Sequence[Sequence[Part]]) -> list[Distances]:
 
     A network is at 0 from itself; other distances from or to weights that are not finite are not finite.
     """
-    parts = [part for group in groups for part in group]
-    networks = sum(len(entries) for _, entries in parts)
     sizes = [sum(len(entries) for _, entries in group) for group in groups]
     to_first = [np.zeros((size, sizes[0])) for size in sizes]
     within = [np.zeros((size, size)) for size in sizes]
-    streams = [zoo.columns(entries, values=max(1, PIECE * len(entries) // networks)) for zoo, entries in parts]
-    with progress("distances", parts[0][0].structure.numel) as bar:
-        for blocks in in_step(streams):
-            first, *others = torch.cat(blocks).split(sizes)
+    width = max(1, PIECE // sum(sizes))
+    streams = [zoo.columns(entries, values=width * len(entries)) for group in groups for zoo, entries in group]
+    with progress("distances", groups[0][0][0].structure.numel) as bar:
+        for columns in zip(*streams, strict=True):  # the same piece of the same tensor
+            first, *others = torch.cat([column.block for column in columns]).split(sizes)
             within[0] += squared_distances_within(first)
             for k, block in enumerate(others, 1):
                 to_first[k] += squared_distances(block, first)
@@ -53,19 +51,3 @@ def distances(groups: Sequence[Sequence[Part]]) -> list[Distances]:
             bar.advance(first.shape[1])
     to_first[0] = within[0]
     return [Distances(np.sqrt(a), np.sqrt(b)) for a, b in zip(to_first, within, strict=True)]
-
-
-def in_step(streams: Sequence[Iterable[Column]]) -> Iterator[list[Tensor]]:
-    """The same values of every stream, a block (networks, k) of each, whatever pieces each of them is cut into."""
-    rest = [iter(stream) for stream in streams]
-    blocks = [torch.empty(0, 0)] * len(rest)
-    while True:
-        for k, stream in enumerate(rest):
-            while not blocks[k].shape[1]:
-                column = next(stream, None)
-                if column is None:
-                    return
-                blocks[k] = column.block
-        width = min(block.shape[1] for block in blocks)
-        yield [block[:, :width] for block in blocks]
-        blocks = [block[:, width:] for block in blocks]

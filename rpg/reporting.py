@@ -199,8 +199,8 @@ def _source_of(zoo: Zoo) -> Zoo:
     found = find_source(zoo)
     if found is None:
         raise MissingData(
-            f"{zoo.path} was learnt from the zoo {source.name} ({source.zoo[:12]}), which is neither beside it nor under "
-            "zoos/; say where it is: --originals ZOO"
+            f"{zoo.path} was learnt from the zoo {source.name} ({source.zoo[:12]}), which is neither beside it nor "
+            "under zoos/; say where it is: --originals ZOO"
         )
     return found
 
@@ -268,12 +268,12 @@ def find_run(zoo: Zoo, named: Sequence[str]) -> Run | None:
 
 
 def make_baselines(originals: Zoo, split: str, config: EvalConfig, out: Path, device: str) -> list[Candidate]:
-    """What a generator has to beat (CONTRIBUTING, Honesty): closed-form methods, drawn into zoos under `out`. Those that
-    need more networks than there are stay away.
+    """What a generator has to beat (CONTRIBUTING, Honesty): closed-form methods, drawn into zoos under `out`. Those
+    that need more networks than there are stay away.
     """
     count = len(originals.select(split))
     wanted = [(f"noised_{sigma:g}", "noise", [f"method.sigma={sigma}"], config.n, NOISED) for sigma in config.noise]
-    wanted.append(("mean_of_all", "soup", [], 1, MEAN))
+    wanted.append(("mean_of_all", "soup", ["method.of=null"], 1, MEAN))
     if config.average_of < count:
         wanted.append(
             (f"average_of_{config.average_of}", "soup", [f"method.of={config.average_of}"], config.n, AVERAGE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import warnings
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import Corrupt, Failed, MissingData, MissingExtra, Notice, brief
+from zoo.errors import Corrupt, Failed, MissingData, MissingExtra, brief
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +25,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     OSError: 1,  # a file that cannot be read; those that cannot be written are Failed
 }
 INTERRUPTED = 130  # what typer returns after Ctrl-C
+LOGGERS = ("evaluators", "zoo", "rpg")
 
 
 def run_cli(app: Callable[..., Any], program: str) -> None:
@@ -32,7 +34,8 @@ def run_cli(app: Callable[..., Any], program: str) -> None:
     A command may return an exit code. Exceptions outside the contract are our own bugs and keep their traceback.
     """
     try:
-        with notices():
+        with shown_log(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries; what we have to say is logged
             code = app(sys.argv[1:] or ["--help"], prog_name=program, standalone_mode=False) or 0
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -45,21 +48,6 @@ def run_cli(app: Callable[..., Any], program: str) -> None:
     if code == INTERRUPTED:
         print(f"{program}: interrupted; run the same command again to continue", file=sys.stderr)
     sys.exit(code)
-
-
-@contextmanager
-def notices() -> Iterator[None]:
-    """In the block our own warnings are lines on stderr, each once, and those of libraries are not shown."""
-
-    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-        if issubclass(category, Notice):
-            say(str(message))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("once", Notice)
-        warnings.showwarning = show  # restored at the end of the block
-        yield
 
 
 def _explain(error: BaseException, program: str) -> tuple[int | None, str]:
@@ -95,6 +83,32 @@ def say(message: str) -> None:
     """A line for people, on stderr, so that stdout holds results alone."""
     if is_first_process():
         print(plain(message, keep="\n"), file=sys.stderr)
+
+
+@contextmanager
+def shown_log(level: int = logging.INFO) -> Iterator[None]:
+    """In the block, what our packages log from this level on is shown as `say` shows it. Nothing else is: libraries
+    that are used have much to say.
+    """
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    handler = _Saying()
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False  # a library may have given the root logger a handler, which would say it again
+    try:
+        yield
+    finally:
+        for logger, (old_level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(old_level)
+            logger.propagate = propagate
+
+
+class _Saying(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
 
 
 def emit(result: dict[str, Any], as_json: bool, text: str) -> None:

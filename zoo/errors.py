@@ -23,10 +23,6 @@ class Failed(Exception):
     """The work ran and its outcome is bad; what was finished before is kept."""
 
 
-class Notice(UserWarning):
-    """What the user should know and what stops nothing: a line on stderr (`warnings.warn`)."""
-
-
 class MissingExtra(Exception):
     """An optional library is not installed; the message names the extra and the install line."""
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
-import warnings
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing_extensions import Self
 
 from evaluators.metrics import Metric, Summary, summarize
 from zoo.checkpoint import content_hash
-from zoo.errors import Notice, suggest
+from zoo.errors import suggest
 from zoo.files import Journal
 from zoo.manifest import Entry, Sha256, versions
 from zoo.progress import progress
@@ -29,6 +29,8 @@ from zoo.structure import Frozen, Structure
 from zoo.table import Record, Table
 from zoo.tasks.base import Task
 from zoo.weights import fitted, read
+
+log = logging.getLogger(__name__)
 
 
 class Score(Frozen):
@@ -100,7 +102,7 @@ def score_file(path: Path, task: Task, precision: str = "float32") -> Score:
     found = fitted(weights.tensors, Structure.of(task.weights(model) | task.frozen(model)), str(path))
     for note in (weights.note, *found.notes):
         if note:
-            warnings.warn(Notice(f"{path}: {note}"), stacklevel=2)
+            log.info("%s: %s", path, note)
     task.load(model, found.tensors)
     return _score(path.name, content_hash(found.tensors), task, model, precision)
 

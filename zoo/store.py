@@ -260,7 +260,7 @@ def find(place: Path | str, folder: str) -> Path:
 
 
 def derivation(zoo: Zoo, entries: Sequence[Entry], operation: str, settings: dict[str, JsonValue]) -> dict[str, Any]:
-    """What changes in a zoo's origin when an operation with these settings derives another from entries of one split."""
+    """What changes in a zoo's origin when an operation with these settings derives another from some of its entries."""
     split = entries[0].split
     return {
         "kind": "derived",

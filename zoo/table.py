@@ -110,8 +110,7 @@ class Table:
 
     def render(self, form: str) -> str:
         """The table as `form`, one of FORMATS. Raises ValueError for another."""
-        if form not in FORMATS:
-            raise ValueError(f"no table format named {form!r}{suggest(form, FORMATS)}")
+        check_form(form)
         return FORMATS[form](self)
 
     def _aligned(self, titles: list[str], rows: list[list[str]]) -> list[list[str]]:
@@ -132,6 +131,12 @@ FORMATS: dict[str, Callable[[Table], str]] = {
     "latex": Table.latex,
     "json": Table.json_text,
 }
+
+
+def check_form(form: str) -> None:
+    """Raise ValueError for a format that tables cannot have."""
+    if form not in FORMATS:
+        raise ValueError(f"no table format named {form!r}{suggest(form, FORMATS)}")
 
 
 def _shown(cell: Cell, digits: int) -> str:

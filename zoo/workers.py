@@ -4,6 +4,7 @@ each other. ray is imported here only.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import signal
@@ -21,10 +22,12 @@ from torch import Tensor
 
 from zoo.allocator import keep_freed_memory
 from zoo.collect import CollectConfig, Event, Job
-from zoo.console import pick_device, say
+from zoo.console import pick_device, shown_log
 from zoo.ensemble import train_together
 from zoo.errors import MissingExtra
 from zoo.tasks.base import Task, TaskConfig
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +136,8 @@ class _LocalWorker:
     def __init__(self, trainer: Trainer) -> None:
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, trainer))
+        level = logging.getLogger("zoo").getEffectiveLevel()
+        self._process = context.Process(target=_serve, args=(theirs, trainer, level))
         with _interrupts_ignored():
             self._process.start()
         theirs.close()  # or the pipe would stay open when the worker dies
@@ -155,11 +159,13 @@ class _LocalWorker:
         self.connection.close()
 
 
-def _serve(owner: connection.Connection, trainer: Trainer) -> None:
-    """A local worker's life. It ends with its owner's, at once, however that comes about."""
+def _serve(owner: connection.Connection, trainer: Trainer, level: int) -> None:
+    """A local worker's life. It ends with its owner's, at once, however that comes about; it shows what it logs from
+    the owner's `level` on.
+    """
     threading.Thread(target=_exit_with_owner, daemon=True).start()
     messages: Iterator[Message] = iter([Idle()])
-    with suppress(EOFError, ConnectionError):
+    with suppress(EOFError, ConnectionError), shown_log(level):
         while True:
             for message in messages:
                 owner.send_bytes(_pickled(message))
@@ -217,7 +223,9 @@ class RayPool:
             if not places:
                 raise ValueError(f"the Ray cluster has {cpus} CPUs and {gpus} GPUs; expected a place for one worker")
             if size and size > places:
-                say(f"--workers {size} is ignored beyond {places}: the Ray cluster has {cpus} CPUs and {gpus} GPUs")
+                log.warning(
+                    f"--workers {size} is ignored beyond {places}: the Ray cluster has {cpus} CPUs and {gpus} GPUs"
+                )
             self.size = min(size or places, places)
             self._trainer = Trainer(data_root, device, threads=max(1, cpus // self.size))
             self._actor = self._ray.remote(num_cpus=1, num_gpus=int(use_gpus))(_Actor)

@@ -11,7 +11,12 @@ from zoo.errors import suggest
 from zoo.recipe import load_method, method_names
 
 METHODS = {
+    "gaussian": "rpg.methods.gaussian",
+    "kde": "rpg.methods.kde",
+    "noise": "rpg.methods.noise",
+    "pca-gaussian": "rpg.methods.pca_gaussian",
     "rpg": "rpg.methods.rpg",
+    "soup": "rpg.methods.soup",
 }
 """Names and modules. A module has `Config`, the schema of the recipe's section `method:`, which builds the method."""
 

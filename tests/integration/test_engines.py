@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import torch
 from test_cli import Shell
 
 from zoo.collect import Checkpoint, Run, State
+from zoo.console import shown_log
 from zoo.engines import Plan, collect_all
 from zoo.ensemble import collect
 from zoo.recipe import load_recipe
@@ -179,6 +180,17 @@ def test_workers_report_errors_and_ignored_settings_as_one_process_does(tmp_path
     assert code == 0
     assert "--workers 4 is ignored beyond 1" in err
     assert [path.parent.name for path in tmp_path.rglob("manifest.json")] == ["e"]
+
+
+@pytest.mark.parametrize(("shown", "expected"), [(True, 2), (False, 0)])
+def test_workers_show_what_their_owner_shows(tmp_path, capfd, shown, expected):
+    binary = ["task.name=binary", "zoo.checkpoints=1", "zoo.epochs=0", "zoo.init=shared"]
+    conditions = "zoo.conditions=['0000011111','0100010111','1011101000','1010101000']"
+    with shown_log() if shown else nullcontext():
+        collect_all([plan(tmp_path / "zoo", [*binary, conditions])], Pool(2))
+    lines = capfd.readouterr().err.splitlines()
+    assert lines.count("training 2 networks of seed 0 on the same batches, in turn on cpu") == expected
+    assert len(lines) == expected
 
 
 def test_several_recipes_go_to_their_own_places(tmp_path, shell, monkeypatch):

@@ -33,8 +33,8 @@ def zoos(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return {size: place / str(size) for size in sizes}
 
 
-@pytest.mark.parametrize("what", ["columns"])
+@pytest.mark.parametrize("what", ["columns", "gram", "noise", "soup", "gaussian"])
 def test_memory_does_not_grow_with_the_zoo(zoos: dict[int, Path], what: str) -> None:
     small, large = (risen(0, 0, place, what) for _, place in sorted(zoos.items()))
     assert large < small + 6 * MB  # of a zoo 150 MB larger, with networks 6 MB larger
-    assert large < 60 * MB
+    assert large < 100 * MB  # pyarrow takes most of it, to write three rows

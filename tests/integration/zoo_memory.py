@@ -1,8 +1,9 @@
 """Makes a zoo of COUNT networks of VALUES values at PLACE, or goes through it; prints how far resident memory rose.
 
-    python zoo_memory.py COUNT VALUES PLACE make | columns
+    python zoo_memory.py COUNT VALUES PLACE make | columns | gram | noise | soup | gaussian
 
-Columns hold 2**18 values of all networks together here, so that what depends on the size of the zoo shows beside them.
+The last three make three networks of it. Columns hold 2**18 values of all networks together here, so that what depends
+on the size of the zoo shows beside them.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pyarrow.parquet  # noqa: F401  # a writer's import is no memory of its work
 import torch
 
-import zoo.columns
+import zoo.mixtures
 import zoo.store
 from zoo.manifest import Origin
+from zoo.mixtures import gram_of
+from zoo.ops import PerturbConfig, perturb
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 
@@ -26,14 +30,25 @@ VALUES = 2**18
 
 def main(count: int, values: int, place: Path, what: str) -> None:
     zoo.store.STACK_BELOW = 0  # a file for each network, as for large ones
+    zoo.mixtures.COLUMN_VALUES = VALUES
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far, which was that of the imports, is forgotten
     before = resident("VmRSS")
     if what == "make":
         make(count, values, place)
     else:
-        for column in Zoo.open(place).columns(Zoo.open(place).entries, VALUES):
-            assert column.block.numel() <= VALUES
+        use(Zoo.open(place), what)
     print(resident("VmHWM") - before)
+
+
+def use(opened: Zoo, what: str) -> None:
+    if what == "columns":
+        for column in opened.columns(opened.entries, VALUES):
+            assert column.block.numel() <= VALUES
+    elif what == "gram":
+        gram_of(opened, opened.entries)
+    else:
+        config = PerturbConfig.model_validate({"kind": what, "n": 3, "of": 4 if what == "soup" else None})
+        perturb(config, opened, opened.entries, ORIGIN, opened.path.with_name(f"{opened.path.name}-{what}"))
 
 
 def make(count: int, values: int, place: Path) -> None:

@@ -38,7 +38,20 @@ HEAVY = (
 )
 PARTS = ("timm.data",)  # of a heavy library, wrapped by a file of their own: they are another concern
 # Functions that only build a value; names that start with a capital letter are constructors.
-PURE = {"compile", "dict", "frozenset", "getattr", "range", "set", "sorted", "tensor", "tuple", "with_name", "zip"}
+PURE = {
+    "compile",
+    "dict",
+    "frozenset",
+    "getLogger",
+    "getattr",
+    "range",
+    "set",
+    "sorted",
+    "tensor",
+    "tuple",
+    "with_name",
+    "zip",
+}
 
 
 def read_sources() -> dict[str, str]:

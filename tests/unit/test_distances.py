@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rpg import distances as module
-from rpg.distances import distances, in_step
+from rpg.distances import distances
 from zoo.manifest import Origin
-from zoo.store import Column, Zoo, ZooWriter
-from zoo.structure import Structure, TensorSpec
+from zoo.store import Zoo, ZooWriter
+from zoo.structure import Structure
 
-ORIGIN = Origin(
-    name="toy", kind="collected", task="toy", recipe="", recipe_sha256="0" * 64, command=("x",), versions={}
-)
-SPEC = TensorSpec(name="w", shape=(100,), dtype="float32", kind="float")
+ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 
 
 def network(rng: torch.Generator) -> dict[str, torch.Tensor]:
@@ -74,32 +68,3 @@ def test_only_the_entries_asked_for_count(tmp_path: Path) -> None:
     chosen = [zoo.entries[3], zoo.entries[1]]
     (found,) = distances([[(zoo, chosen)]])
     np.testing.assert_allclose(found.within, brute_force(zoo, zoo)[np.ix_([3, 1], [3, 1])], rtol=1e-12)
-
-
-@given(cuts=st.lists(st.sets(st.integers(1, 9)), min_size=1, max_size=4))
-def test_streams_cut_differently_go_in_step(cuts: list[set[int]]) -> None:
-    whole = [torch.arange(10.0).repeat(2, 1) + 100 * k for k in range(len(cuts))]
-    streams = []
-    for block, places in zip(whole, cuts, strict=True):
-        ends = [0, *sorted(places), 10]
-        streams.append([Column(SPEC, a, block[:, a:b]) for a, b in pairwise(ends)])
-    pieces = list(in_step(streams))
-    assert all(len({block.shape[1] for block in piece}) == 1 for piece in pieces)
-    for k, block in enumerate(whole):
-        assert torch.equal(torch.cat([piece[k] for piece in pieces], 1), block)
-
-
-def test_columns_of_a_zoo_are_its_generated_values(tmp_path: Path) -> None:
-    zoo = zoo_of(tmp_path / "zoo", 3, 0)
-    columns = list(zoo.columns(zoo.entries, values=12))
-    assert all(column.block.numel() <= 12 for column in columns)
-    assert [spec.name for spec in dict.fromkeys(column.spec for column in columns)] == [
-        "a.weight",
-        "b.half",
-        "d.scalar",
-    ]
-    for name in ("a.weight", "b.half", "d.scalar"):
-        joined = torch.cat([column.block for column in columns if column.spec.name == name], 1)
-        whole = torch.stack([weights[name].reshape(-1) for weights in zoo.checkpoints(zoo.entries)])
-        assert joined.dtype == whole.dtype
-        assert torch.equal(joined, whole)

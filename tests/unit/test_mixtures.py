@@ -210,6 +210,16 @@ def test_more_networks_than_values_leave_nothing_over():
     np.testing.assert_allclose(found.coefficients(found.codes[3]) @ values, values[3], rtol=1e-9)
 
 
+def test_probabilistic_pca_is_sklearns():
+    from sklearn.decomposition import PCA
+
+    values = np.random.default_rng(0).normal(size=(30, 8)) * np.arange(1, 9)
+    centred = torch.from_numpy(values - values.mean(0))
+    found, expected = Principal.of(centred @ centred.T, 3, 8), PCA(3).fit(values)
+    np.testing.assert_allclose(found.variances.numpy(), expected.explained_variance_, rtol=1e-10)
+    assert found.rest == pytest.approx(expected.noise_variance_, rel=1e-10)
+
+
 def test_coefficients_around_the_mean(toy):
     weights = torch.tensor([0.5, 0.0, 0.0, -2.0, 0.0, 0.0, 1.0], dtype=torch.float64)
     values = matrix()

@@ -8,7 +8,7 @@ timm is imported here only, but for its readers and transforms (zoo.tasks.imagen
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from timm.models import PretrainedCfg, build_model_with_cfg, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from zoo.errors import MissingData, Notice, suggest
+from zoo.errors import MissingData, suggest
 from zoo.seeds import global_seed
 from zoo.structure import Structure
 from zoo.tasks.base import Option
 from zoo.weights import Fitted, fitted, in_directory, plain, read
 
 Options = Mapping[str, Option]
+log = logging.getLogger(__name__)
 NOT_OPTIONS = ("checkpoint_path", "cache_dir", "features_only", "scriptable", "exportable", "no_jit", "kwargs_filter")
 """Settings of timm's own: with some, a recipe from anyone would have it read files. So do those about `pretrained`."""
 
@@ -282,7 +283,7 @@ def _load_file(network: nn.Module, place: Path, name: str, given: Mapping[str, A
         found = converted
     for note in (weights.note, *found.notes):
         if note:
-            warnings.warn(Notice(f"task.pretrained {file}: {note}"), stacklevel=2)
+            log.info("task.pretrained %s: %s", file, note)
     network.load_state_dict(found.tensors, strict=False)  # of which nothing but the head can be missing
 
 

@@ -1,0 +1,434 @@
+"""Methods without training, through their door, against what they promise: exact moments, midpoints, radii, copies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import rpg.methods.gaussian
+import rpg.methods.kde
+import rpg.methods.noise
+import rpg.methods.pca_gaussian
+import rpg.methods.soup
+import zoo.mixtures
+from rpg.devices import DEVICES
+from rpg.methods.base import DrawConfig, Machine, MethodConfig, TrainingSet
+from rpg.methods.closed_form import GRAM, ClosedForm
+from rpg.methods.kde import bandwidth_of
+from zoo.errors import Corrupt, Failed
+from zoo.manifest import Entry, Origin
+from zoo.mixtures import Piece
+from zoo.seeds import generator
+from zoo.store import Zoo, ZooWriter
+from zoo.structure import Structure
+
+ORIGIN = Origin(
+    name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
+)
+MODULES = {
+    "gaussian": rpg.methods.gaussian,
+    "pca-gaussian": rpg.methods.pca_gaussian,
+    "kde": rpg.methods.kde,
+    "soup": rpg.methods.soup,
+    "noise": rpg.methods.noise,
+}
+RECIPES = Path(__file__).parents[2] / "recipes" / "_methods"
+CPU = Machine(torch.device("cpu"))
+COUNT, SIZE = 6, 12
+
+
+@dataclass
+class Kept:
+    """A run's directory as far as these methods know it; the zoo it keeps is where it was."""
+
+    path: Path
+    data: TrainingSet
+
+    def keep_networks(self, data: TrainingSet) -> Path:
+        assert data is self.data
+        return data.zoo.path / "manifest.json"
+
+    def networks(self) -> tuple[Zoo, list[Entry]]:
+        return Zoo.open(self.data.zoo.path), list(self.data.entries)
+
+    def seal(self, learnt, facts) -> None:
+        assert all(path.is_file() for path in learnt)
+        (self.path / "sealed").write_text(" ".join(path.name for path in learnt))
+
+
+def network(seed: int) -> dict[str, torch.Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    return {
+        "weight": torch.randn(2, 4, generator=rng) * torch.linspace(0.2, 4, 8).view(2, 4) + 1,
+        "norm.running_var": torch.rand(4, generator=rng) + 50,  # far from zero, where sums are cut off
+        "steps": torch.tensor(seed),
+    }
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch) -> TrainingSet:
+    monkeypatch.setattr(zoo.mixtures, "COLUMN_VALUES", 3 * zoo.mixtures.TOGETHER)  # three values in a piece
+    return training_set(tmp_path / "zoo", COUNT)
+
+
+def training_set(path: Path, count: int) -> TrainingSet:
+    with ZooWriter(path, ORIGIN, Structure.of(network(0))) as writer:
+        for seed in range(count):
+            writer.add(f"net-{seed:03d}", network(seed), seed=seed, split="train")
+        made = writer.finish()
+    return TrainingSet(made, "train", tuple(made.select("train")))
+
+
+def matrix(count: int = COUNT) -> np.ndarray:
+    """The training networks, float64 (N, D)."""
+    return np.stack([flat(network(seed)) for seed in range(count)])
+
+
+def flat(weights) -> np.ndarray:
+    return np.concatenate([weights["weight"].double().numpy().ravel(), weights["norm.running_var"].double().numpy()])
+
+
+def config(name: str, **settings) -> MethodConfig:
+    return MODULES[name].Config.model_validate({"name": name, **settings})
+
+
+@dataclass
+class Fitted:
+    """A method that has seen the training networks."""
+
+    method: ClosedForm
+    run: Kept
+
+    def zoo(self, place: str, n: int = 3, seed: int = 0) -> Zoo:
+        """n networks as a zoo, the way they are generated."""
+        request = DrawConfig(n=n, seed=seed)
+        with ZooWriter(self.run.path / place, ORIGIN, self.run.data.zoo.structure) as writer:
+            assert self.method.requested(self.run, request) == n
+            self.method.draw(self.run, request, writer, CPU)
+            return writer.finish()
+
+    def draws(self, n: int, seed: int = 0) -> np.ndarray:
+        """The values of n networks, (n, D), without files."""
+        zoo, entries = self.run.networks()
+        drafts = self.method.drafts(zoo, entries, self.run, DrawConfig(n=n, seed=seed))
+        blocks = [(column.spec, column.block.double()) for column in zoo.columns(entries, 3 * len(entries))]
+        found = []
+        for k in range(n):
+            draft = drafts(k)
+            rng, rows = generator(*draft.stream), torch.arange(len(entries))
+            pieces = [draft.values(Piece(spec, rows, block), rng) for spec, block in blocks]
+            found.append(torch.cat(pieces).double().numpy())
+        return np.stack(found)
+
+
+def fitted(data: TrainingSet, name: str, **settings) -> Fitted:
+    method = config(name, **settings).build()
+    method.check(data, CPU)
+    run = Kept(data.zoo.path.parent / "run", data)
+    shutil.rmtree(run.path, ignore_errors=True)
+    run.path.mkdir()
+    method.fit(data, run, CPU)
+    return Fitted(method, run)
+
+
+def linear(method: Fitted, rank: int) -> np.ndarray:
+    """The map from standard normal codes to networks, (D, rank), of a method whose draws are a linear one."""
+    zoo, entries = method.run.networks()
+    codes = iter([torch.zeros(rank, dtype=torch.float64), *torch.eye(rank, dtype=torch.float64)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randn", lambda *given, **options: next(codes))
+        drafts = method.method.drafts(zoo, entries, method.run, DrawConfig())
+        coefficients = [drafts(k).coefficients.numpy() for k in range(rank + 1)]
+    networks = np.stack(coefficients) @ matrix()
+    np.testing.assert_allclose(networks[0], matrix().mean(0), rtol=1e-9)
+    return (networks[1:] - networks[0]).T
+
+
+def test_pca_gaussian_of_full_rank_has_the_sample_covariance(data):
+    factor = linear(fitted(data, "pca-gaussian"), COUNT - 1)
+    np.testing.assert_allclose(factor @ factor.T, np.cov(matrix().T), rtol=1e-8, atol=1e-10)
+
+
+def test_pca_gaussian_of_a_rank_has_its_part_of_the_covariance(data):
+    factor = linear(fitted(data, "pca-gaussian", rank=2, width=0.5), 2)
+    values, vectors = np.linalg.eigh(np.cov(matrix().T))
+    expected = 0.25 * (vectors[:, -2:] * values[-2:]) @ vectors[:, -2:].T
+    np.testing.assert_allclose(factor @ factor.T, expected, rtol=1e-8, atol=1e-10)
+
+
+def test_residual_is_probabilistic_pca(data):
+    method = fitted(data, "pca-gaussian", rank=2, residual=True)
+    covariance = np.cov(matrix().T)
+    values = np.linalg.eigvalsh(covariance)
+    rest = values[:-2].mean()
+    zoo, entries = method.run.networks()
+    draft = method.method.drafts(zoo, entries, method.run, DrawConfig())(0)
+    assert draft.deviation(None) ** 2 == pytest.approx(rest, rel=1e-8)
+    factor = linear(method, 2)
+    model = factor @ factor.T + rest * np.eye(SIZE)
+    np.testing.assert_allclose(np.linalg.eigvalsh(model)[-2:], values[-2:], rtol=1e-8)
+    assert np.trace(model) == pytest.approx(np.trace(covariance), rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "covariance"),
+    [
+        ("gaussian", {}, lambda x: np.diag(x.var(0, ddof=1))),
+        ("gaussian", {"width": 0.5}, lambda x: np.diag(x.var(0, ddof=1)) / 4),
+        ("pca-gaussian", {}, lambda x: np.cov(x.T)),
+        (
+            "kde",
+            {"codes": "networks", "bandwidth": 0.3},
+            lambda x: np.cov(x.T, ddof=0) + 0.09 * np.diag(x.var(0, ddof=1)),
+        ),
+        ("kde", {"bandwidth": 0.3}, lambda x: np.cov(x.T, ddof=0) + 0.09 * np.cov(x.T)),
+        ("soup", {"of": 2}, lambda x: np.cov(x.T) * (1 / 2 - 1 / COUNT)),
+        ("soup", {"mix": "positive"}, lambda x: np.cov(x.T, ddof=0) / (COUNT + 1)),
+    ],
+)
+def test_draws_have_the_exact_mean_and_covariance(data, name, settings, covariance):
+    n = 4000
+    draws, expected = fitted(data, name, **settings).draws(n), covariance(matrix())
+    scale = np.sqrt(np.diag(expected))
+    z = (draws.mean(0) - matrix().mean(0)) / (scale / np.sqrt(n))
+    assert np.abs(z).max() < 4.5
+    found = np.cov(draws.T) / np.outer(scale, scale)
+    np.testing.assert_allclose(found, expected / np.outer(scale, scale), atol=4.5 * np.sqrt(2 / n))
+
+
+def test_a_soup_of_two_is_their_midpoint(data):
+    made = fitted(data, "soup", of=2).zoo("made", 5)
+    by_hash = {entry.sha256: row for row, entry in enumerate(data.entries)}
+    for entry in made.entries:
+        pair = [by_hash[parent] for parent in entry.parents]
+        assert len(set(pair)) == 2
+        np.testing.assert_allclose(flat(made.load(entry)), matrix()[pair].mean(0), rtol=1e-6)
+
+
+def test_a_rescaled_soup_has_the_median_radius_in_the_same_direction(data):
+    values = matrix()
+    mean = values.mean(0)
+    radius = np.median(np.linalg.norm(values - mean, axis=1))
+    plain, rescaled = (fitted(data, "soup", of=3, rescale=rescale).draws(6) - mean for rescale in (False, True))
+    assert (np.linalg.norm(plain, axis=1) < 0.9 * radius).all()
+    np.testing.assert_allclose(np.linalg.norm(rescaled, axis=1), radius, rtol=1e-5)
+    cosine = (plain * rescaled).sum(1) / np.linalg.norm(plain, axis=1) / np.linalg.norm(rescaled, axis=1)
+    np.testing.assert_allclose(cosine, 1, rtol=1e-6)
+
+
+def test_positive_mixes_are_inside_their_parents(data):
+    made = fitted(data, "soup", of=2, mix="positive").zoo("made", 5)
+    by_hash = {entry.sha256: row for row, entry in enumerate(data.entries)}
+    shares = []
+    for entry in made.entries:
+        a, b = (matrix()[by_hash[parent]] for parent in entry.parents)
+        share = (flat(made.load(entry)) - a) @ (b - a) / ((b - a) @ (b - a))
+        np.testing.assert_allclose(flat(made.load(entry)), a + share * (b - a), rtol=1e-5)
+        shares.append(share)
+    assert 0 < min(shares) < max(shares) < 1
+
+
+@pytest.mark.parametrize("codes", ["networks", "pca"])
+def test_a_kernel_of_no_width_copies(data, codes):
+    made = fitted(data, "kde", codes=codes, bandwidth=0).zoo("made", 5)
+    by_hash = {entry.sha256: row for row, entry in enumerate(data.entries)}
+    for entry in made.entries:
+        (parent,) = entry.parents
+        np.testing.assert_allclose(flat(made.load(entry)), matrix()[by_hash[parent]], rtol=1e-6)
+    assert len({entry.parents for entry in made.entries}) > 1
+
+
+@pytest.mark.parametrize("rule", ["scott", "silverman"])
+@pytest.mark.parametrize("codes", [1, 3])
+def test_bandwidths_are_scipys(rule, codes):
+    stats = pytest.importorskip("scipy.stats")
+    points = np.random.default_rng(0).normal(size=(codes, 40))
+    assert bandwidth_of(rule, 40, codes) == pytest.approx(stats.gaussian_kde(points, rule).factor)
+    assert bandwidth_of(0.2, 40, codes) == 0.2
+
+
+def test_noise_has_the_asked_size(data):
+    draws = fitted(data, "noise", sigma=0.1).draws(1000)
+    parents = np.abs(draws[:, None, :8] - matrix()[None, :, :8]).sum(-1).argmin(1)
+    weights = matrix()[:, :8]
+    noise = (draws[:, :8] - weights[parents]) / (0.1 * weights[parents].std(1, keepdims=True))
+    assert noise.std(0) == pytest.approx(1, abs=0.1)
+    assert np.abs(noise.mean(0)).max() < 4.5 / np.sqrt(1000)
+    logs = np.log(matrix()[:, 8:])
+    noise = (np.log(draws[:, 8:]) - logs[parents]) / (0.1 * logs[parents].std(1, keepdims=True))
+    assert noise.std(0) == pytest.approx(1, abs=0.1)
+
+
+EVERY = [
+    ("gaussian", {}),
+    ("pca-gaussian", {"rank": 2, "residual": True}),
+    ("kde", {}),
+    ("kde", {"codes": "networks"}),
+    ("soup", {"of": 2, "rescale": True, "mix": "positive"}),
+    ("noise", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), EVERY)
+def test_a_network_depends_on_seed_and_number_alone(data, monkeypatch, name, settings):
+    method = fitted(data, name, **settings)
+    many = [entry.sha256 for entry in method.zoo("many", 18).entries]
+    monkeypatch.setattr(zoo.mixtures, "TOGETHER", 2)
+    monkeypatch.setattr(zoo.mixtures, "COLUMN_VALUES", 3 * COUNT)  # pieces of the same size
+    few = method.zoo("few", 5)
+    assert [entry.sha256 for entry in few.entries] == many[:5]
+    assert [entry.id for entry in few.entries] == [f"generated-{k:04d}" for k in range(5)]
+    assert {(entry.split, entry.seed) for entry in few.entries} == {("generated", 0)}
+    known = {entry.sha256 for entry in data.entries}
+    assert all(entry.parents and set(entry.parents) <= known for entry in few.entries)
+    assert len(set(many)) == 18
+    assert [entry.sha256 for entry in method.zoo("other", 5, seed=1).entries] != many[:5]
+
+
+class Killed(BaseException):
+    """Not an Exception: nothing on the way may handle it, as nothing handles SIGKILL."""
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+@pytest.mark.parametrize(("name", "settings"), [EVERY[1], EVERY[4]])
+def test_killed_anywhere_it_ends_in_the_same_bytes(data, monkeypatch, name, settings):
+    """Fit and draw, stopped before each of their disk operations."""
+    monkeypatch.setattr(zoo.mixtures, "TOGETHER", 2)
+    place = data.zoo.path.parent
+    method, request = config(name, **settings).build(), DrawConfig(n=3)
+
+    def carry_out(path: Path) -> None:
+        run = Kept(path, data)
+        path.mkdir(exist_ok=True)
+        method.fit(data, run, CPU)
+        with ZooWriter(path / "made", ORIGIN, data.zoo.structure) as writer:
+            method.draw(run, request, writer, CPU)
+            writer.finish()
+
+    carry_out(place / "whole")
+    expected, real, finished, kill_at = content(place / "whole"), os.fsync, False, 0
+    while not finished:
+        path, calls = place / f"killed-{kill_at}", iter(range(10**6))
+        with monkeypatch.context() as patch:
+
+            def fsync(descriptor: int, calls=calls, kill_at=kill_at) -> None:
+                if next(calls) == kill_at:
+                    raise Killed
+                real(descriptor)
+
+            patch.setattr(os, "fsync", fsync)
+            try:
+                carry_out(path)
+                finished = True
+            except Killed:
+                pass
+        carry_out(path)
+        assert content(path) == expected
+        kill_at += 1
+    assert kill_at > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "count", "message"),
+    [
+        ("gaussian", {}, 1, "expected 2 or more"),
+        ("pca-gaussian", {}, 1, "expected 2 or more"),
+        ("pca-gaussian", {"rank": 3}, 3, "use --set method.rank=2 or fewer"),
+        ("kde", {}, 1, "expected 2 or more"),
+        ("kde", {"codes": "networks"}, 1, "expected 2 or more"),
+        ("kde", {"rank": 9}, 3, "use --set method.rank=2 or fewer"),
+        ("soup", {"of": 4}, 3, "cannot mix 4 networks"),
+        ("soup", {"rescale": True}, 3, "no radius to rescale"),
+        ("soup", {"rescale": True, "of": 3}, 3, "no radius to rescale"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_work(tmp_path, name, settings, count, message):
+    with pytest.raises(ValueError, match=message):
+        config(name, **settings).build().check(training_set(tmp_path / "zoo", count), CPU)
+
+
+def test_trackers_processes_and_networks_without_values_are_refused(data, tmp_path, monkeypatch):
+    method = config("gaussian").build()
+    with pytest.raises(ValueError, match="leave --track out"):
+        method.check(data, Machine(torch.device("cpu"), ("tensorboard",)))
+    with ZooWriter(tmp_path / "empty", ORIGIN, Structure.of({"n": torch.tensor(1)})) as writer:
+        writer.add("a", {"n": torch.tensor(1)}, seed=0, split="train")
+        empty = writer.finish()
+    with pytest.raises(ValueError, match="no floating-point tensors"):
+        method.check(TrainingSet(empty, "train", empty.entries), CPU)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="without `accelerate launch`"):
+        method.check(data, CPU)
+
+
+def test_a_rank_of_whole_networks_is_refused():
+    with pytest.raises(ValueError, match="rank belongs to codes: pca"):
+        config("kde", codes="networks", rank=3)
+
+
+def test_the_mean_of_all_is_one_network(data):
+    method = fitted(data, "soup")
+    with pytest.raises(ValueError, match=r"asked for 2 networks, but the mean of all 6 is one"):
+        method.method.requested(method.run, DrawConfig(n=2))
+    (entry,) = (made := method.zoo("made", 1)).entries
+    np.testing.assert_allclose(flat(made.load(entry)), matrix().mean(0), rtol=1e-6)
+
+
+def test_a_soup_without_direction_fails(tmp_path):
+    path = tmp_path / "zoo"
+    with ZooWriter(path, ORIGIN, Structure.of(network(0))) as writer:
+        for k in range(4):  # the second half mirrors the first: halves of pairs meet at the mean
+            weights = network(k % 2)
+            weights["weight"] = weights["weight"] if k < 2 else -weights["weight"]
+            weights["norm.running_var"] = torch.ones(4)
+            writer.add(f"net-{k}", weights, seed=k, split="train")
+        made = writer.finish()
+    method = fitted(TrainingSet(made, "train", made.entries), "soup", of=2, rescale=True)
+    with pytest.raises(Failed, match="no direction is left"):
+        method.zoo("made", 40)
+
+
+@pytest.mark.parametrize("damage", ["missing", "shape", "nan"])
+def test_a_damaged_gram_matrix_is_corrupt(data, damage):
+    from zoo.checkpoint import save_tensors
+
+    method = fitted(data, "pca-gaussian")
+    path = method.run.path / GRAM
+    wrong = torch.zeros(3, 3, dtype=torch.float64)
+    if damage == "nan":
+        wrong = torch.full((COUNT, COUNT), torch.nan, dtype=torch.float64)
+    save_tensors(path, {"gram": wrong})
+    if damage == "missing":
+        path.unlink()
+    with pytest.raises(Corrupt, match="train again"):
+        method.zoo("made", 1)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_a_method_costs_and_says(data, name):
+    method = config(name).build()
+    found = method.estimate(data.zoo.structure, COUNT, DrawConfig(), DEVICES["h100"])
+    assert found.parameters == COUNT * SIZE
+    assert found.draw_flops == 2 * COUNT * SIZE
+    assert found.fit_flops == (2 * COUNT**2 * SIZE if method.uses_gram else 0)
+    assert found.figures["draw_bytes"] == found.draw_bytes >= found.fit_bytes
+    assert not method.about.trained
+    assert "https://" in method.about.source
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_its_settings_come_with_the_package(name):
+    sections = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+    assert sections.keys() == {"method", "generate"}
+    assert MODULES[name].Config.model_validate(sections["method"]).name == name
+    assert DrawConfig.model_validate(sections["generate"]).n == 10
