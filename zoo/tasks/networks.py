@@ -241,7 +241,7 @@ def timm_config(name: str, options: Options, num_classes: int, images: Mapping[s
     channels, side, _ = images["input_size"]
     # Some of timm's entries set a size of their own, which only an argument overrides.
     size = {"img_size": side} if config.get("fixed_input_size") else {}
-    found = {
+    found: dict[str, Any] = {
         "architecture": name.partition(".")[0],
         "num_classes": num_classes,
         "model_args": {"num_classes": num_classes, "in_chans": channels, **size, **options},
