@@ -209,10 +209,14 @@ def test_the_adapter_of_nvlabs_is_read(shell: Shell, place: Path) -> None:
     [
         ({"base_model_name_or_path": "other/llama"}, "its base_model_name_or_path is other/llama, expected llama"),
         ({"lora_alpha": 16}, "its lora_alpha is 16, expected 4"),
-        (
-            {"target_modules": ["k_proj"]},
-            "its target_modules is ['k_proj'], expected ['down_proj', 'q_proj', 'v_proj']",
-        ),
+        ({"use_rslora": True}, "its use_rslora is True, with which it computes something else"),
+        ({"alpha_pattern": {"q_proj": 7}}, "its alpha_pattern is {'q_proj': 7}"),
+        ({"rank_pattern": {"q_proj": 1}}, "its rank_pattern is {'q_proj': 1}"),
+        ({"bias": "all"}, "its bias is all"),
+        ({"fan_in_fan_out": True}, "its fan_in_fan_out is True"),
+        ({"init_lora_weights": "pissa"}, "its init_lora_weights is pissa"),
+        ({"modules_to_save": ["lm_head"]}, "its modules_to_save is ['lm_head']"),
+        ({"a_setting_of_tomorrow": 3}, "its a_setting_of_tomorrow is 3"),
         ({"use_dora": False}, "without magnitudes, expected DoRA"),
     ],
 )
@@ -222,6 +226,29 @@ def test_an_adapter_of_something_else_is_refused(changed: dict, said: str, shell
     path = place / "foreign" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
     assert said in shell("rpg-zoo import foreign --recipe mini.yaml --out zoos/foreign --dry-run", code=2)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"target_modules": r".*\.(q_proj|v_proj|down_proj)"},
+        {"target_modules": "all-linear"},
+        {"target_modules": ["model.layers.0.self_attn.q_proj"]},
+        {"base_model_name_or_path": "./llama/"},
+        {"base_model_name_or_path": "ABSOLUTE"},
+        {"alpha_pattern": {"q_proj": 4}, "rank_pattern": {}, "bias": "none", "init_lora_weights": "gaussian"},
+    ],
+    ids=str,
+)
+def test_an_adapter_that_says_the_same_otherwise_is_taken(changed: dict, shell: Shell, place: Path) -> None:
+    shutil.rmtree(place / "foreign", ignore_errors=True)
+    shell("rpg-zoo export zoos/mini seed00000-0000 --format peft --out foreign")
+    path = place / "foreign" / "adapter_config.json"
+    if changed.get("base_model_name_or_path") == "ABSOLUTE":
+        changed = {"base_model_name_or_path": str((place / "llama").resolve())}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    report = json.loads(shell("rpg-zoo import foreign --recipe mini.yaml --out zoos/foreign --dry-run --json"))
+    assert (len(report["taken"]), report["skipped"]) == (1, [])
 
 
 def test_tensors_of_other_modules_are_refused(shell: Shell, place: Path) -> None:

@@ -203,13 +203,14 @@ def test_a_real_peft_adapter_and_that_of_nvlabs(tmp_path: Path) -> None:
     nvlabs = tmp_path / "src" / "theirs"
     nvlabs.mkdir()
     (nvlabs / "adapter_config.json").write_text(json.dumps({"peft_type": "DORA"}))
-    torch.save(weights, nvlabs / "adapter_model.bin")
+    other = {name: tensor + 1 for name, tensor in weights.items()}
+    torch.save(other, nvlabs / "adapter_model.bin")
     report = run(tmp_path / "src", tmp_path / "zoo")
     assert (report.form, report.skipped) == ("peft", [])
     zoo = Zoo.open(tmp_path / "zoo")
     assert [entry.id for entry in zoo.entries] == ["ours", "theirs"]
-    for entry in zoo.entries:
-        assert {n: t.tolist() for n, t in zoo.load(entry).items()} == {n: t.tolist() for n, t in weights.items()}
+    for entry, expected in zip(zoo.entries, (weights, other), strict=True):
+        assert {n: t.tolist() for n, t in zoo.load(entry).items()} == {n: t.tolist() for n, t in expected.items()}
 
 
 @pytest.mark.parametrize(("form", "key"), [("mmseg", "state_dict"), ("detectron2", "model")])

@@ -9,22 +9,27 @@ import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from zoo.data.loading import Draw
-from zoo.data.tables import open_hub, open_parquet, undecoded_images
+from zoo.data.pictures import read_picture
+from zoo.data.tables import Rows, columns, encoded, open_hub, shards, undecoded_images
 from zoo.errors import Corrupt, MissingData
 from zoo.seeds import cpu_seed, generator
 from zoo.tasks.base import Batch
 
 Name = Literal["digits", "cifar10", "cifar100"]
+Split: TypeAlias = Literal["train", "test"]
+Labelled: TypeAlias = tuple[Tensor, Tensor]
+"""Images uint8 (N, C, H, W) and labels int64 (N,)."""
 
 
 class Format(NamedTuple):
@@ -45,16 +50,16 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set is on the Hub: repository, folder of its parquet files, column of the labels."""
+    """Where a data set is on the Hub: repository, folder of its parquet files, names of the column of labels."""
 
     repo: str
     folder: str
-    label: str
+    labels: tuple[str, ...]
 
 
 SOURCES: dict[Name, Source] = {
-    "cifar10": Source("uoft-cs/cifar10", "plain_text", "label"),
-    "cifar100": Source("uoft-cs/cifar100", "cifar100", "fine_label"),
+    "cifar10": Source("uoft-cs/cifar10", "plain_text", ("label", "labels")),
+    "cifar100": Source("uoft-cs/cifar100", "cifar100", ("fine_label", "fine_labels")),
 }
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DIGITS_MEAN, DIGITS_STD = (0.3044,), (0.3752,)  # of the training images
@@ -70,15 +75,37 @@ DIGITS_SPLIT_SEED = 0
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images uint8 (N, C, H, W) and labels int64 (N,) on the CPU; mean and std per channel, of pixels in [0, 1]."""
+    """Images uint8 (N, C, H, W) and labels int64 (N,) on the CPU, of two splits that are read when they are needed:
+    who scores needs no training images. Mean and std per channel, of pixels in [0, 1].
+    """
 
-    train: Tensor
-    train_labels: Tensor
-    test: Tensor
-    test_labels: Tensor
+    read: Callable[[Split], Labelled]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: int
+
+    @classmethod
+    def of(
+        cls, train: Labelled, test: Labelled, mean: tuple[float, ...], std: tuple[float, ...], classes: int
+    ) -> Images:
+        """Images that are in memory already."""
+        return cls({"train": train, "test": test}.__getitem__, mean, std, classes)
+
+    @property
+    def train(self) -> Tensor:
+        return self.read("train")[0]
+
+    @property
+    def train_labels(self) -> Tensor:
+        return self.read("train")[1]
+
+    @property
+    def test(self) -> Tensor:
+        return self.read("test")[0]
+
+    @property
+    def test_labels(self) -> Tensor:
+        return self.read("test")[1]
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 (N, C, H, W) -> float32 of the same shape on the same device, standardised per channel."""
@@ -91,9 +118,9 @@ class Images:
                 images = augment(self.train[index])
             yield images, self.train_labels[index]
 
-    def plain(self, split: Literal["train", "test"], index: Tensor, batch_size: int) -> Iterator[Batch]:
+    def plain(self, split: Split, index: Tensor, batch_size: int) -> Iterator[Batch]:
         """Images uint8 (B, C, H, W) and labels int64 (B,) at these indices, in their order, as they are."""
-        images, labels = (self.test, self.test_labels) if split == "test" else (self.train, self.train_labels)
+        images, labels = self.read(split)
         for part in index.split(batch_size):
             yield images[part], labels[part]
 
@@ -144,42 +171,58 @@ def _digits() -> Images:
     images = torch.from_numpy(digits.images)[:, None].mul(255 / 16).round().to(torch.uint8)  # values are 0 to 16
     labels = torch.from_numpy(digits.target).to(torch.int64)
     train, test = stratified_split(labels, 1 / 3, generator(DIGITS_SPLIT_SEED, "digits", "test"))
-    return Images(images[train], labels[train], images[test], labels[test], *STATISTICS["digits"], classes=10)
+    return Images.of(
+        (images[train], labels[train]), (images[test], labels[test]), *STATISTICS["digits"], FORMATS["digits"].classes
+    )
 
 
 def _cifar(name: Name, data_root: Path | None) -> Images:
-    train, train_labels = _cifar_split(name, "train", data_root)
-    test, test_labels = _cifar_split(name, "test", data_root)
-    return Images(train, train_labels, test, test_labels, *STATISTICS[name], FORMATS[name].classes)
+    read = cache(partial(_cifar_split, name, data_root=data_root))
+    return Images(read, *STATISTICS[name], FORMATS[name].classes)
 
 
-def _cifar_split(name: Name, split: str, data_root: Path | None) -> tuple[Tensor, Tensor]:
+def _cifar_split(name: Name, split: Split, data_root: Path | None) -> Labelled:
     """Images uint8 (N, 3, 32, 32) and labels int64 (N,) of `train` or `test`, in the order of the files."""
-    source, classes = SOURCES[name], FORMATS[name].classes
-    where = f"the {split} split of {name} in {data_root or source.repo}"
-    try:
-        dataset = _open_hub(name, split) if data_root is None else _open_local(name, split, data_root)
-        images_NHWC, labels_N = _decode(dataset, source.label)
-    except (OSError, ValueError) as error:  # pyarrow's and Pillow's errors are among these
-        raise Corrupt(f"{where} cannot be read: {' '.join(str(error).split())[:200]}") from error
-    found = np.unique(labels_N).tolist()
-    if images_NHWC.shape[1:] != (32, 32, 3) or not set(found) <= set(range(classes)):
-        raise Corrupt(
-            f"{where} has images of shape {images_NHWC.shape[1:]} with labels {found[:12]}; "
-            f"expected shape (32, 32, 3) and labels from 0 to {classes - 1}"
-        )
-    return torch.from_numpy(images_NHWC).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels_N)
+    if data_root is None:
+        where = f"{SOURCES[name].repo} ({split})"
+        return _decoded(_hub_rows(name, split), lambda row: f"row {row} of {where}", FORMATS[name])
+    found = _local(name, split, data_root)
+    rows = (row for batch in found.batches() for row in encoded(batch, found.image, found.label))
+    return _decoded(rows, found.where, FORMATS[name])
 
 
-def _open_local(name: Name, split: str, data_root: Path) -> Any:
+def _local(name: Name, split: Split, data_root: Path) -> Rows:
+    """The files of a split. Raises MissingData when there are none, Corrupt when they are not whole or number the
+    classes otherwise than those of the other split.
+    """
     folder = data_root / name / SOURCES[name].folder
-    files = sorted(map(str, folder.glob(f"{split}-*.parquet")))
+    files = shards(folder, split)
     if not files:
         raise MissingData(
             f"no {split}-*.parquet in {folder}; expected {folder}/train-*.parquet and {folder}/test-*.parquet from "
             f"https://huggingface.co/datasets/{SOURCES[name].repo}, or no data root at all, to read them from there"
         )
-    return open_parquet(files)
+    found = Rows(files, SOURCES[name].labels)
+    check_same_classes(found, folder, "train" if split == "test" else "test")
+    return found
+
+
+def check_same_classes(found: Rows, folder: Path, split: str) -> None:
+    """Raise Corrupt if files of another split in a folder number the classes otherwise than these do, where both say
+    how. Whether that split is there and whole is for who needs it.
+    """
+    try:
+        other = Rows(files, (found.label,)) if (files := shards(folder, split)) else None
+        theirs = other.class_names if other else None
+    except Corrupt:
+        return
+    mine = found.class_names
+    if other and mine and theirs and mine != theirs:
+        pairs = enumerate(zip_longest(mine, theirs, fillvalue="no class"))
+        number, (one, two) = next((number, pair) for number, pair in pairs if pair[0] != pair[1])
+        raise Corrupt(
+            f"label {number} is {one!r} in {found.files[0]}, but {two!r} in {other.files[0]}; expected one data set"
+        )
 
 
 def _open_hub(name: Name, split: str) -> Any:
@@ -188,16 +231,33 @@ def _open_hub(name: Name, split: str) -> Any:
     return open_hub(source.repo, split, otherwise)
 
 
-def _decode(dataset: Any, label: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """All images (N, H, W, C) and labels (N,) of a data set with the columns `img` (encoded) and `label`."""
-    if not {"img", label} <= set(dataset.column_names):
-        raise ValueError(f"its columns are {', '.join(dataset.column_names)}; expected img and {label}")
-    images, labels = [], []
+def _hub_rows(name: Name, split: Split) -> Iterator[tuple[bytes | None, object]]:
+    dataset = _open_hub(name, split)
+    image, label = columns(dataset.column_names, SOURCES[name].repo, SOURCES[name].labels)
     # Arrow tables, not rows: building a dictionary for each row would take longer than decoding its image.
-    for table in undecoded_images(dataset, "img").with_format("arrow").iter(batch_size=1000):
-        encoded = table["img"].combine_chunks().field("bytes").to_pylist()
-        images.append(np.stack([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded]))
-        labels.append(table[label].to_numpy())
+    for table in undecoded_images(dataset, image).with_format("arrow").iter(batch_size=1000):
+        yield from encoded(table, image, label)
+
+
+def _decoded(rows: Iterable[tuple[bytes | None, object]], where: Callable[[int], str], expected: Format) -> Labelled:
+    """Images uint8 (N, C, H, W) and labels int64 (N,). Raises Corrupt, with the row, for one that is none."""
+    images: list[NDArray[np.uint8]] = []
+    labels: list[int] = []
+    size = (expected.size, expected.size, 3)
+    for row, (data, label) in enumerate(rows):
+        if type(label) is not int or not 0 <= label < expected.classes:
+            given = "no label" if label is None else f"label {str(label)[:40]}"
+            raise Corrupt(f"{where(row)} has {given}; expected one from 0 to {expected.classes - 1}")
+        if data is None:
+            raise Corrupt(f"{where(row)} has no image; expected one in its bytes")
+        try:
+            image = np.asarray(read_picture(io.BytesIO(data)))
+        except ValueError as error:
+            raise Corrupt(f"the image in {where(row)} cannot be decoded: {error}") from error
+        if image.shape != size:
+            raise Corrupt(f"the image in {where(row)} has shape {image.shape}; expected {size}")
+        images.append(image)
+        labels.append(label)
     if not images:
-        raise ValueError("there are no images in it")
-    return np.concatenate(images), np.concatenate(labels).astype(np.int64)
+        raise Corrupt(f"{where(0)} is not there: there are no images at all")
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels)

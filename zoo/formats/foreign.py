@@ -136,7 +136,7 @@ class Place:
                 path = Path(item.path)
                 if item.name.startswith("."):
                     self._leave_out(path, "hidden")
-                elif not item.is_dir():
+                elif not path.is_dir():  # nor a link to one
                     self.files.append(path)
                 elif item.is_symlink():
                     self._leave_out(path, "a link to a folder")
@@ -193,7 +193,7 @@ def sources(place: Place, form: str) -> list[Source]:
 
 def detect(place: Place) -> str:
     """The format of a place. Raises ValueError when it could be none of them, or several."""
-    found = [form for form in DIRECTORIES if any(not source.problem for source in _directories(place, form))]
+    found = [form for form, (config, key, _) in DIRECTORIES.items() if _any_config(place, config, key)]
     if next(trials.checkpoints(place.files), None):
         found.append("modelzoo")
     if not found and any(suffix(path.name) or path.name.endswith(INDEX) for path in place.files):
@@ -202,6 +202,10 @@ def detect(place: Place) -> str:
         what = " and ".join(found) if found else "none of the formats"
         raise ValueError(f"{place.path} looks like {what}; say which with --format {'|'.join(FORMATS)}")
     return found[0]
+
+
+def _any_config(place: Place, name: str, key: str) -> bool:
+    return any(path.name == name and _lacks(path, key) is None for path in place.files)
 
 
 def _trial(place: Place, trial: trials.Trial) -> Source:

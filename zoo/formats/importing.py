@@ -145,14 +145,14 @@ class Checker:
         try:
             self.load(source)
         except (Corrupt, ValueError, OSError) as error:
-            return reason(error, self.place.path)
+            return reason(error, source, self.place.path)
         return None
 
 
-def reason(error: Exception, place: Path) -> str:
+def reason(error: Exception, source: Source, place: Path) -> str:
     """An error in a line, about a file whose name stands beside it."""
     text = str(error.strerror) if isinstance(error, OSError) and error.strerror else str(error)
-    line = " ".join(text.split()).replace(f"{place}/", "")
+    line = " ".join(text.split()).replace(f"{place}/", "").removeprefix(f"{source.name} ")
     return line if len(line) <= 300 else line[:300].rpartition(" ")[0] + " ..."
 
 
@@ -215,7 +215,7 @@ def _rehearsed(found: Sequence[Source], checker: Checker) -> list[Row]:
             sha256 = content_hash(checker.load(source))
             rows.append(Row(source.name, source.id, _second(names, sha256, source, checker.form)))
         except (Corrupt, ValueError, OSError) as error:
-            rows.append(Row(source.name, source.id, reason(error, checker.place.path)))
+            rows.append(Row(source.name, source.id, reason(error, source, checker.place.path)))
     return rows
 
 
@@ -247,7 +247,7 @@ def _take(source: Source, checker: Checker, writer: ZooWriter, names: dict[str, 
     try:
         tensors = checker.load(source)
     except (Corrupt, ValueError, OSError) as error:
-        return reason(error, checker.place.path)
+        return reason(error, source, checker.place.path)
     sha256 = content_hash(tensors)
     if second := _second(names, sha256, source, checker.form):
         return second

@@ -25,6 +25,15 @@ KNOWN = ("yahma/llama-7b-hf", "huggyllama/llama-7b")
 """Bases on the Hub whose sizes are those of transformers' `LlamaConfig`, which is LLaMA-7B's."""
 PAD = 0  # LLaMA's unknown token, as in LLM-Adapters: not the end of a text, which has to be learnt
 CONFIG_BYTES = 2**24
+TOLD = (
+    *("peft_type", "task_type", "peft_version", "auto_mapping", "inference_mode", "runtime_config"),
+    *("base_model_name_or_path", "r", "lora_alpha", "use_dora", "lora_dropout", "dora_simple"),
+    *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters"),
+    *("megatron_core", "qalora_group_size", "eva_config"),
+)
+"""Settings of an adapter that are compared, that its tensors tell, or that are for training or records alone. What else
+a configuration sets may change what the adapter computes, in this or a later version of peft.
+"""
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
@@ -59,24 +68,48 @@ def adapter_config(settings: Settings) -> dict[str, Any]:
 
 
 def check_config(path: Path, settings: Settings) -> None:
-    """Raise ValueError unless an `adapter_config.json` is one of these settings: its tensors alone do not say for
-    which base and scale they were trained, and may fit by their shapes. NVlabs' DoRA, which has a type of its own, will
-    do. Raises Corrupt for damaged JSON.
+    """Raise ValueError unless an `adapter_config.json` computes what these settings do: its tensors say which modules
+    it is for, but not for which base and scale they were trained. NVlabs' DoRA, which has a type of its own, will do.
+    Raises Corrupt for damaged JSON.
     """
     found = parse_json(read_limited(path, CONFIG_BYTES), path)
     if not isinstance(found, dict):
         raise Corrupt(f"{path} is not an object")
     expected = adapter_config(settings)
-    given = {key: found.get(key) for key in ("base_model_name_or_path", "r", "lora_alpha", "target_modules")}
-    if isinstance(given["target_modules"], list):
-        given["target_modules"] = sorted(map(str, given["target_modules"]))
-    for key, value in given.items():
-        if value != expected[key]:
-            raise ValueError(
-                f"its {key} is {str(value)[:120]}, expected {expected[key]}; see task.model, rank, alpha and targets"
-            )
+    for key in ("base_model_name_or_path", "r", "lora_alpha"):
+        value = found.get(key)
+        if value != expected[key] and not (key.startswith("base") and _same_place(value, settings.base)):
+            raise ValueError(f"its {key} is {str(value)[:120]}, expected {expected[key]}; see task.model, rank, alpha")
     if found.get("peft_type") != "DORA" and not found.get("use_dora"):
         raise ValueError("it is an adapter without magnitudes, expected DoRA (use_dora: true)")
+    for key, value in found.items():
+        if key not in TOLD and not _is_neutral(key, value, found):
+            raise ValueError(
+                f"its {str(key)[:60]} is {str(value)[:120]}, with which it computes something else; expected peft's "
+                "default"
+            )
+
+
+def _same_place(given: object, base: str) -> bool:
+    """Whether these are one directory, or one repository, however they are written."""
+    if not isinstance(given, str) or len(given) > 1000:
+        return False
+    try:
+        return Path(given) == Path(base) or (Path(base).is_dir() and Path(given).resolve() == Path(base).resolve())
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _is_neutral(key: object, value: object, config: Mapping[str, Any]) -> bool:
+    """Whether a setting leaves the function of an adapter as it is."""
+    if key == "init_lora_weights":  # others than these change the base, too
+        return value is None or value in (True, False, "gaussian", "eva", "orthogonal")
+    if key == "revision":
+        return value in (None, "main")
+    if key in ("rank_pattern", "alpha_pattern") and isinstance(value, Mapping):
+        same = config.get("r" if key == "rank_pattern" else "lora_alpha")
+        return all(each == same for each in value.values())
+    return not value or value == "none"
 
 
 @dataclass(frozen=True, eq=False)

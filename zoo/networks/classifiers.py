@@ -15,6 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 import timm
+import torch
 import torch.nn.functional as F
 from timm.models import PretrainedCfg, build_model_with_cfg, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
@@ -233,16 +234,26 @@ def timm_config(name: str, options: Options, num_classes: int, images: Mapping[s
     the network that `create_network` made.
 
     `images` says how its images are prepared: `input_size` (channels, rows, columns), `mean`, `std`, `crop_pct`,
-    `crop_mode` and `interpolation`.
+    `crop_mode` and `interpolation`. Raises ValueError where timm would make another network of it.
     """
     config = _config(name).to_dict()
     kept = {key: config[key] for key in ("first_conv", "classifier", "license", "fixed_input_size") if key in config}
-    return {
+    channels, side, _ = images["input_size"]
+    # Some of timm's entries set a size of their own, which only an argument overrides.
+    size = {"img_size": side} if config.get("fixed_input_size") else {}
+    found: dict[str, Any] = {
         "architecture": name.partition(".")[0],
         "num_classes": num_classes,
-        "model_args": {"num_classes": num_classes, "in_chans": images["input_size"][0], **options},
+        "model_args": {"num_classes": num_classes, "in_chans": channels, **size, **options},
         "pretrained_cfg": {"num_classes": num_classes, **images, **kept},
     }
+    with torch.device("meta"):
+        mine = create_network(name, num_classes, channels, 0, image_size=side, options=options)
+        theirs = timm.create_model(found["architecture"], pretrained_cfg=found["pretrained_cfg"], **found["model_args"])
+    lines = Structure.of(mine.state_dict(keep_vars=True)).diff(Structure.of(theirs.state_dict(keep_vars=True)))
+    if lines:
+        raise ValueError(f"timm would make another network of this configuration of {name}: {lines[0]}")
+    return found
 
 
 def _config(name: str) -> PretrainedCfg:

@@ -188,7 +188,6 @@ class ClassificationTask(TaskBase):
         count = len(images.test_labels)
         self.protocol = f"{config.data} test, {count} images{size}, data {images.fingerprint()}"
         self._evaluation_batches: dict[Split, Iterable[Batch]] = {}
-        self.steps_per_epoch(1)  # refuses a share for validation that leaves nothing to train on
 
     def _split(self) -> tuple[Tensor, Tensor]:
         """Every class has its share."""
@@ -200,7 +199,10 @@ class ClassificationTask(TaskBase):
         return self._ready(self.config.network(seed, pretrained=False))
 
     def start(self, seed: int) -> nn.Module:
-        """Raises what `build` and `frozen` raise, and MissingData or Corrupt for the pretrained weights."""
+        """Raises what `build` and `frozen` raise, and MissingData or Corrupt for the pretrained weights and for the
+        training data.
+        """
+        self.steps_per_epoch(1)  # refuses a share for validation that leaves nothing to train on
         self.config.frozen()  # refuses what would start at random
         return self._ready(self.config.network(seed, pretrained=True))
 
