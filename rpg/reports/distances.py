@@ -17,7 +17,7 @@ from zoo.manifest import Entry
 from zoo.progress import progress
 from zoo.store import Zoo
 
-PIECE = 2**22  # values at a time, of all networks together
+PIECE = 2**21  # values at a time, of all networks together
 
 Part = tuple[Zoo, Sequence[Entry]]
 """Networks of one zoo; a group consists of one or more."""

@@ -197,7 +197,7 @@ def similarity_plot(comparison: Comparison, scoring: Scoring) -> Plot:
 
     floor = _floor(comparison)
     with rc_context(STYLE):
-        figure = _figure(4.0 + 0.2 * -(-len(comparison.groups) // 3))
+        figure = _figure(4.0 + 0.2 * -(-len(comparison.groups) // 3))  # a legend of three columns below
         axes = figure.subplots()
         drawn = marks(comparison.groups)
         for group in comparison.groups:
@@ -206,7 +206,8 @@ def similarity_plot(comparison: Comparison, scoring: Scoring) -> Plot:
         axes.axvline(scoring.leave_one_out_iou, label="yardstick", zorder=1, **GUIDE)
         axes.set(xlabel="largest error-IoU with a training checkpoint", ylabel=f"{scoring.headline}, %")
         axes.grid(True)
-        figure.legend(loc="outside lower center", ncols=3, handletextpad=0.4, columnspacing=1.2)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.45, -0.17), "borderaxespad": 0}
+        axes.legend(ncols=3, handletextpad=0.4, columnspacing=1.2, **below)
         text = "Accuracy of every network against its likeness to the nearest training checkpoint."
         return _laid_out("similarity", figure, text)
 

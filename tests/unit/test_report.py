@@ -338,7 +338,8 @@ def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     scoring = made.scoring
     assert scoring
     long = replaced(made, "mine", name="x" * 400)
-    assert similarity_plot(long, scoring).figure.legends
+    figure = similarity_plot(long, scoring).figure
+    assert [text.get_text()[-2:] for text in figure.axes[0].get_legend().get_texts()].count("x…") == 1
 
 
 def test_json_and_csv_are_the_comparison(tmp_path: Path) -> None:
