@@ -153,7 +153,7 @@ def _compare(members: Sequence[_Members], task: Task, recipe: str) -> Comparison
     among_originals = _distances(reference, reference)
     loo_distance = float(np.median(nearest(among_originals, itself)[0]))
     loo_iou = float(np.median(max_error_iou(wrong, wrong, itself)))
-    good_from = float(np.median([s.metrics[task.headline].value for s in original.scores])) - MARGIN
+    good_from = float(np.median([s.metrics[task.main_metric].value for s in original.scores])) - MARGIN
     groups = []
     for member in members:
         if member is original:
@@ -162,7 +162,7 @@ def _compare(members: Sequence[_Members], task: Task, recipe: str) -> Comparison
             vectors = _vectors(member)
             leave_out, to_originals, within = None, _distances(vectors, reference), _distances(vectors, vectors)
         distance = nearest(to_originals, leave_out)[0]
-        accuracy = np.array([s.metrics[task.headline].value for s in member.scores])
+        accuracy = np.array([s.metrics[task.main_metric].value for s in member.scores])
         unit = loo_distance or 1.0
         groups.append(
             Group(
@@ -178,7 +178,7 @@ def _compare(members: Sequence[_Members], task: Task, recipe: str) -> Comparison
         )
     return Comparison(
         recipe=recipe,
-        headline=task.headline,
+        headline=task.main_metric,
         protocol=task.protocol,
         evaluator=task.evaluator,
         samples=original.scores[0].samples,

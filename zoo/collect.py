@@ -1,9 +1,9 @@
 """Collect a zoo: train networks to convergence and save their weights.
 
-Two regimes. `consecutive` is the paper's (section 3.1): one run, then checkpoints every few steps at a low learning
-rate. `independent` trains from many seeds, which gives networks that really differ; the last share of the seeds can
-be held out, as a yardstick that no generator sees. A task that consists of many, each with its condition, is trained
-once for every one of them.
+Two regimes. `consecutive` is the paper's (section 3.1): one training, then checkpoints every few steps at a low
+learning rate. `independent` trains from many seeds, which gives networks that really differ; the last share of the
+seeds can be held out, as a yardstick that no generator sees. A task that consists of many, each with its condition, is
+trained once for every one of them.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class CollectConfig(Frozen):
     @model_validator(mode="after")
     def _regime_fits(self) -> Self:
         if self.regime == "consecutive" and (self.seeds > 1 or self.heldout > 0):
-            raise ValueError("regime consecutive is one run of one seed; seeds and heldout need regime: independent")
+            raise ValueError("regime consecutive trains one network; seeds and heldout need regime: independent")
         if (self.head_epochs > 0) != (self.head_learning_rate is not None):
             raise ValueError("head_epochs and head_learning_rate go together; set both or none")
         if self.heldout > 0 and self.heldout_seeds in (0, self.seeds):
@@ -108,7 +108,7 @@ class Job:
 
 
 def jobs(config: CollectConfig, conditions: Sequence[str] = ()) -> list[Job]:
-    """The runs that make the zoo: one per seed, the last ones held out; of a task with conditions, one per condition
+    """The jobs that make the zoo: one per seed, the last ones held out; of a task with conditions, one per condition
     and seed.
 
     Raises ValueError for settings that such a task needs and another cannot have.

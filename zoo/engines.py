@@ -44,7 +44,7 @@ def collect_zoos(
     plans: Sequence[Plan], engine: str, workers: int | None, data_root: Path | None, device: str
 ) -> list[Zoo]:
     """Collect several zoos with `workers` processes of an engine, `local` or `ray`. Without a number of workers, and
-    with one local one, `local` is this process, and `ray` takes all places of its cluster.
+    with one local one, `local` is this process, and `ray` takes all GPUs (or CPUs) of its cluster.
     """
     if engine not in ENGINES:
         raise ValueError(f"no engine named {engine!r}{suggest(engine, ENGINES)}")

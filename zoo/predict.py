@@ -1,5 +1,5 @@
-"""Networks for tasks that nobody trained, from those of other tasks and without a generator: what a generator with
-conditions has to beat.
+"""Baselines for generators with conditions: networks for tasks that were never trained, made from the networks of other
+tasks.
 
 | kind         | the network for a condition is                                                                    |
 |--------------|---------------------------------------------------------------------------------------------------|

@@ -25,7 +25,7 @@ from zoo.structure import Structure
 from zoo.tasks import coco, detectron
 from zoo.tasks.base import Split, TaskConfig
 from zoo.tasks.coco import Json
-from zoo.tasks.family import TaskBase, hold_out
+from zoo.tasks.family import TaskBase, split_off
 from zoo.tasks.loading import keys, load, loader_workers
 
 
@@ -71,7 +71,7 @@ class DetectionTask(TaskBase):
     """The Task protocol (zoo.tasks.base) for images with objects. A batch is a list of images in detectron2's form."""
 
     evaluator = EVALUATOR
-    headline = "box_AP"
+    main_metric = "box_AP"
     samples = "images with objects"
     config: Config
 
@@ -95,7 +95,7 @@ class DetectionTask(TaskBase):
     def _split(self) -> tuple[Tensor, Tensor]:
         """Of the images with something to learn from, as detectron2 has it."""
         usable = torch.tensor(self.train.whole(range(len(self.train.images))), dtype=torch.int64)
-        return hold_out(usable, math.ceil(self.config.validation * len(usable)))
+        return split_off(usable, math.ceil(self.config.validation * len(usable)))
 
     @cached_property
     def protocol(self) -> str:
@@ -148,12 +148,12 @@ class DetectionTask(TaskBase):
         return evaluate(data.truth(index), found)
 
 
-def pretrained_tensors(place: str) -> Mapping[str, Tensor]:
+def pretrained_tensors(source: str) -> Mapping[str, Tensor]:
     """The weights in this file, in `model.safetensors` of this directory, or of the timm network of this name.
 
     Raises MissingData when they are not there, ValueError for an unknown name, Corrupt for a damaged file.
     """
-    path = Path(place)
+    path = Path(source)
     file = path / "model.safetensors" if path.is_dir() else path
     if file.is_file():
         return load_foreign(file)
@@ -161,7 +161,7 @@ def pretrained_tensors(place: str) -> Mapping[str, Tensor]:
         raise MissingData(f"there is no {file}; task.pretrained should be a file of weights, or a network of timm's")
     from zoo.tasks.networks import create_network
 
-    return create_network(place, 0, 3, seed=0, pretrained=True).state_dict()
+    return create_network(source, 0, 3, seed=0, pretrained=True).state_dict()
 
 
 def load_backbone(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
