@@ -25,10 +25,10 @@ import torch
 
 from harness import Bench, Memory, arguments, watch
 from rpg.api import Training
-from rpg.compare import Candidate, Comparison, compare
 from rpg.config import GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
 from rpg.methods.base import Machine, TrainingSet
 from rpg.methods.rpg.learnt import Learnt
+from rpg.reports.compare import Candidate, Comparison, compare
 from rpg.run import Run
 from zoo.manifest import Origin, settings_of
 from zoo.seeds import generator

@@ -1,4 +1,4 @@
-"""The way to accelerate (imported here only): processes that train together, one per device, and trackers.
+"""Wraps accelerate, the only module that imports it: processes that train together, one per device, and trackers.
 
 `accelerate launch` starts the processes; by itself a program is one. They see the same files.
 """

@@ -70,7 +70,7 @@ class FileRecord(Frozen):
 
 
 class Entry(Frozen):
-    """One checkpoint. `sha256` is its content's (zoo.checkpoint.content_hash), `row` its place in a stack, `step`
+    """One checkpoint. `sha256` is its content's (zoo.checkpoint.content_hash), `row` its row in a stack, `step`
     counts optimiser steps, `metrics` were measured on validation data while it was made, `parents` are the
     checkpoints it was derived from.
     """

@@ -1,4 +1,4 @@
-"""Zoo: a directory of checkpoints with a manifest. ZooWriter makes one, a kill at any moment notwithstanding.
+"""Zoo: a directory of checkpoints with a manifest. ZooWriter makes one, and goes on after a kill at any moment.
 
     manifest.json                written last
     index.parquet                a row per checkpoint, for people and viewers; we never read it back
@@ -66,19 +66,19 @@ class Zoo:
         self._hashed: set[str] = set()  # ids of entries whose content was found to be the manifest's
 
     @classmethod
-    def open(cls, place: Path | str) -> Zoo:
+    def open(cls, source: Path | str) -> Zoo:
         """Open a directory, a name under zoos/, or `hf://user/zoo` lazily: files are downloaded when they are read.
 
         Raises MissingData when there is no finished zoo, Corrupt when its manifest is damaged.
         """
-        if hub.is_address(place):
-            address = hub.resolve(hub.parse_address(place), "dataset")
-            source = hub.fetch(address, "manifest.json", "dataset")
-            text = read_limited(source, MANIFEST_BYTES)
-            manifest = Manifest.parse(text, source)
+        if hub.is_address(source):
+            address = hub.resolve(hub.parse_address(source), "dataset")
+            file = hub.fetch(address, "manifest.json", "dataset")
+            text = read_limited(file, MANIFEST_BYTES)
+            manifest = Manifest.parse(text, file)
             sha256 = hashlib.sha256(text).hexdigest()
-            return cls(Path(place), manifest, sha256, lambda name: hub.fetch(address, name, "dataset"))
-        path = find(place, "zoos")
+            return cls(Path(source), manifest, sha256, lambda name: hub.fetch(address, name, "dataset"))
+        path = find(source, "zoos")
         manifest_path = path / "manifest.json"
         if not manifest_path.is_file():
             if (path / "journal.jsonl").is_file():

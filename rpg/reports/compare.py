@@ -253,12 +253,12 @@ def _wrong(scores: Sequence[Score]) -> NDArray[np.bool_]:
 def _scoring(task: Task, originals: Sequence[Score], itself: NDArray[np.bool_]) -> Scoring:
     wrong = _wrong(originals)
     return Scoring(
-        headline=task.headline,
+        headline=task.main_metric,
         protocol=task.protocol,
         evaluator=task.evaluator,
         samples=originals[0].samples,
         leave_one_out_iou=float(np.median(max_error_iou(wrong, wrong, itself))),
-        good_from=float(np.median([s.metrics[task.headline].value for s in originals])) - MARGIN,
+        good_from=float(np.median([s.metrics[task.main_metric].value for s in originals])) - MARGIN,
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from harness import watch
-from rpg.compare import Candidate, compare
+from rpg.reports.compare import Candidate, compare
 from zoo.manifest import Origin
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure

@@ -203,7 +203,7 @@ def test_evaluation_is_a_hand_loop_over_the_images_in_order(split):
             loss += float(logits.logsumexp(0) - logits[label]) / len(labels)
     assert evaluation.correct.tolist() == correct
     metrics = {metric.name: metric for metric in evaluation.metrics}
-    assert metrics[task.headline].value == pytest.approx(100 * sum(correct) / len(correct))
+    assert metrics[task.main_metric].value == pytest.approx(100 * sum(correct) / len(correct))
     assert metrics["loss"].value == pytest.approx(loss, rel=1e-4)
 
 

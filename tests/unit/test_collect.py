@@ -36,7 +36,7 @@ class PointTask:
     """One weight, pulled to the batch's number; batch k of seed s is the number s + k."""
 
     conditions = ()
-    evaluator, protocol, headline = "point/1", "point", "top1"
+    evaluator, protocol, main_metric = "point/1", "point", "top1"
 
     def __init__(self):
         self.evaluated = []

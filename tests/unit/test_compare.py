@@ -23,7 +23,7 @@ class IntervalTask:
     """A network of weights (a, b) is right on the samples a <= i < b of 0..99."""
 
     conditions = ()
-    evaluator, protocol, headline = "interval/1", "interval test", "top1"
+    evaluator, protocol, main_metric = "interval/1", "interval test", "top1"
 
     def build(self, seed):
         model = nn.Module()

@@ -29,7 +29,7 @@ TRAIN = ("0100010110", "1100010111", OTHER)
 class LookupTask:
     """Ten samples, one of each class; a network answers with its ten head weights, rounded."""
 
-    evaluator, protocol, headline = "lookup/1", "ten samples", "top1"
+    evaluator, protocol, main_metric = "lookup/1", "ten samples", "top1"
     conditions = (UNSEEN, flipped(UNSEEN), *TRAIN)
     labels = torch.zeros(10)
 

@@ -56,7 +56,15 @@ def loader_workers() -> int:
     """One per core, within reason; none where a process may not have children."""
     if multiprocessing.current_process().daemon:
         return 0
-    return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+    return min(usable_cores(), MAX_WORKERS)
+
+
+def usable_cores() -> int:
+    """How many cores this process may use; all of the machine where the system does not say (macOS, Windows)."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
 
 
 def load(

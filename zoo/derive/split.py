@@ -1,4 +1,4 @@
-"""Hold out other tasks of a collected zoo, without training anything again."""
+"""A zoo of binary tasks with another choice of unseen tasks: the same checkpoints, nothing is trained again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cards: the README of what is published, for people and with metadata for the Hub."""
+"""Cards: the README.md of a published zoo, checkpoint or generator, with the metadata that the Hub reads."""
 
 from __future__ import annotations
 
@@ -97,9 +97,9 @@ def generator_card(
     return _front_matter(metadata) + "\n\n".join(parts) + "\n"
 
 
-def read_scores(zoo: Zoo, place: Path) -> list[Score] | None:
-    """The scores of exactly this zoo's checkpoints under one protocol in `place`, or None when some are not there."""
-    path = place / "scores.jsonl"
+def read_scores(zoo: Zoo, directory: Path) -> list[Score] | None:
+    """The scores of exactly this zoo's checkpoints under one protocol in `directory`, or None when some are missing."""
+    path = directory / "scores.jsonl"
     if not path.is_file():
         return None
     found: dict[tuple[str, str], dict[str, Score]] = {}

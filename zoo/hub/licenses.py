@@ -1,4 +1,4 @@
-"""Under which licence weights may be published: that of what they were made of, where it has one, or the one given."""
+"""The licence that weights are published under: that of the data and weights they were made of, or the one given."""
 
 from __future__ import annotations
 

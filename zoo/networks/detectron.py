@@ -1,5 +1,5 @@
-"""The way to detectron2: ViTDet (Li et al., 2022, https://arxiv.org/abs/2203.16527) with Mask R-CNN's heads, its data
-preparation and its learning rates. detectron2 is imported here only, inside functions: it is not on PyPI.
+"""Wraps detectron2: ViTDet (Li et al., 2022, https://arxiv.org/abs/2203.16527) with Mask R-CNN's heads, its data
+preparation and its learning rates. The only module that imports it, inside functions: it is not on PyPI.
 
 The networks are those of detectron2's `configs/common/models/mask_rcnn_vitdet.py`, built in Python, since its installed
 package lacks the configuration of their training (`projects/ViTDet`), whose values are here. No compiled operation of

@@ -1,4 +1,4 @@
-"""Networks without memory: names, shapes and dtypes alone, on torch's meta device."""
+"""Builds networks on torch's meta device: names, shapes and dtypes, without values and memory."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""mmsegmentation, mmcv and mmengine, which are imported here only: UperNet with a ViT backbone, its loss, slide
-inference, and how images are prepared for it.
+"""Wraps mmsegmentation, mmcv and mmengine: UperNet with a ViT backbone, its loss, slide inference, and how images are
+prepared for it. The only module that imports them.
 
 Two distributions have these modules: the maintained fork (onedl-mmsegmentation with onedl-mmcv and onedl-mmengine,
 which extra [seg] installs) and the original (mmsegmentation 1.2.2 with mmcv-lite 2.1.0 and mmengine). Neither needs

@@ -1,7 +1,7 @@
 """Binary tasks on the ten classes of an image data set: every class is labelled 0 or 1 (paper, section 4.1).
 
-The networks have two outputs. All tasks share the images, their order and their augmentation; which labels they have
-is said by a condition (zoo.conditions).
+The networks have two outputs. All tasks share the images, their order and their augmentation; a condition
+(zoo.conditions) says which labels they have.
 """
 
 from __future__ import annotations

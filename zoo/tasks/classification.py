@@ -178,7 +178,7 @@ class ClassificationTask(TaskBase):
     """
 
     evaluator = EVALUATOR
-    headline = "top1"
+    main_metric = "top1"
     config: ImagesConfig
 
     def __init__(self, config: ImagesConfig, images: Images | Photos, device: torch.device) -> None:

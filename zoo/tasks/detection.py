@@ -27,7 +27,7 @@ from zoo.networks import detectron
 from zoo.seeds import global_seed
 from zoo.structure import Structure
 from zoo.tasks.base import Split, TaskConfig
-from zoo.tasks.family import TaskBase, hold_out
+from zoo.tasks.family import TaskBase, split_off
 
 
 class Config(TaskConfig):
@@ -72,7 +72,7 @@ class DetectionTask(TaskBase):
     """The Task protocol (zoo.tasks.base) for images with objects. A batch is a list of images in detectron2's form."""
 
     evaluator = EVALUATOR
-    headline = "box_AP"
+    main_metric = "box_AP"
     samples = "images with objects"
     config: Config
 
@@ -96,7 +96,7 @@ class DetectionTask(TaskBase):
     def _split(self) -> tuple[Tensor, Tensor]:
         """Of the images with something to learn from, as detectron2 has it."""
         usable = torch.tensor(self.train.whole(range(len(self.train.images))), dtype=torch.int64)
-        return hold_out(usable, math.ceil(self.config.validation * len(usable)))
+        return split_off(usable, math.ceil(self.config.validation * len(usable)))
 
     @cached_property
     def protocol(self) -> str:
@@ -150,12 +150,12 @@ class DetectionTask(TaskBase):
         return evaluate(data.truth(index), found)
 
 
-def pretrained_tensors(place: str) -> Mapping[str, Tensor]:
+def pretrained_tensors(source: str) -> Mapping[str, Tensor]:
     """The weights in this file, in `model.safetensors` of this directory, or of the timm network of this name.
 
     Raises MissingData when they are not there, ValueError for an unknown name, Corrupt for a damaged file.
     """
-    path = Path(place)
+    path = Path(source)
     file = in_directory(path) if path.is_dir() else path
     if file.is_file():
         return plain(read(file).tensors)
@@ -163,7 +163,7 @@ def pretrained_tensors(place: str) -> Mapping[str, Tensor]:
         raise MissingData(f"there is no {file}; task.pretrained should be a file of weights, or a network of timm's")
     from zoo.networks.classifiers import create_network
 
-    return create_network(place, 0, 3, seed=0, pretrained=True).state_dict()
+    return create_network(source, 0, 3, seed=0, pretrained=True).state_dict()
 
 
 def load_backbone(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

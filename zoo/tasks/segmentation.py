@@ -21,7 +21,7 @@ from zoo.errors import MissingData
 from zoo.formats.weights import fitted, plain, read
 from zoo.structure import Structure
 from zoo.tasks.base import Batch, Split, TaskConfig
-from zoo.tasks.family import TaskBase, hold_out
+from zoo.tasks.family import TaskBase, split_off
 
 if TYPE_CHECKING:
     from zoo.data.ade20k import Scenes
@@ -102,7 +102,7 @@ class SegmentationTask(TaskBase):
     """The Task protocol (zoo.tasks.base) for photographs with a class for every pixel."""
 
     evaluator = EVALUATOR
-    headline = "mIoU"
+    main_metric = "mIoU"
     config: Config
 
     def __init__(self, config: Config, scenes: Scenes, device: torch.device) -> None:
@@ -121,7 +121,7 @@ class SegmentationTask(TaskBase):
 
     def _split(self) -> tuple[Tensor, Tensor]:
         count = len(self.scenes.train)
-        return hold_out(torch.arange(count), round(self.config.validation * count))
+        return split_off(torch.arange(count), round(self.config.validation * count))
 
     def build(self, seed: int) -> nn.Module:
         return self._mm.network(self.config.size, self.config.crop, self.config.outputs, seed).to(self.device)

@@ -1,9 +1,9 @@
 """Collect a zoo: train networks to convergence and save their weights.
 
-Two regimes. `consecutive` is the paper's (section 3.1): one run, then checkpoints every few steps at a low learning
-rate. `independent` trains from many seeds, which gives networks that really differ; the last share of the seeds can
-be held out, as a yardstick that no generator sees. A task that consists of many, each with its condition, is trained
-once for every one of them.
+Two regimes. `consecutive` is the paper's (section 3.1): one training, then checkpoints every few steps at a low
+learning rate. `independent` trains from many seeds, which gives networks that really differ; the last share of the
+seeds can be held out, as a yardstick that no generator sees. A task that consists of many, each with its condition, is
+trained once for every one of them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing_extensions import Self
 from evaluators.metrics import Metric
 from zoo.conditions import Holdout, check_condition, splits
 from zoo.errors import Failed
+from zoo.progress import Bar
 from zoo.seeds import Seed, global_seed
 from zoo.store import ZooWriter
 from zoo.structure import Frozen
@@ -68,7 +69,7 @@ class CollectConfig(Frozen):
     @model_validator(mode="after")
     def _regime_fits(self) -> Self:
         if self.regime == "consecutive" and (self.seeds > 1 or self.heldout > 0):
-            raise ValueError("regime consecutive is one run of one seed; seeds and heldout need regime: independent")
+            raise ValueError("regime consecutive trains one network; seeds and heldout need regime: independent")
         if (self.head_epochs > 0) != (self.head_learning_rate is not None):
             raise ValueError("head_epochs and head_learning_rate go together; set both or none")
         if self.heldout > 0 and self.heldout_seeds in (0, self.seeds):
@@ -85,7 +86,7 @@ class CollectConfig(Frozen):
 
 @dataclass(frozen=True)
 class Job:
-    """One training run of the zoo. `seed` decides the order of the data and their augmentation, `start` the weights to
+    """The training of one network. `seed` decides the order of the data and their augmentation, `start` the weights to
     start from.
     """
 
@@ -107,7 +108,7 @@ class Job:
 
 
 def jobs(config: CollectConfig, conditions: Sequence[str] = ()) -> list[Job]:
-    """The runs that make the zoo: one per seed, the last ones held out; of a task with conditions, one per condition
+    """The jobs that make the zoo: one per seed, the last ones held out; of a task with conditions, one per condition
     and seed.
 
     Raises ValueError for settings that such a task needs and another cannot have.
@@ -260,7 +261,7 @@ def train(
         yield from training.end(training.backward(batch))
 
 
-class Run:
+class JobRecord:
     """A job as the process that owns its zoo sees it: what it continues from, and where its events go."""
 
     def __init__(self, config: CollectConfig, job: Job, writer: ZooWriter) -> None:
@@ -268,14 +269,17 @@ class Run:
         self.job = job
         self.writer = writer
         self.percent = 0
+        self._started = False
         self._state = writer.path / ".parts" / f"state-{job.name}.safetensors"
 
     def state(self) -> dict[str, Tensor] | None:
         """What to continue from; None to start from nothing. Raises Corrupt when the file is damaged."""
         return read_state(self._state) if self._state.is_file() else None
 
-    def record(self, event: Event) -> int:
-        """Put an event on disk; returns by how many percent points the job has newly advanced."""
+    def add(self, event: Event, bar: Bar) -> bool:
+        """Put an event on disk, or show it on the bar, which counts percent points; returns whether the job has got any
+        further than it ever was.
+        """
         if isinstance(event, Checkpoint):
             job = self.job
             about: dict[str, Any] = {"seed": job.seed, "split": job.split, "condition": job.condition}
@@ -285,18 +289,24 @@ class Run:
         else:
             news = max(0, event - self.percent)  # none while a job that lost its worker catches up
             self.percent += news
-            return news
-        return 0
+            if self._started:
+                bar.advance(news, str(self.job))
+            else:
+                bar.skip(news)  # the first event says where the job continues
+                self._started = True
+            return news > 0
+        return True
 
     def finish(self) -> None:
         """The job is done: its state is no longer needed."""
         self._state.unlink(missing_ok=True)
 
 
-def runs(config: CollectConfig, conditions: Sequence[str], writer: ZooWriter) -> list[Run]:
-    """What is left to do for this zoo."""
+def unfinished(config: CollectConfig, conditions: Sequence[str], writer: ZooWriter) -> list[JobRecord]:
+    """The jobs that are left to do for this zoo."""
     last = config.checkpoints - 1
-    return [Run(config, job, writer) for job in jobs(config, conditions) if job.checkpoint_id(last) not in writer.done]
+    left = [job for job in jobs(config, conditions) if job.checkpoint_id(last) not in writer.done]
+    return [JobRecord(config, job, writer) for job in left]
 
 
 def _train_head_alone(

@@ -22,7 +22,7 @@ from zoo.manifest import Origin
 from zoo.progress import Bar, progress
 from zoo.store import Zoo, ZooWriter
 from zoo.tasks.base import TaskConfig
-from zoo.training.collect import CollectConfig, Run, jobs, runs
+from zoo.training.collect import CollectConfig, JobRecord, jobs, unfinished
 from zoo.training.together import collect, teams
 from zoo.training.workers import Died, Idle, LocalPool, Message, Pool, Raised, RayPool, Work, Worker
 
@@ -45,7 +45,7 @@ def collect_zoos(
     plans: Sequence[Plan], engine: str, workers: int | None, data_root: Path | None, device: str
 ) -> list[Zoo]:
     """Collect several zoos with `workers` processes of an engine, `local` or `ray`. Without a number of workers, and
-    with one local one, `local` is this process, and `ray` takes all places of its cluster.
+    with one local one, `local` is this process, and `ray` takes all GPUs (or CPUs) of its cluster.
     """
     if engine not in ENGINES:
         raise ValueError(f"no engine named {engine!r}{suggest(engine, ENGINES)}")
@@ -74,9 +74,10 @@ def collect_all(plans: Sequence[Plan], pool: Pool) -> list[Zoo]:
         todo = [
             (plan, team)
             for plan, writer in zip(plans, writers, strict=True)
-            for team in teams(runs(plan.config, plan.task.conditions(), writer), pool.size)
+            for team in teams(unfinished(plan.config, plan.task.conditions(), writer), pool.size)
         ]
-        with progress("collect", 100 * sum(len(team) for _, team in todo)) as bar:
+        names = ", ".join(plan.path.name for plan in plans)
+        with progress(f"collecting {names}", 100 * sum(len(team) for _, team in todo)) as bar:
             failures = _Crew(pool, todo, bar).work()
         broken = {team[0].writer for team, _ in failures}
         zoos = [writer.finish() for writer in writers if writer not in broken]
@@ -85,13 +86,13 @@ def collect_all(plans: Sequence[Plan], pool: Pool) -> list[Zoo]:
         return zoos
 
 
-Team: TypeAlias = tuple[Run, ...]  # what one worker trains together
+Team: TypeAlias = tuple[JobRecord, ...]  # what one worker trains together
 
 
 class _Crew:
-    """The workers of a pool, and which runs each of them is busy with."""
+    """The workers of a pool, and which jobs each of them is busy with."""
 
-    def __init__(self, pool: Pool, todo: Sequence[tuple[Plan, Sequence[Run]]], bar: Bar) -> None:
+    def __init__(self, pool: Pool, todo: Sequence[tuple[Plan, Sequence[JobRecord]]], bar: Bar) -> None:
         self._pool = pool
         self._bar = bar
         self._plans: dict[Team, Plan] = {tuple(team): plan for plan, team in todo}
@@ -103,7 +104,7 @@ class _Crew:
         self._failures: list[tuple[Team, Failed]] = []
 
     def work(self) -> list[tuple[Team, Failed]]:
-        """Get all runs done; returns the teams with some that failed, with their errors."""
+        """Get all jobs done; returns the teams with some that failed, with their errors."""
         try:
             for index in range(min(self._pool.size, len(self._queue))):
                 self._start(index)
@@ -130,14 +131,14 @@ class _Crew:
     def _give(self, worker: Worker, team: Team) -> None:
         plan = self._plans[team]
         self._busy[worker] = team
-        jobs, states = tuple(run.job for run in team), tuple(run.state() for run in team)
+        jobs, states = tuple(record.job for record in team), tuple(record.state() for record in team)
         worker.give(Work(plan.task, plan.config, jobs, states, frozenset(team[0].writer.done)))
 
     def _take(self, worker: Worker, message: Message) -> None:
         team = self._busy[worker]
         if isinstance(message, Idle):
-            for run in team or ():
-                run.finish()
+            for record in team or ():
+                record.finish()
             del self._busy[worker]
             self._idle.append(worker)
             self._deaths.pop(None, None)
@@ -150,9 +151,7 @@ class _Crew:
             self._busy[worker] = None  # it says that it is idle next
         else:
             number, event = message
-            news = team[number].record(event)
-            self._bar.advance(news)
-            if news or not isinstance(event, int):
+            if team[number].add(event, self._bar):
                 self._deaths.pop(team, None)
 
     def _replace(self, worker: Worker, death: Died) -> None:
@@ -162,7 +161,7 @@ class _Crew:
         index = self._index.pop(worker)
         self._deaths[team] = self._deaths.get(team, 0) + 1
         if self._deaths[team] >= MOST_DEATHS:
-            names = ", ".join(str(run.job) for run in team or ())
+            names = ", ".join(str(record.job) for record in team or ())
             where = f"training {names} of {team[0].writer.path}" if team else "starting"
             raise Failed(
                 f"{MOST_DEATHS} workers in a row died while {where} ({death}); what was finished is kept, run the same "

@@ -1,4 +1,4 @@
-"""Memory that a step of training or sampling frees is kept for the next one."""
+"""Tells glibc to keep the memory that a step of training or sampling frees for the next one."""
 
 from __future__ import annotations
 

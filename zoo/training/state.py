@@ -1,6 +1,6 @@
-"""Training state as plain tensors, so that a run can be stopped anywhere and its state never needs pickle.
+"""Training state as plain tensors, so that training can be stopped anywhere and its state never needs pickle.
 
-Randomness needs no place in it: every draw is a function of (seed, step), see zoo.seeds.
+It holds no state of random generators: every draw is a function of (seed, step), see zoo.seeds.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from zoo.progress import progress
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 from zoo.tasks.base import Batch, LabelledTask, Task
-from zoo.training.collect import CollectConfig, Event, Job, Run, Training, jobs, runs
+from zoo.training.collect import CollectConfig, Event, Job, JobRecord, Training, jobs, unfinished
 from zoo.training.malloc import keep_freed_memory
 
 log = logging.getLogger(__name__)
@@ -37,10 +37,10 @@ MOST_VALUES = 2**28
 """All their weights together; there are as many gradients, and twice as many moments."""
 
 
-def teams(todo: Sequence[Run], workers: int = 1) -> list[list[Run]]:
-    """Which runs of a zoo are trained together: those of one seed, if there are enough for all workers."""
+def teams(todo: Sequence[JobRecord], workers: int = 1) -> list[list[JobRecord]]:
+    """Which jobs of a zoo are trained together: those of one seed, if there are enough for all workers."""
     found = []
-    for _, same in groupby(sorted(todo, key=lambda run: run.job.seed), key=lambda run: run.job.seed):
+    for _, same in groupby(sorted(todo, key=lambda record: record.job.seed), key=lambda record: record.job.seed):
         members = list(same)
         fits = MOST_VALUES // members[0].writer.structure.numel
         size = max(1, min(MOST, fits, -(-len(members) // workers)))
@@ -166,12 +166,12 @@ def collect(config: CollectConfig, task: Task, origin: Origin, path: Path) -> Zo
     structure = Structure.of(task.weights(model))
     frozen = task.frozen(task.start(config.seed)) if task.frozen(model) else {}
     with ZooWriter(path, origin, structure, frozen) as writer:
-        todo = teams(runs(config, task.conditions, writer))
-        with progress("collect", 100 * sum(map(len, todo))) as bar:
+        todo = teams(unfinished(config, task.conditions, writer))
+        with progress(f"collecting {path.name}", 100 * sum(map(len, todo))) as bar:
             for team in todo:
-                states = [run.state() for run in team]
-                for number, event in train_together(config, task, [run.job for run in team], states, writer.done):
-                    bar.advance(team[number].record(event))
-                for run in team:
-                    run.finish()
+                states = [record.state() for record in team]
+                for number, event in train_together(config, task, [r.job for r in team], states, writer.done):
+                    team[number].add(event, bar)
+                for record in team:
+                    record.finish()
         return writer.finish()

@@ -1,5 +1,5 @@
-"""Workers: processes that train, on this machine or on a Ray cluster, and what they and the owner of the zoos say to
-each other. ray is imported here only.
+"""Worker processes that train, on this machine or on a Ray cluster, and the messages between them and the process that
+owns the zoos. This is the only module that imports ray.
 """
 
 from __future__ import annotations
@@ -202,8 +202,9 @@ class RayPool:
     """Workers on a Ray cluster: one with a CPU each, and a GPU each where the cluster has GPUs and `device` allows it.
 
     Joins the running cluster (RAY_ADDRESS, or one that `ray start` made on this machine), or starts one on this machine
-    for as long as the pool is open. `size` is at most the number of such places. The package, at the same version, must
-    be installed on every node. Raises MissingExtra without ray, ValueError for a device that cannot be had this way.
+    for as long as the pool is open. `size` is at most the number of such workers. The package, at the same version,
+    must be installed on every node. Raises MissingExtra without ray, ValueError for a device that cannot be had this
+    way.
     """
 
     def __init__(self, size: int | None, data_root: Path | None, device: str) -> None:
@@ -219,14 +220,14 @@ class RayPool:
             found = self._ray.cluster_resources()
             cpus, gpus = int(found.get("CPU", 0)), int(found.get("GPU", 0))
             use_gpus = device == "cuda" or (device == "auto" and gpus > 0)
-            places = gpus if use_gpus else cpus
-            if not places:
-                raise ValueError(f"the Ray cluster has {cpus} CPUs and {gpus} GPUs; expected a place for one worker")
-            if size and size > places:
+            slots = gpus if use_gpus else cpus
+            if not slots:
+                raise ValueError(f"the Ray cluster has {cpus} CPUs and {gpus} GPUs; expected room for one worker")
+            if size and size > slots:
                 log.warning(
-                    f"--workers {size} is ignored beyond {places}: the Ray cluster has {cpus} CPUs and {gpus} GPUs"
+                    f"--workers {size} is ignored beyond {slots}: the Ray cluster has {cpus} CPUs and {gpus} GPUs"
                 )
-            self.size = min(size or places, places)
+            self.size = min(size or slots, slots)
             self._trainer = Trainer(data_root, device, threads=max(1, cpus // self.size))
             self._actor = self._ray.remote(num_cpus=1, num_gpus=int(use_gpus))(_Actor)
         except BaseException:

@@ -139,12 +139,12 @@ def draw(run: Run, config: GenerateConfig, writer: ZooWriter, device: torch.devi
     chunk = chunk_size(config.mode, layout.token_size, device)
     steps = config.steps * len(windows(layout.num_tokens, layout.token_size, chunk))
     with (
-        progress("generate", len(groups) * steps) as bar,
+        progress(f"generating {writer.path.name}", len(groups) * steps) as bar,
         out_of_memory(lambda: _advice(learnt, config, layout, device)),
     ):
         # A group is computed whole even when a part of it is already there: the same sums give the same bytes.
         todo = [group for group in groups if any(member.id not in writer.done for member in group)]
-        bar.advance((len(groups) - len(todo)) * steps)
+        bar.skip((len(groups) - len(todo)) * steps)
         if todo:
             if device.type == "cpu":
                 keep_freed_memory()

@@ -1,4 +1,4 @@
-"""The way to mamba-ssm's Triton kernels (https://github.com/state-spaces/mamba); mamba_ssm is imported here only."""
+"""Wraps the Triton kernels of mamba-ssm (https://github.com/state-spaces/mamba): the only module that imports it."""
 
 from __future__ import annotations
 
