@@ -175,6 +175,10 @@ def test_residual_is_probabilistic_pca(data):
     model = factor @ factor.T + rest * np.eye(SIZE)
     np.testing.assert_allclose(np.linalg.eigvalsh(model)[-2:], values[-2:], rtol=1e-8)
     assert np.trace(model) == pytest.approx(np.trace(covariance), rel=1e-8)
+    narrow = fitted(data, "pca-gaussian", rank=2, residual=True, width=0.5)
+    draft = narrow.method.drafts(zoo, entries, narrow.run, DrawConfig())(0)
+    assert draft.deviation(None) ** 2 == pytest.approx(rest / 4, rel=1e-8)
+    np.testing.assert_allclose(linear(narrow, 2), factor / 2, rtol=1e-8)
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,11 @@ def test_tied_tensors_that_differ_are_found(tmp_path):
     for _ in range(2):
         with pytest.raises(Corrupt, match="weight are tied but differ"):
             next(made.columns(made.entries))
+    opened = Zoo.open(made.path)
+    with pytest.raises(Corrupt, match="tied but differ"):
+        opened.load(opened.entries[0])
+    with pytest.raises(Corrupt, match="tied but differ"):  # its bytes have been hashed, and yet it is not sound
+        next(opened.columns(opened.entries))
 
 
 def damage_header(path: Path, change) -> None:
