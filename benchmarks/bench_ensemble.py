@@ -59,7 +59,7 @@ class Case:
         config = binary.Config(
             name="binary", model=self.model, data="cifar10", augment="flip", validation=0.02, focal=0
         )
-        return binary.build(config, self.data, torch.device("cpu"))
+        return config.build(self.data, torch.device("cpu"))
 
     def config(self) -> CollectConfig:
         numbers = torch.linspace(0, TASKS - 1, self.networks).long().tolist()

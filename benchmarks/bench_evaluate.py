@@ -26,7 +26,6 @@ from PIL import Image
 
 from harness import Bench, arguments
 from zoo.checkpoint import save_tensors
-from zoo.console import open_task
 from zoo.recipe import load_recipe
 from zoo.scoring import score
 from zoo.store import Zoo, ZooWriter
@@ -53,7 +52,7 @@ def random_cifar10(root: Path, count: int) -> None:
 
 
 def random_zoo(recipe_name: str, task: Task, count: int, path: Path) -> Zoo:
-    origin = load_recipe(recipe_name).origin("collected", ("bench_evaluate",))
+    origin = load_recipe(recipe_name).collected(("bench_evaluate",))
     with ZooWriter(path, origin, Structure.of(task.weights(task.build(0)))) as writer:
         for seed in range(count):
             writer.add(f"random-{seed:03d}", task.weights(task.build(seed)), seed=seed, split="train")
@@ -85,7 +84,7 @@ def forward_seconds(zoo: Zoo, task: Any, model: torch.nn.Module, entries: Any, b
 
 
 def bench(report: Bench, recipe: str, count: int, data: Path, place: Path) -> None:
-    task: Any = open_task(load_recipe(recipe), data, "cpu")
+    task: Any = load_recipe(recipe).task.build(data, torch.device("cpu"))
     zoo = random_zoo(recipe, task, count, place / recipe)
     model = task.build(0)
     batches = list(task._evaluation("test"))

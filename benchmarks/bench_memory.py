@@ -22,18 +22,19 @@ import numpy as np
 import torch
 
 from harness import Bench, arguments, watch
-from rpg.config import GeneratorConfig, RPGConfig, TrainConfig
+from rpg.api import Training
+from rpg.config import GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
+from rpg.learnt import Learnt
+from rpg.methods.base import Machine, TrainingSet
 from rpg.run import Run
-from rpg.train import train
-from zoo.manifest import Origin
+from zoo.manifest import Origin, settings_of
 from zoo.seeds import generator
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 
-ORIGIN = Origin(
-    name="benchmark", kind="trained", task="none", recipe="", recipe_sha256="0" * 64, command=("bench",), versions={}
-)
+ORIGIN = Origin(name="benchmark", kind="collected", task={"name": "none"}, command=("bench",), versions={})
 CONFIG = RPGConfig(
+    name="rpg",
     generator=GeneratorConfig(token_size=2048, d_model=512, channels=(1, 8, 1)),
     train=TrainConfig(batch_size=2, diffusion_batch=64, steps=5, precision="float32"),
 )
@@ -57,13 +58,16 @@ def train_some(path: Path, count: int, out: Path) -> float:
     """What is watched; returns its seconds."""
     start = time.perf_counter()
     zoo = Zoo.open(path)
-    train(CONFIG, zoo, zoo.entries[:count], ORIGIN, out, torch.device("cpu"))
+    data = TrainingSet(zoo, "train", zoo.entries[:count])
+    settings = {"split": "train", "method": settings_of(CONFIG)}
+    origin = ORIGIN.model_copy(update={"kind": "trained", "settings": settings, "parents": (zoo.sha256,)})
+    Training(CONFIG, GenerateConfig(), data, origin, out, Machine(torch.device("cpu"))).carry_out()
     return time.perf_counter() - start
 
 
 def expected_hash(zoo: Zoo, run: Run, count: int) -> str:
     """SHA-256 of the tokens file as numpy would write it, a checkpoint after the other."""
-    layout = run.layout()
+    layout = Learnt(run).layout()
     digest = hashlib.sha256()
     shape = (count, layout.num_tokens, layout.token_size)
     with tempfile.TemporaryFile() as file:
@@ -84,7 +88,7 @@ def main() -> None:
         for count in counts:
             run = Run(Path(folder) / f"run-{count}")
             before, peak, seconds = watch(train_some, zoo.path, count, run.path)
-            same = run.record().files["tokens.npy"].sha256 == expected_hash(zoo, run, count)
+            same = Learnt(run).record().files["tokens.npy"].sha256 == expected_hash(zoo, run, count)
             bench.check(f"{count} checkpoints: the tokens are the encoded checkpoints, a row each", same)
             growth = peak.anonymous - before.anonymous
             first = first or growth

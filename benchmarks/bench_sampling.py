@@ -21,14 +21,16 @@ from torch import Tensor
 
 import published
 from harness import Bench, Served, arguments, interleaved, serve
-from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, RPGConfig
-from rpg.generate import chunk_size, generate
+from rpg.api import plan_generation
+from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig
 from rpg.layout import Layout
+from rpg.learnt import Learnt, build_generator
 from rpg.models.diffusion import make_scheduler, sample
 from rpg.models.generator import Generator
-from rpg.run import Run, build_generator
+from rpg.run import Run
+from rpg.windows import chunk_size
 from zoo.allocator import keep_freed_memory
-from zoo.console import open_task
+from zoo.recipe import task_of
 from zoo.scoring import score, summaries
 from zoo.seeds import generator as seeded_generator
 from zoo.structure import Structure
@@ -61,7 +63,7 @@ def published_side(model: Generator, layout: Layout, diffusion: DiffusionConfig)
 @torch.no_grad()
 def project_side(model: Generator, layout: Layout, diffusion: DiffusionConfig) -> Tensor:
     keep_freed_memory()
-    model.denoiser.fold_norms()
+    model.denoiser.fuse_conv_bn()
     prototypes = model.prototypes(torch.arange(NETWORKS)).flatten(0, 1)
     every = torch.ones(prototypes.shape, dtype=torch.bool)  # the published sampler does not know of padding
     scheduler = make_scheduler(diffusion, "ddpm", diffusion.num_steps)
@@ -102,9 +104,8 @@ def equal_steps(bench: Bench) -> None:
 
 
 def fewer_steps(bench: Bench, run: Run, data_root: Path | None) -> None:
-    recipe = run.recipe()
-    task = open_task(recipe, data_root, "cpu")
-    levels = recipe.section("rpg", RPGConfig).diffusion.num_steps
+    task = task_of(run.record().origin).build(data_root, CPU)
+    levels = Learnt(run).config().diffusion.num_steps
     full = GenerateConfig(n=NETWORKS, sampler="ddpm", steps=levels)
     settings = {
         "DDPM": full,
@@ -115,8 +116,9 @@ def fewer_steps(bench: Bench, run: Run, data_root: Path | None) -> None:
     for name, config in settings.items():
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
-            origin = recipe.origin("generated", ("bench_sampling",), (run.sha256,), config)
-            zoo = generate(run, config, origin, Path(folder) / "zoo", CPU)
+            zoo = plan_generation(
+                run, config.model_dump(mode="json"), out=Path(folder) / "zoo", device="cpu"
+            ).carry_out()
             seconds = time.perf_counter() - start
             scores = score(zoo, task, Path(folder) / "scores")
         summary = summaries(scores)[task.headline]

@@ -20,11 +20,11 @@ from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, Precisi
 from rpg.devices import Device, measure
 from rpg.estimate import estimate
 from rpg.layout import Layout
+from rpg.learnt import build_generator
 from rpg.models.diffusion import draw_noise, make_scheduler
 from rpg.models.generator import Generator
 from rpg.optimizer import make_optimizer
 from rpg.processes import Processes
-from rpg.run import build_generator
 from rpg.tokens import open_tokens, write_tokens
 from rpg.train import Batches
 from zoo.allocator import keep_freed_memory
@@ -148,7 +148,7 @@ def compare(bench: Bench, case: str, precision: Precision, folder: Path, rounds:
 
 def step_flops(case: str, precision: str, folder: Path, device: Device) -> float:
     config, settings = CASES[case]
-    recipe = RPGConfig(generator=config, train=settings.model_copy(update={"precision": precision}))
+    recipe = RPGConfig(name="rpg", generator=config, train=settings.model_copy(update={"precision": precision}))
     layout = Layout.parse((folder / "layout.json").read_bytes(), folder)
     shapes = [tensor.shape for tensor in layout.tensors]
     return float(estimate(recipe, GenerateConfig(), shapes, CHECKPOINTS, device)["training"]["flops_per_step"])

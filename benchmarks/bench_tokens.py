@@ -33,9 +33,7 @@ from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 
 Weights = dict[str, Tensor]
-ORIGIN = Origin(
-    name="benchmark", kind="collected", task="none", recipe="", recipe_sha256="0" * 64, command=("bench",), versions={}
-)
+ORIGIN = Origin(name="benchmark", kind="collected", task={"name": "none"}, command=("bench",), versions={})
 
 
 def small_network(rng: torch.Generator) -> Weights:

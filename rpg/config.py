@@ -1,4 +1,6 @@
-"""The `rpg:`, `generate:` and `eval:` sections of a recipe. Defaults are the paper's (Tables 11 and 12, RPG-Tiny)."""
+"""RPG's sections `method:` and `generate:` of a recipe, and `eval:`. Defaults are the paper's (Tables 11 and 12,
+RPG-Tiny).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
+from rpg.methods.base import DrawConfig, Method, MethodConfig
 from rpg.tokenisation import Rule
 from zoo.conditions import check_condition
 from zoo.seeds import Seed
@@ -64,11 +67,11 @@ class GeneratorConfig(Frozen):
         if self.condition == "binary" and self.permutation_state != "none":
             raise ValueError(
                 f"condition = binary takes the place of permutation_state = {self.permutation_state}; set "
-                f"rpg.generator.permutation_state to none"
+                f"method.generator.permutation_state to none"
             )
         if self.condition == "none" and self.condition_scope != "all":
             raise ValueError(
-                "condition_scope = head is for generators with a condition; set rpg.generator.condition to binary"
+                "condition_scope = head is for generators with a condition; set method.generator.condition to binary"
             )
         if self.recurrent == "mamba":
             for inner in (self.expand * width for width in self.widths):
@@ -143,19 +146,25 @@ class TrainConfig(Frozen):
         return self
 
 
-class RPGConfig(Frozen):
-    """Section `rpg:`."""
+class RPGConfig(MethodConfig):
+    """Section `method:` of method `rpg`."""
 
+    name: Literal["rpg"]
     generator: GeneratorConfig = GeneratorConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     train: TrainConfig = TrainConfig()
+
+    def build(self) -> Method:
+        from rpg.methods.rpg import RPG  # which trains: a recipe needs its settings alone
+
+        return RPG(self)
 
 
 Sampler: TypeAlias = Literal["ddpm", "ddim", "dpm++"]
 
 
-class GenerateConfig(Frozen):
-    """Section `generate:` (paper, sections 3.1 and B.3).
+class GenerateConfig(DrawConfig):
+    """Section `generate:` of method `rpg` (paper, sections 3.1 and B.3).
 
     `sampler`: the paper's DDPM (1000 steps) and DDIM (60), or DPM-Solver++ with noise, made for about 20. `mode` says
     how many tokens are denoised together at most: one (sequential), 256 (partial) or all in memory (full). It changes
@@ -163,9 +172,7 @@ class GenerateConfig(Frozen):
     trained with conditions.
     """
 
-    n: PositiveInt = 10
     conditions: tuple[Annotated[str, AfterValidator(check_condition)], ...] = ()
-    seed: Seed = 0
     sampler: Sampler = "ddpm"
     steps: PositiveInt = 1000
     mode: Literal["sequential", "partial", "full"] = "partial"

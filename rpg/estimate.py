@@ -14,13 +14,13 @@ import torch
 
 from rpg.config import GenerateConfig, RPGConfig
 from rpg.devices import GB, Device
-from rpg.generate import CHUNK, GROUP_VALUES, windows
 from rpg.meter import Cost, cost_of, without_memory
 from rpg.models.diffusion import Scheduler, draw_noise, make_scheduler, squared_error
 from rpg.models.generator import Generator
 from rpg.optimizer import moment_bytes
 from rpg.sizes import adequate_sizes, beside_the_paper
 from rpg.tokenisation import place, useful
+from rpg.windows import CHUNK, GROUP_VALUES, windows
 from zoo.conditions import BITS
 
 # All tokens' values that many times over are alive together while a level is denoised and while the sampler steps.
@@ -122,7 +122,7 @@ def training_step(config: RPGConfig, model: Generator, schedule: Scheduler, leng
     def part() -> None:
         clean, mask = torch.zeros(tokens_in_loss, size), torch.ones(tokens_in_loss, size, dtype=torch.bool)
         picked = torch.zeros(tokens_in_loss, dtype=torch.int64)
-        index = (_told(config, checkpoints), picked, picked)
+        index = (_cond(config, checkpoints), picked, picked)
         levels, noise = draw_noise(schedule, tokens_in_loss, size, torch.Generator())
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bfloat16"):
             loss = squared_error(model, schedule, clean, mask, levels, noise, *index) / clean.numel()
@@ -135,7 +135,7 @@ def training_step(config: RPGConfig, model: Generator, schedule: Scheduler, leng
     return step_with(length)
 
 
-def _told(config: RPGConfig, checkpoints: int) -> torch.Tensor:
+def _cond(config: RPGConfig, checkpoints: int) -> torch.Tensor:
     """What the generator is told of so many checkpoints."""
     if config.generator.condition == "binary":
         return torch.zeros(checkpoints, BITS)
@@ -157,7 +157,7 @@ def training_remedy(config: RPGConfig, length: int, num_states: int, memory: int
     for optimizer in dict.fromkeys([settings.optimizer, "adamw8bit"]):
         for accumulation in range(settings.accumulation, share["batch_size"] + 1):
             changed: dict[str, Any] = {"optimizer": optimizer, "accumulation": accumulation}
-            names = [f"--set rpg.train.{key}={new}" for key, new in changed.items() if new != getattr(settings, key)]
+            names = [f"--set method.train.{key}={new}" for key, new in changed.items() if new != getattr(settings, key)]
             if share["batch_size"] % accumulation or not names:
                 continue
             train = settings.model_copy(update=changed | share)
@@ -165,9 +165,9 @@ def training_remedy(config: RPGConfig, length: int, num_states: int, memory: int
             if memory is None or least <= memory:
                 return f"use {' '.join(names)}: about {least / GB:.3g} GB"
     return (
-        f"at least {least / GB:.3g} GB are needed, whatever the settings of rpg.train: spread the weights over several "
-        f"devices with `accelerate launch --use_fsdp --fsdp_version 2` and --set rpg.train.optimizer=adamw, or "
-        f"extend a smaller size"
+        f"at least {least / GB:.3g} GB are needed, whatever the settings of method.train: spread the weights over "
+        f"several devices with `accelerate launch --use_fsdp --fsdp_version 2` and --set method.train.optimizer=adamw, "
+        f"or extend a smaller size"
     )
 
 
@@ -211,11 +211,11 @@ def sampled_network(config: RPGConfig, sampling: GenerateConfig, model: Generato
     window = len(passes[0]) if len(passes) > 1 else tokens
     values, waiting = 4 * window * size, 4 * (tokens - window) * size  # bytes in the pass, and prototypes beside it
     denoiser = model.eval().denoiser
-    denoiser.fold_norms()
+    denoiser.fuse_conv_bn()
 
     def prototypes_of(count: int) -> Cost:
         model.positions.data = torch.zeros(count, model.positions.shape[1])
-        return cost_of(lambda: model.prototypes(_told(config, group)))
+        return cost_of(lambda: model.prototypes(_cond(config, group)))
 
     if config.generator.recurrent == "lstm" and length > 2 * SHORT:
         prototypes = prototypes_of(SHORT).extrapolate(prototypes_of(2 * SHORT), length / SHORT)
@@ -230,7 +230,7 @@ def sampled_network(config: RPGConfig, sampling: GenerateConfig, model: Generato
     return Cost(flops, max(prototypes.peak, sampled))
 
 
-def describe(name: str, found: dict[str, Any]) -> str:
+def describe(found: dict[str, Any]) -> str:
     """The same for people."""
     network, tokens, generator = found["network"], found["tokens"], found["generator"]
     training, sampling, device = found["training"], found["sampling"], found["device"]
@@ -241,7 +241,7 @@ def describe(name: str, found: dict[str, Any]) -> str:
         fits = f", which does not fit: {training['remedy']}"
     return "\n".join(
         [
-            f"{name}: networks of {network['parameters']:,} values in {network['tensors']} tensors; "
+            f"networks of {network['parameters']:,} values in {network['tensors']} tensors; "
             f"adequate: {' or '.join(network['adequate_sizes'])} (Table 12)",
             f"tokens      {tokens['count']:,} of {tokens['size']} values by {tokens['tokenisation']}, "
             f"{100 * tokens['useful']:.1f}% useful",

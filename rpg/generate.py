@@ -7,30 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rpg.config import GenerateConfig, RPGConfig
+from rpg.config import GenerateConfig
 from rpg.devices import memory_of, out_of_memory
+from rpg.estimate import sampling_remedy
 from rpg.layout import Layout
+from rpg.learnt import Learnt, RPGRecord
 from rpg.models.denoiser import Denoiser
 from rpg.models.diffusion import Scheduler, make_scheduler, sample
-from rpg.run import Run, RunRecord
+from rpg.run import Run
 from rpg.values import ValueStatistics
+from rpg.windows import GROUP_VALUES, chunk_size, windows
 from zoo.allocator import keep_freed_memory
-from zoo.conditions import bits, check_condition, flipped
-from zoo.errors import Failed, suggest
-from zoo.manifest import Origin
+from zoo.conditions import bits
+from zoo.errors import Failed
 from zoo.progress import Bar, progress
 from zoo.seeds import generator as seeded_generator
-from zoo.store import Zoo, ZooWriter
-
-CHUNK = {"sequential": 1, "partial": 256}  # tokens denoised together (section B.3); `full` takes a pass's
-GROUP_VALUES = 2**24  # values in one pass: those of many small networks, or of a window of a large one
-CPU_CHUNK_VALUES = 2**12  # per thread; more at once do not fit its cache: 256 tokens of 256 then take 1.3 times as long
+from zoo.store import ZooWriter
 
 
 @dataclass(frozen=True)
@@ -71,13 +68,13 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A network to generate: what its random numbers are named (zoo.seeds), what the generator is told, a permutation
+    """A network to generate: what its random numbers are named (zoo.seeds), what the generator is cond, a permutation
     state int64 () or a condition float32 (BITS,), and what the zoo records.
     """
 
     id: str
     path: tuple[str | int, ...]
-    told: Tensor
+    cond: Tensor
     seed: int
     parents: tuple[str, ...]
     condition: str | None = None
@@ -87,30 +84,29 @@ class Member:
         return {"seed": self.seed, "split": "generated", "parents": self.parents, "condition": self.condition}
 
 
-def members(record: RunRecord, config: GenerateConfig) -> list[Member]:
-    """The networks to generate, in order. A condition's parents are the checkpoints that were trained with it: none,
-    where the task is one never seen.
+def members(name: str, networks: Sequence[str], record: RPGRecord, config: GenerateConfig) -> list[Member]:
+    """The networks to generate, in order, by a run of this name on training checkpoints with these hashes. The parents
+    of a condition's networks are the checkpoints that were trained with it: none, where the task is one never seen.
 
     Raises ValueError for conditions without a run trained with them, and the other way round.
     """
     if config.conditions and not record.conditions:
         raise ValueError(
-            f"the run of {record.origin.name} was not trained with conditions, got {config.conditions[0]}; leave "
-            f"generate.conditions out, or train one with rpg.generator.condition = binary"
+            f"the run of {name} was not trained with conditions, got {config.conditions[0]}; leave "
+            f"generate.conditions out, or train one with method.generator.condition = binary"
         )
     if record.conditions and not config.conditions:
         raise ValueError(
-            f"the run of {record.origin.name} generates for a condition; say which: --condition 0100010111, or --split "
-            f"with one of {', '.join(sorted(record.splits))}"
+            f"the run of {name} generates for a condition; say which: --condition 0100010111, or --split "
+            f"with a split of its zoo, as in --split unseen"
         )
     if not config.conditions:
-        states = [_state(config.seed, k, len(record.states)) for k in range(config.n)]
+        states = [_state(config.seed, k, len(networks)) for k in range(config.n)]
         return [
-            Member(_id(k), (k,), torch.tensor(state), config.seed, (record.states[state],))
-            for k, state in enumerate(states)
+            Member(_id(k), (k,), torch.tensor(state), config.seed, (networks[state],)) for k, state in enumerate(states)
         ]
     parents: dict[str, list[str]] = {condition: [] for condition in config.conditions}
-    for sha256, condition in zip(record.states, record.conditions, strict=True):
+    for sha256, condition in zip(networks, record.conditions, strict=True):
         if condition in parents:
             parents[condition].append(sha256)
     return [
@@ -120,28 +116,8 @@ def members(record: RunRecord, config: GenerateConfig) -> list[Member]:
     ]
 
 
-def wanted_conditions(record: RunRecord, given: Sequence[str], split: str | None, flip: bool) -> list[str]:
-    """The conditions that are given and those of a split of the run's zoo, each once; with `flip` their complements,
-    too. Raises ValueError for what is no condition, a split that does not exist, and a run without conditions.
-    """
-    if not record.conditions:
-        raise ValueError(
-            f"the run of {record.origin.name} was not trained with conditions; leave --condition, --split and --flip "
-            f"out, or train one with rpg.generator.condition = binary"
-        )
-    if split is not None and split not in record.splits:
-        raise ValueError(f"the run's zoo has no split {split!r}{suggest(split, record.splits)}")
-    wanted = [check_condition(condition) for condition in given]
-    wanted += record.splits[split] if split is not None else ()
-    wanted += [flipped(condition) for condition in wanted] if flip else []
-    if not wanted:
-        raise ValueError("--flip needs tasks whose complement to take; give --condition or --split, too")
-    return list(dict.fromkeys(wanted))
-
-
-def generate(run: Run, config: GenerateConfig, origin: Origin, path: Path, device: torch.device) -> Zoo:
-    """Generate `config.n` networks, or so many for every condition, into a zoo at `path`; an interrupted call is
-    continued by the same call.
+def draw(run: Run, config: GenerateConfig, writer: ZooWriter, device: torch.device) -> None:
+    """Generate `config.n` networks, or so many for every condition.
 
     Network k is a function of (seed, k): its permutation state is drawn uniformly from the training checkpoints' and
     recorded as its parent, and every token's noise comes from a generator of its own, on the CPU. With conditions it is
@@ -155,16 +131,16 @@ def generate(run: Run, config: GenerateConfig, origin: Origin, path: Path, devic
     Raises ValueError for more steps than the schedule has; Failed when a network comes out with values that are not
     finite or the GPU runs out of memory.
     """
-    layout, constants, everything = run.layout(), run.constants(), members(run.record(), config)
-    scheduler = make_scheduler(run.recipe().section("rpg", RPGConfig).diffusion, config.sampler, config.steps)
+    learnt = Learnt(run)
+    layout, constants, everything = learnt.layout(), run.constants(), requested(learnt, config)
+    scheduler = make_scheduler(learnt.config().diffusion, config.sampler, config.steps)
     size = max(1, GROUP_VALUES // max(layout.num_tokens * layout.token_size, 1))
     groups = [everything[start : start + size] for start in range(0, len(everything), size)]
     chunk = chunk_size(config.mode, layout.token_size, device)
     steps = config.steps * len(windows(layout.num_tokens, layout.token_size, chunk))
     with (
-        ZooWriter(path, origin, layout.structure, run.frozen()) as writer,
         progress("generate", len(groups) * steps) as bar,
-        out_of_memory(lambda: _advice(run, config, layout, device)),
+        out_of_memory(lambda: _advice(learnt, config, layout, device)),
     ):
         # A group is computed whole even when a part of it is already there: the same sums give the same bytes.
         todo = [group for group in groups if any(member.id not in writer.done for member in group)]
@@ -172,17 +148,22 @@ def generate(run: Run, config: GenerateConfig, origin: Origin, path: Path, devic
         if todo:
             if device.type == "cpu":
                 keep_freed_memory()
-            generator = run.generator(device)
-            generator.denoiser.fold_norms()
-            sampling = Sampling(generator.denoiser, layout, run.values(layout), scheduler, config.seed, chunk, bar)
+            generator = learnt.generator(device)
+            generator.denoiser.fuse_conv_bn()
+            sampling = Sampling(generator.denoiser, layout, learnt.values(layout), scheduler, config.seed, chunk, bar)
         for group in todo:
             with torch.no_grad():
-                prototypes_NLD = generator.prototypes(torch.stack([member.told for member in group]))
+                prototypes_NLD = generator.prototypes(torch.stack([member.cond for member in group]))
             if len(sampling.windows()) > 1:
                 _add_in_windows(writer, sampling, group[0], prototypes_NLD, constants)
             else:
                 _add(writer, sampling, group, prototypes_NLD, constants)
-        return writer.finish()
+
+
+def requested(learnt: Learnt, config: GenerateConfig) -> list[Member]:
+    """The networks that a run is to generate. Raises ValueError as `members` does."""
+    record = learnt.run.record()
+    return members(record.origin.name, record.networks, learnt.record(), config)
 
 
 def _add(
@@ -214,25 +195,9 @@ def _add_in_windows(
                 file.put(name, start, values)
 
 
-def windows(num_tokens: int, token_size: int, chunk: int) -> list[range]:
-    """The tokens of one network, cut into passes of whole chunks and GROUP_VALUES values at most (but one chunk)."""
-    tokens = max(GROUP_VALUES // token_size // chunk, 1) * chunk
-    return [range(start, min(start + tokens, num_tokens)) for start in range(0, max(num_tokens, 1), tokens)]
-
-
-def chunk_size(mode: str, token_size: int, device: torch.device) -> int:
-    """How many tokens pass through the denoiser together."""
-    chunk = CHUNK.get(mode, max(1, GROUP_VALUES // token_size))
-    if device.type == "cpu":
-        chunk = min(chunk, max(1, CPU_CHUNK_VALUES * torch.get_num_threads() // token_size))
-    return chunk
-
-
-def _advice(run: Run, config: GenerateConfig, layout: Layout, device: torch.device) -> str:
-    from rpg.estimate import sampling_remedy  # which imports this file
-
-    settings = run.recipe().section("rpg", RPGConfig)
-    return sampling_remedy(settings, config, layout.num_tokens, len(run.record().states), memory_of(device))
+def _advice(learnt: Learnt, config: GenerateConfig, layout: Layout, device: torch.device) -> str:
+    num_states = len(learnt.run.record().networks)
+    return sampling_remedy(learnt.config(), config, layout.num_tokens, num_states, memory_of(device))
 
 
 def _id(k: int) -> str:

@@ -18,8 +18,8 @@ def require_optimizer(settings: TrainConfig) -> None:
     """Raise MissingExtra when the optimiser's library is not installed."""
     if settings.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
         raise MissingExtra(
-            "rpg.train.optimizer = adamw8bit needs bitsandbytes: `pip install 'rpg-zoo[opt]'`, "
-            "or --set rpg.train.optimizer=adamw with four times the memory for its moments"
+            "method.train.optimizer = adamw8bit needs bitsandbytes: `pip install 'rpg-zoo[opt]'`, "
+            "or --set method.train.optimizer=adamw with four times the memory for its moments"
         )
 
 
@@ -44,7 +44,7 @@ def moment_bytes(settings: TrainConfig, model: nn.Module) -> int:
     return sum(8 * n if n < SMALLEST_8BIT else 2 * n + 8 * -(-n // BLOCK) for n in counts)
 
 
-class Average:
+class EMA:
     """The exponential moving average of a model's state dict, from its initial weights on.
 
     BatchNorm's running statistics are averaged like the weights: as they stand they belong to the last weights, and

@@ -1,137 +1,138 @@
-"""The look of the report's HTML page: a template without script or request, for light and dark, wide and narrow."""
+"""A report as files: JSON and CSV for programs, Markdown for terminals and repositories, one HTML page for people, and
+its plots. What it says is a Page; who writes one is rpg.report or rpg.task_report.
 
-from string import Template
-
-HEAD = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>$recipe: generated networks</title>
-<style>
-:root { --paper: #fdfdfb; --ink: #1d2125; --soft: #5d666e; --line: #dcdfe0; --tint: #fbeee6; color-scheme: light dark }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #15181b; --ink: #e4e6e7; --soft: #9aa3aa; --line: #343a3f; --tint: #33241b }
-}
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 3rem 1.25rem 4rem; max-width: 47rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.6 system-ui, sans-serif; overflow-wrap: anywhere }
-h1 { margin: 0 0 1.25rem; font-size: clamp(1.6rem, 5vw, 2.2rem); line-height: 1.15; letter-spacing: -.015em }
-h2 { margin: 3rem 0 .75rem; font-size: 1.2rem; letter-spacing: -.005em }
-.eyebrow { margin: 0 0 .35rem; color: var(--soft); font-size: .85rem }
-.headline { margin: 0; padding-left: 1rem; border-left: 3px solid #d55e00; font-size: 1.13rem; line-height: 1.55 }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums;
-  overflow-wrap: normal }
-th, td { padding: .38rem 0 .38rem 1rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
-thead th { color: var(--soft); font-weight: 500; vertical-align: bottom; white-space: normal; line-height: 1.3 }
-th:first-child { position: sticky; left: 0; padding: .38rem .5rem .38rem .35rem; text-align: left; font-weight: 500;
-  background: var(--paper); white-space: nowrap }
-tr.generated > * { background: var(--tint); font-weight: 650 }
-i { display: inline-block; width: .65em; height: .65em; margin-right: .55em; border-radius: 50% }
-figure { margin: 1.5rem 0 0 }
-figcaption { color: var(--soft); font-size: .9rem; line-height: 1.5; margin-top: .5rem }
-svg { display: block; width: 100%; max-width: 35rem; height: auto; margin: 0 auto }
-dl { margin: 0 }
-dt { font-weight: 650; margin-top: .9rem }
-dd { margin: 0 }
-.pairs { display: grid; grid-template-columns: minmax(6.5rem, max-content) 1fr; gap: .3rem 1.25rem; font-size: .92rem }
-.pairs dt { margin: 0; font-weight: 500; color: var(--soft) }
-@media (max-width: 34rem) { table { font-size: .84rem } th, td { padding-left: .6rem } }
-.pairs + p { margin-top: 1.5rem }
-</style>
-</head>
+The HTML is self-contained: no script, no request, plots inlined from their files. The same input gives the same bytes.
 """
 
-PAGE = Template(
-    HEAD
-    + """\
-<body>
-<header>
-<p class="eyebrow">originals, generated networks and baselines</p>
-<h1>$recipe</h1>
-<p class="headline">$headline</p>
-</header>
+from __future__ import annotations
 
-<h2>Scores</h2>
-$scores
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
 
-<h2>Similarity to the training checkpoints</h2>
-$similarity
-<figure>
-$similarity_plot
-<figcaption>A point per network; up and left is better. A generator that only copies sits among the originals, one that
-adds noise among the noised copies. Hollow marks lie below the axis.</figcaption>
-</figure>
-<figure>
-$distance_plot
-<figcaption>Shares of each group by distance to the nearest training checkpoint. Clearly left of the dashed line: closer
-than training checkpoints are to one another. The bars of each row have their own height.</figcaption>
-</figure>
+import torch
 
-<h2>Verdict</h2>
-<dl>
-$findings</dl>
+from rpg.inputs import REPORT, Inputs, claim
+from rpg.plots import FORMS, NAMES, Mark, Plot, check_forms, inline, render
+from zoo.files import unwritable_is_failed, write_bytes
+from zoo.manifest import versions
+from zoo.structure import Frozen
+from zoo.table import Table, markdown_text
 
-<h2>Training</h2>
-$training
+HTML = "report.html"
 
-<h2>How to read this</h2>
-<dl class="pairs">
-$groups</dl>
-$reading
 
-<h2>Provenance</h2>
-<dl class="pairs">
-$provenance</dl>
-</body>
-</html>
-"""
-)
+@dataclass(frozen=True)
+class Section:
+    """A titled part: terms with what is said of them, paragraphs, tables, plots with captions, in this order."""
 
-TASKS_PAGE = Template(
-    HEAD
-    + """\
-<body>
-<header>
-<p class="eyebrow">networks for binary tasks: trained, generated, predicted</p>
-<h1>$recipe</h1>
-<p class="headline">$headline</p>
-</header>
+    title: str
+    terms: Sequence[tuple[str, str]] = ()
+    text: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    plots: Sequence[tuple[Plot, str]] = ()
 
-<h2>Points below the originals</h2>
-$gaps
 
-<h2>Tasks</h2>
-$tasks
+@dataclass(frozen=True)
+class Page:
+    """What a report says. `about` is what it compares, `headlines` the answer. Rows of tables whose first cell is in
+    `marks` get its colour, those in `strong` stand out.
+    """
 
-<h2>Class by class</h2>
-$classes
+    title: str
+    about: str
+    headlines: Sequence[str]
+    sections: Sequence[Section]
+    provenance: Mapping[str, str]
+    marks: Mapping[str, Mark] = field(default_factory=dict)
+    strong: frozenset[str] = frozenset()
 
-<h2>Weights of the classification head</h2>
-<figure>
-$head_plot
-<figcaption>A point per network, along the two directions in which the networks of seen tasks vary most (paper, figure
-10).</figcaption>
-</figure>
-<figure>
-$picture_plot
-<figcaption>A row per network, a column per weight, in units of its spread over the seen tasks (paper, figure 6).
-</figcaption>
-</figure>
 
-<h2>Training</h2>
-$training
+def write_page(page: Page, record: Frozen, inputs: Inputs, numbers: Table, out: Path, plots: Sequence[str]) -> Path:
+    """Write the report into `out`; the path of its HTML page. `record` becomes `report.json`, `numbers` `report.csv`;
+    plots are written as SVG and in the formats `plots`.
 
-<h2>How to read this</h2>
-$reading
+    Raises ValueError for an unknown format, and when `out` holds the report of other `inputs` (rpg.inputs.claim).
+    """
+    check_forms(plots)
+    claim(out, inputs)
+    drawn: dict[str, str] = {}
+    written = set()
+    for plot, _ in (pair for section in page.sections for pair in section.plots):
+        for form in dict.fromkeys(("svg", *plots)):
+            path = out / "plots" / f"{plot.name}.{form}"
+            write_bytes(path, render(plot, form))
+            written.add(path)
+        drawn[plot.name] = inline((out / "plots" / f"{plot.name}.svg").read_bytes())
+    for path in {out / "plots" / f"{name}.{form}" for name in NAMES for form in FORMS} - written:
+        with unwritable_is_failed(path):  # of the same report as it was written before
+            path.unlink(missing_ok=True)
+    write_bytes(out / "report.csv", numbers.csv().encode())
+    write_bytes(out / "report.md", _markdown(page).encode())
+    write_bytes(out / HTML, _html(page, drawn).encode())
+    write_bytes(out / REPORT, (record.to_json(indent=1) + "\n").encode())
+    return out / HTML
 
-<h2>Provenance</h2>
-<dl class="pairs">
-$provenance</dl>
-</body>
-</html>
-"""
-)
+
+def provenance_of(command: Sequence[str]) -> dict[str, str]:
+    """How and where this process makes a report."""
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "command": shlex.join(command),
+        "commit": _commit(),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "hardware": ", ".join([f"{os.cpu_count()} CPUs", platform.machine(), *devices]),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _commit() -> str:
+    """The commit of this checkout, with `-dirty` where it was changed; an installed package has none."""
+    root = Path(__file__).resolve().parents[1]
+    git = shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return "not a git checkout"
+    describe = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    found = subprocess.run(describe, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "no commit yet"
+
+
+def _markdown(page: Page) -> str:
+    parts = [f"# {markdown_text(page.title)}: {page.about}", *map(markdown_text, page.headlines)]
+    for section in page.sections:
+        parts.append(f"## {markdown_text(section.title)}")
+        if section.terms:
+            parts.append("\n".join(f"- **{markdown_text(a)}.** {markdown_text(b)}" for a, b in section.terms))
+        parts += map(markdown_text, section.text)
+        parts += [table.markdown() for table in section.tables]
+    parts += ["## Provenance", "\n".join(f"- {name}: {_code(value)}" for name, value in page.provenance.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def _code(text: str) -> str:
+    """A code span, which may hold backticks itself."""
+    fence = "``" if "`" in text else "`"
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
+
+
+def _html(page: Page, drawn: Mapping[str, str]) -> str:
+    """The HTML page; `drawn` are the plots by name, as SVG."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("rpg"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    plots = {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704  # our own, their texts escaped
+    return environment.get_template(HTML).render(page=page, plots=plots)

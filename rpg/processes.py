@@ -110,7 +110,7 @@ class Processes:
             fully_shard(unit, mesh=mesh)
         return model
 
-    def gradients_stay(self, model: nn.Module) -> AbstractContextManager[None]:
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
         """Inside, gradients are added up in each process and not yet averaged: there is more to come for this step.
         (Sharded ones are averaged each time: kept whole, they would take the memory that accumulation is to save.)
         """

@@ -7,12 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rpg.run import Run, RunRecord, TrainedRecord
+from rpg.run import Run
 from zoo import hub
 from zoo.card import generator_card
-from zoo.files import read_limited, write_bytes
+from zoo.files import write_bytes
 from zoo.licenses import license_for
-from zoo.manifest import MANIFEST_BYTES
 
 LAST = "trained.json"
 
@@ -25,13 +24,12 @@ def push_run(
     """
     record = run.record()
     terms = license_for(record.origin, license)
-    trained = TrainedRecord.parse(read_limited(run.trained_path, MANIFEST_BYTES), run.trained_path)
-    names = sorted({*record.files, *trained.files} - {run.tokens_path.name})
-    card = generator_card(record.origin, record.num_parameters, len(record.states), address.repo_id, terms)
+    about = run.method().about
+    card = generator_card(record.origin, about.what, run.facts, len(record.networks), address.repo_id, terms)
     with TemporaryDirectory() as place:
         readme = Path(place) / "README.md"
         write_bytes(readme, card.encode())
-        files = {"README.md": readme} | {name: run.path / name for name in [*names, LAST]}
+        files = {"README.md": readme} | {name: run.path / name for name in run.files}
         plan = {name: path.stat().st_size for name, path in files.items()}
         if dry_run:
             return {"repo": address.repo_id, "files": plan, "bytes": sum(plan.values())}
@@ -43,13 +41,9 @@ def push_run(
 def fetch_run(address: hub.Address) -> Run:
     """A published run in huggingface_hub's cache, its files not yet checked."""
     pinned = hub.resolve(address, "model")
-    path = hub.fetch(pinned, LAST, "model")
-    trained = TrainedRecord.parse(read_limited(path, MANIFEST_BYTES), path)
-    run = Run(path.parent)
-    for name in trained.files:
-        hub.fetch(pinned, name, "model")
-    record: RunRecord = run.record()
-    for name in record.files:
-        if name != run.tokens_path.name:
+    run = Run(hub.fetch(pinned, LAST, "model").parent)
+    hub.fetch(pinned, run.record_path.name, "model")
+    for _ in range(2):  # the manifest of networks that a run keeps names further files
+        for name in run.files:
             hub.fetch(pinned, name, "model")
     return run

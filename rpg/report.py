@@ -1,209 +1,177 @@
-"""A comparison as a report: JSON for programs, Markdown for terminals and repositories, one HTML page for people.
-
-The page is self-contained: no script, no request, plots as inline SVG. The same input gives the same bytes.
-"""
+"""A comparison as tables and as a report."""
 
 from __future__ import annotations
 
-import os
-import platform
-import shlex
-import shutil
-import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from evaluators.metrics import summarize
-from rpg.compare import Comparison
-from rpg.page import PAGE
-from rpg.plots import distance_plot, label, loss_plot, marks, similarity_plot
-from rpg.verdict import Verdict, headline_metric, judge, standard_error
-from zoo.files import write_bytes
-from zoo.manifest import versions
-from zoo.recipe import Recipe
+from rpg.compare import Comparison, Group
+from rpg.page import Page, Section, write_page
+from rpg.plots import distance_plot, loss_plot, marks, similarity_plot
+from rpg.verdict import headline_metric, judge
+from zoo.table import Record, Table
 
-GROUPS = {
-    "original": "the training checkpoints, each compared with the others; with several runs, with those of other runs",
-    "heldout": "originals that the generator never saw",
-    "generated": "networks from the generator",
-    "noised": "a training checkpoint plus Gaussian noise, so many standard deviations of each tensor",
-    "mean_of_all": "the mean of the weights of all training checkpoints, one network",
-    "average": "means of that many training checkpoints drawn at random",
-    "gaussian": "draws from independent Gaussians fitted to every weight over the training checkpoints",
-}
+WHERE = ("originals", "group", "kind", "metric", "protocol")
+SCORES = ("best", "mean", "median", "min", "std", "stderr", "networks")
+SIMILARITY = ("error-IoU, median", "error-IoU, max", "distance, median", "spread", "novel and good, %")
+SEEDS = ("seeds", "mean of seeds", "std of seeds", "distance, mean of seeds", "distance, std of seeds")
+DIGITS = {"error-IoU, median": 3, "error-IoU, max": 3, "novel and good, %": 0}
 
 READING = (
-    "Every network is scored on the same test samples; the toolkit chooses, calibrates and stops nothing on them. "
-    "Best and min are picked on the test data, so the best of many networks flatters; compare means. The column ± is "
-    "the standard error of one network's score because the test set is finite; std is the spread between networks.",
-    "Error-IoU: of the test samples that either of two networks gets wrong, the share that both get wrong. A network's "
-    "value is its largest with any training checkpoint: 1 is the same behaviour, lower is more different.",
     "Distance is the Euclidean distance of all weights to the nearest training checkpoint, divided by the median of "
     "the same distance among the training checkpoints, the yardstick; with several runs (seeds), to those of other "
     "runs. At 1 a network lies as far away as they lie from one another; well below 1 it is a near-copy. By definition "
-    "about half of the originals lie below 1.",
-    "Spread is how far a group's networks scatter around one another, in the same unit. Novel and good is the share "
-    "that lies above 1 and scores at most 2 points below the median original. Noise can reach it too, so a generator "
-    "has shown something only where no trivial baseline does as well.",
+    "about half of the originals lie below 1. Spread is how far a group's networks scatter around one another, in the "
+    "same unit.",
 )
+READING_SCORES = (
+    "Every network is scored on the same test samples; the toolkit chooses, calibrates and stops nothing on them. "
+    "Best and min are picked on the test data, so the best of many networks flatters; compare means. Stderr is "
+    "the largest standard error of one network's score, because the test set is finite; std is the spread between "
+    "networks.",
+    "Error-IoU: of the test samples that either of two networks gets wrong, the share that both get wrong. A network's "
+    "value is its largest with any training checkpoint: 1 is the same behaviour, lower is more different.",
+    "Novel and good is the share that lies above 1 and scores at most 2 points below the median original. Noise can "
+    "reach it too, so a generator has shown something only where no trivial baseline does as well.",
+)
+READING_SEEDS = (
+    "Seeds: networks of one seed of a generator share what its training happened to learn, so two generators differ "
+    "only where the means of their seeds do. Columns of seeds are the mean and the standard deviation of these means; "
+    "the others take all networks together.",
+)
+SIMILARITY_CAPTION = (
+    "A point per network; up and left is better. A generator that only copies sits among the originals, one that adds "
+    "noise among the noised copies. Hollow marks lie below the axis."
+)
+DISTANCE_CAPTION = (
+    "Shares of each group by distance to the nearest training checkpoint. Clearly left of the dashed line: closer than "
+    "training checkpoints are to one another. The bars of each row have their own height."
+)
+LOSS_CAPTION = "Losses of different methods are different quantities: compare their shapes, not their heights."
+
+Losses = Mapping[str, Sequence[tuple[int, float]]]
+"""Training losses as (step, loss), by the name of the generator. None is empty."""
 
 
-@dataclass(frozen=True)
-class Table:
-    """Cells as text. The first of each row is a group's name, the others are numbers."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-def write_report(
-    comparison: Comparison, losses: Sequence[tuple[int, float]], provenance: Mapping[str, str], out: Path
-) -> Path:
-    """Write `report.json` (the comparison), `report.md` and `report.html` into `out`; the path of the page.
-
-    `losses` are (step, training loss), possibly none; `provenance` says how and where the numbers were made.
-    """
-    verdict = judge(comparison)
-    provenance = {
-        "recipe": comparison.recipe,
-        "protocol": f"{comparison.protocol}, {comparison.samples} test samples",
-        "evaluator": comparison.evaluator,
-    } | dict(provenance)
-    write_bytes(out / "report.json", (comparison.to_json(indent=1) + "\n").encode())
-    write_bytes(out / "report.md", _markdown(comparison, verdict, provenance).encode())
-    write_bytes(out / "report.html", _html(comparison, verdict, losses, provenance).encode())
-    return out / "report.html"
+def measures(comparison: Comparison, group: Group) -> Record:
+    """All that is known of a group, by title."""
+    distance, distances = summarize(group.nearest_ratio), group.over_seeds(group.nearest_ratio)
+    found: Record = {"originals": comparison.originals, "group": group.name, "kind": group.kind}
+    found |= {"networks": distance.n, "distance, median": distance.median, "spread": group.spread}
+    found |= {"seeds": distances.n, "distance, mean of seeds": distances.mean}
+    found |= {"distance, std of seeds": distances.std if distances.n > 1 else None}
+    if scoring := comparison.scoring:
+        s, behaviour = headline_metric(scoring, group), group.scored
+        iou, scores = summarize(behaviour.max_error_iou), group.over_seeds(behaviour.accuracy)
+        found |= {"metric": scoring.headline, "protocol": scoring.protocol, "stderr": behaviour.stderr}
+        found |= {"best": s.best, "mean": s.mean, "median": s.median, "min": s.min, "std": s.std}
+        found |= {"error-IoU, median": iou.median, "error-IoU, max": iou.best}
+        found |= {"novel and good, %": behaviour.novel_and_good}
+        found |= {"mean of seeds": scores.mean, "std of seeds": scores.std if scores.n > 1 else None}
+    return found
 
 
-def table(comparison: Comparison) -> str:
-    """Scores, similarity and the verdict, for the terminal."""
-    return "\n\n".join(
-        [
-            markdown_table(score_table(comparison)),
-            markdown_table(similarity_table(comparison)),
-            judge(comparison).headline,
-        ]
-    )
+def _table(groups: Sequence[tuple[Comparison, Group]], titles: Sequence[str]) -> Table:
+    """A row for each group, with those of the measures `titles` that there are."""
+    table = Table.of([measures(comparison, group) for comparison, group in groups], DIGITS)
+    return table.only([title for title in titles if title in table.columns])
 
 
 def score_table(comparison: Comparison) -> Table:
-    """The paper's statistics of the headline metric, a row per group."""
-    rows = []
-    for group in comparison.groups:
-        s = headline_metric(comparison, group)
-        error = standard_error(s.mean, comparison.samples)
-        numbers = (s.best, s.mean, s.median, s.min, s.std, error)
-        rows.append((group.name, *(f"{number:.2f}" for number in numbers), str(s.n)))
-    return Table((f"{comparison.headline}, %", "best", "mean", "median", "min", "std", "±", "n"), tuple(rows))
+    """The paper's statistics of the headline metric over networks, a row per group."""
+    return _table([(comparison, group) for group in comparison.groups], ("group", *SCORES))
 
 
 def similarity_table(comparison: Comparison) -> Table:
     """Likeness to the training checkpoints, a row per group; the row of the originals is the yardstick."""
-    rows = []
-    for group in comparison.groups:
-        iou, ratio = summarize(group.max_error_iou), summarize(group.nearest_ratio)
-        cells = (f"{iou.median:.3f}", f"{iou.best:.3f}", f"{ratio.median:.2f}", f"{group.spread:.2f}")
-        rows.append((group.name, *cells, f"{group.novel_and_good:.0f}"))
-    columns = ("similarity", "error-IoU, median", "max", "distance, median", "spread", "novel and good, %")
-    return Table(columns, tuple(rows))
+    return _table([(comparison, group) for group in comparison.groups], ("group", *SIMILARITY))
 
 
-def provenance_of(recipe: Recipe, command: Sequence[str]) -> dict[str, str]:
-    """How and where this process makes a report, for `write_report`."""
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "command": shlex.join(command),
-        "recipe hash": recipe.sha256,
-        "commit": _commit(),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-        "hardware": ", ".join([f"{os.cpu_count()} CPUs", platform.machine(), *devices]),
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-    }
+def seed_table(comparison: Comparison) -> Table:
+    """Means and deviations over seeds, a row per generator that has several."""
+    return _table([(comparison, group) for group in comparison.groups if len(group.seeds) > 1], ("group", *SEEDS))
 
 
-def _commit() -> str:
-    """The commit of this checkout, with `-dirty` where it was changed; an installed package has none."""
-    root = Path(__file__).resolve().parents[1]
-    git = shutil.which("git")
-    if git is None or not (root / ".git").exists():
-        return "not a git checkout"
-    describe = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    found = subprocess.run(describe, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "no commit yet"
+def whole_table(comparisons: Sequence[Comparison]) -> Table:
+    """All measures of all groups of all comparisons, a row each."""
+    groups = [(comparison, group) for comparison in comparisons for group in comparison.groups]
+    return _table(groups, (*WHERE, *SCORES, *SIMILARITY, *SEEDS))
 
 
-def _present(comparison: Comparison) -> list[tuple[str, str]]:
-    """What the groups of this comparison are, each kind once."""
-    kinds = [kind for kind in GROUPS if any(group.name.startswith(kind) for group in comparison.groups)]
-    return [(label(kind), GROUPS[kind]) for kind in kinds]
+def tables(comparison: Comparison) -> list[tuple[str, Table]]:
+    """The tables of a report with their titles."""
+    found = [("Similarity to the training checkpoints", similarity_table(comparison))]
+    if scoring := comparison.scoring:
+        found.insert(0, (f"Scores: {scoring.headline}, %", score_table(comparison)))
+    if any(len(group.seeds) > 1 for group in comparison.groups):
+        found.append(("Over seeds", seed_table(comparison)))
+    return found
 
 
-def _markdown(comparison: Comparison, verdict: Verdict, provenance: Mapping[str, str]) -> str:
-    parts = [
-        f"# {comparison.recipe}: originals, generated networks and baselines",
-        verdict.headline,
-        "## Scores",
-        markdown_table(score_table(comparison)),
-        "## Similarity to the training checkpoints",
-        markdown_table(similarity_table(comparison)),
-        "## Verdict",
-        "\n".join(f"- **{topic}.** {text}" for topic, text in verdict.findings),
-        "## How to read this",
-        "\n".join(f"- **{name}**: {text}" for name, text in _present(comparison)),
-        *READING,
-        "## Provenance",
-        "\n".join(f"- {name}: `{value}`" for name, value in provenance.items()),
+def summary(comparison: Comparison) -> str:
+    """The tables and the verdicts, for the terminal."""
+    parts = [f"{title}\n{table.text()}" for title, table in tables(comparison)]
+    return "\n\n".join([*parts, *_headlines(comparison)])
+
+
+def write_report(
+    comparison: Comparison, losses: Losses, provenance: Mapping[str, str], out: Path, plots: Sequence[str] = ()
+) -> Path:
+    """Write `report.json` (the comparison), `report.csv`, `report.md`, `report.html` and `plots/*.svg` into `out`; the
+    path of the page. `plots` are further formats of the plots, png or pdf; `provenance` says how and where the numbers
+    were made (rpg.page.provenance_of).
+
+    Raises ValueError for an unknown format, and when `out` holds the report of other networks or another protocol.
+    """
+    made_of = {"originals": f"{comparison.originals}, split {comparison.split}"}
+    if scoring := comparison.scoring:
+        made_of |= {"protocol": f"{scoring.protocol}, {scoring.samples} test samples", "evaluator": scoring.evaluator}
+    page = Page(
+        title=comparison.originals,
+        about="originals, generated networks and baselines",
+        headlines=_headlines(comparison),
+        sections=_sections(comparison, losses),
+        provenance=made_of | dict(provenance),
+        marks=marks(comparison.groups),
+        strong=frozenset(group.name for group in comparison.of_kind("generated")),
+    )
+    return write_page(page, comparison, comparison.inputs, whole_table([comparison]), out, plots)
+
+
+def _headlines(comparison: Comparison) -> list[str]:
+    verdicts = judge(comparison)
+    if not verdicts:
+        return ["There are no generated networks among these, so there is no verdict."]
+    return [f"{v.group}: {v.headline}" if len(verdicts) > 1 else v.headline for v in verdicts]
+
+
+def _sections(comparison: Comparison, losses: Losses) -> list[Section]:
+    plots, reading = [(distance_plot(comparison), DISTANCE_CAPTION)], [*READING]
+    if scoring := comparison.scoring:
+        plots.insert(0, (similarity_plot(comparison, scoring), SIMILARITY_CAPTION))
+        reading = [*READING_SCORES[:2], *READING, *READING_SCORES[2:]]
+    if any(len(group.seeds) > 1 for group in comparison.groups):
+        reading += READING_SEEDS
+    verdicts = judge(comparison)
+    return [
+        *(Section(title, tables=[table]) for title, table in tables(comparison)),
+        Section("Networks one by one", plots=plots),
+        *(Section(f"Verdict on {v.group}" if len(verdicts) > 1 else "Verdict", v.findings) for v in verdicts),
+        training_section(losses),
+        Section("How to read this", _groups(comparison), reading),
     ]
-    return "\n\n".join(parts) + "\n"
 
 
-def markdown_table(table: Table) -> str:
-    rows = [table.columns, *((label(name), *cells) for name, *cells in table.rows)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
-    lines = ["| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |" for row in rows]
-    rule = "|-" + "-" * widths[0] + "-|" + "".join("-" * (width + 1) + ":|" for width in widths[1:])
-    return "\n".join([lines[0], rule, *lines[1:]])
+def training_section(losses: Losses) -> Section:
+    if not losses:
+        return Section("Training", text=["No losses of a training run at hand."])
+    return Section("Training", plots=[(loss_plot(losses), LOSS_CAPTION if len(losses) > 1 else "")])
 
 
-def _html(
-    comparison: Comparison, verdict: Verdict, losses: Sequence[tuple[int, float]], provenance: Mapping[str, str]
-) -> str:
-    colours = {name: mark.colour for name, mark in marks(comparison.groups).items()}
-    return PAGE.substitute(
-        recipe=escape(comparison.recipe),
-        headline=escape(verdict.headline),
-        scores=html_table(score_table(comparison), colours),
-        similarity=html_table(similarity_table(comparison), colours),
-        findings=definitions(verdict.findings),
-        similarity_plot=similarity_plot(comparison),
-        distance_plot=distance_plot(comparison),
-        training=f"<figure>\n{loss_plot(losses)}</figure>"
-        if losses
-        else "<p>No losses of the training run at hand.</p>",
-        groups=definitions(_present(comparison)),
-        reading="".join(f"<p>{escape(text)}</p>\n" for text in READING),
-        provenance=definitions(provenance.items()),
-    )
-
-
-def html_table(table: Table, colours: Mapping[str, str]) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
-    body = "".join(
-        f'<tr class="{name}"><th>{_dot(colours.get(name))}{escape(label(name))}</th>'
-        f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>\n"
-        for name, *cells in table.rows
-    )
-    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>'
-
-
-def _dot(colour: str | None) -> str:
-    return f'<i style="background:{colour}"></i>' if colour else ""
-
-
-def definitions(items: Iterable[tuple[str, str]]) -> str:
-    return "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>\n" for term, text in items)
+def _groups(comparison: Comparison) -> list[tuple[str, str]]:
+    """What the groups are; those that are the same but for their settings together."""
+    names: dict[str, list[str]] = {}
+    for group in comparison.groups:
+        names.setdefault(group.about, []).append(group.name)
+    return [(", ".join(found), about) for about, found in names.items()]

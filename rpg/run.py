@@ -1,77 +1,113 @@
-"""A RUN: the directory of one generator.
+"""A RUN: the directory of what a method has learnt from a zoo.
 
-    recipe.yaml            the resolved recipe
-    layout.json            structure, token size, statistics: all that turns tokens into weights
+    run.json               where it comes from: origin, structure, training networks, hashes; before training
     constants.safetensors  what is not generated (integer buffers), from the first training checkpoint
-    values.safetensors     mean and deviation of every value, for `rpg.generator.statistics: value`
     frozen.safetensors     what completes a checkpoint to a network, for zoos that have such
-    run.json               parents, command, versions, permutation states, hashes of the files so far; before training
-    metrics.jsonl          loss and learning rate by step
-    tokens.npy             the tokenised zoo, memory-mapped (training only)
-    state.safetensors      model, optimiser, average and step, to resume from (training only)
-    generator.safetensors  the trained generator
+    networks/              the zoo itself (hard links), for methods that draw from its networks
+    metrics.jsonl          loss and learning rate by step, of methods that train
+    ...                    the method's own files
     logs/                  of trackers, if any were asked for; nothing needs them
-    trained.json           hashes of run.json, metrics.jsonl and the generator; written last: it means trained
+    trained.json           hashes of run.json and of what was learnt; written last: it means trained
 
-With layout, constants and generator, generating needs neither the zoo nor the task's data.
+Generating needs neither the zoo nor the task's data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, JsonValue
 
-from rpg.config import GeneratorConfig, RPGConfig
-from rpg.layout import Layout
-from rpg.models.generator import Generator
-from rpg.values import ValueStatistics
-from zoo.checkpoint import load_tensors
-from zoo.errors import Corrupt, MissingData
-from zoo.files import read_limited, read_records, sha256_file, write_bytes
-from zoo.manifest import MANIFEST_BYTES, FileName, FileRecord, Origin, Sha256
-from zoo.recipe import Recipe, recipe_of
-from zoo.seeds import global_seed
-from zoo.structure import Frozen
+from rpg.methods import method_schema
+from rpg.methods.base import DrawConfig, Method, MethodConfig, TrainingSet
+from zoo.checkpoint import load_tensors, save_tensors
+from zoo.conditions import check_condition, flipped
+from zoo.errors import Corrupt, MissingData, suggest
+from zoo.files import read_limited, read_records, write_bytes
+from zoo.links import link_zoo
+from zoo.manifest import MANIFEST_BYTES, Entry, FileName, FileRecord, Origin, Sha256, settings_of
+from zoo.recipe import validate
+from zoo.store import Zoo
+from zoo.structure import Frozen, Structure
 
 
 class RunRecord(Frozen):
-    """`run.json`. `states` are the training checkpoints in the order of their permutation states, `conditions` theirs
-    in the same order where the generator was trained with them. `splits` are then all conditions of the zoo by split.
+    """`run.json`. `networks` are the training checkpoints by hash, in order; `conditions` those of all the zoo's
+    checkpoints by split, where they have any; `draw` what `rpg generate` asks for where
+    the user does not say (settings of the recipe's section `generate:`, no part of the run's identity).
     """
 
     origin: Origin
-    states: Annotated[tuple[Sha256, ...], Field(min_length=1)]
-    conditions: tuple[str, ...] = ()
-    splits: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    num_parameters: int
+    structure: Structure
+    networks: Annotated[tuple[Sha256, ...], Field(min_length=1)]
+    conditions: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    draw: dict[str, JsonValue] = Field(default_factory=dict)
     files: dict[FileName, FileRecord]
 
 
 class TrainedRecord(Frozen):
-    """`trained.json`."""
+    """`trained.json`. `facts` are what the method says of what it has learnt, for people and cards."""
 
     files: dict[FileName, FileRecord]
+    facts: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class Run:
-    """Paths and parts of one run directory."""
+    """One run directory."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.layout_path = path / "layout.json"
         self.record_path = path / "run.json"
         self.constants_path = path / "constants.safetensors"
         self.frozen_path = path / "frozen.safetensors"
-        self.values_path = path / "values.safetensors"
-        self.tokens_path = path / "tokens.npy"
-        self.state_path = path / "state.safetensors"
+        self.networks_path = path / "networks"
         self.metrics_path = path / "metrics.jsonl"
-        self.generator_path = path / "generator.safetensors"
         self.trained_path = path / "trained.json"
+
+    @property
+    def name(self) -> str:
+        """The last part of its place."""
+        return self.path.resolve().name
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    def begin(self, origin: Origin, data: TrainingSet, draw: DrawConfig) -> None:
+        """Record what is to be learnt, or find that the same was begun here. Raises ValueError, naming what differs,
+        when the directory holds something else.
+        """
+        if self.record_path.is_file():
+            begun = self.record()
+            if changed := begun.origin.differences(origin):
+                raise ValueError(
+                    f"{self.path} holds another run: {'; '.join(changed[:3])}; choose another place with --out or "
+                    "remove it"
+                )
+            if not self.trained:
+                self.check(begun.files)
+            return
+        prepared = {self.constants_path.name, self.frozen_path.name}
+        if {path.name for path in self.path.glob("[!.]*")} - prepared:
+            raise ValueError(f"{self.path} exists and is not a run; choose another place with --out")
+        structure, frozen, first = data.zoo.structure, data.zoo.frozen(), data.zoo.load(data.entries[0])
+        save_tensors(self.constants_path, {s.name: first[s.name] for s in structure if s.kind == "constant"})
+        if frozen:
+            save_tensors(self.frozen_path, frozen)
+        files = [self.constants_path, *([self.frozen_path] if frozen else [])]
+        record = RunRecord(
+            origin=origin,
+            structure=structure,
+            networks=tuple(entry.sha256 for entry in data.entries),
+            conditions=_conditions(data.zoo),
+            draw=settings_of(draw),
+            files=self._records(files),
+        )
+        self.write_json(self.record_path, record)
 
     @property
     def trained(self) -> bool:
@@ -82,8 +118,8 @@ class Run:
         if not self.trained:
             what = "is not finished" if self.record_path.is_file() else "holds no run"
             raise MissingData(f"{self.path} {what}: expected trained.json; train it with `rpg train RECIPE`")
-        self.check(TrainedRecord.parse(read_limited(self.trained_path, MANIFEST_BYTES), self.trained_path).files)
-        self.check({name: file for name, file in self.record().files.items() if name != self.tokens_path.name})
+        self.check(self._trained_record().files)
+        self.check(self.record().files)
         return self
 
     def check(self, files: Mapping[str, FileRecord]) -> None:
@@ -92,25 +128,51 @@ class Run:
             if problem := file.problem(self.path / name):
                 raise Corrupt(f"{problem}; remove {self.path} and train again")
 
-    def seal(self) -> None:
-        """Record what training made, which makes the run a trained one."""
-        files = {path.name: FileRecord.of(path) for path in (self.record_path, self.metrics_path, self.generator_path)}
-        self.write_json(self.trained_path, TrainedRecord(files=files))
+    def seal(self, learnt: Sequence[Path], facts: Mapping[str, JsonValue]) -> None:
+        """Record what a method has learnt, files of the run's directory, which makes the run a trained one."""
+        record = TrainedRecord(files=self._records([self.record_path, *learnt]), facts=dict(facts))
+        self.write_json(self.trained_path, record)
+
+    def _records(self, files: Sequence[Path]) -> dict[FileName, FileRecord]:
+        return {path.relative_to(self.path).as_posix(): FileRecord.of(path) for path in files}
 
     def record(self) -> RunRecord:
         return RunRecord.parse(read_limited(self.record_path, MANIFEST_BYTES), self.record_path)
 
+    def _trained_record(self) -> TrainedRecord:
+        return TrainedRecord.parse(read_limited(self.trained_path, MANIFEST_BYTES), self.trained_path)
+
+    @property
+    def facts(self) -> dict[str, JsonValue]:
+        """What the method says of what it has learnt."""
+        return self._trained_record().facts
+
+    @property
+    def files(self) -> list[str]:
+        """The names of all files of a trained run, `trained.json` last."""
+        names = {*self.record().files, *self._trained_record().files}
+        if self.networks_path.is_dir():
+            names |= {f"{self.networks_path.name}/{name}" for name in Zoo.open(self.networks_path).manifest.files}
+        return [*sorted(names), self.trained_path.name]
+
     @property
     def sha256(self) -> str:
-        """Of `generator.safetensors`: what generated zoos name as their parent."""
-        return sha256_file(self.generator_path)
+        """Of what was learnt and from what: what generated zoos name as their parent. The command and the versions that
+        made the run do not count.
+        """
+        learnt = {n: r.sha256 for n, r in self._trained_record().files.items() if n != self.record_path.name}
+        identity = [self.record().origin.fingerprint, learnt]
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
-    def recipe(self) -> Recipe:
-        origin = self.record().origin
-        return recipe_of(origin)
+    def config(self) -> MethodConfig:
+        """The method's settings. Raises ValueError when they are broken: a run may be anyone's."""
+        tree = self.record().origin.settings.get("method")
+        if not isinstance(tree, dict):
+            raise ValueError(f"{self.record_path} does not say which method it is of")
+        return validate(method_schema(str(tree.get("name"))), tree, f"run {self.path.name}: method")
 
-    def layout(self) -> Layout:
-        return Layout.parse(read_limited(self.layout_path, MANIFEST_BYTES), self.layout_path)
+    def method(self) -> Method:
+        return self.config().build()
 
     def constants(self) -> dict[str, torch.Tensor]:
         return load_tensors(self.constants_path)
@@ -119,31 +181,42 @@ class Run:
         """The zoo's frozen tensors; mostly none."""
         return load_tensors(self.frozen_path) if self.frozen_path.name in self.record().files else {}
 
-    def values(self, layout: Layout) -> ValueStatistics | None:
-        """The statistics of every value, where tokens are standardised with them."""
-        if self.values_path.name not in self.record().files:
-            return None
-        return ValueStatistics.from_tensors(load_tensors(self.values_path), layout)
+    def keep_networks(self, data: TrainingSet) -> Path:
+        """Keep the zoo in the run, to draw from its networks later. Returns its manifest, to be sealed with the
+        rest.
+        """
+        link_zoo(data.zoo, self.networks_path)
+        return self.networks_path / "manifest.json"
 
-    def generator(self, device: torch.device) -> Generator:
-        """The trained generator in evaluation mode. Raises Corrupt when the file's tensors are not the recipe's."""
-        config, tensors = self.recipe().section("rpg", RPGConfig), load_tensors(self.generator_path)
-        with torch.device("meta"):  # before memory is taken for what a recipe from elsewhere claims
-            claimed = Generator(config.generator, self.layout().positions(), len(self.record().states)).state_dict()
-        if {n: t.shape for n, t in claimed.items()} != {n: t.shape for n, t in tensors.items()}:
-            raise Corrupt(f"{self.generator_path} is not the generator of this run's recipe and layout")
-        generator = build_generator(config.generator, self.layout(), len(self.record().states), config.train.seed)
-        generator.load_state_dict(tensors)
-        return generator.to(device).eval()
+    def networks(self) -> tuple[Zoo, list[Entry]]:
+        """The zoo that was kept, and the training checkpoints in it."""
+        zoo, source = Zoo.open(self.networks_path), self.record().origin.source
+        return zoo, zoo.select(source.split if source else None)
 
     def write_json(self, path: Path, content: Frozen) -> None:
         write_bytes(path, content.to_json(indent=1).encode())
 
 
-def build_generator(config: GeneratorConfig, layout: Layout, num_states: int, seed: int) -> Generator:
-    """A freshly initialised generator for this layout, the same for the same seed."""
-    with global_seed(seed, "generator"):
-        return Generator(config, layout.positions(), num_states)
+def _conditions(zoo: Zoo) -> dict[str, tuple[str, ...]]:
+    found: dict[str, set[str]] = {}
+    for entry in zoo.entries:
+        if entry.condition is not None:
+            found.setdefault(entry.split, set()).add(entry.condition)
+    return {split: tuple(sorted(conditions)) for split, conditions in sorted(found.items())}
+
+
+def wanted_conditions(record: RunRecord, given: Sequence[str], split: str | None, flip: bool) -> list[str]:
+    """The conditions that are given and those of a split of the run's zoo, each once; with `flip` their complements,
+    too. Raises ValueError for what is no condition, and for a split that does not exist.
+    """
+    if split is not None and split not in record.conditions:
+        raise ValueError(f"the run's zoo has no conditions of a split {split!r}{suggest(split, record.conditions)}")
+    wanted = [check_condition(condition) for condition in given]
+    wanted += record.conditions[split] if split is not None else ()
+    wanted += [flipped(condition) for condition in wanted] if flip else []
+    if not wanted:
+        raise ValueError("--flip needs tasks whose complement to take; give --condition or --split, too")
+    return list(dict.fromkeys(wanted))
 
 
 def read_losses(run: Run) -> list[tuple[int, float]]:

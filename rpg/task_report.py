@@ -1,22 +1,21 @@
-"""A comparison of tasks (rpg.tasks) as a report, in the same three forms as that of one task (rpg.report)."""
+"""A comparison of tasks (rpg.tasks) as tables and as a report, in the same forms as that of one task (rpg.report)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from rpg.page import TASKS_PAGE
-from rpg.plots import head_plot, loss_plot, picture_plot
-from rpg.report import Table, definitions, html_table, markdown_table
+from rpg.page import Page, Section, write_page
+from rpg.plots import head_plot, picture_plot
+from rpg.report import Losses, training_section
 from rpg.tasks import BASELINES, TaskComparison
-from zoo.files import write_bytes
+from zoo.table import Record, Table
 
 READING = (
     "Every network is scored on its own task, on the same test images. Original, best, average and std are over the "
     "networks of a task; best is picked on the test data, so compare averages. Gap is the original average less the "
-    "generated one. Binary tasks are unequal: `report.json` has the balanced accuracy, too.",
+    "generated one. Binary tasks are unequal: report.json has the balanced accuracy, too.",
     "Nearest is the network of the seen task that labels the fewest classes differently, neighbours the mean of all "
     "such networks, regression what least squares says from the bits. None needs a generator: it has shown something "
     "only where it beats them.",
@@ -25,44 +24,46 @@ READING = (
     "Class by class: the share of each class's test images that get the task's label, in percent, as a mean over "
     "networks (paper, table 10).",
 )
+HEAD_CAPTION = (
+    "A point per network, along the two directions in which the networks of seen tasks vary most (paper, figure 10)."
+)
+PICTURE_CAPTION = (
+    "A row per network, a column per weight, in units of its spread over the seen tasks (paper, figure 6)."
+)
 CLASS_TASKS = 10  # in the tables; `report.json` has all
 
 
 def write_task_report(
-    comparison: TaskComparison, losses: Sequence[tuple[int, float]], provenance: Mapping[str, str], out: Path
+    comparison: TaskComparison, losses: Losses, provenance: Mapping[str, str], out: Path, plots: Sequence[str] = ()
 ) -> Path:
-    """Write `report.json`, `report.md` and `report.html` into `out`; the path of the page."""
-    provenance = {
-        "recipe": comparison.recipe,
-        "protocol": f"{comparison.protocol}, {comparison.samples} test samples",
-        "evaluator": comparison.evaluator,
-    } | dict(provenance)
-    text = [
-        f"# {comparison.recipe}",
-        headline(comparison),
-        tasks_text(comparison),
-        "## How to read this",
-        *READING,
-        "## Provenance",
-        "\n".join(f"- {name}: `{value}`" for name, value in provenance.items()),
-    ]
-    curve = f"<figure>\n{loss_plot(losses)}</figure>" if losses else "<p>No losses of the training run at hand.</p>"
-    page = TASKS_PAGE.substitute(
-        recipe=escape(comparison.recipe),
-        headline=escape(headline(comparison)),
-        gaps=html_table(gap_table(comparison), {}),
-        tasks=html_table(task_table(comparison), {}),
-        classes=html_table(class_table(comparison), {}),
-        head_plot=head_plot(comparison.head),
-        picture_plot=picture_plot(comparison.picture),
-        training=curve,
-        reading="".join(f"<p>{escape(text)}</p>\n" for text in READING),
-        provenance=definitions(provenance.items()),
+    """Write the same files as `rpg.report.write_report`; the path of the page. `report.csv` has a row per task.
+
+    Raises ValueError as it does.
+    """
+    page = Page(
+        title=comparison.originals,
+        about="networks for binary tasks: trained, generated, predicted",
+        headlines=[headline(comparison)],
+        sections=[
+            *(Section(title, tables=[table]) for title, table in _tables(comparison)),
+            Section(
+                "Weights of the classification head",
+                plots=[
+                    (head_plot(comparison.head), HEAD_CAPTION),
+                    (picture_plot(comparison.picture), PICTURE_CAPTION),
+                ],
+            ),
+            training_section(losses),
+            Section("How to read this", text=READING),
+        ],
+        provenance={
+            "originals": comparison.originals,
+            "protocol": f"{comparison.protocol}, {comparison.samples} test samples",
+            "evaluator": comparison.evaluator,
+        }
+        | dict(provenance),
     )
-    write_bytes(out / "report.json", (comparison.to_json(indent=1) + "\n").encode())
-    write_bytes(out / "report.md", ("\n\n".join(text) + "\n").encode())
-    write_bytes(out / "report.html", page.encode())
-    return out / "report.html"
+    return write_page(page, comparison, comparison.inputs, task_table(comparison), out, plots)
 
 
 def headline(comparison: TaskComparison) -> str:
@@ -82,51 +83,56 @@ def headline(comparison: TaskComparison) -> str:
 
 def tasks_text(comparison: TaskComparison) -> str:
     """All tables, for the terminal."""
-    tables = task_table(comparison), gap_table(comparison), class_table(comparison)
-    return "\n\n".join(map(markdown_table, tables))
+    return "\n\n".join(f"{title}\n{table.text()}" for title, table in _tables(comparison))
+
+
+def _tables(comparison: TaskComparison) -> list[tuple[str, Table]]:
+    gaps = gap_table(comparison)
+    found = [("Tasks", task_table(comparison)), ("Class by class", class_table(comparison))]
+    return [("Points below the originals, on average", gaps), *found] if gaps.rows else found
 
 
 def task_table(comparison: TaskComparison) -> Table:
     """Table 14, a row per task, with the baselines beside it."""
-    rows = []
+    records: list[Record] = []
     for row in comparison.rows:
         original, generated = row.accuracy.get("original"), row.accuracy["generated"]
-        cells = [original.mean if original else None, generated.best, generated.mean, generated.std]
-        cells += [row.gaps.get("generated"), *(row.accuracy[name].mean for name in BASELINES)]
-        cells.append(row.flipped.mean if row.flipped else None)
-        texts = ("-" if value is None else f"{value:.2f}" for value in cells)
-        rows.append((row.condition, row.split, *texts, str(generated.n)))
-    columns = ("task", "split", "original", "best", "average", "std", "gap", *BASELINES, "flipped", "n")
-    return Table(columns, tuple(rows))
+        record: Record = {"task": row.condition, "split": row.split}
+        record |= {"original": original.mean if original else None}
+        record |= {"best": generated.best, "average": generated.mean, "std": generated.std}
+        record |= {"gap": row.gaps.get("generated")} | {name: row.accuracy[name].mean for name in BASELINES}
+        record |= {"flipped": row.flipped.mean if row.flipped else None, "networks": generated.n}
+        records.append(record)
+    return Table.of(records)
 
 
 def class_table(comparison: TaskComparison) -> Table:
     """Table 10: accuracy class by class, a row per task and group; tasks with a complement among them come first."""
     chosen = sorted(comparison.rows, key=lambda row: row.flipped is None)[:CLASS_TASKS]
-    rows = [
-        (f"{row.condition} {group}", *(f"{value:.1f}" for value in values))
+    records: list[Record] = [
+        {"task": row.condition, "group": group} | {str(k): value for k, value in enumerate(values)}
         for row in chosen
         for group, values in row.classes.items()
     ]
-    return Table(("class", *map(str, range(len(rows[0]) - 1))), tuple(rows))
+    return Table.of(records, {title: 1 for record in records for title in record})
 
 
 def gap_table(comparison: TaskComparison) -> Table:
     """Mean points below the originals, a row per split."""
-    rows = []
+    records: list[Record] = []
     for split in comparison.splits:
-        gaps = comparison.mean_gaps(split)
-        count = sum(row.split == split and "original" in row.accuracy for row in comparison.rows)
-        if gaps:
-            rows.append((split, *(f"{gaps[name]:.2f}" for name in ("generated", *BASELINES)), str(count)))
-    return Table(("mean gap, points", "generated", *BASELINES, "tasks"), tuple(rows))
+        if gaps := comparison.mean_gaps(split):
+            count = sum(row.split == split and "original" in row.accuracy for row in comparison.rows)
+            record: Record = {"split": split, **{name: gaps[name] for name in ("generated", *BASELINES)}}
+            records.append(record | {"tasks": count})
+    return Table.of(records)
 
 
 def tasks_json(comparison: TaskComparison) -> dict[str, Any]:
     """What `rpg eval --json` and `rpg report --json` print."""
     rows = [row.model_dump(mode="json") | {"gaps": row.gaps} for row in comparison.rows]
     return {
-        "task": comparison.recipe,
+        "task": comparison.originals,
         "protocol": comparison.protocol,
         "tasks": rows,
         "mean_gaps": {split: comparison.mean_gaps(split) for split in comparison.splits},

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluators.metrics import Summary, summarize
+from rpg.inputs import Inputs, claim, networks
 from zoo.conditions import flipped
-from zoo.manifest import Entry, Origin
+from zoo.manifest import Entry, Name, Origin
 from zoo.predict import PredictConfig, predict
 from zoo.scoring import Score, score
 from zoo.store import Zoo
@@ -59,11 +60,12 @@ class Picture(Frozen):
 
 
 class TaskComparison(Frozen):
-    """All tasks. `head` are the first two principal components of the seen originals' head weights, a point per network
-    by group (Figure 10).
+    """All tasks. `originals` is the name of the originals' zoo. `head` are the first two principal components of the
+    seen originals' head weights, a point per network by group (Figure 10).
     """
 
-    recipe: str
+    inputs: Inputs
+    originals: Name
     protocol: str
     evaluator: str
     samples: int
@@ -82,15 +84,22 @@ class TaskComparison(Frozen):
         return {name: float(np.mean([gap[name] for gap in gaps])) for name in gaps[0]} if gaps else {}
 
 
-def compare_tasks(originals: Zoo, generated: Zoo, task: LabelledTask, origin: Origin, out: Path) -> TaskComparison:
-    """Make the baselines under `out` and score everything there, each network on its own task. Resumable.
+def compare_tasks(
+    originals: Zoo, generated: Zoo, task: LabelledTask, origin: Origin, out: Path, split: str = "train"
+) -> TaskComparison:
+    """Make the baselines under `out`, of the networks of `split`, and score everything there, each network on its own
+    task. Resumable.
 
-    Raises ValueError when the two zoos do not fit the same model or lack conditions.
+    Raises ValueError when the two zoos do not fit the same model or lack conditions, and when `out` holds another
+    report.
     """
     if differences := originals.structure.diff(generated.structure):
         raise ValueError(f"{generated.path} and {originals.path} hold different models: {'; '.join(differences[:3])}")
     conditions = tuple(dict.fromkeys(str(entry.condition) for entry in generated.entries))
-    train = originals.select("train")
+    train = originals.select(split)
+    inputs = {"originals": networks([originals.entries]), "split": networks([train])}
+    inputs |= {"generated": networks([generated.entries]), "evaluator": task.evaluator, "protocol": task.protocol}
+    claim(out, inputs)
     known = [entry for entry in originals.entries if entry.condition in conditions]
     groups: dict[str, tuple[Zoo, Sequence[Entry]]] = {"original": (originals, known)} if known else {}
     groups["generated"] = generated, generated.entries
@@ -105,7 +114,7 @@ def compare_tasks(originals: Zoo, generated: Zoo, task: LabelledTask, origin: Or
         if flipped(str(entry.condition)) in conditions
     ]
     crossed = score(generated, task, out, swapped)
-    split = {entry.condition: entry.split for entry in originals.entries}
+    split_of = {entry.condition: entry.split for entry in originals.entries}
     classes_N = task.classes("test").numpy()
     rows = []
     for condition in conditions:
@@ -119,7 +128,7 @@ def compare_tasks(originals: Zoo, generated: Zoo, task: LabelledTask, origin: Or
         rows.append(
             TaskRow(
                 condition=condition,
-                split=split.get(condition, "new"),
+                split=split_of.get(condition, "new"),
                 accuracy=values["top1"],
                 balanced=values["balanced"],
                 flipped=summarize([s.metrics["top1"].value for s in across]) if across else None,
@@ -128,7 +137,8 @@ def compare_tasks(originals: Zoo, generated: Zoo, task: LabelledTask, origin: Or
         )
     head, picture = _heads(originals, generated, train, conditions)
     return TaskComparison(
-        recipe=origin.name,
+        inputs=inputs,
+        originals=originals.manifest.origin.name,
         protocol=task.protocol,
         evaluator=task.evaluator,
         samples=scored["generated"][0].samples,
@@ -148,7 +158,7 @@ def _heads(
     originals: Zoo, generated: Zoo, train: Sequence[Entry], conditions: Sequence[str]
 ) -> tuple[dict[str, tuple[tuple[float, float], ...]], tuple[Picture, ...]]:
     """Figures 10 and 6 as numbers."""
-    unseen = [entry for entry in originals.entries if entry.split != "train" and entry.condition in conditions]
+    unseen = [entry for entry in originals.entries if entry.split != train[0].split and entry.condition in conditions]
     seen_NP = head_weights(originals, train)
     groups = {"original": seen_NP, "generated": head_weights(generated, generated.entries)}
     if unseen:

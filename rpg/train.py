@@ -8,67 +8,60 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 from torch import Tensor, nn
 
 from rpg.config import GeneratorConfig, RPGConfig, TrainConfig
 from rpg.devices import memory_of, out_of_memory
+from rpg.estimate import training_remedy
 from rpg.layout import Layout
+from rpg.learnt import Learnt, RPGRecord, build_generator
+from rpg.methods.base import Machine, TrainingSet
 from rpg.models.diffusion import Scheduler, draw_noise, make_scheduler, squared_error
-from rpg.optimizer import Average, make_optimizer, require_optimizer
+from rpg.optimizer import EMA, make_optimizer, require_optimizer
 from rpg.processes import Processes, is_sharded, require_trackers, world_size
-from rpg.run import Run, RunRecord, build_generator
+from rpg.run import Run
 from rpg.tokens import gather, open_tokens, write_tokens
 from rpg.values import ValueStatistics
 from zoo.allocator import keep_freed_memory
 from zoo.checkpoint import save_tensors
 from zoo.conditions import bits, check_condition
 from zoo.errors import Corrupt, Failed
-from zoo.files import Journal, sha256_file, write_bytes
-from zoo.manifest import Entry, FileRecord, Origin
+from zoo.files import Journal, sha256_file
+from zoo.manifest import Entry, FileRecord
 from zoo.progress import Bar, progress
 from zoo.seeds import generator as seeded_generator
-from zoo.state import pack_state, read_state, unpack_state, whole, write_state
+from zoo.state import gather_full, pack_state, read_state, unpack_state, write_state
 from zoo.store import Zoo
 
 LOG_EVERY = 10  # steps between lines of metrics.jsonl
-PREPARED = ("tokens.npy", "constants.safetensors", "layout.json", "recipe.yaml")  # what a run holds before run.json
 
 
-def train(
-    config: RPGConfig,
-    zoo: Zoo,
-    entries: Sequence[Entry],
-    origin: Origin,
-    path: Path,
-    device: torch.device,
-    trackers: Sequence[str] = (),
-) -> Run:
-    """Train a generator on these checkpoints into `path`, or continue an interrupted training. Under `accelerate
-    launch` all processes call this with the same arguments; the first writes.
+def fit(config: RPGConfig, data: TrainingSet, run: Run, machine: Machine) -> None:
+    """Train a generator on these checkpoints into a run that has begun, or continue an interrupted training. Under
+    `accelerate launch` all processes call this with the same arguments; the first writes.
 
-    Raises ValueError when `path` holds another run or the settings do not suit the device, MissingExtra when a library
-    for them is not installed (both before any work), Failed when the loss is not finite, memory does not suffice or the
-    disk is full (the last state is kept).
+    Raises ValueError when the settings do not suit the device, MissingExtra when a library for them is not installed
+    (both before any work), Failed when the loss is not finite, memory does not suffice or the disk is full (the last
+    state is kept).
     """
-    check(config.train, device, trackers)
-    processes = Processes(device, trackers, path / "logs")
-    run = Run(path)
+    check(config.train, machine.device, machine.trackers)
+    processes = Processes(machine.device, machine.trackers, run.path / "logs")
+    learnt = Learnt(run)
     if processes.rank == 0:
-        prepare(run, config, zoo, entries, origin)
+        prepare(learnt, config, data)
     processes.wait()
     if not run.trained:
-        layout = run.layout()
-        with out_of_memory(lambda: _advice(config, layout.num_tokens, len(entries), processes)):
-            _optimise(run, config, layout, len(entries), processes)
+        layout = learnt.layout()
+        with out_of_memory(lambda: _advice(config, layout.num_tokens, len(data.entries), processes)):
+            _optimise(learnt, config, layout, len(data.entries), processes)
     processes.close()
     if processes.rank == 0:
-        for leftover in (run.tokens_path, run.state_path):
+        for leftover in (learnt.tokens_path, learnt.state_path):
             leftover.unlink(missing_ok=True)
-    return run
 
 
 def check(settings: TrainConfig, device: torch.device, trackers: Sequence[str] = ()) -> None:
@@ -78,65 +71,49 @@ def check(settings: TrainConfig, device: torch.device, trackers: Sequence[str] =
     require_trackers(trackers)
     if settings.batch_size % (count * settings.accumulation):
         raise ValueError(
-            f"rpg.train.batch_size = {settings.batch_size} must be a multiple of {count} processes times "
-            f"rpg.train.accumulation = {settings.accumulation}; change one of them"
+            f"method.train.batch_size = {settings.batch_size} must be a multiple of {count} processes times "
+            f"method.train.accumulation = {settings.accumulation}; change one of them"
         )
     if is_sharded() and settings.optimizer == "adamw8bit":
-        raise ValueError("adamw8bit cannot be sharded by FSDP; use --set rpg.train.optimizer=adamw, or no --use_fsdp")
+        raise ValueError(
+            "adamw8bit cannot be sharded by FSDP; use --set method.train.optimizer=adamw, or no --use_fsdp"
+        )
     on_gpu = device.type == "cuda"
     if settings.precision == "bfloat16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ValueError(
-            f"{torch.cuda.get_device_name(device)} does not compute in bfloat16; use --set rpg.train.precision=float32"
+            f"{torch.cuda.get_device_name(device)} does not compute in bfloat16; use "
+            "--set method.train.precision=float32"
         )
 
 
 def _advice(config: RPGConfig, num_tokens: int, num_states: int, processes: Processes) -> str:
-    from rpg.estimate import training_remedy  # which a training that fits does not need
-
     return training_remedy(config, num_tokens, num_states, memory_of(processes.device), processes.count)
 
 
-def prepare(run: Run, config: RPGConfig, zoo: Zoo, entries: Sequence[Entry], origin: Origin) -> Layout:
-    """Everything but the optimisation: layout, constants, tokenised zoo, record. What is already there is kept."""
-    if run.record_path.is_file():
-        _check_same(run, origin)
+def prepare(learnt: Learnt, config: RPGConfig, data: TrainingSet) -> None:
+    """Everything but the optimisation: layout, statistics, tokenised zoo, record. What is already there is kept."""
+    run, zoo, entries = learnt.run, data.zoo, data.entries
+    if learnt.record_path.is_file():
         if not run.trained:
-            run.check(run.record().files)
-        return run.layout()
-    frozen = zoo.frozen()
+            run.check(learnt.record().files)
+        return
     settings = config.generator
-    by_value = settings.statistics == "value"
-    optional = {run.frozen_path.name: bool(frozen), run.values_path.name: by_value}
-    prepared = (*PREPARED, *(name for name, wanted in optional.items() if wanted))
-    foreign = {path.name for path in run.path.glob("[!.]*")} - set(prepared)
-    if foreign:
-        raise ValueError(f"{run.path} exists and is not a run; choose another place with --out")
     layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), settings.token_size, settings.tokenisation)
-    states = tuple(entry.sha256 for entry in entries)
     conditions = conditions_of(settings, zoo, entries)
-    num_parameters = build_generator(settings, layout, len(states), config.train.seed).num_parameters
-    first = zoo.load(entries[0])
-    constants = {spec.name: first[spec.name] for spec in zoo.structure if spec.kind == "constant"}
-    values = ValueStatistics.fit(layout, zoo.checkpoints(entries)) if by_value else None
-    write_tokens(run.tokens_path, layout, zoo.checkpoints(entries), len(entries), values)
-    save_tensors(run.constants_path, constants)
-    if frozen:
-        save_tensors(run.frozen_path, frozen)
+    num_parameters = build_generator(settings, layout, len(entries), config.train.seed).num_parameters
+    values = ValueStatistics.fit(layout, zoo.checkpoints(entries)) if settings.statistics == "value" else None
+    write_tokens(learnt.tokens_path, layout, zoo.checkpoints(entries), len(entries), values)
+    files = [learnt.tokens_path, learnt.layout_path]
     if values:
-        save_tensors(run.values_path, values.tensors())
-    run.write_json(run.layout_path, layout)
-    write_bytes(run.path / "recipe.yaml", origin.recipe.encode())
-    files = {name: FileRecord.of(run.path / name) for name in prepared}
-    record = RunRecord(
-        origin=origin,
-        states=states,
+        save_tensors(learnt.values_path, values.tensors())
+        files.append(learnt.values_path)
+    run.write_json(learnt.layout_path, layout)
+    record = RPGRecord(
         conditions=conditions,
-        splits=_splits(zoo) if conditions else {},
         num_parameters=num_parameters,
-        files=files,
+        files={path.name: FileRecord.of(path) for path in files},
     )
-    run.write_json(run.record_path, record)
-    return layout
+    run.write_json(learnt.record_path, record)
 
 
 def conditions_of(settings: GeneratorConfig, zoo: Zoo, entries: Sequence[Entry]) -> tuple[str, ...]:
@@ -146,42 +123,39 @@ def conditions_of(settings: GeneratorConfig, zoo: Zoo, entries: Sequence[Entry])
     for entry in entries:
         if entry.condition is None:
             raise ValueError(
-                f"{entry.id} of {zoo.path} has no condition, which rpg.generator.condition = binary needs; expected a "
-                f"zoo of binary tasks, or condition = none"
+                f"{entry.id} of {zoo.path} has no condition, which method.generator.condition = binary needs; expected "
+                f"a zoo of binary tasks, or condition = none"
             )
     return tuple(check_condition(str(entry.condition)) for entry in entries)
 
 
-def _splits(zoo: Zoo) -> dict[str, tuple[str, ...]]:
-    names = sorted({entry.split for entry in zoo.entries})
-    return {name: tuple(sorted({str(entry.condition) for entry in zoo.select(name)})) for name in names}
+def facts(learnt: Learnt) -> dict[str, JsonValue]:
+    """What a trained generator is, in a few numbers."""
+    layout = learnt.layout()
+    return {
+        "num_parameters": learnt.record().num_parameters,
+        "num_tokens": layout.num_tokens,
+        "useful": layout.useful,
+        "checkpoints": len(learnt.run.record().networks),
+    }
 
 
-def _check_same(run: Run, origin: Origin) -> None:
-    theirs = run.record().origin
-    if origin.model_copy(update={"command": theirs.command, "versions": theirs.versions}) != theirs:
-        raise ValueError(
-            f"{run.path} holds a run of another recipe or zoo ({theirs.name}, {theirs.recipe_sha256[:12]}); "
-            f"choose another place with --out or remove it"
-        )
-
-
-def _optimise(run: Run, config: RPGConfig, layout: Layout, num_checkpoints: int, processes: Processes) -> None:
-    settings = config.train
+def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints: int, processes: Processes) -> None:
+    settings, run = config.train, learnt.run
     if processes.device.type == "cpu":
         keep_freed_memory()
     model = build_generator(config.generator, layout, num_checkpoints, settings.seed).to(processes.device).train()
     parallel = processes.wrap(model, [*model.recurrent.layers, model.recurrent.projection, model.denoiser])
     optimizer = make_optimizer(settings, model)
-    average = Average(model, settings.ema) if settings.ema else None
+    average = EMA(model, settings.ema) if settings.ema else None
     extra = average.values if average else {}
-    step = unpack_state(read_state(run.state_path), model, optimizer, extra) if run.state_path.is_file() else 0
+    step = unpack_state(read_state(learnt.state_path), model, optimizer, extra) if learnt.state_path.is_file() else 0
     saved = step
-    tokens = open_tokens(run.tokens_path, layout, num_checkpoints)
+    tokens = open_tokens(learnt.tokens_path, layout, num_checkpoints)
     schedule = make_scheduler(config.diffusion, "ddpm", config.diffusion.num_steps)
-    conditions = run.record().conditions
-    told = torch.stack([bits(c) for c in conditions]) if conditions else None
-    batches = Batches(settings, tokens, layout.mask(), schedule, processes, told)
+    conditions = learnt.record().conditions
+    cond = torch.stack([bits(c) for c in conditions]) if conditions else None
+    batches = Batches(settings, tokens, layout.mask(), schedule, processes, cond)
     processes.start_trackers(run.path.resolve().name, sha256_file(run.record_path)[:16], step)
     with _curve(run, settings.steps, step, processes) as curve:
         while step < settings.steps:
@@ -201,16 +175,18 @@ def _optimise(run: Run, config: RPGConfig, layout: Layout, num_checkpoints: int,
                 if step - saved >= settings.save_every:
                     state = pack_state(model, optimizer, step, extra, keep=processes.rank == 0)
                     if processes.rank == 0:
-                        write_state(run.state_path, state)
+                        write_state(learnt.state_path, state)
                     saved = step
-    trained = whole(average.values if average else model.state_dict(), processes.rank == 0)
+    trained = gather_full(average.values if average else model.state_dict(), processes.rank == 0)
     if processes.rank == 0:
-        save_tensors(run.generator_path, trained)
-        run.seal()
+        save_tensors(learnt.generator_path, trained)
+        kept = [learnt.values_path] if config.generator.statistics == "value" else []
+        files = [learnt.record_path, learnt.layout_path, *kept, run.metrics_path, learnt.generator_path]
+        run.seal(files, facts(learnt))
 
 
 @dataclass(frozen=True)
-class Part:
+class MicroBatch:
     """What a process computes at once of a step: K tokens of B checkpoints. `states` int64 (B,), or conditions
     float32 (B, BITS); `row` and `place` int64 (K,) say whose and which tokens; `tokens` and `noise` (K, D), `mask` bool
     (K, D), `levels` int64 (K,).
@@ -232,7 +208,7 @@ class Batches:
     over the parts that are computed one after the other (`accumulation`), then within a part over processes. A token
     goes with its checkpoint, so no process has another's tokens or noise.
 
-    `told` is what the generator is told of each checkpoint: its condition, float32 (N, BITS), or by default the number
+    `cond` is what the generator is cond of each checkpoint: its condition, float32 (N, BITS), or by default the number
     of its permutation state.
     """
 
@@ -243,14 +219,14 @@ class Batches:
         mask: Tensor,
         schedule: Scheduler,
         processes: Processes,
-        told: Tensor | None = None,
+        cond: Tensor | None = None,
     ) -> None:
         self.settings, self.tokens, self.mask = settings, tokens, mask
-        self.told = torch.arange(len(tokens)) if told is None else told
+        self.cond = torch.arange(len(tokens)) if cond is None else cond
         self.schedule = replace(schedule, timesteps=schedule.timesteps.to(processes.device))
         self.processes = processes
 
-    def parts(self, step: int) -> tuple[list[Part], int]:
+    def parts(self, step: int) -> tuple[list[MicroBatch], int]:
         """This process's parts of the step, and how many count in the whole of it: unpadded values, or tokens."""
         settings, processes = self.settings, self.processes
         count, length, size = self.tokens.shape
@@ -267,8 +243,8 @@ class Batches:
             first = (number * processes.count + processes.rank) * share
             mine = (row // share == first // share).nonzero()[:, 0]
             kept = (self.mask[place[mine]], levels[mine], noise[mine])
-            index = (self.told[states[first : first + share]], row[mine] - first, place[mine])
-            part = Part(*index, gather(self.tokens, states[row[mine]], place[mine]), *kept)
+            index = (self.cond[states[first : first + share]], row[mine] - first, place[mine])
+            part = MicroBatch(*index, gather(self.tokens, states[row[mine]], place[mine]), *kept)
             parts.append(part)
         return parts, len(place) if settings.loss == "token" else int(self.mask[place].sum())
 
@@ -279,13 +255,13 @@ class Batches:
         parts, counted = self.parts(step)
         total = torch.zeros((), device=self.processes.device)
         for number, part in enumerate(parts, 1):
-            with nullcontext() if number == len(parts) else self.processes.gradients_stay(model):
+            with nullcontext() if number == len(parts) else self.processes.no_sync(model):
                 loss = self.loss(model, part) / counted
                 (loss * self.processes.count).backward()  # gradients are averaged over processes; here, a sum is due
             total += loss.detach()
         return total
 
-    def loss(self, model: nn.Module, part: Part) -> Tensor:
+    def loss(self, model: nn.Module, part: MicroBatch) -> Tensor:
         """The part's squared error, a scalar: of all values, or of tokens, each the mean of its values'."""
         device = self.processes.device
         data: tuple[Tensor, ...] = (part.tokens, part.mask, part.levels, part.noise, part.states, part.row, part.place)
@@ -308,8 +284,8 @@ class _Curve:
         mean = self.processes.total(torch.stack(self.window).float().mean()).item()
         if not math.isfinite(mean):
             raise Failed(
-                f"the loss is {mean} at step {step}; lower rpg.train.learning_rate or set rpg.train.precision=float32 "
-                f"(the last saved state is kept)"
+                f"the loss is {mean} at step {step}; lower method.train.learning_rate or set "
+                f"method.train.precision=float32 (the last saved state is kept)"
             )
         values = {"loss": mean, "learning_rate": learning_rate}
         if self.journal:

@@ -1,1 +1,37 @@
-"""Zoos: checkpoints of trained networks as data sets. Knows tasks, files and the Hub, not tokens or generators."""
+"""Checkpoints as data: collect, store, convert, score.
+
+import zoo
+
+originals = zoo.collect("digits")
+mine = zoo.from_state_dicts([model.state_dict() for model in models], "mine")
+theirs = zoo.open("hf://user/name")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zoo.api import collect, from_state_dicts, open, score
+    from zoo.store import Zoo
+
+__all__ = ["Zoo", "__version__", "collect", "from_state_dicts", "open", "score"]
+
+NAMES = {"Zoo": "zoo.store", **dict.fromkeys(("collect", "from_state_dicts", "open", "score"), "zoo.api")}
+"""Where what this package offers is defined: imported when it is asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("rpg-zoo")
+    if name not in NAMES:
+        raise AttributeError(f"module 'zoo' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(NAMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ import yaml
 from zoo.files import read_records
 from zoo.licenses import ingredients
 from zoo.manifest import Origin
-from zoo.recipe import recipe_of
+from zoo.recipe import task_of
 from zoo.scoring import Score, summaries
 from zoo.store import Zoo
-from zoo.tasks import library_config
 
 SITE = "rpg-zoo"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -31,8 +30,6 @@ LOADING = {
     'DetectionCheckpointer(model).load(hf_hub_download("{repo}", "{file}"))',
 }
 """How the Python of each library loads one of its models from the Hub."""
-
-SVG = re.compile(r"<svg\b.*?</svg>", re.DOTALL)
 
 
 def zoo_card(
@@ -67,7 +64,7 @@ def checkpoint_card(zoo: Zoo, id: str, repo_id: str, license: str, library: str,
     """The card of a model repository that holds one checkpoint, in a file, in the format of its library."""
     origin = zoo.manifest.origin
     metadata: dict[str, Any] = {"license": license, "library_name": library, "tags": [SITE, library, origin.kind]}
-    base = library_config(recipe_of(origin).sections["task"]).get("base_model_name_or_path", "")
+    base = task_of(origin).library_config().get("base_model_name_or_path", "")
     if HUB_ID.fullmatch(base):
         metadata["base_model"] = base
     tick = "```"
@@ -83,13 +80,17 @@ def checkpoint_card(zoo: Zoo, id: str, repo_id: str, license: str, library: str,
     return _front_matter(metadata) + "\n\n".join(parts) + "\n"
 
 
-def generator_card(origin: Origin, num_parameters: int, checkpoints: int, repo_id: str, license: str) -> str:
-    """The card of a model repository that holds a trained generator (`origin` is its run's)."""
+def generator_card(
+    origin: Origin, what: str, facts: Mapping[str, Any], checkpoints: int, repo_id: str, license: str
+) -> str:
+    """The card of a model repository that holds a trained generator: `origin` is its run's, `what` its method in words,
+    `facts` what that says of what it has learnt.
+    """
     metadata = {"license": license, "library_name": SITE, "tags": [SITE, "weight-generation", "diffusion"]}
     parts = [
         f"# A generator of neural networks: {origin.name}",
-        f"A recurrent diffusion model of {num_parameters:,} parameters that draws the weights of whole networks, "
-        f"trained on {checkpoints} checkpoints of task {origin.task}.",
+        f"It draws the weights of whole networks, learnt from {checkpoints} checkpoints of task {origin.family}. "
+        f"Method: {what}. {', '.join(f'{name} {value}' for name, value in facts.items())}.",
         f"## Generating\n\n```sh\nrpg generate hf://{repo_id} -n 10\n```",
         *_made(origin, license),
     ]
@@ -112,11 +113,8 @@ def read_scores(zoo: Zoo, place: Path) -> list[Score] | None:
 
 
 def read_plots(report: Path) -> list[bytes]:
-    """The plots of a report (`rpg report`), as SVG files."""
-    page = report / "report.html"
-    text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    name = 'xmlns="http://www.w3.org/2000/svg"'  # which a page does not need and a file does
-    return [(svg if "xmlns=" in svg else svg.replace("<svg", f"<svg {name}", 1)).encode() for svg in SVG.findall(text)]
+    """The plots of a report (`rpg report`), as SVG files, by their names."""
+    return [path.read_bytes() for path in sorted((report / "plots").glob("*.svg"))]
 
 
 def _front_matter(metadata: dict[str, Any]) -> str:
@@ -128,7 +126,7 @@ def _what(zoo: Zoo) -> str:
     counts = ", ".join(f"{splits.count(split)} of split `{split}`" for split in sorted(set(splits)))
     return (
         f"{len(zoo.entries)} checkpoints ({counts}) of {zoo.structure.numel:,} values each, {origin.kind} for task "
-        f"{origin.task} with recipe {origin.name}."
+        f"{origin.family} with recipe {origin.name}."
     )
 
 
@@ -157,7 +155,7 @@ def _made(origin: Origin, license: str) -> list[str]:
     return [
         "## How it was made",
         f"`{shlex.join(origin.command)}`\n\nwith {versions}.",
-        f"<details><summary>The whole recipe</summary>\n\n```yaml\n{origin.recipe.rstrip()}\n```\n\n</details>",
+        f"<details><summary>The whole recipe</summary>\n\n```yaml\n{origin.recipe_text().rstrip()}\n```\n\n</details>",
         "## Licence",
         terms,
     ]

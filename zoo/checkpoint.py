@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -250,56 +248,6 @@ def take_row(stack: Mapping[str, Tensor], row: int, path: Path) -> dict[str, Ten
     if any(tensor.ndim == 0 or row >= len(tensor) for tensor in stack.values()):
         raise Corrupt(f"{path} has no row {row}")
     return {name: tensor[row].clone() for name, tensor in stack.items()}
-
-
-def load_foreign(path: Path, wrapper: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file from anywhere: .safetensors, or a pickle (.pth, .pt, .bin) with tensors only,
-    bare or under `state_dict` or `model`; with a `wrapper`, under that key.
-
-    Raises Corrupt as `load_pickle` does, and ValueError for other content.
-    """
-    if path.suffix == ".safetensors":
-        if wrapper:
-            raise ValueError(f"{path} is no pickle; expected one with {wrapper!r}")
-        return load_tensors(path)
-    content = load_pickle(path)
-    if wrapper and not (isinstance(content, dict) and wrapper in content):
-        raise ValueError(f"{path} has no {wrapper!r}")
-    for key in (wrapper,) if wrapper else ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(map(_is_named_tensor, content.items())):
-        raise ValueError(f"{path} holds {type(content).__name__}; expected a state dict: names and dense tensors")
-    return dict(content)
-
-
-def load_pickle(path: Path) -> object:
-    """What torch.save wrote, if that is plain containers, numbers, text and tensors.
-
-    Pickle code is never run: a file that needs it, or is damaged, is Corrupt, and so is one that would unfold to more
-    than its own size.
-    """
-    if not path.is_file():
-        raise Corrupt(f"{path} is missing, or not a regular file")
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:  # torch stores without compression: anything else is a bomb
-                if sum(item.file_size for item in archive.infolist()) > path.stat().st_size:
-                    raise Corrupt("its parts are larger than the file")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the unpickler stumbles over
-        wanted = re.search(r"GLOBAL (\w[\w.]*)", str(error))
-        detail = " ".join(str(error).rpartition("WeightsUnpickler error:")[2].split())[:120]
-        reason = f"it wants {wanted[1]}" if wanted else f"{type(error).__name__}, {detail}"
-        raise Corrupt(f"{path} is damaged, or a pickle that needs more than tensors ({reason})") from error
-
-
-def _is_named_tensor(item: tuple[object, object]) -> bool:
-    """Whether it is a name and a dense tensor whose values are there: a pickle can claim any size with strides of 0."""
-    name, value = item
-    if not (isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided):
-        return False
-    return value.device.type == "cpu" and value.numel() * value.itemsize <= value.untyped_storage().nbytes()
 
 
 def save_stack(path: Path, checkpoints: Sequence[Mapping[str, Tensor]]) -> None:

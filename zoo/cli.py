@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoo.console import command_line, describe_push, emit, open_task, plain, run_cli, say
+from zoo.console import command_line, describe_push, emit, plain, run_cli, say
 from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, Set
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def recipes(as_json: Json = False) -> None:
     """List the recipes that come with the package."""
     from zoo.recipe import load_recipe, recipe_names
 
-    rows = {name: load_recipe(name).sections["task"].model_dump(mode="json") for name in recipe_names()}
+    rows = {name: load_recipe(name).task.model_dump(mode="json") for name in recipe_names()}
     text = "\n".join(
         f"{name:<28}{row['name']:<16}{row.get('model') or row['size']} on {row['data']}" for name, row in rows.items()
     )
@@ -47,20 +47,18 @@ def collect(
     With several recipes, --set applies to each of them and --out is the directory of their zoos. Workers are one with
     --engine local, and as many as the cluster has GPUs (or CPUs) with --engine ray.
     """
-    from zoo.collect import CollectConfig, jobs
-    from zoo.engines import Plan, collect_zoos
+    from zoo.api import collection
+    from zoo.collect import jobs
+    from zoo.engines import collect_zoos
     from zoo.recipe import load_recipe
-    from zoo.tasks import task_conditions, task_structure
 
     loaded = [load_recipe(name, overrides) for name in recipes]
     places = [out if out and len(loaded) == 1 else (out or Path("zoos")) / recipe.name for recipe in loaded]
     if len(set(places)) < len(places):
         raise ValueError(f"got {', '.join(map(str, places))} as places to collect into; expected each recipe once")
-    plans = [
-        Plan(r.sections["task"], r.section("zoo", CollectConfig), r.origin("collected", command_line("rpg-zoo")), place)
-        for r, place in zip(loaded, places, strict=True)
-    ]
-    counts = [len(jobs(plan.config, task_conditions(plan.task))) for plan in plans]
+    command = command_line("rpg-zoo")
+    plans = [collection(recipe, command, place) for recipe, place in zip(loaded, places, strict=True)]
+    counts = [len(jobs(plan.config, plan.task.conditions())) for plan in plans]
     runs = sum(counts)
     if workers and workers > runs:
         say(
@@ -72,13 +70,13 @@ def collect(
             "out": str(plan.path),
             "runs": count,
             "checkpoints": count * plan.config.checkpoints,
-            "recipe_sha256": plan.origin.recipe_sha256,
+            "fingerprint": plan.origin.fingerprint,
         }
         for plan, count in zip(plans, counts, strict=True)
     ]
     if dry_run:
         for row, plan in zip(rows, plans, strict=True):
-            row["values"] = task_structure(plan.task).numel  # which also checks the network
+            row["values"] = plan.task.structure().numel  # which also checks the network
         text = [
             f"would train {r['runs']} network(s) and save {r['checkpoints']} checkpoints of {r['values']:,} values "
             f"to {r['out']}"
@@ -107,21 +105,37 @@ def import_checkpoints(
         str | None, typer.Option("--recipe", help="What these networks do: needed to score them, not to learn them.")
     ] = None,
     overrides: Set = [],  # noqa: B006
+    cast: Annotated[
+        bool, typer.Option("--cast", help="Convert floats to the recipe's; 16 bits to 32 are always.")
+    ] = False,
+    holdout: Annotated[
+        str | None, typer.Option(help="Hold binary tasks out: published, random or no-neighbours.")
+    ] = None,
     out: Out = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Make a zoo of checkpoints from elsewhere (default place: zoos/<SRC>). Pickles are read with tensors only; what is
-    not taken is listed with the reason.
+    """Make a zoo of checkpoints from elsewhere (default place: zoos/<SRC>). Pickles are read without their code; what
+    is not taken is listed with the reason.
     """
-    from zoo.importing import import_zoo
-    from zoo.recipe import load_recipe
+    from zoo.conditions import Holdout
+    from zoo.importing import Plan, import_zoo
+    from zoo.recipe import load_recipe, validate
+    from zoo.weights import suffix
 
     if overrides and recipe is None:
         say("--set is ignored without --recipe")
-    plan = load_recipe(recipe, overrides) if recipe else None
-    target = out or Path("zoos") / place.resolve().stem
-    report = import_zoo(place, form, plan, command_line("rpg-zoo"), target, dry_run)
+    plan = Plan(
+        place,
+        form,
+        load_recipe(recipe, overrides) if recipe else None,
+        cast,
+        validate(Holdout, {"kind": holdout}, "") if holdout else None,
+    )
+    name = place.resolve().name
+    ending = suffix(name) or "" if place.is_file() else ""
+    target = out or Path("zoos") / name[: len(name) - len(ending)]
+    report = import_zoo(plan, command_line("rpg-zoo"), target, dry_run)
     verb = "would import" if dry_run else "imported"
     counts = (
         f"{verb} {len(report.taken)} checkpoints into {target} as {report.form}, skipped {len(report.skipped)} files"
@@ -154,10 +168,10 @@ def show(path: ZooPath, as_json: Json = False) -> None:
     emit(
         describe(zoo) | {"structure": zoo.structure.model_dump(mode="json"), "origin": origin.model_dump(mode="json")},
         as_json,
-        f"{path}: {origin.kind} {'with recipe' if origin.recipe else 'from'} {origin.name} ({origin.task}) "
+        f"{path}: {origin.kind} {'with recipe' if origin.task else 'from'} {origin.name} ({origin.family}) "
         f"by `{plain(' '.join(origin.command))}`\n"
         f"{len(zoo.entries)} checkpoints of {zoo.structure.numel:,} values in {len(zoo.structure)} tensors\n"
-        f"{tensors}\nrecipe:\n{origin.recipe}",
+        f"{tensors}\nrecipe:\n{origin.recipe_text()}",
     )
 
 
@@ -185,20 +199,18 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score every checkpoint on the test data of the zoo's task (default place: scores/<zoo>)."""
-    from zoo.recipe import recipe_of
+    from zoo.api import score as score_zoo
     from zoo.scoring import result, table
-    from zoo.scoring import score as score_zoo
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
     origin = zoo.manifest.origin
-    target = out or Path("scores") / path.resolve().name
+    target = out or Path("scores") / zoo.name
     if dry_run:
         plan = {"out": str(target), "checkpoints": len(zoo.entries)}
         emit(plan, as_json, f"would score {len(zoo.entries)} checkpoints into {target}")
         return
-    task = open_task(recipe_of(origin, overrides), data_root, device)
-    scores = score_zoo(zoo, task, target, precision=precision)
+    scores = score_zoo(zoo, out=target, overrides=overrides, data_root=data_root, device=device, precision=precision)
     emit(result(origin.name, scores), as_json, table(scores))
 
 
@@ -220,7 +232,7 @@ def export(
     entry = zoo.entry(id)
     if form not in FORMATS:
         raise ValueError(f"--format {form} is not a format{suggest(form, FORMATS)}")
-    target = out or Path("exports") / f"{path.resolve().name}-{id}{FORMATS[form].ending}"
+    target = out or Path("exports") / f"{zoo.name}-{id}{FORMATS[form].ending}"
     result = {"out": str(target), "id": id, "sha256": entry.sha256, "format": form}
     if dry_run:
         emit(result, as_json, f"would write {id} to {target}")
@@ -251,7 +263,7 @@ def perturb(
 
     zoo = Zoo.open(path)
     entries = zoo.select(split)
-    target = out or (Path("zoos") if is_address(path) else path.resolve().parent) / f"{path.resolve().name}-{kind}"
+    target = out or (Path("zoos") if is_address(path) else zoo.path.resolve().parent) / f"{zoo.name}-{kind}"
     settings = {"kind": kind, "n": n, "seed": seed, "sigma": sigma, "of": of}
     config = validate(PerturbConfig, settings, "")
     if dry_run:
@@ -286,7 +298,7 @@ def split(
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
-    target = out or (Path("zoos") if is_address(path) else path.resolve().parent) / f"{path.resolve().name}-{holdout}"
+    target = out or (Path("zoos") if is_address(path) else zoo.path.resolve().parent) / f"{zoo.name}-{holdout}"
     settings = {"kind": holdout, "seed": seed} | ({} if n is None else {"n": n})
     config = validate(Holdout, settings, "")
     if dry_run:
@@ -331,7 +343,7 @@ def push(
             say("--scores and --report are ignored: they are about zoos, not about one checkpoint")
         found = push_checkpoint(zoo, id, address, license, private=private, dry_run=dry_run, say=say)
     else:
-        place = scores or Path("scores") / path.resolve().name
+        place = scores or Path("scores") / zoo.name
         found = push_zoo(zoo, address, license, place, report, private=private, dry_run=dry_run, say=say)
     emit(found, as_json, describe_push(found))
 
@@ -381,7 +393,7 @@ def card(
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
-    place = scores or Path("scores") / path.resolve().name
+    place = scores or Path("scores") / zoo.name
     with TemporaryDirectory() as folder:
         files = write_card(zoo, parse_address(repo_id), license, place, report, Path(folder))
         text = files["README.md"].read_text(encoding="utf-8")
@@ -390,13 +402,13 @@ def card(
 
 def _recipe_problem(zoo: Zoo) -> list[str]:
     """What is wrong with the recipe in the manifest, if anything is."""
-    from zoo.recipe import recipe_of
+    from zoo.recipe import task_of
 
     try:
-        if zoo.manifest.origin.recipe:
-            recipe_of(zoo.manifest.origin)
+        if zoo.manifest.origin.task:
+            task_of(zoo.manifest.origin)
     except ValueError as error:
-        return [plain(f"the recipe in the manifest is broken: {error}")]
+        return [plain(f"the task in the manifest is broken: {error}")]
     return []
 
 
@@ -408,7 +420,7 @@ def describe(zoo: Zoo) -> dict[str, object]:
         "sha256": zoo.sha256,
         "kind": zoo.manifest.origin.kind,
         "recipe": zoo.manifest.origin.name,
-        "task": zoo.manifest.origin.task,
+        "task": zoo.manifest.origin.family,
         "checkpoints": len(zoo.entries),
         "splits": {split: splits.count(split) for split in sorted(set(splits))},
         "values": zoo.structure.numel,

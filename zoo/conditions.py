@@ -102,6 +102,11 @@ def splits(conditions: Sequence[str], holdout: Holdout | None) -> dict[str, str]
     return found
 
 
+def is_published_holdout(condition: str) -> bool:
+    """Whether RPG's published code holds this task out."""
+    return condition in {f"{number:0{BITS}b}" for number in PUBLISHED}
+
+
 def _unseen(holdout: Holdout) -> set[str]:
     if holdout.kind == "published":
         return {f"{number:0{BITS}b}" for number in PUBLISHED}

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import Corrupt, Failed, MissingData, MissingExtra
+from zoo.errors import Corrupt, Failed, MissingData, MissingExtra, brief
 
 if TYPE_CHECKING:
     import torch
-
-    from zoo.recipe import Recipe
-    from zoo.tasks.base import Task
 
 EXIT_CODES: dict[type[Exception], int] = {
     ValueError: 2,
@@ -26,6 +25,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     OSError: 1,  # a file that cannot be read; those that cannot be written are Failed
 }
 INTERRUPTED = 130  # what typer returns after Ctrl-C
+LOGGERS = ("evaluators", "zoo", "rpg")
 
 
 def run_cli(app: Callable[..., Any], program: str) -> None:
@@ -34,7 +34,9 @@ def run_cli(app: Callable[..., Any], program: str) -> None:
     A command may return an exit code. Exceptions outside the contract are our own bugs and keep their traceback.
     """
     try:
-        code = app(sys.argv[1:] or ["--help"], prog_name=program, standalone_mode=False) or 0
+        with shown_log(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries; what we have to say is logged
+            code = app(sys.argv[1:] or ["--help"], prog_name=program, standalone_mode=False) or 0
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
@@ -83,6 +85,32 @@ def say(message: str) -> None:
         print(plain(message, keep="\n"), file=sys.stderr)
 
 
+@contextmanager
+def shown_log(level: int = logging.INFO) -> Iterator[None]:
+    """In the block, what our packages log from this level on is shown as `say` shows it. Nothing else is: libraries
+    that are used have much to say.
+    """
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    handler = _Saying()
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False  # a library may have given the root logger a handler, which would say it again
+    try:
+        yield
+    finally:
+        for logger, (old_level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(old_level)
+            logger.propagate = propagate
+
+
+class _Saying(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
 def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
     """The command's result on stdout: one JSON object with `--json`, text for people otherwise."""
     if is_first_process():
@@ -97,13 +125,6 @@ def describe_push(found: dict[str, Any]) -> str:
     return f"{found['repo']} at {found['tag']}: {found['uploaded']} files, {found['bytes']:,} bytes uploaded"
 
 
-def open_task(recipe: Recipe, data_root: Path | None, device: str) -> Task:
-    """The recipe's task with its data, on this device."""
-    from zoo.tasks import build_task
-
-    return build_task(recipe.sections["task"], data_root, pick_device(device))
-
-
 def pick_device(name: str) -> torch.device:
     """The device of this name; `auto` is the first GPU or else the CPU. Raises ValueError for one that is not here."""
     import torch
@@ -116,7 +137,5 @@ def pick_device(name: str) -> torch.device:
             raise RuntimeError("only cpu and cuda devices are supported")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"--device {name} cannot be used here: {str(error).splitlines()[0]}; try --device auto"
-        ) from error
+        raise ValueError(f"--device {name} cannot be used here: {brief(error)}; try --device auto") from error
     return device

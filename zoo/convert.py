@@ -9,7 +9,7 @@
 | `safetensors` | one file                          | `safetensors.torch.load_file("FILE")`                 |
 | `pth`         | one file                          | `torch.load("FILE", weights_only=True)`               |
 
-The first four are for the networks of one library each (zoo.tasks.task_library). Every export is all that it loads:
+The first four are for the networks of one library each (`TaskConfig.library`). Every export is all that it loads:
 frozen tensors of the zoo are put in.
 """
 
@@ -25,13 +25,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.checkpoint import content_hash, load_foreign, save_tensors
+from zoo.checkpoint import content_hash, save_tensors
 from zoo.errors import Corrupt
 from zoo.files import atomic_path, unwritable_is_failed, write_bytes
 from zoo.manifest import Entry
-from zoo.recipe import recipe_of
+from zoo.recipe import task_of
+from zoo.sources import Sources
 from zoo.store import Zoo
-from zoo.tasks import library_config, task_library
+from zoo.weights import read
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def export_checkpoint(zoo: Zoo, entry: Entry, form: str, target: Path) -> str:
     Appears whole or not at all, and may be repeated. Raises ValueError if `target` holds something else, or if the
     networks of this zoo are those of another library.
     """
-    config = _library_config(zoo, form) if form not in ("safetensors", "pth") else {}
+    config = _library_config(zoo, entry, form) if form not in ("safetensors", "pth") else {}
     weights = zoo.load(entry) | zoo.frozen()
     how = FORMATS[form]
     if not how.ending:
@@ -84,14 +85,22 @@ def export_checkpoint(zoo: Zoo, entry: Entry, form: str, target: Path) -> str:
     return how.load.format(target)
 
 
-def _library_config(zoo: Zoo, form: str) -> dict[str, Any]:
-    task = recipe_of(zoo.manifest.origin).sections["task"]
-    if (library := task_library(task)) != form:
+def _library_config(zoo: Zoo, entry: Entry, form: str) -> dict[str, Any]:
+    """What this library keeps beside a checkpoint: from the zoo's task, or as it was imported."""
+    if not zoo.manifest.origin.task and (found := Sources.of(zoo)):
+        if found.format == form and (config := found.config(entry.id)) is not None:
+            return dict(config)
+        raise ValueError(
+            f"{zoo.path} was imported as {found.format}, without a recipe; export its networks with --format "
+            f"{found.format if found.configs else 'safetensors or pth'}"
+        )
+    task = task_of(zoo.manifest.origin)
+    if (library := task.library) != form:
         raise ValueError(
             f"networks of {zoo.manifest.origin.name} are {library}'s; export them with --format {library}, "
             "safetensors or pth"
         )
-    return library_config(task)
+    return task.library_config()
 
 
 def _write_directory(target: Path, how: Format, weights: Mapping[str, Tensor], config: bytes) -> None:
@@ -114,7 +123,7 @@ def _is_there(path: Path, weights: Mapping[str, Tensor], wrapper: str | None = N
     if not path.exists():
         return False
     try:
-        same = path.is_file() and content_hash(load_foreign(path, wrapper)) == content_hash(dict(weights))
+        same = path.is_file() and content_hash(read(path, wrapper).tensors) == content_hash(dict(weights))
     except (Corrupt, ValueError):
         same = False
     if not same:

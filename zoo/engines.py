@@ -22,8 +22,7 @@ from zoo.errors import Failed, suggest
 from zoo.manifest import Origin
 from zoo.progress import Bar, progress
 from zoo.store import Zoo, ZooWriter
-from zoo.structure import Frozen
-from zoo.tasks import build_task, task_conditions, task_frozen, task_structure
+from zoo.tasks.base import TaskConfig
 from zoo.workers import Died, Idle, LocalPool, Message, Pool, Raised, RayPool, Work, Worker
 
 ENGINES = ("local", "ray")
@@ -35,7 +34,7 @@ MOST_DEATHS = 3
 class Plan:
     """A zoo to collect: the recipe's sections `task:` and `zoo:`, and where it goes."""
 
-    task: Frozen
+    task: TaskConfig
     config: CollectConfig
     origin: Origin
     path: Path
@@ -57,7 +56,7 @@ def collect_zoos(
             pick_device(device)  # a name that cannot be used is an error before anything is written
         return collect_all(plans, LocalPool(workers, data_root, device))
     where = pick_device(device)
-    return [collect(p.config, build_task(p.task, data_root, where), p.origin, p.path) for p in plans]
+    return [collect(p.config, p.task.build(data_root, where), p.origin, p.path) for p in plans]
 
 
 def collect_all(plans: Sequence[Plan], pool: Pool) -> list[Zoo]:
@@ -68,15 +67,13 @@ def collect_all(plans: Sequence[Plan], pool: Pool) -> list[Zoo]:
     in either case.
     """
     for plan in plans:
-        jobs(plan.config, task_conditions(plan.task))  # refuses what does not fit before anything is written
+        jobs(plan.config, plan.task.conditions())  # refuses what does not fit before anything is written
     with ExitStack() as stack:
-        writers = [
-            stack.enter_context(ZooWriter(p.path, p.origin, task_structure(p.task), task_frozen(p.task))) for p in plans
-        ]
+        writers = [stack.enter_context(ZooWriter(p.path, p.origin, p.task.structure(), p.task.frozen())) for p in plans]
         todo = [
             (plan, team)
             for plan, writer in zip(plans, writers, strict=True)
-            for team in teams(runs(plan.config, task_conditions(plan.task), writer), pool.size)
+            for team in teams(runs(plan.config, plan.task.conditions(), writer), pool.size)
         ]
         with progress("collect", 100 * sum(len(team) for _, team in todo)) as bar:
             failures = _Crew(pool, todo, bar).work()

@@ -9,6 +9,7 @@ kernels takes the time, one vmapped pass goes through all of them, to the same w
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -21,13 +22,14 @@ from torch.func import functional_call
 from zoo.allocator import keep_freed_memory
 from zoo.collect import CollectConfig, Event, Job, Run, Training, jobs, runs
 from zoo.conditions import bits
-from zoo.console import say
 from zoo.errors import Failed
 from zoo.manifest import Origin
 from zoo.progress import progress
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 from zoo.tasks.base import Batch, LabelledTask, Task
+
+log = logging.getLogger(__name__)
 
 MOST = 32
 """Networks at once."""
@@ -66,7 +68,7 @@ def train_together(
         device = next(members[0].model.parameters()).device.type
         backward = _Stacked() if stacked or (stacked is None and device == "cuda") else _in_turn
         how = "in turn" if backward is _in_turn else "by vmap"
-        say(f"training {len(members)} networks of seed {together[0].seed} on the same batches, {how} on {device}")
+        log.info(f"training {len(members)} networks of seed {together[0].seed} on the same batches, {how} on {device}")
     for number, member in enumerate(members):
         yield number, member.percent
     failures: dict[int, Failed] = {}

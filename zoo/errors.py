@@ -31,6 +31,12 @@ class MissingData(Exception):
     """Data or weights are not there; the message gives the expected layout and where they come from."""
 
 
+def brief(error: BaseException, limit: int = 200) -> str:
+    """What an exception says, in one line of at most `limit` characters, to quote in a message of ours."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 def suggest(given: str, known: Iterable[str]) -> str:
     """`; did you mean X?` or a list of what is known, to end an error message with."""
     known = sorted(known)

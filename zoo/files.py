@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import Corrupt, Failed
+from zoo.errors import Corrupt, Failed, brief
 
 JOURNAL_BYTES = 2**30  # a longer journal is none of ours
 
@@ -75,7 +75,7 @@ def parse_json(text: str | bytes, where: object) -> Any:
         text = text.decode() if isinstance(text, bytes) else text
         return json.loads(text, object_pairs_hook=_distinct_keys, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise Corrupt(f"{where} is damaged or not JSON: {str(error)[:200]}") from error
+        raise Corrupt(f"{where} is damaged or not JSON: {brief(error)}") from error
 
 
 def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,68 +1,80 @@
 """Checkpoints as other projects lay them out on disk: where they are, and what their places say about them.
 
-| format       | layout                                                                                         |
-|--------------|------------------------------------------------------------------------------------------------|
-| `folder`     | .safetensors, .pth, .pt, .bin; RPG's authors' names `0007_acc0.9312_seed0020_tag.pth` are read |
-| `modelzoo`   | the Model Zoos (Schürholt et al., 2022): Ray Tune's trials, `checkpoint_000005/checkpoints`     |
-| `timm`       | directories with config.json and model.safetensors or pytorch_model.bin                        |
-| `peft`       | directories with adapter_config.json and adapter_model.safetensors or .bin (NVlabs' DoRA, too) |
-| `mmseg`      | .pth with `meta` and `state_dict`                                                              |
-| `detectron2` | .pth with `model`                                                                              |
+| format       | layout                                                                                          |
+|--------------|-------------------------------------------------------------------------------------------------|
+| `folder`     | files .safetensors .pth .pt .bin .ckpt .th .pth.tar, or NAME.index.json of one in several files  |
+| `modelzoo`   | the Model Zoos (zoo.trials): Ray Tune's trials, `checkpoint_000005/checkpoints`                  |
+| `timm`       | directories with config.json and model.safetensors or pytorch_model.bin                         |
+| `peft`       | directories with adapter_config.json and adapter_model.safetensors or .bin (NVlabs' DoRA, too)  |
+| `mmseg`      | .pth with `state_dict` (and `meta`)                                                              |
+| `detectron2` | .pth with `model`                                                                               |
 
-Nothing here is trusted: pickles are read with tensors only, JSON in bounded size, links out of the directory are not
-followed.
+Nothing here is trusted: pickles run nothing (zoo.inert), JSON is read in bounded size, links out of the source are not
+followed. What looks like a checkpoint and is none gets a reason; nothing is passed over in silence.
 """
 
 from __future__ import annotations
 
-import math
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
 
 from torch import Tensor
 
 from evaluators.metrics import Metric
-from zoo.checkpoint import load_foreign, load_pickle
+from zoo import trials
 from zoo.errors import Corrupt, suggest
 from zoo.files import parse_json, read_limited
+from zoo.naming import CACHE, fields, id_of
+from zoo.weights import INDEX, Weights, in_directory, parts, read, suffix
 
 FORMATS = ("folder", "modelzoo", "timm", "peft", "mmseg", "detectron2")
-PICKLES = (".pth", ".pt", ".bin")
 DIRECTORIES = {
-    "timm": ("config.json", "architecture", ("model.safetensors", "pytorch_model.bin")),
-    "peft": ("adapter_config.json", "peft_type", ("adapter_model.safetensors", "adapter_model.bin")),
+    "timm": ("config.json", "architecture", ("model", "pytorch_model")),
+    "peft": ("adapter_config.json", "peft_type", ("adapter_model",)),
 }
-"""Formats with a directory per checkpoint: its configuration, a key of it, the file of weights."""
+"""Formats with a directory per checkpoint: its configuration, a key of it, how files of weights are called there."""
 WRAPPERS = {"mmseg": "state_dict", "detectron2": "model"}
 """Formats with a file per checkpoint: the key of its tensors."""
 MAGNITUDE = ".weight_m_wdecomp.weight"
-JSON_BYTES = 2**24  # of one configuration or of a trial's results
-LARGEST = 2**63 - 1  # what an entry's numbers may be
-TRIAL_CHECKPOINT = re.compile(r"checkpoint_(\d{1,9})")
+JSON_BYTES = 2**24  # of one configuration
+PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.[a-z.]+", re.IGNORECASE)
+NOT_WEIGHTS = {
+    r"(optimizer|optim|scheduler|scaler|sampler|rng_state|random_states|training_args|trainer_state)([_-]?\d+)*\..+": (
+        "state of training, not weights"
+    ),
+    r"stack-\d{5}\.safetensors": "by its name a stack of several networks of a zoo; import or pull the zoo itself",
+    r"(consolidated\.\d+|.*mp_rank_\d+.*|zero_pp_rank_.*)\.(pth|pt|safetensors)": (
+        "by its name a part of a network that was cut for several devices; save it whole"
+    ),
+}
+"""Names of files that hold no network, although their endings say so."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint to import, and the fields of its entry. `problem` says why it cannot be, where that is known
-    without reading it.
+    """A checkpoint to import, by its `name`, the path inside the source, and the fields of its entry. `problem` says
+    why it cannot be, where that is known without reading it; `config` is the configuration beside it.
     """
 
     path: Path
+    name: str
     id: str
     seed: int = 0
     step: int = 0
     condition: str | None = None
     metrics: tuple[Metric, ...] = ()
     problem: str | None = None
+    config: Path | None = None
 
-    def load(self, form: str) -> dict[str, Tensor]:
+    def load(self, form: str) -> Weights:
         """Its tensors under their own names. Raises Corrupt or ValueError for what is no plain checkpoint."""
-        tensors = load_foreign(self.path, WRAPPERS.get(form))
-        return dict(map(_as_peft, tensors.items())) if form == "peft" else tensors
+        weights = read(self.path, WRAPPERS.get(form))
+        if form != "peft":
+            return weights
+        return replace(weights, tensors=dict(map(_as_peft, weights.tensors.items())))
 
 
 def _as_peft(item: tuple[str, Tensor]) -> tuple[str, Tensor]:
@@ -73,210 +85,230 @@ def _as_peft(item: tuple[str, Tensor]) -> tuple[str, Tensor]:
     return item
 
 
-def sources(place: Path, form: str) -> list[Source]:
-    """What a file or directory holds in this format, with distinct ids, in the order of their paths; what looks like a
-    checkpoint but is none has a `problem`.
+class Place:
+    """A directory or file of checkpoints: the regular files in it, and what is left out, with the reason.
+
+    Hidden folders, zoos of our own and links to folders are not entered. Raises ValueError when there is nothing, or
+    when it is a zoo itself.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise ValueError(f"there is no {path}; expected a directory or file of checkpoints")
+        if path.is_dir() and _is_zoo(path):
+            raise ValueError(f"{path} is a zoo already; use it as it is, or `rpg-zoo split` or `rpg-zoo export` it")
+        self.path = path
+        self.files: list[Path] = []
+        self.left_out: list[Source] = []
+        if path.is_dir():
+            self._walk()
+        else:
+            self.files.append(path)
+        self.files.sort()
+        self.root = self._cache() or path
+
+    def name(self, path: Path) -> str:
+        return path.relative_to(self.path).as_posix() if path != self.path else path.name
+
+    def source(self, path: Path, problem: str | None = None, named: PurePath | None = None) -> Source:
+        """The source at a path of this place; its id and fields are those of `named`, its path without the ending."""
+        if named is None:
+            named = PurePath(self.name(path))
+            ending = INDEX if named.name.lower().endswith(INDEX) else suffix(named.name) or ""
+            named = named.with_name(named.name[: len(named.name) - len(ending)] or "checkpoint")
+            if ending == INDEX:
+                named = named.with_suffix("")
+            if named.name == "model" and len(named.parts) > 1:  # the folder is the name
+                named = named.parent
+        found = Source(path, self.name(path), id_of(named), problem=problem)
+        return found if problem else replace(found, **fields(named))
+
+    def _walk(self) -> None:
+        folders = [self.path]
+        while folders:
+            folder = folders.pop()
+            try:
+                inside = list(os.scandir(folder))
+            except OSError as error:
+                self._leave_out(folder, f"cannot be read: {error.strerror}")
+                continue
+            for item in inside:
+                path = Path(item.path)
+                if item.name.startswith("."):
+                    self._leave_out(path, "hidden")
+                elif not item.is_dir():
+                    self.files.append(path)
+                elif item.is_symlink():
+                    self._leave_out(path, "a link to a folder")
+                elif _is_zoo(path):
+                    self._leave_out(path, "a zoo of ours, not a checkpoint; use it as it is")
+                else:
+                    folders.append(path)
+
+    def _leave_out(self, path: Path, reason: str) -> None:
+        self.left_out.append(self.source(path, reason))
+
+    def _cache(self) -> Path | None:
+        """The repository in the Hub's cache of which this place is a snapshot: its files are links into it."""
+        whole = self.path.resolve()
+        inside = whole.parent.name == "snapshots" and CACHE.fullmatch(whole.parent.parent.name)
+        return whole.parent.parent if inside else None
+
+    def problem(self, path: Path) -> str | None:
+        """What forbids reading the file at this path, if anything does."""
+        try:
+            if not path.is_file():
+                return "missing, or not a regular file"
+            if not path.resolve().is_relative_to(self.root.resolve()):
+                return f"a link that points outside {self.path}"
+        except (OSError, RuntimeError) as error:  # a loop of links
+            return f"cannot be read: {error}"
+        return None
+
+
+def _is_zoo(path: Path) -> bool:
+    """Whether a directory is a zoo of ours, or one that is being made."""
+    return (path / "checkpoints").is_dir() and any((path / n).is_file() for n in ("manifest.json", "journal.jsonl"))
+
+
+def sources(place: Place, form: str) -> list[Source]:
+    """What a place holds in this format, with distinct ids, in the order of their paths; what looks like a checkpoint
+    but is none, or is there a second time, has a `problem`.
 
     Raises ValueError when there is nothing.
     """
     if form not in FORMATS:
         raise ValueError(f"--format {form} is not a format{suggest(form, FORMATS)}")
     if form == "modelzoo":
-        found = _trials(place)
+        found = [_trial(place, trial) for trial in trials.checkpoints(place.files)]
     elif form in DIRECTORIES:
-        found = _directories(place, form)
+        found = list(_directories(place, form))
     else:
-        found = map(_file, _files(place))
-    inside = (_contained(source, place) for source in found)
-    distinct = list(_distinct(inside))
-    if not distinct:
-        raise ValueError(f"{place} holds nothing in the format {form}; `rpg-zoo import --help` names the formats")
-    return distinct
-
-
-def detect(place: Path) -> str:
-    """The format of a file or directory. Raises ValueError when it could be none of them, or several."""
-    if not place.exists():
-        raise ValueError(f"there is no {place}; expected a directory or file of checkpoints")
-    found = [form for form in DIRECTORIES if any(_directories(place, form))]
-    if any(_trials(place)):
-        found.append("modelzoo")
+        found = list(_files(place))
     if not found:
-        found = [_file_format(path) for path in _files(place) if path.suffix in (".safetensors", *PICKLES)][:1]
+        raise ValueError(f"{place.path} holds nothing in the format {form}; `rpg-zoo import --help` names the formats")
+    whole = sorted([*found, *place.left_out], key=lambda source: PurePath(source.name))
+    return list(_distinct(_once(place, whole)))
+
+
+def detect(place: Place) -> str:
+    """The format of a place. Raises ValueError when it could be none of them, or several."""
+    found = [form for form in DIRECTORIES if any(not source.problem for source in _directories(place, form))]
+    if next(trials.checkpoints(place.files), None):
+        found.append("modelzoo")
+    if not found and any(suffix(path.name) or path.name.endswith(INDEX) for path in place.files):
+        found = ["folder"]
     if len(found) != 1:
         what = " and ".join(found) if found else "none of the formats"
-        raise ValueError(f"{place} looks like {what}; say which with --format {'|'.join(FORMATS)}")
+        raise ValueError(f"{place.path} looks like {what}; say which with --format {'|'.join(FORMATS)}")
     return found[0]
 
 
-def _file_format(path: Path) -> str:
-    """Which of the formats with a file per checkpoint this one has."""
-    content: object = None
-    if path.suffix in PICKLES and path.is_file():
-        with suppress(Corrupt):  # importing says why
-            content = load_pickle(path)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict) and "meta" in content:
-        return "mmseg"
-    return "detectron2" if isinstance(content, dict) and isinstance(content.get("model"), dict) else "folder"
+def _trial(place: Place, trial: trials.Trial) -> Source:
+    named = PurePath(f"{trial.path.parents[1].name}-{trial.step:06d}")
+    return replace(
+        Source(trial.path, place.name(trial.path), id_of(named)),
+        seed=trial.seed,
+        step=trial.step,
+        metrics=trial.metrics,
+    )
 
 
-def _files(place: Path) -> list[Path]:
-    return [place] if place.is_file() else sorted(path for path in place.rglob("*") if not path.is_dir())
+def _files(place: Place) -> Iterator[Source]:
+    """A source for every file; the parts of a network are none, its index is one."""
+    claimed: set[Path] = set()
+    indices = [path for path in place.files if path.name.lower().endswith(INDEX)]
+    for index in indices:
+        try:
+            names = set(parts(index).values())
+        except (Corrupt, OSError) as error:
+            yield place.source(index, str(error))
+            continue
+        claimed |= {index.parent / name for name in names}
+        yield place.source(index, _parts_problem(index, names, place.files))
+    for path in place.files:
+        if path not in claimed and path not in indices:
+            yield place.source(path, _name_problem(place, path))
 
 
-def _file(path: Path) -> Source:
-    source = Source(path, path.stem)
-    if path.suffix in (".pkl", ".pickle"):
-        return replace(
-            source,
-            problem="a pickle of this kind may run code when it is read; save its tensors as .pth or .safetensors",
-        )
-    if path.suffix not in (".safetensors", *PICKLES):
-        return replace(source, problem="not a checkpoint by its name (.safetensors, .pth, .pt, .bin)")
-    return replace(source, **_fields(path.stem))
+def _parts_problem(index: Path, names: set[str], files: Iterable[Path]) -> str | None:
+    if lost := sorted(name for name in names if not (index.parent / name).is_file()):
+        return f"its part {lost[0]} is missing" + (f" (and {len(lost) - 1} more)" if len(lost) > 1 else "")
+    stems = {match[1] for name in names if (match := PART.fullmatch(name))}
+    beside = (path.name for path in files if path.parent == index.parent and path.name not in names)
+    others = [
+        n for n in beside if (match := PART.fullmatch(n)) and match[1] in stems and (suffix(n) or "?") in index.name
+    ]
+    return f"{others[0]} lies beside its parts, but is not in the index" if others else None
 
 
-def _fields(stem: str) -> dict[str, Any]:
-    """What a name by RPG's authors says: step, accuracy (of unknown data), seed, class."""
-    fields: dict[str, Any] = {}
-    for number, part in enumerate(stem.split("_")):
-        if number == 0 and part.isascii() and part.isdigit():
-            fields["step"] = min(int(part[:30]), LARGEST)
-        elif match := re.fullmatch(r"acc([0-9]{1,3}(\.[0-9]{1,20})?)", part):
-            fields["metrics"] = _accuracy("acc", float(match[1]))
-        elif match := re.fullmatch(r"seed([0-9]{1,18})", part):
-            fields["seed"] = int(match[1])
-        elif match := re.fullmatch(r"class([0-9A-Za-z.-]{1,64})", part):
-            fields["condition"] = match[1]
-    return fields
+def _name_problem(place: Place, path: Path) -> str | None:
+    """What the name of a file has against it."""
+    name = path.name.lower()
+    if any(CACHE.fullmatch(part) for part in place.path.resolve().parts[-1:] + path.relative_to(place.path).parts[:-2]):
+        folders = path.relative_to(place.path.parent).parts[:-1]
+        if "blobs" in folders or "refs" in folders:
+            return "of the Hub's cache; its snapshots name what it is"
+    for pattern, reason in NOT_WEIGHTS.items():
+        if re.fullmatch(pattern, name):
+            return reason
+    if name.endswith((".pkl", ".pickle")):
+        return "a pickle of this kind may run code when it is read; save its tensors as .pth or .safetensors"
+    if suffix(name) is None:
+        return "not a checkpoint by its name (.safetensors, .pth, .pt, .bin, .ckpt, .th, .pth.tar)"
+    if PART.fullmatch(name):
+        return "part of a network in several files; expected its index beside it, as model.safetensors.index.json"
+    return None
 
 
-def _accuracy(name: str, value: object) -> tuple[Metric, ...]:
-    """An accuracy, given as a share up to 1 or in percent. Nobody wrote down of how many samples: it is given the
-    standard error of a single one, which is the largest that it can have.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:  # which NaN is not
-        return ()
-    share = float(value) if value <= 1 else value / 100
-    return (Metric(name, 100 * share, n=1, stderr=100 * math.sqrt(share * (1 - share))),)
-
-
-def _directories(place: Path, form: str) -> Iterator[Source]:
-    """Directories with a configuration and weights: `place`, or those in it."""
-    config_name, key, weights_names = DIRECTORIES[form]
-    for directory in [place, *sorted(path for path in place.glob("*") if path.is_dir())]:
-        config = directory / config_name
-        weights = next((directory / name for name in weights_names if (directory / name).is_file()), None)
-        if config.is_file() and (weights or form == "peft"):  # config.json alone is all sorts of things
-            source = Source(weights or directory / weights_names[0], directory.resolve().name)
-            problem = None if weights else f"has no {' or '.join(weights_names)}"
-            yield replace(source, problem=problem or _lacks(config, key))
+def _directories(place: Place, form: str) -> Iterator[Source]:
+    """Directories with a configuration and weights, and files of weights that are in none."""
+    config_name, key, stems = DIRECTORIES[form]
+    folders = {path.parent: path for path in place.files if path.name == config_name}
+    for folder, config in folders.items():
+        weights = in_directory(folder, stems)
+        named = PurePath(place.name(folder)) if folder != place.path else PurePath(*folder.resolve().parts[-3:])
+        if folder == place.path and not CACHE.fullmatch(named.parts[0]):
+            named = PurePath(folder.resolve().name)
+        lacking = None if weights.is_file() else f"has no {' or '.join(f'{stem}.safetensors' for stem in stems)}"
+        problem = lacking or _lacks(config, key)
+        source = place.source(weights if weights.is_file() else folder, problem, named)
+        yield replace(source, config=config)
+    for path in place.files:
+        if path.parent not in folders and suffix(path.name) and not _name_problem(place, path):
+            yield place.source(path, f"has no {config_name} beside it, which a checkpoint of {form} has")
 
 
 def _lacks(config: Path, key: str) -> str | None:
     try:
         content = parse_json(read_limited(config, JSON_BYTES), config)
-    except Corrupt as error:
+    except (Corrupt, OSError) as error:
         return str(error)
     return None if isinstance(content, dict) and key in content else f"{config} has no {key!r}"
 
 
-def _trials(place: Path) -> Iterator[Source]:
-    """The checkpoints of Ray Tune's trials: directories with params.json, at any depth."""
-    for params in sorted(place.rglob("params.json")):
-        trial = params.parent
-        numbered = sorted(
-            (int(match[1]), path)
-            for path in trial.iterdir()
-            if path.is_dir() and (match := TRIAL_CHECKPOINT.fullmatch(path.name))
-        )
-        if not numbered:
-            continue
-        try:
-            settings = parse_json(read_limited(params, JSON_BYTES), params)
-            results, problem = _results(trial / "result.json"), None
-        except Corrupt as error:
-            settings, results, problem = {}, {}, str(error)
-        seed = settings.get("seed") if isinstance(settings, dict) else None
-        for step, path in numbered:
-            yield Source(
-                path / "checkpoints",
-                f"{trial.name}-{step:06d}",
-                seed=seed if type(seed) is int and abs(seed) <= LARGEST else 0,
-                step=step,
-                metrics=results.get(step, ()),
-                problem=problem,
-            )
-
-
-def _results(path: Path) -> dict[int, tuple[Metric, ...]]:
-    """Accuracies by training iteration: some zoos lack the row of the untrained network, so rows cannot be counted.
-
-    Losses are left out: neither their samples nor their spread are known. Raises Corrupt for damaged JSON.
+def _once(place: Place, found: Iterable[Source]) -> Iterator[Source]:
+    """The sources, refused where they are no regular files of the place, or the same file under another name: of a
+    file and links to it the file counts.
     """
-    if not path.is_file():
-        return {}
-    found = {}
-    for line in read_limited(path, JSON_BYTES).splitlines():
-        row = parse_json(line, path)
-        if isinstance(row, dict) and type(row.get("training_iteration")) is int:
-            names = ("train_acc", "val_acc", "test_acc")
-            found[row["training_iteration"]] = tuple(m for name in names for m in _accuracy(name, row.get(name)))
-    return found
-
-
-def activations(place: Path) -> list[str]:
-    """The activation functions that the trials under `place` name."""
-    found = set()
-    for params in place.rglob("params.json"):
-        try:
-            settings = parse_json(read_limited(params, JSON_BYTES), params)
-        except Corrupt:
-            continue
-        if isinstance(settings, dict) and isinstance(settings.get("model::nlin"), str):
-            found.add(settings["model::nlin"][:40])
-    return sorted(found)
-
-
-def _contained(source: Source, place: Path) -> Source:
-    """The source, refused where it is not a regular file inside `place`."""
-    if source.problem:
-        return source
-    try:
-        if not source.path.is_file():
-            return replace(source, problem="missing, or not a regular file")
-        if not source.path.resolve().is_relative_to(place.resolve()):
-            return replace(source, problem=f"a link that points outside {place}")
-    except (OSError, RuntimeError) as error:  # a loop of links
-        return replace(source, problem=f"cannot be read: {error}")
-    return source
+    found = [source if source.problem else replace(source, problem=place.problem(source.path)) for source in found]
+    owners: dict[Path, Source] = {}
+    for source in sorted(found, key=lambda source: source.path.is_symlink()):
+        if not source.problem:
+            owners.setdefault(source.path.resolve(), source)
+    for source in found:
+        owner = source if source.problem else owners[source.path.resolve()]
+        yield source if owner is source else replace(source, problem=f"a link to {owner.name}, the same file")
 
 
 def _distinct(found: Iterable[Source]) -> Iterator[Source]:
-    """The sources with ids as manifests want them, numbered where two would be equal."""
+    """The sources with ids of their own, numbered where two would be equal."""
     taken: set[str] = set()
     for source in found:
-        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", source.id).lstrip("._-")[:110] or "checkpoint"
-        id, number = plain, 1
+        id, number = source.id, 1
         while not source.problem and id in taken:
             number += 1
-            id = f"{plain}-{number}"
+            id = f"{source.id}-{number}"
         if not source.problem:
             taken.add(id)
         yield replace(source, id=id)
-
-
-def by_order(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[tuple[int, ...], str]]) -> dict[str, Tensor]:
-    """The tensors under the expected names, paired in order: the Model Zoos' names differ with their dropout.
-
-    Raises ValueError where shape or dtype (torch's name) of a pair differ.
-    """
-    if len(tensors) != len(expected):
-        raise ValueError(f"has {len(tensors)} tensors, expected {len(expected)}")
-    renamed = {}
-    for (name, tensor), (new, (shape, dtype)) in zip(tensors.items(), expected.items(), strict=True):
-        found = (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-        if found != (shape, dtype):
-            raise ValueError(f"{name} is {found[1]}{list(found[0])}, expected {new} {dtype}{list(shape)}")
-        renamed[new] = tensor
-    return renamed

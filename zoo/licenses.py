@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zoo.manifest import Origin
-from zoo.recipe import recipe_of
-from zoo.tasks import library_config, task_library
+from zoo.recipe import task_of
 
 
 @dataclass(frozen=True)
@@ -41,17 +40,17 @@ BASES = {"yahma/llama-7b-hf": (None, "Meta's LLaMA licence, for research; not to
 
 def ingredients(origin: Origin) -> list[Ingredient]:
     """What weights of this origin were made of: a data set, and pretrained weights if any."""
-    task = recipe_of(origin).sections["task"] if origin.recipe else None
-    data = str(getattr(task, "data", origin.task))
+    task = task_of(origin) if origin.task else None
+    data = str(getattr(task, "data", origin.family))
     found = [Ingredient(data, *DATA.get(data, (None, "see where it comes from")))]
     if task is None:
         return found
     pretrained = getattr(task, "pretrained", None)
-    if task_library(task) == "peft":
-        base = library_config(task)["base_model_name_or_path"]
+    if task.library == "peft":
+        base = task.library_config()["base_model_name_or_path"]
         found.append(Ingredient(base, *BASES.get(base, (None, "see where it comes from"))))
-    elif pretrained is True and task_library(task) == "timm":
-        license = library_config(task)["pretrained_cfg"].get("license")
+    elif pretrained is True and task.library == "timm":
+        license = task.library_config()["pretrained_cfg"].get("license")
         found.append(Ingredient(getattr(task, "model", ""), license, license or "timm states no licence"))
     elif pretrained:
         found.append(Ingredient(str(pretrained), None, "see where it comes from"))

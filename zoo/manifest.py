@@ -4,12 +4,16 @@ complete.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import yaml
 from pydantic import AfterValidator, Field, JsonValue, NonNegativeInt, model_validator
 from typing_extensions import Self
 
@@ -37,10 +41,10 @@ Name = Annotated[str, Field(max_length=512), AfterValidator(_plain)]
 """Text of others that we print: no line breaks, no escape sequences of terminals."""
 FileName = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_safe_name)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-OriginKind = Literal["collected", "generated", "perturbed", "trained", "imported"]
+OriginKind = Literal["collected", "imported", "trained", "generated", "derived"]
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 MANIFEST_BYTES = 2**27  # 300,000 checkpoints; a larger manifest is not read
-RECIPE_CHARACTERS = 2**16
+UNKNOWN = "unknown"  # the task of networks of which nobody said what they do
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 
@@ -92,23 +96,84 @@ class Entry(Frozen):
         return self
 
 
-class Origin(Frozen):
-    """How the zoo was made: everything that is known before the first checkpoint.
+class Source(Frozen):
+    """The networks that something was learnt from: their zoo by the SHA-256 of its manifest, its name and the split."""
 
-    `kind` says by what (collected, generated, perturbed, imported); `parents` are SHA-256 of the manifests (or run
-    records) it came from; `recipe` is the whole resolved recipe as YAML, empty for an import without one; `settings`
-    what else decides the content (seed, sampler, noise level).
+    zoo: Sha256
+    name: Name
+    split: Id
+
+
+class Origin(Frozen):
+    """How an artefact (a zoo, a run) was made: everything that is known before its first checkpoint.
+
+    Its identity is what decides the content, and nothing else: `kind`; `task`, the section of a recipe that says what
+    the networks do, empty where nobody knows; `settings`, the sections and options that the stage depends on;
+    `parents`, SHA-256 of the manifests or runs it came from. Settings at their default are left out (`settings_of`), so
+    a release that adds an option changes no identity; for the same reason a default is never changed.
+
+    The rest is a record: `name` of the recipe or directory, `source` of what learnt from networks, `command` and
+    `versions`.
     """
 
     name: Name
     kind: OriginKind
-    task: Name
-    recipe: Annotated[str, Field(max_length=RECIPE_CHARACTERS)]
-    recipe_sha256: Sha256
+    task: dict[str, JsonValue] = Field(default_factory=dict)
     settings: dict[str, JsonValue] = Field(default_factory=dict)
+    parents: tuple[Sha256, ...] = ()
+    source: Source | None = None
     command: tuple[str, ...]
     versions: dict[str, str]
-    parents: tuple[Sha256, ...] = ()
+
+    @property
+    def family(self) -> str:
+        """The task family, for example `classification`."""
+        return str(self.task.get("name", UNKNOWN))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the content, as plain JSON."""
+        return {"kind": self.kind, "task": self.task, **self.settings, "parents": list(self.parents)}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the identity."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+    def differences(self, other: Origin) -> list[str]:
+        """What separates the identity of `other` from this one, a line each: `zoo.epochs 10 -> 5`."""
+        return differences(self.identity, other.identity)
+
+    def recipe_text(self) -> str:
+        """Task and settings as YAML, for people."""
+        return yaml.safe_dump({"task": self.task, **self.settings}, sort_keys=False)
+
+
+def settings_of(section: Frozen) -> dict[str, JsonValue]:
+    """What is set in a section of a recipe, as plain JSON: all fields that differ from their defaults, in any depth."""
+    return section.model_dump(mode="json", exclude_defaults=True)
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The keys in which two trees of settings differ, a line each, with both values."""
+    old, new = dict(_leaves(before)), dict(_leaves(after))
+    keys = [key for key in {**old, **new} if key not in old or key not in new or old[key] != new[key]]
+    return [f"{key} {_shown(old, key)} -> {_shown(new, key)}" for key in keys]
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _shown(leaves: Mapping[str, Any], key: str) -> str:
+    if key not in leaves:
+        return "(default)"
+    text = json.dumps(leaves[key])
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class Manifest(Frozen):

@@ -21,10 +21,10 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from zoo.manifest import Entry, Origin
+from zoo.manifest import Entry, Origin, settings_of
 from zoo.mixtures import Draft, Drafts, Piece, numbered, piece_values, shares, tensor_deviations, write
 from zoo.seeds import Seed, generator
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo, ZooWriter, derivation
 from zoo.structure import Frozen
 
 
@@ -44,7 +44,7 @@ def perturb(config: PerturbConfig, zoo: Zoo, entries: Sequence[Entry], origin: O
     `origin` says how the networks came about; kind, parent and settings are filled in here. Raises ValueError when
     there are fewer networks than a soup takes or a Gaussian needs.
     """
-    made_by = {"kind": "perturbed", "parents": (zoo.sha256,), "settings": config.model_dump(mode="json")}
+    made_by = derivation(zoo, entries, "perturb", settings_of(config))
     drafts, n = _drafts(config, zoo, entries)
     with ZooWriter(path, origin.model_copy(update=made_by), zoo.structure, zoo.frozen()) as writer:
         ids = numbered(config.kind, n)

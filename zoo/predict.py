@@ -22,9 +22,9 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.conditions import bits, distance
-from zoo.manifest import Entry, Origin
+from zoo.manifest import Entry, Origin, settings_of
 from zoo.mixtures import Draft, shares, write
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo, ZooWriter, derivation
 from zoo.structure import Frozen
 
 
@@ -42,7 +42,7 @@ def predict(config: PredictConfig, zoo: Zoo, entries: Sequence[Entry], origin: O
     """
     if bare := [entry.id for entry in entries if entry.condition is None]:
         raise ValueError(f"{bare[0]} of {zoo.path} has no condition; expected a zoo of binary tasks")
-    made_by = {"kind": "perturbed", "parents": (zoo.sha256,), "settings": config.model_dump(mode="json")}
+    made_by = derivation(zoo, entries, "predict", settings_of(config))
     drafts = regressions(entries) if config.kind == "regression" else partial(_mean, config.kind, entries)
     conditions = list(dict.fromkeys(config.conditions))
     ids = [f"{config.kind}-{condition}" for condition in conditions]

@@ -20,10 +20,9 @@ from zoo.errors import Corrupt, suggest
 from zoo.files import read_limited, sha256_file, unwritable_is_failed, write_bytes
 from zoo.licenses import license_for
 from zoo.manifest import MANIFEST_BYTES, Entry, Manifest, Sha256
-from zoo.recipe import recipe_of
+from zoo.recipe import task_of
 from zoo.store import FROZEN, Zoo, ZooWriter
 from zoo.structure import Frozen
-from zoo.tasks import task_library
 
 MANIFEST = "manifest.json"
 OWNED = ("checkpoints/", "plots/", FROZEN)  # what an older zoo may have left in the repository
@@ -91,7 +90,7 @@ def push_checkpoint(
     `timm.create_model("hf-hub:...")` or `PeftModel.from_pretrained` load, or a file for mmseg or detectron2.
     """
     entry, terms = zoo.entry(id), license_for(zoo.manifest.origin, license)
-    library = task_library(recipe_of(zoo.manifest.origin).sections["task"])
+    library = task_of(zoo.manifest.origin).library
     how = FORMATS[library]
     with TemporaryDirectory() as place:
         folder = Path(place) / "model"

@@ -1,18 +1,18 @@
 """Recipes: strict YAML that says what is made. What belongs to the machine (device, workers, data roots) is never in
 a recipe.
 
-extends: _base/rpg-tiny      # optional: another recipe, merged under this one
+extends: _methods/rpg-tiny   # optional: another recipe, merged under this one
 task: ...                    # what the networks do: model, data, loss, evaluator
 zoo: ...                     # how checkpoints are collected
-rpg: ...  generate: ...  eval: ...
+method: ...  generate: ...   # what learns them, and how it draws new ones; files in _methods hold these two alone
+eval: ...                    # what generated networks are compared with
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, resources
 from pathlib import Path
@@ -25,21 +25,20 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from yaml import AliasEvent, YAMLError
 
-from zoo.errors import suggest
-from zoo.manifest import RECIPE_CHARACTERS, Origin, OriginKind, versions
+from zoo.collect import CollectConfig
+from zoo.errors import brief, suggest
+from zoo.manifest import Origin, settings_of, versions
 from zoo.structure import Frozen
-from zoo.tasks import task_module
+from zoo.tasks import config_class
+from zoo.tasks.base import TaskConfig
 
-# Where each section's schema lives. Names, not imports: a typo in `rpg:` must stop `rpg-zoo collect` before hours of
-# work, while zoo code stays unaware of generators.
-SECTIONS = {
-    "task": "zoo.tasks",  # a schema per task family
-    "zoo": "zoo.collect:CollectConfig",
-    "rpg": "rpg.config:RPGConfig",
-    "generate": "rpg.config:GenerateConfig",
-    "eval": "rpg.config:EvalConfig",
-}
+# Where the schemas of generators live. Names, not imports: a typo in `method:` must stop `rpg-zoo collect` before hours
+# of work, while zoo code stays unaware of generators.
+METHODS = "rpg.methods"
+EVAL = "rpg.config:EvalConfig"
+SECTIONS = ("task", "zoo", "method", "generate", "eval")
 
+RECIPE_CHARACTERS = 2**16
 MAX_BRACKETS = 1000  # PyYAML takes time quadratic in their nesting
 NOT_YAML = (YAMLError, OmegaConfBaseException, RecursionError, ValueError, TypeError, AssertionError)
 
@@ -48,42 +47,27 @@ Section = TypeVar("Section", bound=Frozen)
 
 @dataclass(frozen=True)
 class Recipe:
-    """A resolved and validated recipe. `text` is the whole of it as YAML, `sha256` the hash of its content."""
+    """A resolved and validated recipe. `method` and `generate` are rpg.methods' MethodConfig and DrawConfig, None in a
+    recipe without a method; `eval` is rpg.config.EvalConfig.
+    """
 
     name: str
-    text: str
-    sha256: str
-    sections: dict[str, Frozen]
+    task: TaskConfig
+    zoo: CollectConfig
+    method: Frozen | None
+    generate: Frozen | None
+    eval: Frozen
 
-    @property
-    def task_name(self) -> str:
-        """The task family, for example `classification`."""
-        return str(self.sections["task"].model_dump()["name"])
-
-    def origin(
-        self,
-        kind: OriginKind,
-        command: tuple[str, ...],
-        parents: tuple[str, ...] = (),
-        settings: Frozen | None = None,
-    ) -> Origin:
-        """The origin of what `command` makes from this recipe, from `parents` and with `settings`."""
+    def collected(self, command: tuple[str, ...]) -> Origin:
+        """The origin of the zoo that `command` collects."""
         return Origin(
             name=self.name,
-            kind=kind,
-            task=self.task_name,
-            recipe=self.text,
-            recipe_sha256=self.sha256,
-            settings=settings.model_dump(mode="json") if settings else {},
+            kind="collected",
+            task=settings_of(self.task),
+            settings={"zoo": settings_of(self.zoo)},
             command=command,
             versions=versions(),
-            parents=parents,
         )
-
-    def section(self, name: str, kind: type[Section]) -> Section:
-        section = self.sections[name]
-        assert isinstance(section, kind)
-        return section
 
 
 def recipes_root() -> Path:
@@ -92,52 +76,103 @@ def recipes_root() -> Path:
 
 
 def recipe_names() -> dict[str, Path]:
-    """Short names of all runnable recipes and their files. Those in `_base` only serve `extends:`."""
+    """Short names of all runnable recipes and their files. Those in `_methods` have no task."""
     files = sorted(recipes_root().rglob("*.yaml"))
-    return {file.stem: file for file in files if not {"_base", "_methods"} & set(file.parts)}
+    return {file.stem: file for file in files if "_methods" not in file.parts}
 
 
-def load_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe with this short name or path, with `a.b=c` overrides applied under the same validation.
+def method_names() -> dict[str, Path]:
+    """Names of the settings that come with the package, for `--method` and `extends: _methods/NAME`."""
+    return {file.stem: file for file in sorted((recipes_root() / "_methods").glob("*.yaml"))}
+
+
+def load_recipe(source: str, overrides: Sequence[str] = (), method: str | None = None) -> Recipe:
+    """The recipe with this short name or path, with `a.b=c` overrides applied under the same validation. `method` is
+    the name of settings in `_methods`, or a file, that take the place of the recipe's `method:` and `generate:`.
 
     Raises ValueError, in one line, for an unknown name, key, type or value.
     """
     path = _find(source)
-    return _validated(path.stem, _merged(_read_extended(path, ()), overrides))
+    tree = _read_extended(path, ())
+    if method is not None:
+        for key in ("method", "generate"):
+            tree.pop(key, None)
+        tree = OmegaConf.merge(tree, _read_method(method))
+    return _validated(path.stem, _merged(tree, overrides))
 
 
-def base_names() -> list[str]:
-    """The names in `_base`: what `extends:` can build on."""
-    return sorted(file.stem for file in (recipes_root() / "_base").glob("*.yaml"))
-
-
-def load_base(name: str, overrides: Sequence[str] = ()) -> dict[str, Frozen]:
-    """The sections `rpg:`, `generate:` and `eval:` of a recipe in `_base`, which has no task. Raises ValueError as
+def load_method(name: str, overrides: Sequence[str] = ()) -> tuple[Frozen, Frozen]:
+    """The sections `method:` and `generate:` of settings in `_methods`, or of a file. Raises ValueError as
     `load_recipe` does.
     """
-    path = recipes_root() / "_base" / f"{name}.yaml"
-    tree = _merged(_read_extended(path, ()), overrides)
-    _known_sections(name, tree)
-    return {key: _section(name, key, tree.get(key, {})) for key in SECTIONS if key not in ("task", "zoo")}
+    tree = _merged(_read_method(name), overrides)
+    for key in tree:
+        if key not in ("method", "generate"):
+            raise ValueError(
+                f"{key} is not a setting of method {name}; expected method. or generate., as in method.name"
+            )
+    config, draw = _method(name, tree)
+    assert config is not None
+    assert draw is not None
+    return config, draw
 
 
-def recipe_from_text(name: str, text: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe as a manifest keeps it: resolved, so `extends` is not allowed.
+def task_of(origin: Origin, overrides: Sequence[str] = ()) -> TaskConfig:
+    """What the networks of this origin do, with `task.a=b` overrides. The origin may be anyone's: it names no code but
+    the registered tasks (zoo.tasks.FAMILIES), and nothing in it reads a file or the environment.
 
-    The text may be anyone's. It names no code but the registered tasks (zoo.tasks.FAMILIES), and nothing in it reads a
-    file or the environment.
+    Raises ValueError when it is broken, or nobody said what the networks do.
     """
-    return _validated(name, _merged(_parse(text, f"the recipe of {name}"), overrides))
-
-
-def recipe_of(origin: Origin, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe that a zoo or run carries. Raises ValueError when it is broken, or the zoo was imported without."""
-    if not origin.recipe:
+    if not origin.task:
         raise ValueError(
-            f"the zoo {origin.name} was imported without a recipe, so nobody knows what its networks do; import it "
-            "again with --recipe NAME"
+            f"nobody said what the networks of {origin.name} do; import them again with `rpg-zoo import --recipe NAME`"
         )
-    return recipe_from_text(origin.name, origin.recipe, overrides)
+    tree = _merged(OmegaConf.create({"task": origin.task}), overrides)
+    if unknown := [key for key in tree if key != "task"]:
+        raise ValueError(f"--set {unknown[0]} changes nothing here; expected task., as in task.image_size=32")
+    return _task(origin.name, tree["task"])
+
+
+def eval_of(overrides: Sequence[str]) -> tuple[Frozen, list[str]]:
+    """The section `eval:` out of `eval.a=b` overrides, and the other overrides."""
+    mine = [pair for pair in overrides if pair.startswith("eval.")]
+    tree = _merged(OmegaConf.create({}), mine)
+    return _section("--set", "eval", tree.get("eval", {})), [pair for pair in overrides if pair not in mine]
+
+
+def keyword_overrides(schemas: Mapping[str, type[BaseModel]], keywords: Mapping[str, Any]) -> list[str]:
+    """Keywords of the Python API as `a.b=c` overrides: `steps=500` is `method.train.steps=500` where no other field of
+    the `schemas`, by section, is called so. Raises ValueError for a name that no field has, or several.
+    """
+    paths = [path for section, schema in schemas.items() for path in field_paths(schema, section)]
+    found = []
+    for name, value in keywords.items():
+        fitting = [path for path in paths if path.rpartition(".")[2] == name]
+        if not fitting:
+            raise ValueError(f"there is no setting {name}{suggest(name, {path.rpartition('.')[2] for path in paths})}")
+        if len(fitting) > 1:
+            raise ValueError(f"{name} could be {' or '.join(fitting)}; give overrides=['{fitting[0]}=...']")
+        found.append(f"{fitting[0]}={json.dumps(value)}")
+    return found
+
+
+def field_paths(schema: type[BaseModel], prefix: str) -> Iterator[str]:
+    """The dotted paths of all fields of a schema, those of nested schemas included."""
+    for name, field in schema.model_fields.items():
+        path = f"{prefix}.{name}"
+        yield path
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from field_paths(field.annotation, path)
+
+
+def _read_method(name: str) -> Any:
+    names = method_names()
+    if name not in names and not name.endswith((".yaml", ".yml")):
+        raise ValueError(f"no method named {name!r}{suggest(name, names)}")
+    path = names.get(name) or Path(name)
+    if not path.is_file():
+        raise ValueError(f"no file {path} with a method's settings; `rpg methods` lists the names")
+    return _read_extended(path, ())
 
 
 def _find(source: str) -> Path:
@@ -165,9 +200,7 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> Any:
             try:
                 return OmegaConf.merge(_read_extended(candidate, (*seen, path.resolve())), tree)
             except OmegaConfBaseException as error:
-                raise ValueError(
-                    f"{path} does not fit onto {candidate}: {' '.join(str(error).split())[:200]}"
-                ) from error
+                raise ValueError(f"{path} does not fit onto {candidate}: {brief(error)}") from error
     raise ValueError(f"{path} extends {base!r}, which is neither {candidates[0]} nor {candidates[1]}")
 
 
@@ -182,7 +215,7 @@ def _parse(text: str, where: str) -> Any:
             raise ValueError("aliases are not allowed: a few of them unfold to billions of values")
         tree = OmegaConf.create(text)
     except NOT_YAML as error:
-        raise ValueError(f"{where} is not YAML: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"{where} is not YAML: {brief(error)}") from error
     if not OmegaConf.is_dict(tree):
         raise ValueError(f"{where} must be a mapping with the sections {', '.join(SECTIONS)}")
     if reference := re.search(r"\$\{[^\n]{0,80}", text):
@@ -196,12 +229,12 @@ def _merged(tree: Any, overrides: Sequence[str]) -> Any:
     """The tree with `a.b=c` pairs put over it, as plain dictionaries."""
     for pair in overrides:
         if "=" not in pair or "" in pair.partition("=")[0].split("."):
-            raise ValueError(f"--set {pair}: expected key.path=value, for example --set rpg.train.steps=1000")
+            raise ValueError(f"--set {pair}: expected key.path=value, for example --set method.train.steps=1000")
     try:
         return OmegaConf.to_container(OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides))))
     except NOT_YAML as error:
         where = f"--set {' '.join(overrides)}" if overrides else "the recipe"
-        raise ValueError(f"{where}: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"{where}: {brief(error)}") from error
 
 
 def _known_sections(name: str, tree: Any) -> None:
@@ -212,25 +245,53 @@ def _known_sections(name: str, tree: Any) -> None:
 
 def _validated(name: str, tree: Any) -> Recipe:
     _known_sections(name, tree)
-    sections = {key: _section(name, key, tree.get(key, {})) for key in SECTIONS}
-    text = OmegaConf.to_yaml(OmegaConf.create(tree))
-    content = json.dumps({key: section.model_dump(mode="json") for key, section in sections.items()}, sort_keys=True)
-    return Recipe(name, text, hashlib.sha256(content.encode()).hexdigest(), sections)
+    zoo = _section(name, "zoo", tree.get("zoo", {}))
+    assert isinstance(zoo, CollectConfig)
+    method, draw = _method(name, tree)
+    return Recipe(
+        name, _task(name, tree.get("task", {})), zoo, method, draw, _section(name, "eval", tree.get("eval", {}))
+    )
+
+
+def _task(name: str, tree: Any) -> TaskConfig:
+    section = _section(name, "task", tree)
+    assert isinstance(section, TaskConfig)
+    return section
+
+
+def _method(name: str, tree: Any) -> tuple[Frozen | None, Frozen | None]:
+    """The sections `method:` and `generate:`, which depends on the method."""
+    if "method" not in tree:
+        if "generate" in tree:
+            raise ValueError(f"recipe {name}: generate needs a method; set method.name or leave generate out")
+        return None, None
+    section: Any = _section(name, "method", tree["method"])
+    schema = section.build().draw_config
+    return section, _validate_section(schema, name, "generate", tree.get("generate", {}))
 
 
 def _schema(key: str, tree: Mapping[str, Any]) -> type[Frozen]:
+    if key == "zoo":
+        return CollectConfig
+    if key == "eval":
+        module, _, attribute = EVAL.partition(":")
+        return getattr(import_module(module), attribute)
+    if "name" not in tree:
+        example = {"task": "`task: {name: classification}`", "method": "`method: {name: rpg}`"}[key]
+        raise ValueError(f"{key}.name is required, as in {example}")
     if key == "task":
-        if "name" not in tree:
-            raise ValueError("task.name is required: the task family, as in `task: {name: classification}`")
-        return task_module(str(tree.get("name"))).Config
-    module, _, attribute = SECTIONS[key].partition(":")
-    return getattr(import_module(module), attribute)
+        return config_class(str(tree["name"]))
+    return import_module(METHODS).method_schema(str(tree["name"]))
 
 
 def _section(name: str, key: str, tree: Any) -> Frozen:
+    return _validate_section(_schema(key, tree if isinstance(tree, dict) else {"name": ""}), name, key, tree)
+
+
+def _validate_section(schema: type[Frozen], name: str, key: str, tree: Any) -> Frozen:
     if not isinstance(tree, dict):
         raise ValueError(f"recipe {name}: {key} must be a mapping, not {tree!r}")
-    return validate(_schema(key, tree), tree, f"recipe {name}: {key}")
+    return validate(schema, tree, f"recipe {name}: {key}")
 
 
 def validate(schema: type[Section], tree: Mapping[str, Any], where: str) -> Section:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,18 @@ from torch import nn
 from typing_extensions import Self
 
 from evaluators.metrics import Metric, Summary, summarize
-from zoo.checkpoint import content_hash, load_foreign
+from zoo.checkpoint import content_hash
 from zoo.errors import suggest
 from zoo.files import Journal
 from zoo.manifest import Entry, Sha256, versions
 from zoo.progress import progress
 from zoo.store import Zoo
 from zoo.structure import Frozen, Structure
+from zoo.table import Record, Table
 from zoo.tasks.base import Task
+from zoo.weights import fitted, read
+
+log = logging.getLogger(__name__)
 
 
 class Score(Frozen):
@@ -92,11 +97,14 @@ def score_file(path: Path, task: Task, precision: str = "float32") -> Score:
     Corrupt when it is damaged.
     """
     _protocol(task, precision)
-    weights = load_foreign(path)
+    weights = read(path)
     model = task.build(0)
-    Structure.of(task.weights(model) | task.frozen(model)).check(weights, str(path))
-    task.load(model, weights)
-    return _score(path.name, content_hash(weights), task, model, precision)
+    found = fitted(weights.tensors, Structure.of(task.weights(model) | task.frozen(model)), str(path))
+    for note in (weights.note, *found.notes):
+        if note:
+            log.info("%s: %s", path, note)
+    task.load(model, found.tensors)
+    return _score(path.name, content_hash(found.tensors), task, model, precision)
 
 
 def _protocol(task: Task, precision: str) -> str:
@@ -151,13 +159,24 @@ def result(task_name: str, scores: Sequence[Score]) -> dict[str, Any]:
     }
 
 
-def table(scores: Sequence[Score]) -> str:
+def score_table(scores: Sequence[Score]) -> Table:
     """The same for people: a row per metric. `samples` and `stderr`, the largest, are those of one network's value."""
-    titles = ("best", "mean", "median", "min", "std", "n", "samples", "stderr")
-    lines = [f"{'metric':<16}" + "".join(f"{title:>9}" for title in titles)]
+    records: list[Record] = []
     for name, s in summaries(scores).items():
         metrics = [score.metrics[name] for score in scores]
-        values = "".join(f"{value:>9.3f}" for value in (s.best, s.mean, s.median, s.min, s.std))
-        error = max(metric.stderr for metric in metrics)
-        lines.append(f"{name:<16}{values}{s.n:>9}{metrics[0].n:>9}{error:>9.3f}")
-    return "\n".join([*lines, f"protocol {scores[0].protocol}, {scores[0].samples} samples per network"])
+        record: Record = {
+            "metric": name,
+            "best": s.best,
+            "mean": s.mean,
+            "median": s.median,
+            "min": s.min,
+            "std": s.std,
+        }
+        record |= {"networks": s.n, "samples": metrics[0].n, "stderr": max(metric.stderr for metric in metrics)}
+        records.append(record)
+    return Table.of(records, dict.fromkeys(("best", "mean", "median", "min", "std", "stderr"), 3))
+
+
+def table(scores: Sequence[Score]) -> str:
+    """`score_table` as text, with the protocol."""
+    return f"{score_table(scores).text()}\nprotocol {scores[0].protocol}, {scores[0].samples} samples per network"

@@ -41,7 +41,7 @@ def pack_state(
             elif value is not None:
                 tensors[f"number.{index}.{key}"] = torch.tensor(value)
     tensors["step"] = torch.tensor(step)
-    return {name: tensor.cpu() for name, tensor in whole(tensors, keep).items()}
+    return {name: tensor.cpu() for name, tensor in gather_full(tensors, keep).items()}
 
 
 def unpack_state(
@@ -84,7 +84,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def whole(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
+def gather_full(tensors: Mapping[str, Tensor], keep: bool = True) -> dict[str, Tensor]:
     """The tensors, on the CPU where they were sharded, gathered one by one from all processes. All must call this;
     those that do not `keep` the result get nothing.
     """

@@ -23,6 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import JsonValue
 from torch import Tensor
 
 from evaluators.metrics import Metric
@@ -41,7 +42,7 @@ from zoo.checkpoint import (
 from zoo.columns import COLUMN_VALUES, VALUES, Column, Place, check_place, read_columns
 from zoo.errors import Corrupt, MissingData
 from zoo.files import Journal, atomic_path, read_limited, write_bytes
-from zoo.manifest import MANIFEST_BYTES, Entry, FileRecord, Manifest, Origin, Sha256
+from zoo.manifest import MANIFEST_BYTES, Entry, FileRecord, Manifest, Origin, Sha256, Source, versions
 from zoo.structure import Frozen, Kind, Structure
 
 FROZEN = "frozen.safetensors"
@@ -53,7 +54,9 @@ READ_AHEAD_FROM = 50_000  # values; smaller models are read faster than handed f
 
 
 class Zoo:
-    """A finished zoo, opened for reading. Checkpoints are read when asked for and checked against their hash."""
+    """A finished zoo, opened for reading: a sequence of whole networks as state dicts. Checkpoints are read when asked
+    for and checked against their hash.
+    """
 
     def __init__(self, path: Path, manifest: Manifest, sha256: str, fetch: Callable[[str], Path] | None = None) -> None:
         self.path = path
@@ -64,7 +67,7 @@ class Zoo:
 
     @classmethod
     def open(cls, place: Path | str) -> Zoo:
-        """Open a directory, or `hf://user/zoo` lazily: files are downloaded when they are read.
+        """Open a directory, a name under zoos/, or `hf://user/zoo` lazily: files are downloaded when they are read.
 
         Raises MissingData when there is no finished zoo, Corrupt when its manifest is damaged.
         """
@@ -75,7 +78,7 @@ class Zoo:
             manifest = Manifest.parse(text, source)
             sha256 = hashlib.sha256(text).hexdigest()
             return cls(Path(place), manifest, sha256, lambda name: hub.fetch(address, name, "dataset"))
-        path = Path(place)
+        path = find(place, "zoos")
         manifest_path = path / "manifest.json"
         if not manifest_path.is_file():
             if (path / "journal.jsonl").is_file():
@@ -85,6 +88,25 @@ class Zoo:
             )
         text = read_limited(manifest_path, MANIFEST_BYTES)
         return cls(path, Manifest.parse(text, manifest_path), hashlib.sha256(text).hexdigest())
+
+    @property
+    def name(self) -> str:
+        """The last part of its place."""
+        return self.path.name if self._fetch else self.path.resolve().name
+
+    def __repr__(self) -> str:
+        return f"Zoo({str(self.path)!r}, {len(self)} checkpoints of {self.structure.numel:,} values)"
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """The network at this index as a whole state dict, frozen tensors included. Raises IndexError."""
+        return self.load(self.entries[index]) | self.frozen()
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        frozen = self.frozen()
+        return (weights | frozen for weights in self.checkpoints(self.entries))
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -230,6 +252,25 @@ class Zoo:
         return path
 
 
+def find(place: Path | str, folder: str) -> Path:
+    """Where an artefact is: a path, or a plain name under its usual folder (`zoos`, `runs`)."""
+    path = Path(place)
+    usual = Path(folder) / path
+    return usual if len(path.parts) == 1 and not path.exists() and usual.is_dir() else path
+
+
+def derivation(zoo: Zoo, entries: Sequence[Entry], operation: str, settings: dict[str, JsonValue]) -> dict[str, Any]:
+    """What changes in a zoo's origin when an operation with these settings derives another from some of its entries."""
+    split = entries[0].split
+    return {
+        "kind": "derived",
+        "settings": {"split": split, operation: settings},
+        "parents": (zoo.sha256,),
+        "source": Source(zoo=zoo.sha256, name=zoo.name, split=split),
+        "versions": versions(),
+    }
+
+
 class JournalHeader(Frozen):
     """First line of a zoo's journal; an Entry per line follows."""
 
@@ -239,7 +280,8 @@ class JournalHeader(Frozen):
 
 
 class ZooWriter:
-    """Makes a Zoo at `path`, or continues one that was interrupted, if it has the same origin and structure.
+    """Makes a Zoo at `path`, or continues one that was interrupted, if it has the same identity (Origin) and structure.
+    One that is continued keeps the record of the call that began it, so it ends in the same bytes.
 
     `frozen` are the tensors that complete each of its checkpoints to a network, where they are only a part of one.
     `done` maps the ids that are already there to their entries. One process writes a zoo at a time. Raises ValueError
@@ -258,7 +300,7 @@ class ZooWriter:
         header = JournalHeader(origin=origin, structure=structure, frozen=self.frozen).model_dump(mode="json")
         if self.complete:
             manifest = Zoo.open(path).manifest
-            self._same(manifest.origin, manifest.structure, manifest.frozen)
+            self._continue_as(manifest.origin, manifest.structure, manifest.frozen)
             self.done = {entry.id: entry for entry in manifest.entries}
             self._clean()
             return
@@ -279,23 +321,24 @@ class ZooWriter:
         """Take up what the journal holds."""
         first, *rest = map(json.dumps, self._journal.records)
         header = JournalHeader.parse(first, self._journal.path)
-        self._same(header.origin, header.structure, header.frozen)
+        self._continue_as(header.origin, header.structure, header.frozen)
         entries = [Entry.parse(record, self._journal.path) for record in rest]
         self.done = {entry.id: entry for entry in entries}
         for entry in entries:
             self._written(entry)
 
-    def _same(self, origin: Origin, structure: Structure, frozen: Sha256 | None) -> None:
-        mine = self.origin.model_copy(update={"command": origin.command, "versions": origin.versions})
+    def _continue_as(self, begun: Origin, structure: Structure, frozen: Sha256 | None) -> None:
+        """Take over the origin of what is there. Raises ValueError, naming what differs, when it is something else."""
+        changed = begun.differences(self.origin) or structure.diff(self.structure)
         if frozen != self.frozen:
+            changed.append("its networks have other frozen tensors")
+        if changed:
+            more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
             raise ValueError(
-                f"{self.path} holds a zoo around other frozen tensors; choose another place with --out or remove it"
+                f"{self.path} holds another zoo: {'; '.join(changed[:3])}{more}; choose another place with --out or "
+                "remove it"
             )
-        if mine != origin or structure != self.structure:
-            raise ValueError(
-                f"{self.path} holds a zoo of another recipe, parent or setting ({origin.name}, "
-                f"{origin.recipe_sha256[:12]}); choose another place with --out or remove it"
-            )
+        self.origin = begun
 
     @property
     def stacked(self) -> bool:
@@ -312,15 +355,18 @@ class ZooWriter:
         condition: str | None = None,
         metrics: Sequence[Metric] = (),
         parents: Sequence[str] = (),
+        sha256: str | None = None,
     ) -> Entry:
-        """Store one checkpoint durably. An id that is already there is left as it is and returned."""
+        """Store one checkpoint durably. An id that is already there is left as it is and returned. `sha256` is the
+        content hash of the tensors, where the caller has it.
+        """
         if id in self.done:
             return self.done[id]
         self.structure.check(tensors, f"checkpoint {id}")
         entry = Entry(
             id=id,
             file=f"checkpoints/{id}.safetensors",
-            sha256=content_hash(tensors),
+            sha256=sha256 or content_hash(tensors),
             seed=seed,
             step=step,
             split=split,
@@ -349,8 +395,10 @@ class ZooWriter:
         self._journal.append(entry.model_dump(mode="json"))
         self.done[entry.id] = entry
 
-    def finish(self) -> Zoo:
-        """Stack, index and seal the zoo. Doing it again, after a kill or on a finished zoo, changes nothing."""
+    def finish(self, extra: Mapping[str, bytes] | None = None) -> Zoo:
+        """Stack, index and seal the zoo, with `extra` files by their names. Doing it again, after a kill or on a
+        finished zoo, changes nothing.
+        """
         if not self.complete:
             entries = [self.done[id] for id in sorted(self.done)]
             if not entries:
@@ -358,7 +406,10 @@ class ZooWriter:
             if self.stacked:
                 entries = self._stack(entries)
             write_index(self.path / INDEX, entries)
-            names = sorted({entry.file for entry in entries} | {INDEX} | ({FROZEN} if self.frozen else set()))
+            for name, data in (extra or {}).items():
+                write_bytes(self.path / name, data)
+            frozen = {FROZEN} if self.frozen else set()
+            names = sorted({entry.file for entry in entries} | {INDEX} | frozen | set(extra or ()))
             manifest = Manifest(
                 origin=self.origin,
                 structure=self.structure,

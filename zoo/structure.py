@@ -28,6 +28,8 @@ from zoo.files import parse_json
 Kind = Literal["float", "running_var", "constant"]
 MAX_VALUES = 2**40  # in a checkpoint; whoever claims more would have us count for ever
 MAX_TENSORS = 100_000
+LONGEST_NAME = 512  # characters
+MOST_AXES = 16
 Size = Annotated[int, Field(ge=0, le=MAX_VALUES)]
 
 
@@ -78,8 +80,8 @@ class TensorSpec(Frozen):
     `tied_to` names an earlier tensor of the structure that shares this one's memory in the model.
     """
 
-    name: str = Field(min_length=1, max_length=512)
-    shape: tuple[Size, ...] = Field(max_length=16)
+    name: str = Field(min_length=1, max_length=LONGEST_NAME)
+    shape: tuple[Size, ...] = Field(max_length=MOST_AXES)
     dtype: str
     kind: Kind
     tied_to: str | None = None

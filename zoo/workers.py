@@ -4,6 +4,7 @@ each other. ray is imported here only.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import signal
@@ -21,19 +22,19 @@ from torch import Tensor
 
 from zoo.allocator import keep_freed_memory
 from zoo.collect import CollectConfig, Event, Job
-from zoo.console import pick_device, say
+from zoo.console import pick_device, shown_log
 from zoo.ensemble import train_together
 from zoo.errors import MissingExtra
-from zoo.structure import Frozen
-from zoo.tasks import build_task
-from zoo.tasks.base import Task
+from zoo.tasks.base import Task, TaskConfig
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
     """All that a worker has to know about jobs that are trained together."""
 
-    task: Frozen
+    task: TaskConfig
     config: CollectConfig
     jobs: tuple[Job, ...]
     states: tuple[dict[str, Tensor] | None, ...]
@@ -92,7 +93,7 @@ class Trainer:
         self._data_root = data_root
         self._device = device
         self._threads = threads
-        self._task: tuple[Frozen, Task] | None = None
+        self._task: tuple[TaskConfig, Task] | None = None
 
     def messages(self, work: Work) -> Iterator[Message]:
         """Do jobs: their events, then their exception if there is one, then Idle."""
@@ -101,7 +102,7 @@ class Trainer:
             torch.set_num_threads(self._threads)
             if self._task is None or self._task[0] != work.task:
                 self._task = None  # frees the old one first
-                self._task = work.task, build_task(work.task, self._data_root, pick_device(self._device))
+                self._task = work.task, work.task.build(self._data_root, pick_device(self._device))
             yield from train_together(work.config, self._task[1], work.jobs, work.states, work.done)
         except Exception as error:
             yield Raised(error, traceback.format_exc())
@@ -135,7 +136,8 @@ class _LocalWorker:
     def __init__(self, trainer: Trainer) -> None:
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, trainer))
+        level = logging.getLogger("zoo").getEffectiveLevel()
+        self._process = context.Process(target=_serve, args=(theirs, trainer, level))
         with _interrupts_ignored():
             self._process.start()
         theirs.close()  # or the pipe would stay open when the worker dies
@@ -157,11 +159,13 @@ class _LocalWorker:
         self.connection.close()
 
 
-def _serve(owner: connection.Connection, trainer: Trainer) -> None:
-    """A local worker's life. It ends with its owner's, at once, however that comes about."""
+def _serve(owner: connection.Connection, trainer: Trainer, level: int) -> None:
+    """A local worker's life. It ends with its owner's, at once, however that comes about; it shows what it logs from
+    the owner's `level` on.
+    """
     threading.Thread(target=_exit_with_owner, daemon=True).start()
     messages: Iterator[Message] = iter([Idle()])
-    with suppress(EOFError, ConnectionError):
+    with suppress(EOFError, ConnectionError), shown_log(level):
         while True:
             for message in messages:
                 owner.send_bytes(_pickled(message))
@@ -219,7 +223,9 @@ class RayPool:
             if not places:
                 raise ValueError(f"the Ray cluster has {cpus} CPUs and {gpus} GPUs; expected a place for one worker")
             if size and size > places:
-                say(f"--workers {size} is ignored beyond {places}: the Ray cluster has {cpus} CPUs and {gpus} GPUs")
+                log.warning(
+                    f"--workers {size} is ignored beyond {places}: the Ray cluster has {cpus} CPUs and {gpus} GPUs"
+                )
             self.size = min(size or places, places)
             self._trainer = Trainer(data_root, device, threads=max(1, cpus // self.size))
             self._actor = self._ray.remote(num_cpus=1, num_gpus=int(use_gpus))(_Actor)

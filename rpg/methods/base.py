@@ -1,17 +1,15 @@
 """The door for methods: what learns from the networks of a zoo and draws new ones.
 
-A method is named by `method.name` of a recipe (rpg.methods) and known to everything else by what is here.
+A method is named by `method.name` of a recipe (rpg.methods.METHODS) and known to everything else by what is here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
-from pydantic import JsonValue, PositiveInt
+from pydantic import PositiveInt
 
 from zoo.manifest import Entry
 from zoo.seeds import Seed
@@ -20,6 +18,7 @@ from zoo.structure import Frozen, Structure
 
 if TYPE_CHECKING:
     from rpg.devices import Device
+    from rpg.run import Run
 
 
 class DrawConfig(Frozen):
@@ -83,24 +82,6 @@ class Estimate:
     draw_flops: int
     figures: dict[str, Any] = field(default_factory=dict)
     text: str = ""
-
-
-class Run(Protocol):
-    """The directory of what a method has learnt from a zoo."""
-
-    path: Path
-
-    def keep_networks(self, data: TrainingSet) -> Path:
-        """Keep the zoo in the run, to draw from its networks later. Returns a file to be sealed with the rest."""
-        ...
-
-    def networks(self) -> tuple[Zoo, list[Entry]]:
-        """The zoo that was kept, and the training checkpoints in it."""
-        ...
-
-    def seal(self, learnt: Sequence[Path], facts: Mapping[str, JsonValue]) -> None:
-        """Record what a method has learnt, files of the run's directory, which makes the run a trained one."""
-        ...
 
 
 class Method(Protocol):

@@ -25,7 +25,7 @@ from zoo.structure import Structure
 
 if TYPE_CHECKING:
     from rpg.devices import Device
-    from rpg.methods.base import Run
+    from rpg.run import Run
 
 GRAM = "gram.safetensors"
 PASS_BYTES = 24 * COLUMN_VALUES  # a column as it is stored, in float64, and what is computed from it

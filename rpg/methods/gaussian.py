@@ -15,7 +15,7 @@ from zoo.ops import check_several, gaussians
 from zoo.store import Zoo
 
 if TYPE_CHECKING:
-    from rpg.methods.base import Run
+    from rpg.run import Run
 
 
 class Config(MethodConfig):

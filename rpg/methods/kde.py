@@ -19,7 +19,7 @@ from zoo.seeds import generator
 from zoo.store import Zoo
 
 if TYPE_CHECKING:
-    from rpg.methods.base import Run
+    from rpg.run import Run
 
 
 class Config(MethodConfig):

@@ -18,7 +18,7 @@ from zoo.ops import check_soup, soups
 from zoo.store import Zoo
 
 if TYPE_CHECKING:
-    from rpg.methods.base import Run
+    from rpg.run import Run
 
 AT_THE_MEAN = 1e-6  # of the zoo's radius: nearer there is only rounding, no direction
 

@@ -73,7 +73,7 @@ class Denoiser(nn.Module):
         )
 
     @torch.no_grad()
-    def fold_norms(self) -> None:
+    def fuse_conv_bn(self) -> None:
         """Put every BatchNorm into the convolution before it. The estimate in evaluation mode stays the same, up to
         rounding, and takes less time; training is over.
         """

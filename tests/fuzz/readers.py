@@ -19,16 +19,17 @@ import yaml
 from evaluators.questions import compose
 from rpg.layout import Layout
 from rpg.run import RunRecord
-from zoo.checkpoint import content_hash, load_foreign, load_tensors, read_header, save_tensors
+from zoo.checkpoint import content_hash, load_tensors, read_header, save_tensors
 from zoo.errors import Corrupt
-from zoo.files import Journal
+from zoo.files import Journal, parse_json
 from zoo.manifest import Entry, FileRecord, Manifest, Origin
-from zoo.recipe import load_recipe, recipe_from_text
+from zoo.recipe import load_recipe, recipes_root, task_of
 from zoo.scoring import Score
 from zoo.store import JournalHeader
 from zoo.structure import Structure
 from zoo.tasks.adapters import Settings, adapter_config, check_config
 from zoo.tasks.instructions import load_questions
+from zoo.weights import read
 
 OURS = (Corrupt, ValueError)  # what a reader may raise
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.running_var": torch.ones(2), "n": torch.tensor(3)}
@@ -37,7 +38,7 @@ ADAPTER = Settings("yahma/llama-7b-hf", rank=4, alpha=8, dropout=0.05, targets=(
 
 
 def origin() -> Origin:
-    return load_recipe("digits").origin("collected", ("rpg-zoo", "collect", "digits"))
+    return load_recipe("digits").collected(("rpg-zoo", "collect", "digits"))
 
 
 def entry(**fields: object) -> Entry:
@@ -54,7 +55,7 @@ def manifest(**fields: object) -> Manifest:
 def examples() -> dict[str, bytes]:
     """A valid input for every reader."""
     layout = Layout.fit(Structure.of(WEIGHTS), lambda: [WEIGHTS], token_size=4, tokenisation="channel")
-    record = RunRecord(origin=origin(), states=(HASH,), num_parameters=7, files={})
+    record = RunRecord(origin=origin(), structure=Structure.of(WEIGHTS), networks=(HASH,), files={})
     score = {"id": "a", "sha256": HASH, "evaluator": "e/1", "protocol": "p", "metrics": {}, "samples": 8}
     pickled = io.BytesIO()
     torch.save({"state_dict": WEIGHTS}, pickled)
@@ -65,7 +66,8 @@ def examples() -> dict[str, bytes]:
         tensors = (Path(folder) / "x").read_bytes()
     return {
         "manifest": manifest().to_json().encode(),
-        "recipe": origin().recipe.encode(),
+        "recipe": (recipes_root() / "digits.yaml").read_bytes(),
+        "task": json.dumps(origin().task).encode(),
         "safetensors": tensors,
         "header": tensors,
         "pickle": pickled.getvalue(),
@@ -124,6 +126,7 @@ def _places(node: Any) -> Iterator[tuple[Any, Any]]:
 
 def readers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
     """What reads these inputs; they raise OURS or nothing. Those of files use `folder`."""
+    named = {"name": "fuzzed", "kind": "collected", "command": ["x"], "versions": {}}
 
     def file(name: str, read: Callable[[Path], object]) -> Callable[[bytes], object]:
         def write_and_read(data: bytes) -> object:
@@ -137,16 +140,20 @@ def readers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
         with Journal(path) as opened:
             return [Entry.parse(json.dumps(record), path) for record in opened.records[1:]]
 
+    def read_task(data: bytes) -> object:
+        return task_of(Origin.parse(json.dumps({"task": parse_json(data, "task"), **named}), "manifest.json"))
+
     def read_layout(data: bytes) -> object:
         layout = Layout.parse(data, "layout.json")
         return layout.positions() if layout.num_tokens < 10_000 else None
 
     return {
         "manifest": lambda data: Manifest.parse(data, "manifest.json"),
-        "recipe": lambda data: recipe_from_text("fuzzed", data.decode()),
+        "recipe": file("fuzzed.yaml", lambda path: load_recipe(str(path))),
+        "task": read_task,
         "safetensors": file("x.safetensors", load_tensors),
         "header": file("x.safetensors", read_header),
-        "pickle": file("x.pth", load_foreign),
+        "pickle": file("x.pth", read),
         "layout": read_layout,
         "run": lambda data: RunRecord.parse(data, "run.json"),
         "score": lambda data: Score.parse(data, "scores.jsonl").correct_per_sample(),

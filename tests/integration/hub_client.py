@@ -22,7 +22,7 @@ from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 
 ROOT = Path(__file__).parents[2]
-ORIGIN = load_recipe("digits").origin("collected", ("rpg-zoo", "collect", "digits"))
+ORIGIN = load_recipe("digits").collected(("rpg-zoo", "collect", "digits"))
 
 
 def make_zoo(path: Path, count: int = 6, values: int = 2000, seed: int = 0) -> Zoo:

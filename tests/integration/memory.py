@@ -15,18 +15,19 @@ import torch
 from torch import Tensor
 
 import rpg.generate
-from rpg.config import GenerateConfig
+import rpg.windows
+from rpg.config import GenerateConfig, RPGConfig
 from rpg.layout import Layout, TensorLayout
 from rpg.models.denoiser import Denoiser
 from zoo.manifest import Origin
-from zoo.recipe import load_recipe
+from zoo.store import ZooWriter
 from zoo.structure import Structure, TensorSpec
 
 TOKEN_SIZE = 1024
 
 
 def main(values: int, place: Path) -> None:
-    rpg.generate.GROUP_VALUES = 2**19
+    rpg.generate.GROUP_VALUES = rpg.windows.GROUP_VALUES = 2**19
     tokens = -(-values // TOKEN_SIZE)
     spec = TensorSpec(name="weight", shape=(1, values), dtype="float32", kind="float")
     where = TensorLayout(
@@ -37,24 +38,27 @@ def main(values: int, place: Path) -> None:
     def prototypes(states: Tensor) -> Tensor:
         return torch.zeros(1, 1, 1).expand(1, tokens, TOKEN_SIZE)
 
-    recipe = load_recipe("digits")
     run = SimpleNamespace(
-        frozen=lambda: {},
+        record=lambda: SimpleNamespace(networks=("0" * 64,), origin=SimpleNamespace(name="x")), constants=dict
+    )
+    learnt = SimpleNamespace(
+        run=run,
         layout=lambda: layout,
         values=lambda layout: None,
-        record=lambda: SimpleNamespace(states=("0" * 64,), conditions=()),
-        constants=dict,
-        recipe=lambda: recipe,
+        record=lambda: SimpleNamespace(conditions=()),
+        config=lambda: RPGConfig(name="rpg"),
         generator=lambda device: SimpleNamespace(
             denoiser=Denoiser(TOKEN_SIZE, (1, 2, 1), 3).eval(), prototypes=prototypes
         ),
     )
-    origin = recipe.origin("generated", ("x",), ())
-    assert isinstance(origin, Origin)
+    rpg.generate.Learnt = lambda run: learnt  # type: ignore[misc,assignment]
+    origin = Origin(name="x", kind="generated", command=("x",), versions={})
     config = GenerateConfig(n=1, steps=1, sampler="ddim")
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far, which was that of the imports, is forgotten
     before = resident("VmRSS")
-    rpg.generate.generate(run, config, origin, place, torch.device("cpu"))  # type: ignore[arg-type]
+    with ZooWriter(place, origin, layout.structure) as writer:
+        rpg.generate.draw(run, config, writer, torch.device("cpu"))  # type: ignore[arg-type]
+        writer.finish()
     print(resident("VmHWM") - before)
 
 

@@ -20,12 +20,12 @@ from torch import Tensor
 from evaluators import commonsense as evaluator
 from evaluators.questions import SETS, prompt, wording
 from zoo.checkpoint import content_hash
-from zoo.collect import Checkpoint, CollectConfig, State, jobs, train
+from zoo.collect import Checkpoint, State, jobs, train
 from zoo.recipe import load_recipe
 from zoo.state import pack_state
 from zoo.store import Zoo
 from zoo.structure import Structure
-from zoo.tasks import adapters, build_task, commonsense, task_structure
+from zoo.tasks import adapters, commonsense
 from zoo.tasks.instructions import IGNORED, encode, training_text
 
 peft = pytest.importorskip("peft", reason="language models need the extra [llm]")
@@ -75,8 +75,8 @@ def task(place: Path, monkeypatch: pytest.MonkeyPatch) -> commonsense.Commonsens
 
 
 def opened(**changed: Any) -> commonsense.CommonsenseTask:
-    config = load_recipe("mini.yaml").sections["task"].model_copy(update=changed)
-    built = build_task(config, Path("data"), CPU)
+    config = load_recipe("mini.yaml").task.model_copy(update=changed)
+    built = config.build(Path("data"), CPU)
     assert isinstance(built, commonsense.CommonsenseTask)
     return built
 
@@ -88,7 +88,7 @@ def first(path: str) -> dict[str, Tensor]:
 
 def test_the_weights_are_the_adapter_alone(task: commonsense.CommonsenseTask) -> None:
     made = Zoo.open(Path("zoos/mini"))
-    assert made.structure == task_structure(task.config)
+    assert made.structure == task.config.structure()
     assert made.frozen() == {}
     model = task.build(0)
     assert made.structure == Structure.of(task.weights(model))
@@ -196,7 +196,7 @@ def test_the_adapter_of_nvlabs_is_read(shell: Shell, place: Path) -> None:
     folder = place / "nvlabs"
     folder.mkdir()
     torch.save(theirs, folder / "adapter_model.bin")
-    config = adapters.adapter_config(load_recipe("mini.yaml").sections["task"].adapter)
+    config = adapters.adapter_config(load_recipe("mini.yaml").task.adapter)
     del config["use_dora"]
     (folder / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "DORA", "dora_simple": True}))
     shell("rpg-zoo import nvlabs --recipe mini.yaml --out zoos/nvlabs")
@@ -382,13 +382,13 @@ def test_batches_depend_on_seed_and_number_alone_and_validation_is_never_trained
     five = batches(0, 5)
     assert batches(3, 2) == five[3:]
     assert five[0] != five[2]
-    trained, held = (set(index.tolist()) for index in task._split)
+    trained, held = (set(index.tolist()) for index in (task.train_index, task.validation_index))
     assert (len(trained), len(held), trained & held) == (20, 4, set())
     assert task.evaluate(task.build(0), "validation").correct.shape == (4,)
 
 
 def test_training_resumes_from_a_state_without_the_base(task: commonsense.CommonsenseTask) -> None:
-    config = load_recipe("mini.yaml").section("zoo", CollectConfig)
+    config = load_recipe("mini.yaml").zoo
     job = jobs(config)[0]
     events, states = [], []
     for event in train(config, task, job, None, ()):
@@ -411,7 +411,7 @@ def test_a_base_of_half_precision_has_adapters_of_full(place: Path, monkeypatch:
     monkeypatch.chdir(place)
     half = opened(dtype="bfloat16")
     model = half.build(0)
-    assert Structure.of(half.weights(model)) == task_structure(half.config)
+    assert Structure.of(half.weights(model)) == half.config.structure()
     assert {tensor.dtype for tensor in half.base.model.state_dict().values()} == {torch.bfloat16}
     with torch.autocast("cpu", torch.bfloat16):
         assert bool(half.loss(model, next(half.batches(0, 0, 4))).isfinite())
@@ -450,7 +450,7 @@ def test_scores_are_those_of_lm_evals_own_tasks(
     from lm_eval.tasks import TaskManager
 
     save_data(tmp_path / "many", each=40)
-    many = build_task(task.config.model_copy(update={"sets": tuple(TASKS)}), tmp_path / "many", CPU)
+    many = task.config.model_copy(update={"sets": tuple(TASKS)}).build(tmp_path / "many", CPU)
     assert isinstance(many, commonsense.CommonsenseTask)
     place = Path(lm_eval.__file__).parent
     (tmp_path / "tasks").mkdir()

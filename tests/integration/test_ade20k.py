@@ -17,13 +17,13 @@ from commands import call
 from PIL import Image
 
 from evaluators.segmentation import IGNORE
-from zoo.checkpoint import load_foreign
 from zoo.errors import Corrupt, MissingData, MissingExtra
 from zoo.recipe import load_recipe
 from zoo.store import Zoo
 from zoo.structure import Structure
-from zoo.tasks import ade20k, build_task, library_config, openmmlab, task_frozen, task_structure
+from zoo.tasks import ade20k, openmmlab
 from zoo.tasks.segmentation import Config, SegmentationTask
+from zoo.weights import read
 
 pytest.importorskip("mmseg", reason="extra [seg] is not installed")
 mmengine = pytest.importorskip("mmengine", reason="extra [seg] is not installed")
@@ -66,7 +66,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def task(data: Path) -> SegmentationTask:
-    task = build_task(Config.model_validate(TINY), data, CPU)
+    task = Config.model_validate(TINY).build(data, CPU)
     assert isinstance(task, SegmentationTask)
     task.scenes = dataclasses.replace(task.scenes, workers=0)
     return task
@@ -134,22 +134,22 @@ def test_the_recipe_has_mmsegmentations_network() -> None:
     assert ours["data_preprocessor"].pop("test_cfg") == {"size": (512, 512)}
     assert ours == theirs
 
-    config = load_recipe("ade20k").sections["task"]
-    structure, constants = task_structure(config), task_frozen(config)
+    config = load_recipe("ade20k").task
+    structure, constants = config.structure(), config.frozen()
     buffers = (".running_mean", ".running_var", ".num_batches_tracked")
     parameters = sum(spec.numel for spec in structure if not spec.name.endswith(buffers))
     indices = sum(tensor.numel() for tensor in constants.values())
     assert (parameters, indices) == (163_877_228, 12_607_500)
     assert round((structure.numel + indices) / 1e6, 1) == 176.5
-    meta = library_config(config)["meta"]["dataset_meta"]
+    meta = config.library_config()["meta"]["dataset_meta"]
     assert (len(meta["classes"]), len(meta["palette"]), meta["classes"][:2]) == (150, 150, ["wall", "building"])
 
 
 def test_load_inverts_weights_and_the_structure_needs_no_network(task: SegmentationTask) -> None:
     model, other = task.build(0), task.build(1)
     weights, constants = task.weights(model), task.frozen(model)
-    assert Structure.of(weights) == task_structure(task.config)
-    assert {name: t.tolist() for name, t in task_frozen(task.config).items()} == {
+    assert Structure.of(weights) == task.config.structure()
+    assert {name: t.tolist() for name, t in task.config.frozen().items()} == {
         name: t.tolist() for name, t in constants.items()
     }
     assert weights.keys() | constants.keys() == model.state_dict().keys()
@@ -312,7 +312,7 @@ def test_scores_are_those_of_mmsegmentations_metric(done: Path, data: Path, task
     config = their_config(data, done)
     with DefaultScope.overwrite_default_scope("mmseg"):
         model, scenes = MODELS.build(config.model), DATASETS.build(config.test_dataloader.dataset)
-    model.load_state_dict(load_foreign(done / "original.pth", "state_dict"))
+    model.load_state_dict(read(done / "original.pth", "state_dict").tensors)
     metric = IoUMetric()
     metric.dataset_meta = scenes.metainfo
     with torch.no_grad():
@@ -323,7 +323,7 @@ def test_scores_are_those_of_mmsegmentations_metric(done: Path, data: Path, task
     theirs = metric.compute_metrics(metric.results)
 
     mine = task.build(0)
-    task.load(mine, load_foreign(done / "original.pth", "state_dict"))
+    task.load(mine, read(done / "original.pth", "state_dict").tensors)
     found = {m.name: m.value for m in task.evaluate(mine, "test").metrics}
     assert found == {name: pytest.approx(float(value), abs=0.0051) for name, value in theirs.items()}  # they round
     assert found["mIoU"] > 10  # the network has learnt something: a constant answer has 4 or so
@@ -338,7 +338,7 @@ def test_scores_are_those_of_mmengines_runner(done: Path, data: Path, task: Segm
     config.default_hooks.pop("visualization")
     theirs = Runner.from_cfg(config).test()
     mine = task.build(0)
-    task.load(mine, load_foreign(done / "original.pth", "state_dict"))
+    task.load(mine, read(done / "original.pth", "state_dict").tensors)
     found = {m.name: m.value for m in task.evaluate(mine, "test").metrics}
     assert found == {name: pytest.approx(float(value), abs=0.0051) for name, value in theirs.items()}
 
@@ -400,7 +400,7 @@ def test_damaged_data_are_named(tmp_path: Path) -> None:
     image = folder / "images/validation/ADE_valid_00000000.jpg"
 
     def evaluate(workers: int) -> None:
-        task = build_task(Config.model_validate(TINY), root, CPU)
+        task = Config.model_validate(TINY).build(root, CPU)
         assert isinstance(task, SegmentationTask)
         task.scenes = dataclasses.replace(task.scenes, workers=workers)
         task.evaluate(task.build(0), "test")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from commands import call, run
 
+from rpg.learnt import Learnt
 from rpg.run import Run
 from zoo.store import Zoo
 
@@ -37,7 +38,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(place)
         result(f"rpg-zoo collect {BINARY}")
         for scope in ("all", "head"):
-            sets = f"--set rpg.generator.condition_scope={scope}"
+            sets = f"--set method.generator.condition_scope={scope}"
             result(f"rpg train {BINARY} --zoo zoos/binary --out runs/{scope} {sets}")
             options = "--split unseen --flip --condition 0000011111"
             result(f"rpg generate runs/{scope} {options} --out made-{scope}")
@@ -69,11 +70,12 @@ def test_workers_make_the_same_zoo() -> None:
 
 @pytest.mark.parametrize("scope", ["head", "all"])
 def test_train_and_generate(scope: str) -> None:
-    record = Run(Path(f"runs/{scope}")).record()
+    run = Run(Path(f"runs/{scope}"))
+    record = run.record()
     originals = Zoo.open(Path("zoos/binary"))
-    assert record.states == tuple(entry.sha256 for entry in originals.select("train"))
-    assert record.conditions == tuple(entry.condition for entry in originals.select("train"))
-    assert record.splits["unseen"] == UNSEEN
+    assert record.networks == tuple(entry.sha256 for entry in originals.select("train"))
+    assert Learnt(run).record().conditions == tuple(entry.condition for entry in originals.select("train"))
+    assert record.conditions["unseen"] == UNSEEN
     made = Zoo.open(Path(f"made-{scope}"))
     assert len(made.entries) == 2 * (2 + 6)
     assert all((entry.condition or "") in entry.id for entry in made.entries)
@@ -100,7 +102,7 @@ def test_a_network_depends_on_its_own_condition_only() -> None:
         ("--condition 010001011x", "expected 10 digits"),
         ("--condition 0000000000", "expected 10 digits"),
         ("--condition 1111111111", "expected 10 digits"),
-        ("--split heldout", "has no split 'heldout'"),
+        ("--split heldout", "no conditions of a split 'heldout'"),
         ("--flip", "give --condition or --split"),
         ("", "say which: --condition"),
     ],
@@ -111,7 +113,7 @@ def test_bad_conditions_are_one_line(options: str, message: str, dry_run: str) -
 
 
 def test_a_run_without_conditions_says_so() -> None:
-    plain = "--set rpg.generator.condition=none --set rpg.train.steps=1"
+    plain = "--set method.generator.condition=none --set method.train.steps=1"
     result(f"rpg train {BINARY} --zoo zoos/binary --out runs/plain {plain}")
     for options in ("--condition 0100010111", "--split unseen"):
         err = refused(f"rpg generate runs/plain {options}")
@@ -121,7 +123,7 @@ def test_a_run_without_conditions_says_so() -> None:
 def test_a_zoo_without_conditions_cannot_train_a_conditional_generator() -> None:
     tiny = HERE / "tiny.yaml"
     result(f"rpg-zoo collect {tiny} --set zoo.epochs=1 --set zoo.checkpoints=2")
-    sets = "--set rpg.generator.condition=binary --set rpg.generator.permutation_state=none"
+    sets = "--set method.generator.condition=binary --set method.generator.permutation_state=none"
     assert "has no condition" in refused(f"rpg train {tiny} {sets}")
 
 
@@ -142,7 +144,7 @@ def test_eval_scores_each_entry_on_its_own_task() -> None:
 
 def test_estimate_follows() -> None:
     told = result(f"rpg estimate {BINARY} --device h100")["generator"]
-    plain = result(f"rpg estimate {BINARY} --device h100 --set rpg.generator.condition=none")["generator"]
+    plain = result(f"rpg estimate {BINARY} --device h100 --set method.generator.condition=none")["generator"]
     assert told["learned_embeddings"] - plain["learned_embeddings"] == 10 * 1024 + 1024 + 1024 * 32 + 32
 
 

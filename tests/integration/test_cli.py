@@ -171,7 +171,7 @@ def test_perturb_makes_zoos(shell, place):
 def test_dry_runs_write_nothing(shell, tmp_path, monkeypatch, place):
     before = sorted(place.rglob("*"))
     assert shell.json("rpg-zoo collect digits --dry-run")["checkpoints"] == 50
-    assert shell.json("rpg train digits --zoo zoos/tiny --dry-run --set rpg.train.steps=7")["steps"] == 7
+    assert shell.json("rpg train digits --zoo zoos/tiny --dry-run --set method.train.steps=7")["steps"] == 7
     assert shell.json("rpg generate tiny -n 5 --dry-run")["n"] == 5
     assert shell.json("rpg-zoo perturb zoos/tiny --dry-run")["kind"] == "noise"
     assert shell.json("rpg-zoo score zoos/tiny --dry-run")["checkpoints"] == 8
@@ -195,7 +195,7 @@ def test_estimate_needs_neither_data_nor_weights(shell, tmp_path, monkeypatch):
     assert set(found) == {"recipe", "network", "tokens", "generator", "training", "sampling", "device"}
     assert found["network"] == {"parameters": 2864, "tensors": 10, "adequate_sizes": ["RPG-Tiny"]}
     assert (found["tokens"]["count"], round(100 * found["tokens"]["useful"], 1)) == (18, 62.2)
-    cut = shell.json(f"rpg estimate {TINY} --device a100 --set rpg.generator.tokenisation=flatten")
+    cut = shell.json(f"rpg estimate {TINY} --device a100 --set method.generator.tokenisation=flatten")
     assert cut["tokens"]["count"] == -(-cut["network"]["parameters"] // 64)
     other = shell.json("rpg estimate rpg-small --parameters 5717416 --device h200")
     assert other["network"]["adequate_sizes"] == ["RPG-Small", "RPG-Base"]
@@ -213,8 +213,8 @@ def test_estimate_needs_neither_data_nor_weights(shell, tmp_path, monkeypatch):
 def test_bad_input_is_one_line_and_the_right_exit_code(shell, place):
     shell.fails("rpg-zoo collect digit", 2, "no recipe named 'digit'", "did you mean digits?")
     shell.fails("rpg-zoo collect digits --set zoo.epoch=3", 2, "zoo.epoch is not a known key", "did you mean epochs?")
-    shell.fails("rpg-zoo collect digits --set rpg.train.steps=many", 2, "rpg.train.steps", "integer", '"many"')
-    shell.fails("rpg-zoo collect digits --set rpg.generator.d_model=30", 2, "rpg.generator", "multiple of")
+    shell.fails("rpg-zoo collect digits --set method.train.steps=many", 2, "method.train.steps", "integer", '"many"')
+    shell.fails("rpg-zoo collect digits --set method.generator.d_model=30", 2, "rpg.generator", "multiple of")
     shell.fails("rpg-zoo collect digits --set task.model=resnet9999 --out x", 2, "resnet9999")
     shell.fails("rpg-zoo collect digits --set task.name=clasification", 2, "did you mean classification?")
     shell.fails("rpg-zoo collect digits --set epochs", 2, "key.path=value")
@@ -237,8 +237,8 @@ def test_bad_input_is_one_line_and_the_right_exit_code(shell, place):
 
 
 def test_a_diverging_training_says_what_to_lower_and_keeps_the_run(shell, place):
-    command = f"rpg train {TINY} --zoo zoos/tiny --out runs/hot --set rpg.train.learning_rate=1e30"
-    shell.fails(command, 1, "the loss is", "lower rpg.train.learning_rate")
+    command = f"rpg train {TINY} --zoo zoos/tiny --out runs/hot --set method.train.learning_rate=1e30"
+    shell.fails(command, 1, "the loss is", "lower method.train.learning_rate")
     shell.fails(
         f"rpg-zoo collect {TINY} --out zoos/hot --set zoo.learning_rate=1e30", 1, "diverged", "zoo.learning_rate"
     )
@@ -387,9 +387,9 @@ def test_demo_json(shell, tmp_path, monkeypatch):
     small = {
         "zoo.epochs": 2,
         "zoo.checkpoints": 5,
-        "rpg.train.steps": 20,
-        "rpg.generator.d_model": 64,
-        "rpg.generator.channels": "[1,4,1]",
+        "method.train.steps": 20,
+        "method.generator.d_model": 64,
+        "method.generator.channels": "[1,4,1]",
         "generate.n": 2,
         "generate.steps": 5,
         "eval.n": 2,
@@ -452,7 +452,7 @@ def test_import_through_the_command_line(shell, place):
     assert shell("rpg-zoo verify zoos/theirs")[0] == 0
     assert "imported from theirs" in shell("rpg-zoo show zoos/theirs")[1]
     shell.fails("rpg-zoo score zoos/theirs", 2, "without a recipe", "--recipe")
-    assert "trained" in shell(f"rpg train {TINY} --zoo zoos/theirs --out runs/theirs --set rpg.train.steps=2")[1]
+    assert "trained" in shell(f"rpg train {TINY} --zoo zoos/theirs --out runs/theirs --set method.train.steps=2")[1]
     shell.json(f"rpg-zoo import theirs --recipe {TINY} --out zoos/bound")
     scored = shell.json("rpg-zoo score zoos/bound")
     assert [row["id"] for row in scored["checkpoints"]] == [row["id"] for row in planned["taken"]]

@@ -12,7 +12,7 @@ from commands import call
 
 from zoo.errors import Corrupt, MissingData, MissingExtra
 from zoo.recipe import load_recipe
-from zoo.tasks import build_task, detectron
+from zoo.tasks import detectron
 from zoo.tasks.coco import check_layout, check_same_classes, read
 
 
@@ -121,9 +121,9 @@ def test_a_missing_part_is_said_with_layout_and_source(root: Path, gone: str, tm
 
 def test_without_detectron2_it_is_said_how_to_get_it(root: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "detectron2.modeling", None)
-    config = load_recipe("coco").sections["task"]
+    config = load_recipe("coco").task
     with pytest.raises(MissingExtra, match=r"rpg-zoo.det..*no-build-isolation.*detectron2@"):
-        build_task(config, root, "cpu")  # type: ignore[arg-type]
+        config.build(root, "cpu")  # type: ignore[arg-type]
     monkeypatch.chdir(root)
     for command in ("rpg estimate coco --device h100", f"rpg-zoo collect coco --data-root {root}"):
         assert detectron.INSTALL in call(command, code=3)

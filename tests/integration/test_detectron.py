@@ -23,7 +23,7 @@ from zoo.errors import Corrupt, Failed, MissingData
 from zoo.recipe import load_recipe
 from zoo.store import Zoo
 from zoo.structure import Structure
-from zoo.tasks import build_task, detection, detectron, task_structure
+from zoo.tasks import detection, detectron
 
 CPU = torch.device("cpu")
 TASK = "{name: detection, model: vitdet-tiny, data: coco, classes: 2, image_size: 64, validation: 0.25}"
@@ -49,7 +49,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def task(root: Path) -> Any:
-    made: Any = build_task(config(), root, CPU)
+    made: Any = config().build(root, CPU)
     made.workers = 0
     return made
 
@@ -81,11 +81,11 @@ def test_networks_are_those_of_detectron2s_configuration(task: Any) -> None:
     mine, theirs = task.build(0), detectron2_network()
     assert str(mine) == str(theirs)
     assert {n: b.tolist() for n, b in mine.named_buffers()} == {n: b.tolist() for n, b in theirs.named_buffers()}
-    assert Structure.of(mine.state_dict()) == Structure.of(theirs.state_dict()) == task_structure(task.config)
+    assert Structure.of(mine.state_dict()) == Structure.of(theirs.state_dict()) == task.config.structure()
 
 
 def test_the_papers_network_has_its_number_of_values() -> None:
-    found = task_structure(load_recipe("coco").sections["task"])
+    found = load_recipe("coco").task.structure()
     assert found.numel == 110_895_792
     assert {spec.kind for spec in found} == {"float"}
 
@@ -125,7 +125,7 @@ def test_batches_are_a_function_of_seed_and_number(task: Any) -> None:
 
 
 def test_workers_make_the_same_batches(task: Any, root: Path) -> None:
-    other: Any = build_task(config(), root, CPU)
+    other: Any = config().build(root, CPU)
     other.workers = 1
     mine, theirs = (described(next(iter(one.batches(0, 0, 3)))) for one in (task, other))
     assert mine == theirs
@@ -223,14 +223,14 @@ def test_scores_are_those_of_detectron2s_evaluator(task: Any, root: Path) -> Non
 def test_pretrained_weights_are_a_whole_network_or_a_backbone(task: Any, root: Path, tmp_path: Path) -> None:
     weights = task.weights(task.build(5))
     torch.save({"model": weights, "iteration": 7}, tmp_path / "whole.pth")
-    mine: Any = build_task(config(pretrained=str(tmp_path / "whole.pth")), root, CPU)
+    mine: Any = config(pretrained=str(tmp_path / "whole.pth")).build(root, CPU)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in mine.start(0).state_dict().items())
 
     import timm
 
     vit = timm.create_model("vit_tiny_patch16_224", embed_dim=48, depth=4, num_heads=3)
     torch.save(vit.state_dict(), tmp_path / "vit.pth")
-    mine = build_task(config(pretrained=str(tmp_path / "vit.pth")), root, CPU)
+    mine = config(pretrained=str(tmp_path / "vit.pth")).build(root, CPU)
     started, fresh = mine.start(0).state_dict(), mine.build(0).state_dict()
     taken = {n for n in fresh if n.removeprefix("backbone.net.") in vit.state_dict()}
     assert len(taken) == 2 + 1 + 4 * 12
@@ -240,18 +240,18 @@ def test_pretrained_weights_are_a_whole_network_or_a_backbone(task: Any, root: P
 
     torch.save(timm.create_model("vit_tiny_patch16_224").state_dict(), tmp_path / "wide.pth")
     with pytest.raises(ValueError, match=r"do not fit .* pos_embed should be \[1, 197, 48\], found \[1, 197"):
-        build_task(config(pretrained=str(tmp_path / "wide.pth")), root, CPU).start(0)
+        config(pretrained=str(tmp_path / "wide.pth")).build(root, CPU).start(0)
     with pytest.raises(MissingData, match=r"there is no .*nowhere.pth"):
-        build_task(config(pretrained=str(tmp_path / "nowhere.pth")), root, CPU).start(0)
+        config(pretrained=str(tmp_path / "nowhere.pth")).build(root, CPU).start(0)
     with pytest.raises(ValueError, match="no network named 'vit_bas'"):
-        build_task(config(pretrained="vit_bas"), root, CPU).start(0)
+        config(pretrained="vit_bas").build(root, CPU).start(0)
 
 
 def test_a_damaged_image_is_said_in_one_line(tmp_path: Path) -> None:
     root = coco_data.write(tmp_path)
     image = root / "coco" / "val2017" / f"{2:012d}.jpg"
     image.write_bytes(image.read_bytes()[:100])
-    task: Any = build_task(config(), root, CPU)
+    task: Any = config().build(root, CPU)
     task.workers = 0
     with pytest.raises(Corrupt, match=r"000002.jpg or its annotations cannot be read"):
         task.evaluate(task.build(0), "test")
@@ -262,9 +262,9 @@ import sys
 sys.modules["detectron2._C"] = None
 from pathlib import Path
 import torch
-from zoo.tasks import build_task, detection
+from zoo.tasks import detection
 settings = dict(name="detection", model="vitdet-tiny", data="coco", classes=2, image_size=64, validation=0.25)
-task = build_task(detection.Config(**settings), Path(sys.argv[1]), torch.device("cpu"))
+task = detection.Config(**settings).build(Path(sys.argv[1]), torch.device("cpu"))
 task.workers = 0
 network = task.build(0).train()
 task.loss(network, next(iter(task.batches(0, 0, 2)))).backward()
@@ -327,7 +327,7 @@ def exported_file_loads(weights: dict[str, torch.Tensor], root: Path) -> None:
     assert checkpointer.load(file) == {}
     assert (keys[0].missing_keys, keys[0].unexpected_keys, keys[0].incorrect_shapes) == ([], [], [])
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
-    mine: Any = build_task(config(), root, CPU)
+    mine: Any = config().build(root, CPU)
     mine.workers = 0
     model = mine.build(0)
     mine.load(model, weights)

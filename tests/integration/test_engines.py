@@ -6,18 +6,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from test_cli import Shell
 
-from zoo.collect import Checkpoint, CollectConfig, Run, State
+from zoo.collect import Checkpoint, Run, State
+from zoo.console import shown_log
 from zoo.engines import Plan, collect_all
 from zoo.ensemble import collect
 from zoo.recipe import load_recipe
-from zoo.tasks import build_task
 from zoo.workers import LocalPool
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
@@ -26,13 +26,13 @@ SEEDS = ["zoo.regime=independent", "zoo.seeds=3", "zoo.checkpoints=2", "zoo.epoc
 
 def plan(path: Path, settings: list[str]) -> Plan:
     recipe = load_recipe(TINY, settings)
-    origin = recipe.origin("collected", ("x",))
-    return Plan(recipe.sections["task"], recipe.section("zoo", CollectConfig), origin, path)
+    origin = recipe.collected(("x",))
+    return Plan(recipe.task, recipe.zoo, origin, path)
 
 
 def collect_here(path: Path, settings: list[str]) -> dict[str, bytes]:
     one = plan(path, settings)
-    collect(one.config, build_task(one.task, None, torch.device("cpu")), one.origin, path)
+    collect(one.config, one.task.build(None, torch.device("cpu")), one.origin, path)
     return content(path)
 
 
@@ -180,6 +180,17 @@ def test_workers_report_errors_and_ignored_settings_as_one_process_does(tmp_path
     assert code == 0
     assert "--workers 4 is ignored beyond 1" in err
     assert [path.parent.name for path in tmp_path.rglob("manifest.json")] == ["e"]
+
+
+@pytest.mark.parametrize(("shown", "expected"), [(True, 2), (False, 0)])
+def test_workers_show_what_their_owner_shows(tmp_path, capfd, shown, expected):
+    binary = ["task.name=binary", "zoo.checkpoints=1", "zoo.epochs=0", "zoo.init=shared"]
+    conditions = "zoo.conditions=['0000011111','0100010111','1011101000','1010101000']"
+    with shown_log() if shown else nullcontext():
+        collect_all([plan(tmp_path / "zoo", [*binary, conditions])], Pool(2))
+    lines = capfd.readouterr().err.splitlines()
+    assert lines.count("training 2 networks of seed 0 on the same batches, in turn on cpu") == expected
+    assert len(lines) == expected
 
 
 def test_several_recipes_go_to_their_own_places(tmp_path, shell, monkeypatch):

@@ -15,11 +15,11 @@ import torch
 from commands import call
 from PIL import Image
 
-from zoo.checkpoint import load_foreign
-from zoo.recipe import recipe_from_text
+from zoo.recipe import task_of
 from zoo.store import Zoo
-from zoo.tasks import build_task, images
+from zoo.tasks import images
 from zoo.tasks.classification import Config
+from zoo.weights import read
 
 CPU = torch.device("cpu")
 RPG = """
@@ -88,7 +88,7 @@ def test_a_family_goes_the_whole_way_on_photographs(model, options, photos):
 
     # timm's own preparation of a test image, by what config.json says, gives the logits that are scored.
     originals = Zoo.open(Path("zoos/mini"))
-    opened = build_task(Config.from_json(json.dumps(_task_of(originals))), photos, CPU)
+    opened = Config.from_json(json.dumps(_task_of(originals))).build(photos, CPU)
     mine = opened.build(0)
     opened.load(mine, originals.load(originals.entry("seed00000-0001")))
     loaded = timm.create_model("local-dir:original", pretrained=True).eval()
@@ -103,7 +103,7 @@ def test_a_family_goes_the_whole_way_on_photographs(model, options, photos):
 
 
 def _task_of(made: Zoo) -> dict:
-    return recipe_from_text("mini", made.manifest.origin.recipe).sections["task"].model_dump(mode="json")
+    return task_of(made.manifest.origin).model_dump(mode="json")
 
 
 def _alone(scored: dict, row: int) -> dict:
@@ -140,7 +140,7 @@ def test_batchnorm_subset_is_generated_scored_and_exported_with_the_frozen_rest(
     ):
         call(command)
 
-    start = load_foreign(Path("exports/whole-seed00000-0001/model.safetensors"))
+    start = read(Path("exports/whole-seed00000-0001/model.safetensors")).tensors
     collected, made = Zoo.open(Path("zoos/part")), Zoo.open(Path("zoos/part-generated"))
     names = [name for name in start if name.endswith((".bn2.weight", ".bn2.bias"))]
     assert sorted(spec.name for spec in collected.structure) == sorted(names)
@@ -154,7 +154,7 @@ def test_batchnorm_subset_is_generated_scored_and_exported_with_the_frozen_rest(
 
     expected = made.load(made.entries[0]) | made.frozen()
     for file in ("made.safetensors", "made.pth"):
-        found = load_foreign(Path(file))
+        found = read(Path(file)).tensors
         assert set(found) == set(start)
         assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
     call("rpg-zoo export zoos/part seed00000-0000 --format pth --out original.pth")
@@ -193,4 +193,4 @@ def test_export_refuses_to_overwrite_and_may_be_repeated(tmp_path, monkeypatch):
     assert "safetensors" in call("rpg-zoo export zoos/r seed00000-0000 --format safetensor", code=2)
     assert "no checkpoint 'seed1'" in call("rpg-zoo export zoos/r seed1", code=2)
     loaded = timm.create_model("local-dir:exports/r-seed00000-0000", pretrained=True)
-    assert torch.equal(loaded.head[0].weight, load_foreign(Path("exports/r-seed00000-0000.pth"))["head.0.weight"])
+    assert torch.equal(loaded.head[0].weight, read(Path("exports/r-seed00000-0000.pth")).tensors["head.0.weight"])

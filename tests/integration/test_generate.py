@@ -11,9 +11,11 @@ import pytest
 import torch
 from commands import call
 
+from learning import generate
 from rpg.config import GenerateConfig
-from rpg.generate import generate, windows
+from rpg.learnt import Learnt
 from rpg.run import Run
+from rpg.windows import windows
 from zoo.errors import Failed
 from zoo.store import Zoo
 
@@ -25,18 +27,22 @@ CPU = torch.device("cpu")
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A generator of a few steps for each tokenisation."""
     place = tmp_path_factory.mktemp("run")
-    settings = ["rpg.generator.token_size=64", "rpg.train.steps=20", "zoo.epochs=1", "zoo.checkpoints=3"]
-    settings.append(f"rpg.generator.tokenisation={request.param}")
+    settings = ["method.generator.token_size=64", "method.train.steps=20", "zoo.epochs=1", "zoo.checkpoints=3"]
+    settings.append(f"method.generator.tokenisation={request.param}")
     sets = " ".join(f"--set {setting}" for setting in settings)
     call(f"rpg-zoo collect {HERE / 'tiny.yaml'} --out {place}/zoo {sets}")
     call(f"rpg train {HERE / 'tiny.yaml'} --zoo {place}/zoo --out {place}/run {sets}")
     return Run(place / "run")
 
 
+def patch_group_values(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    for module in ("rpg.windows", "rpg.generate"):
+        monkeypatch.setattr(f"{module}.GROUP_VALUES", count)
+
+
 def made(run: Run, path: Path, **settings: object) -> dict[str, bytes]:
     config = GenerateConfig.model_validate({"n": 2, "steps": 3, "sampler": "ddim", **settings})
-    origin = run.recipe().origin("generated", ("x",), (run.sha256,), config)
-    zoo = generate(run, config, origin, path, CPU)
+    zoo = generate(run, path, config)
     assert list(zoo.problems()) == []
     return {file.name: file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
@@ -44,11 +50,11 @@ def made(run: Run, path: Path, **settings: object) -> dict[str, bytes]:
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
 def test_windows_give_the_same_bytes(run: Run, sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zoo.store.STACK_BELOW", 0)
-    monkeypatch.setattr("rpg.generate.CPU_CHUNK_VALUES", 2 * 64 // torch.get_num_threads())
+    monkeypatch.setattr("rpg.windows.CPU_CHUNK_VALUES", 2 * 64 // torch.get_num_threads())
     whole = made(run, tmp_path / "whole", sampler=sampler, n=1)  # several share chunks when they are not windowed
     for group_values in (1, 5 * 64, 16 * 64):  # windows of 2, 4 and 16 tokens
-        monkeypatch.setattr("rpg.generate.GROUP_VALUES", group_values)
-        assert len(windows(run.layout().num_tokens, 64, 2)) > 1
+        patch_group_values(monkeypatch, group_values)
+        assert len(windows(Learnt(run).layout().num_tokens, 64, 2)) > 1
         assert made(run, tmp_path / str(group_values), sampler=sampler, n=1) == whole
 
 
@@ -56,7 +62,7 @@ def test_windows_give_the_same_bytes(run: Run, sampler: str, tmp_path: Path, mon
 def test_modes_give_the_same_weights_in_windows(
     run: Run, sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rpg.generate.GROUP_VALUES", 8 * 64)
+    patch_group_values(monkeypatch, 8 * 64)
     made(run, tmp_path / "partial", sampler=sampler)
     expected = Zoo.open(tmp_path / "partial")
     for mode in ("sequential", "full"):
@@ -70,7 +76,7 @@ def test_modes_give_the_same_weights_in_windows(
 def test_windows_are_whole_chunks_and_cover_all_tokens(
     tokens: int, size: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rpg.generate.GROUP_VALUES", 80)
+    monkeypatch.setattr("rpg.windows.GROUP_VALUES", 80)
     found = windows(tokens, size, chunk)
     assert [token for window in found for token in window] == list(range(tokens))
     assert all(len(window) % chunk == 0 for window in found[:-1])
@@ -80,7 +86,7 @@ def test_windows_are_whole_chunks_and_cover_all_tokens(
 def test_values_that_are_not_finite_are_one_line_and_leave_no_network(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rpg.generate.GROUP_VALUES", 8 * 64)
+    patch_group_values(monkeypatch, 8 * 64)
     monkeypatch.setattr("rpg.generate.sample", lambda *args: torch.full_like(args[2], torch.nan))
     with pytest.raises(Failed, match="network generated-0000 has values that are not finite"):
         made(run, tmp_path / "made")

@@ -128,7 +128,7 @@ def test_versions_and_branches(client, server, tmp_path):
 
 
 def test_a_licence_is_needed(client, server, tmp_path):
-    origin = load_recipe("cifar10-cnn-small").origin("collected", ("rpg-zoo", "collect"))
+    origin = load_recipe("cifar10-cnn-small").collected(("rpg-zoo", "collect"))
     with ZooWriter(tmp_path / "other", origin, Structure.of({"w": torch.zeros(2)})) as writer:
         writer.add("a", {"w": torch.zeros(2)}, seed=0, split="train")
         writer.finish()
@@ -173,9 +173,7 @@ def test_timm_loads_a_pushed_checkpoint(client, server, tmp_path):
 
 
 def one_network_zoo(path, recipe, overrides, network):
-    with ZooWriter(
-        path, load_recipe(recipe, overrides).origin("collected", ("rpg-zoo",)), Structure.of(network)
-    ) as writer:
+    with ZooWriter(path, load_recipe(recipe, overrides).collected(("rpg-zoo",)), Structure.of(network)) as writer:
         writer.add("a", network, seed=0, split="train")
         writer.finish()
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from commands import call
 
+from rpg.learnt import Learnt
 from rpg.run import Run
 from zoo.checkpoint import load_tensors
+from zoo.manifest import differences
 from zoo.store import Zoo
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
@@ -46,8 +48,13 @@ def test_option_trains_and_generates(
     settings: list[str], precision: str, collected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    sets = [f"rpg.generator.{setting}" for setting in settings] + [f"rpg.train.precision={precision}"]
-    sets += ["rpg.train.steps=20", "rpg.train.batch_size=3", "rpg.train.diffusion_batch=20", "generate.steps=3"]
+    sets = [f"method.generator.{setting}" for setting in settings] + [f"method.train.precision={precision}"]
+    sets += [
+        "method.train.steps=20",
+        "method.train.batch_size=3",
+        "method.train.diffusion_batch=20",
+        "generate.steps=3",
+    ]
     call(f"rpg train {TINY} --zoo {collected} --out run " + " ".join(f"--set {item}" for item in sets))
     call("rpg generate run -n 2 --out made")
 
@@ -56,10 +63,11 @@ def test_option_trains_and_generates(
     assert list(made.problems()) == []
     assert len({entry.sha256 for entry in made.entries}) == 2
     assert len(run.metrics_path.read_text().splitlines()) == 2
-    recorded = made.manifest.origin.recipe
+    recorded = [line.split()[0] for line in differences({}, made.manifest.origin.settings)]
     assert all(setting.split("=")[0] in recorded for setting in settings)
-    assert run.values_path.is_file() == ("statistics=value" in settings)
-    names = load_tensors(run.generator_path).keys()
+    learnt = Learnt(run)
+    assert learnt.values_path.is_file() == ("statistics=value" in settings)
+    names = load_tensors(learnt.generator_path).keys()
     assert ("positions" in names) == ("positions=learned" in settings)
     assert ("states" in names) == ("permutation_state=learned" in settings)
     assert json.loads(run.layout_path.read_text())["tokenisation"] == next(

@@ -12,16 +12,17 @@ from typing import Any
 import pytest
 import torch
 
+from rpg.learnt import Learnt
 from rpg.run import Run, read_losses
 
 HERE = Path(__file__).parent
 SHARDED = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 SETTINGS = ["steps=30", "save_every=10", "diffusion_batch=20", "accumulation=2", "ema=0.9", "gradient_clipping=0.5"]
-LEARNED = ["rpg.generator.positions=learned", "rpg.generator.permutation_state=learned"]
+LEARNED = ["method.generator.positions=learned", "method.generator.permutation_state=learned"]
 
 
 def launch(out: str, count: int, environment: dict[str, str], **more: Any) -> dict[str, Any]:
-    sets = [f"rpg.train.{setting}" for setting in SETTINGS] + LEARNED
+    sets = [f"method.train.{setting}" for setting in SETTINGS] + LEARNED
     arguments = [str(HERE / "tiny.yaml"), "--zoo", "zoo", "--out", out, "--device", "cpu"]
     arguments += [word for item in sets for word in ("--set", item)]
     return {"count": count, "arguments": arguments, "environment": environment, **more}
@@ -55,7 +56,7 @@ def estimates(path: Path) -> torch.Tensor:
     """Of noise, by a trained run, for every state. (Not its weights: biases before BatchNorm have no gradient but
     rounding, which AdamW makes as large as any other.)
     """
-    generator = Run(path).require_trained().generator(torch.device("cpu"))
+    generator = Learnt(Run(path).require_trained()).generator(torch.device("cpu"))
     rng = torch.Generator().manual_seed(0)
     row = torch.arange(4).repeat_interleave(5)
     noisy = torch.randn(20, generator.config.token_size, generator=rng)

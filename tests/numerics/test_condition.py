@@ -29,10 +29,10 @@ def generator(**settings: Any) -> Generator:
     return Generator(GeneratorConfig.model_validate(SMALL | settings), positions, 3).eval()
 
 
-def by_hand(model: Generator, told: Tensor) -> Tensor:
+def by_hand(model: Generator, cond: Tensor) -> Tensor:
     """Positions plus the embedding, written out token by token, through the recurrent model one sequence at a time."""
     first, _, second = model.condition
-    embedded = second(torch.nn.functional.silu(first(told)))
+    embedded = second(torch.nn.functional.silu(first(cond)))
     sequences = []
     for row in embedded:
         sequence = model.positions.clone()
@@ -74,39 +74,39 @@ def test_settings_that_do_not_go_together(settings: dict[str, Any], message: str
         GeneratorConfig.model_validate(SMALL | settings)
 
 
-def batches(told: Tensor, tokens: Tensor, settings: TrainConfig) -> Batches:
+def batches(cond: Tensor, tokens: Tensor, settings: TrainConfig) -> Batches:
     mask = torch.ones(tokens.shape[1:], dtype=torch.bool)
     schedule = make_scheduler(DiffusionConfig(), "ddpm", 1000)
-    return Batches(settings, tokens.numpy(), mask, schedule, Processes(torch.device("cpu")), told)  # type: ignore[arg-type]
+    return Batches(settings, tokens.numpy(), mask, schedule, Processes(torch.device("cpu")), cond)  # type: ignore[arg-type]
 
 
 def test_a_batch_carries_the_condition_of_each_of_its_checkpoints() -> None:
-    told = torch.stack([bits(c) for c in all_conditions()])
-    number = torch.arange(len(told), dtype=torch.float32)
+    cond = torch.stack([bits(c) for c in all_conditions()])
+    number = torch.arange(len(cond), dtype=torch.float32)
     tokens = number[:, None, None].expand(-1, 3, 4).contiguous()  # every value says whose it is
     settings = TrainConfig(batch_size=8, diffusion_batch=20, accumulation=2, precision="float32")
     seen = 0
     for step in range(20):
-        for part in batches(told, tokens, settings).parts(step)[0]:
+        for part in batches(cond, tokens, settings).parts(step)[0]:
             assert part.states.shape == (4, BITS)
             owners = part.tokens[:, 0].to(torch.int64)
-            assert torch.equal(part.states[part.row], told[owners])
+            assert torch.equal(part.states[part.row], cond[owners])
             seen += len(owners)
     assert seen == 20 * 20
 
 
 def test_training_learns_what_conditions_say_of_tasks_never_seen() -> None:
     """Tokens are a linear function of the bits. For conditions that were held out, noise in their tokens must be easier
-    to find when the generator is told these conditions than when it is told others.
+    to find when the generator is told these conditions than when it is cond others.
     """
-    told = torch.stack([bits(c) for c in all_conditions()])
+    cond = torch.stack([bits(c) for c in all_conditions()])
     rng = torch.Generator().manual_seed(0)
-    tokens = ((2 * told - 1) @ torch.randn(BITS, 2 * 16, generator=rng)).view(-1, 2, 16) / 4
-    held = torch.arange(len(told)) % 10 == 0
+    tokens = ((2 * cond - 1) @ torch.randn(BITS, 2 * 16, generator=rng)).view(-1, 2, 16) / 4
+    held = torch.arange(len(cond)) % 10 == 0
     torch.manual_seed(0)
     settings = TrainConfig(batch_size=32, diffusion_batch=64, precision="float32")
     model = Generator(GeneratorConfig.model_validate(SMALL), torch.tensor([[0, 0], [0, 1]]), int((~held).sum()))
-    source = batches(told[~held], tokens[~held].contiguous(), settings)
+    source = batches(cond[~held], tokens[~held].contiguous(), settings)
     optimizer = torch.optim.AdamW(model.train().parameters(), 3e-3)
     for step in range(300):
         optimizer.zero_grad()
@@ -123,5 +123,5 @@ def test_training_learns_what_conditions_say_of_tasks_never_seen() -> None:
         with torch.no_grad():
             return squared_error(model, source.schedule, clean, mask, levels, noise, condition, row, place).item()
 
-    assert error(told[held]) < 0.6 * error(1 - told[held])
-    assert error(told[held]) < 0.8 * error(told[held].roll(1, 0))
+    assert error(cond[held]) < 0.6 * error(1 - cond[held])
+    assert error(cond[held]) < 0.8 * error(cond[held].roll(1, 0))

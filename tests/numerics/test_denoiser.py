@@ -120,7 +120,7 @@ def test_the_estimate_is_float32_under_autocast() -> None:
 @pytest.mark.parametrize("channels", [CHANNELS, (1, 4, 1), (1, 4, 4, 1)])
 def test_folded_norms_change_nothing(channels: tuple[int, ...]) -> None:
     denoiser, folded = make_denoiser(16, channels), make_denoiser(16, channels)
-    folded.fold_norms()
+    folded.fuse_conv_bn()
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     torch.testing.assert_close(folded(*inputs(4, 16)), denoiser(*inputs(4, 16)), rtol=1e-4, atol=1e-5)
     assert list(folded.stages.children())[-1][0].weight.equal(list(denoiser.stages.children())[-1][0].weight)

@@ -318,7 +318,7 @@ def test_what_is_computed_once_equals_the_published_loop(sampler: Sampler) -> No
         return denoise(noisy, times, plain.prototypes(torch.tensor([2]))[0])
 
     plain.denoiser.denoise = published  # type: ignore[method-assign]
-    model.denoiser.fold_norms()
+    model.denoiser.fuse_conv_bn()
     prototypes = model.prototypes(torch.tensor([2]))[0]
     scheduler = make_scheduler(CONFIG, sampler, 25)
     mine, theirs = (

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
-from rpg.generate import generate
+from learning import generate, rpg_config, train
+from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, TrainConfig
 from rpg.models.diffusion import make_scheduler
 from rpg.models.generator import Generator
 from rpg.run import Run, read_losses
-from rpg.train import Batches, check, cosine, train
+from rpg.train import Batches, check, cosine
 from zoo.errors import Failed, MissingExtra
 from zoo.manifest import Origin
 from zoo.seeds import global_seed
@@ -25,16 +25,7 @@ SETTINGS = {
     "generator": {"token_size": 32, "d_model": 32, "d_state": 8, "head_dim": 32, "channels": (1, 32, 64, 32, 1)},
     "train": {"batch_size": 16, "steps": 600, "learning_rate": 3e-3, "precision": "float32"},
 }
-RECIPE = """
-task: {name: classification, model: cnn_digits, data: digits}
-zoo: {optimizer: sgd, learning_rate: 1e-2, batch_size: 10, epochs: 1, save_learning_rate: 1e-5}
-rpg:
-  generator: {token_size: 32, d_model: 32, d_state: 8, head_dim: 32, channels: [1, 32, 64, 32, 1]}
-  train: {batch_size: 16, steps: 600, learning_rate: 3e-3, precision: float32}
-"""
-ORIGIN = Origin(
-    name="toy", kind="trained", task="toy", recipe=RECIPE, recipe_sha256="0" * 64, command=("x",), versions={}
-)
+ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 
 
 def network(seed):
@@ -55,8 +46,8 @@ def trained(tmp_path_factory) -> tuple[Zoo, Run]:
         for seed in range(4):
             writer.add(f"net-{seed}", network(seed), seed=seed, split="train")
         zoo = writer.finish()
-    config = RPGConfig(**{key: RPGConfig.model_fields[key].annotation(**value) for key, value in SETTINGS.items()})
-    return zoo, train(config, zoo, zoo.select("train"), ORIGIN, place / "run", torch.device("cpu"))
+    config = rpg_config(**SETTINGS)
+    return zoo, train(config, zoo, place / "run")
 
 
 def test_the_loss_curve_is_the_golden_one(trained):
@@ -72,9 +63,7 @@ def test_the_loss_curve_is_the_golden_one(trained):
 
 def test_generated_networks_are_nearest_to_the_checkpoint_of_their_state(trained, tmp_path):
     zoo, run = trained
-    config = GenerateConfig(n=6, sampler="ddpm", steps=1000)
-    origin = ORIGIN.model_copy(update={"kind": "generated"})
-    made = generate(run, config, origin, tmp_path / "made", torch.device("cpu"))
+    made = generate(run, tmp_path / "made", GenerateConfig(n=6, sampler="ddpm", steps=1000))
     by_hash = {entry.sha256: seed for seed, entry in enumerate(zoo.entries)}
     states = set()
     for entry in made.entries:
@@ -89,7 +78,7 @@ def test_generated_networks_are_nearest_to_the_checkpoint_of_their_state(trained
 
 
 def test_the_learning_rate_is_half_a_cosine():
-    config = RPGConfig().train.model_copy(update={"steps": 100, "learning_rate": 2.0})
+    config = rpg_config().train.model_copy(update={"steps": 100, "learning_rate": 2.0})
     assert [cosine(config, step) for step in (0, 50, 100)] == pytest.approx([2.0, 1.0, 0.0])
 
 
@@ -100,7 +89,7 @@ def batches(settings: TrainConfig, rank: int = 0, count: int = 1) -> Batches:
     rng = torch.Generator().manual_seed(0)
     tokens, mask = torch.randn(5, 7, 16, generator=rng), torch.rand(7, 16, generator=rng) < 0.7
     schedule = make_scheduler(DiffusionConfig(), "ddpm", 1000)
-    place = SimpleNamespace(rank=rank, count=count, device=torch.device("cpu"), gradients_stay=lambda _: nullcontext())
+    place = SimpleNamespace(rank=rank, count=count, device=torch.device("cpu"), no_sync=lambda _: nullcontext())
     return Batches(settings, tokens.numpy(), mask, schedule, place)
 
 
@@ -207,12 +196,14 @@ def test_out_of_memory_is_one_line_with_what_to_set(monkeypatch, trained, tmp_pa
 
     zoo, _ = trained
     monkeypatch.setattr(Batches, "backward", full)
-    config = RPGConfig(**{key: RPGConfig.model_fields[key].annotation(**value) for key, value in SETTINGS.items()})
-    with pytest.raises(Failed, match=r"^CUDA out of memory; use --set rpg\.train\.accumulation=2: about 0\.0\d+ GB"):
-        train(config, zoo, zoo.select("train"), ORIGIN, tmp_path / "run", torch.device("cpu"))
+    config = rpg_config(**SETTINGS)
+    with pytest.raises(Failed, match=r"^CUDA out of memory; use --set method\.train\.accumulation=2: about 0\.0\d+ GB"):
+        train(config, zoo, tmp_path / "run")
     monkeypatch.undo()
-    config = config.model_copy(update={"train": config.train.model_copy(update={"steps": 10})})
-    assert train(config, zoo, zoo.select("train"), ORIGIN, tmp_path / "run", torch.device("cpu")).trained
+    shorter = config.model_copy(update={"train": config.train.model_copy(update={"steps": 10})})
+    with pytest.raises(ValueError, match=r"holds another run: method\.train\.steps 600 -> 10; choose another place"):
+        train(shorter, zoo, tmp_path / "run")
+    assert train(shorter, zoo, tmp_path / "shorter").trained
 
 
 # Trackers
@@ -222,7 +213,7 @@ def test_tensorboard_shows_each_step_once_after_a_resume(monkeypatch, trained, t
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     zoo, _ = trained
     options = SETTINGS["train"] | {"steps": 60, "save_every": 20}
-    config = RPGConfig(generator=GeneratorConfig(**SETTINGS["generator"]), train=TrainConfig(**options))
+    config = rpg_config(generator=SETTINGS["generator"], train=options)
     whole = Batches.backward
 
     def stop(self, model, step):
@@ -231,11 +222,10 @@ def test_tensorboard_shows_each_step_once_after_a_resume(monkeypatch, trained, t
         return whole(self, model, step)
 
     monkeypatch.setattr(Batches, "backward", stop)
-    call = (config, zoo, zoo.select("train"), ORIGIN, tmp_path / "run", torch.device("cpu"), ["tensorboard"])
     with pytest.raises(KeyboardInterrupt):
-        train(*call)
+        train(config, zoo, tmp_path / "run", trackers=["tensorboard"])
     monkeypatch.undo()
-    run = train(*call)
+    run = train(config, zoo, tmp_path / "run", trackers=["tensorboard"])
     events = accumulator.EventAccumulator(str(tmp_path / "run" / "logs" / "run")).Reload().Scalars("loss")
     steps, losses = zip(*read_losses(run), strict=True)
     assert [event.step for event in events] == list(steps)

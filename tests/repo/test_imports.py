@@ -38,7 +38,20 @@ HEAVY = (
 )
 PARTS = ("timm.data",)  # of a heavy library, wrapped by a file of their own: they are another concern
 # Functions that only build a value; names that start with a capital letter are constructors.
-PURE = {"compile", "dict", "frozenset", "getattr", "range", "set", "sorted", "tensor", "tuple", "with_name", "zip"}
+PURE = {
+    "compile",
+    "dict",
+    "frozenset",
+    "getLogger",
+    "getattr",
+    "range",
+    "set",
+    "sorted",
+    "tensor",
+    "tuple",
+    "with_name",
+    "zip",
+}
 
 
 def read_sources() -> dict[str, str]:
@@ -261,6 +274,23 @@ def test_importing_every_module_changes_nothing(tmp_path: Path) -> None:
     assert (code, stdout) == (0, ""), stderr
     assert stderr == ""
     assert list(tmp_path.iterdir()) == []
+
+
+READ_ALL_RECIPES = """
+import sys
+from zoo.recipe import load_recipe, recipe_names
+from zoo.tasks import FAMILIES
+
+assert {load_recipe(name).task.name for name in recipe_names()} == set(FAMILIES)
+assert all(module in sys.modules for module in FAMILIES.values())
+print(*sorted(set(sys.argv[1:]) & set(sys.modules)))
+"""
+
+
+def test_reading_recipes_imports_no_heavy_library() -> None:
+    command = [sys.executable, "-c", READ_ALL_RECIPES, *HEAVY]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert run.stdout.split() == ["safetensors"]  # which is light, and reads every checkpoint
 
 
 @pytest.mark.parametrize("source", ["print('hello')", "import torch\ntorch.rand(1)", "import os\nos.chdir('..')"])

@@ -20,11 +20,10 @@ import pytest
 from zoo.errors import MissingExtra
 from zoo.recipe import load_recipe, recipe_names
 from zoo.structure import Structure
-from zoo.tasks import task_structure
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 KEYS = ("command", "hardware", "hours", "expected", "paper")
-FILES = sorted(path for path in RECIPES.rglob("*.yaml") if not {"_base", "_methods"} & set(path.parts))
+FILES = sorted(path for path in RECIPES.rglob("*.yaml") if "_methods" not in path.parts)
 
 
 # Parameters of the networks (buffers not counted): those of the paper's tables and of RPG's published code.
@@ -67,7 +66,7 @@ def header_faults(text: str) -> list[str]:
 def structure_of(recipe: str) -> Structure:
     """Skips the test where the library of the recipe's networks is not installed."""
     try:
-        return task_structure(load_recipe(recipe).sections["task"])
+        return load_recipe(recipe).task.structure()
     except MissingExtra as error:
         pytest.skip(str(error))
 

@@ -13,14 +13,14 @@ from torch import nn
 
 from evaluators.classification import balanced_accuracy
 from zoo.conditions import bits, flipped
-from zoo.tasks.binary import BinaryTask, Config, build, focal_loss
+from zoo.tasks.binary import BinaryTask, Config, focal_loss
 
 CONDITION = "0100010111"
 
 
 @pytest.fixture(scope="module")
 def task() -> BinaryTask:
-    return build(Config(name="binary", model="cnn_digits", data="digits"), None, torch.device("cpu"))
+    return Config(name="binary", model="cnn_digits", data="digits").build(None, torch.device("cpu"))
 
 
 class Oracle(nn.Module):

@@ -13,7 +13,7 @@ from torchvision.transforms import functional as reference
 from zoo.checkpoint import save_tensors
 from zoo.errors import MissingData
 from zoo.structure import Structure
-from zoo.tasks import build_task, task_frozen, task_module, task_structure
+from zoo.tasks import config_class
 from zoo.tasks.classification import ClassificationTask, Config
 from zoo.tasks.images import Images
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 def digits_task(augment: str = "none") -> ClassificationTask:
     config = Config(name="classification", model="cnn_digits", data="digits", augment=augment)
-    task = build_task(config, None, CPU)
+    task = config.build(None, CPU)
     assert isinstance(task, ClassificationTask)
     return task
 
@@ -246,7 +246,7 @@ def test_an_unknown_network_or_task_gets_a_suggestion():
     with pytest.raises(ValueError, match="did you mean cnn_digits"):
         task.build(0)
     with pytest.raises(ValueError, match="did you mean classification"):
-        task_module("clasification")
+        config_class("clasification")
 
 
 def test_all_of_it_runs_on_the_given_device():
@@ -265,7 +265,7 @@ def family_task(model: str, pretrained: object = False, **options: object) -> Cl
         "image_size": size,
         "pretrained": pretrained,
     }
-    task = build_task(Config(**settings | options), None, CPU)
+    task = Config(**settings | options).build(None, CPU)
     assert isinstance(task, ClassificationTask)
     return task
 
@@ -287,7 +287,7 @@ def weights_file(tmp_path_factory):
 def test_the_structure_without_memory_is_that_of_the_weights(model):
     options = {"image_size": 8} if model == "cnn_digits" else {"options": {"patch_size": 8}} if "vit" in model else {}
     task = family_task(model, **options)
-    assert task_structure(task.config) == Structure.of(task.weights(task.build(0)))
+    assert task.config.structure() == Structure.of(task.weights(task.build(0)))
 
 
 names = st.sampled_from(["*", "conv1.*", "*.bn2.weight", "layer1.*", "*.weight", "fc.*", "*.running_mean"])
@@ -301,7 +301,7 @@ def test_weights_and_frozen_are_all_of_the_model_and_load_inverts_them(patterns,
     weights, frozen = task.weights(model), task.frozen(model)
     state = model.state_dict()
     assert sorted([*weights, *frozen]) == sorted(state)
-    assert task_structure(task.config) == Structure.of(weights)
+    assert task.config.structure() == Structure.of(weights)
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
     task.load(other, weights)
     expected = {name: state[name] if name in weights else before[name] for name in state}
@@ -371,7 +371,7 @@ def test_pretrained_weights_that_are_not_there_or_do_not_fit_are_explained(weigh
     with pytest.raises(ValueError, match="set pretrained, too"):
         family_task("test_resnet", trainable=("fc.*",))
     with pytest.raises(ValueError, match=r"'fd\.\*' matches no tensor of test_resnet"):
-        task_structure(family_task("test_resnet", True, trainable=("fd.*",)).config)
+        family_task("test_resnet", True, trainable=("fd.*",)).config.structure()
 
 
 def test_the_head_is_the_classifier():
@@ -409,10 +409,10 @@ def test_crops_resume_where_they_stopped(augment):
 
 def test_frozen_tensors_come_from_the_pretrained_weights_alone(weights_file, tmp_path):
     task = family_task("test_resnet", str(weights_file), trainable=("layer1.*",))
-    expected, found = task.frozen(task.start(5)), task_frozen(task.config)
+    expected, found = task.frozen(task.start(5)), task.config.frozen()
     assert list(found) == list(expected)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
-    assert task_frozen(family_task("test_resnet").config) == {}
+    assert family_task("test_resnet").config.frozen() == {}
 
     tensors = load_file(weights_file)
     tensors["fc.weight"], tensors["fc.bias"] = tensors["fc.weight"][:3].clone(), tensors["fc.bias"][:3].clone()

@@ -14,9 +14,7 @@ from zoo.ensemble import collect
 from zoo.errors import Corrupt
 from zoo.manifest import Origin
 
-ORIGIN = Origin(
-    name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
-)
+ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 SETTINGS = {
     "optimizer": "sgd",
     "learning_rate": 0.1,

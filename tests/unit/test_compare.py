@@ -1,21 +1,22 @@
 """The comparison of groups, with networks of two weights whose errors and distances are known by heart."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from evaluators.metrics import Evaluation, proportion
-from rpg.compare import compare
-from rpg.config import EvalConfig
+from rpg.compare import Candidate, compare, comparison_json
+from rpg.report import write_report
 from rpg.verdict import judge
+from zoo.errors import Corrupt, Failed
 from zoo.manifest import Origin
-from zoo.store import Zoo, ZooWriter
+from zoo.store import ZooWriter
 from zoo.structure import Structure
 
-ORIGIN = Origin(
-    name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
-)
+ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 
 
 class IntervalTask:
@@ -38,64 +39,78 @@ class IntervalTask:
         return Evaluation((proportion("top1", correct),), correct)
 
 
-def make(path, ends, split="train", parents=(), seeds=None):
+def make(path, ends, split="train", seeds=None, heldout=0):
+    """A zoo of these networks; the last `heldout` of them are held out."""
     with ZooWriter(path, ORIGIN, Structure.of({"ends": torch.zeros(2)})) as writer:
         for index, pair in enumerate(ends):
             seed = index if seeds is None else seeds[index]
-            writer.add(f"net-{index}", {"ends": torch.tensor(pair)}, seed=seed, split=split, parents=parents)
+            own = "heldout" if index >= len(ends) - heldout else split
+            writer.add(f"net-{index}", {"ends": torch.tensor(pair)}, seed=seed, split=own)
         return writer.finish()
 
 
-CONFIG = EvalConfig(n=3, average_of=2, noise=(0.5,))
 ORIGINALS = [(0.0, 80.0), (0.0, 84.0), (3.0, 80.0), (10.0, 90.0)]
 GENERATED = [(0.0, 80.0), (0.0, 100.0), (50.0, 60.0)]
+MEAN = [(3.25, 83.5)]
 
 
 @pytest.fixture
-def result(tmp_path):
-    originals = make(tmp_path / "originals", ORIGINALS)
-    generated = make(tmp_path / "generated", GENERATED, "generated", [originals.entries[0].sha256])
-    return compare(originals, generated, IntervalTask(), CONFIG, ORIGIN, tmp_path / "out")
+def originals(tmp_path):
+    return make(tmp_path / "originals", ORIGINALS)
 
 
-def test_originals_are_those_of_the_split_that_was_learnt(tmp_path):
-    """A generator can learn from generated networks (`rpg train --split generated`)."""
-    originals = make(tmp_path / "originals", ORIGINALS, "generated")
-    made = make(tmp_path / "made", GENERATED, "generated", [originals.entries[3].sha256])
-    result = compare(originals, made, IntervalTask(), CONFIG, ORIGIN, tmp_path / "out")
-    assert result.group("original").accuracy == (80, 84, 77, 80)
-    orphans = make(tmp_path / "orphans", GENERATED, "generated")
-    with pytest.raises(ValueError, match="was not generated from"):
-        compare(originals, orphans, IntervalTask(), CONFIG, ORIGIN, tmp_path / "out")
+@pytest.fixture
+def generated(tmp_path):
+    return make(tmp_path / "generated", GENERATED, "generated")
+
+
+@pytest.fixture
+def candidates(tmp_path, generated):
+    mean = make(tmp_path / "mean", MEAN, "mean")
+    return [Candidate("soup", mean, "baseline", "a mean"), Candidate("mine", generated, "generated")]
+
+
+@pytest.fixture
+def result(originals, candidates, tmp_path):
+    return compare(originals, "train", candidates, IntervalTask(), tmp_path / "out")
+
+
+def test_groups_are_the_callers_and_their_order_is_by_kind(result):
+    assert [(group.name, group.kind) for group in result.groups] == [
+        ("original", "original"), ("mine", "generated"), ("soup", "baseline")
+    ]  # fmt: skip
+    assert (result.group("soup").about, result.group("mine").about) == ("a mean", "networks from a generator")
+    assert result.group("soup").scored.accuracy == (80,)
+    assert result.group("soup").spread == 0
 
 
 def test_yardsticks_leave_the_network_itself_out(result):
     # Nearest other: 3 (to the third), 4 (to the first), 3 (to the first), and hypot(10, 6) (to the second).
-    assert result.group("original").nearest == pytest.approx((3, 4, 3, np.hypot(10, 6)))
+    assert result.original.nearest == pytest.approx((3, 4, 3, np.hypot(10, 6)))
     assert result.leave_one_out_distance == pytest.approx(3.5)
     # Errors: 80..99, 84..99, {0,1,2} and 80..99, {0..9} and 90..99.
-    assert result.group("original").max_error_iou == pytest.approx((20 / 23, 16 / 20, 20 / 23, 13 / 30))
-    assert result.leave_one_out_iou == pytest.approx((20 / 23 + 16 / 20) / 2)
-    assert result.good_from == 80 - 2
+    assert result.original.scored.max_error_iou == pytest.approx((20 / 23, 16 / 20, 20 / 23, 13 / 30))
+    assert result.scoring.leave_one_out_iou == pytest.approx((20 / 23 + 16 / 20) / 2)
+    assert result.scoring.good_from == 80 - 2
 
 
 def test_checkpoints_of_several_runs_are_measured_by_those_of_other_runs(tmp_path):
     """Two runs of two checkpoints 0.1 apart; a copy of one with noise of 2 is far from it, but no new network."""
     ends = [(0.0, 80.0), (0.1, 80.0), (6.0, 86.0), (6.1, 86.0)]
+    noisy = Candidate("noisy", make(tmp_path / "noisy", [(2.0, 80.0)]), "generated")
     results = []
     for name, seeds in (("one", [7, 7, 7, 7]), ("two", [0, 0, 1, 1])):
         originals = make(tmp_path / f"{name}-originals", ends, seeds=seeds)
-        noisy = make(tmp_path / f"{name}-noisy", [(2.0, 80.0)], "generated", [originals.entries[0].sha256])
-        results.append(compare(originals, noisy, IntervalTask(), CONFIG, ORIGIN, tmp_path / f"{name}-out"))
+        results.append(compare(originals, "train", [noisy], IntervalTask(), tmp_path / f"{name}-out"))
     one, two = results
     assert (one.runs, two.runs) == (1, 2)
-    assert one.group("original").nearest == pytest.approx((0.1, 0.1, 0.1, 0.1))
-    assert two.group("original").nearest == pytest.approx(np.hypot([6, 5.9, 5.9, 6], 6))
-    assert two.leave_one_out_iou < one.leave_one_out_iou
-    assert one.group("generated").nearest == two.group("generated").nearest == pytest.approx((1.9,))
-    assert one.group("generated").novel_and_good == 100
-    assert two.group("generated").novel_and_good == 0
-    weights = [dict(judge(result).findings)["Weights"] for result in results]
+    assert one.original.nearest == pytest.approx((0.1, 0.1, 0.1, 0.1))
+    assert two.original.nearest == pytest.approx(np.hypot([6, 5.9, 5.9, 6], 6))
+    assert two.scoring.leave_one_out_iou < one.scoring.leave_one_out_iou
+    assert one.group("noisy").nearest == two.group("noisy").nearest == pytest.approx((1.9,))
+    assert one.group("noisy").scored.novel_and_good == 100
+    assert two.group("noisy").scored.novel_and_good == 0
+    weights = [dict(judge(result)[0].findings)["Weights"] for result in results]
     assert "its nearest other one" in weights[0]
     assert "they are not copies" in weights[0]
     assert "its nearest one of another run" in weights[1]
@@ -103,28 +118,105 @@ def test_checkpoints_of_several_runs_are_measured_by_those_of_other_runs(tmp_pat
 
 
 def test_a_copy_a_novelty_and_a_failure_are_told_apart(result):
-    group = result.group("generated")
-    assert group.accuracy == (80, 100, 10)
+    group, behaviour = result.group("mine"), result.group("mine").scored
+    assert behaviour.accuracy == (80, 100, 10)
     assert group.nearest == pytest.approx((0, np.hypot(10, 10), np.hypot(40, 30)))
     assert group.nearest_ratio == pytest.approx(tuple(distance / 3.5 for distance in group.nearest))
-    assert group.max_error_iou[:2] == (1, 0)
-    assert group.novel_and_good == pytest.approx(100 / 3)
-    assert group.metrics["top1"].best == 100
+    assert behaviour.max_error_iou[:2] == (1, 0)
+    assert behaviour.novel_and_good == pytest.approx(100 / 3)
+    assert behaviour.metrics["top1"].best == 100
+    assert behaviour.stderr == pytest.approx(4)  # of 80 of 100; the others are further from a half
 
 
-def test_baselines_are_made_of_the_training_checkpoints(result, tmp_path):
-    names = [group.name for group in result.groups]
-    assert names == ["original", "generated", "noised_0.5", "mean_of_all", "average_of_2", "gaussian"]
-    mean = Zoo.open(tmp_path / "out" / "baselines" / "mean_of_all")
-    assert mean.load(mean.entries[0])["ends"].tolist() == [3.25, 83.5]
-    assert result.group("mean_of_all").accuracy == (80,)
-    assert result.group("mean_of_all").spread == 0
+def test_seeds_of_one_generator_are_one_group(originals, tmp_path):
+    """Seed 0 makes networks at 80 and 100, seed 1 one at 10."""
+    zoos = [make(tmp_path / "seed0", GENERATED[:2]), make(tmp_path / "seed1", GENERATED[2:])]
+    seeds = [Candidate("mine", zoo, "generated") for zoo in zoos]
+    group = compare(originals, "train", seeds, IntervalTask(), tmp_path / "out").group("mine")
+    assert group.seeds == (2, 1)
+    assert group.scored.accuracy == (80, 100, 10)
+    over = group.over_seeds(group.scored.accuracy)
+    assert (over.mean, over.std, over.n) == pytest.approx((50, 40 * np.sqrt(2), 2))
+    assert group.scored.metrics["top1"].mean == pytest.approx(190 / 3)
 
 
-def test_zoos_of_different_networks_are_not_compared(tmp_path):
-    originals = make(tmp_path / "originals", [(0.0, 80.0), (0.0, 84.0)])
+def test_one_seed_is_the_whole_group(result):
+    group = result.group("mine")
+    over = group.over_seeds(group.nearest)
+    assert (over.mean, over.std, over.n) == (pytest.approx(np.mean(group.nearest)), 0, 1)
+
+
+def test_weights_alone_where_the_task_is_unknown(originals, candidates, result, tmp_path):
+    alone = compare(originals, "train", candidates, None, tmp_path / "alone")
+    assert alone.scoring is None
+    for with_scores, without in zip(result.groups, alone.groups, strict=True):
+        assert without == with_scores.model_copy(update={"behaviour": None})
+    assert not (tmp_path / "alone").exists()
+    shown = comparison_json(alone)
+    assert set(shown["groups"]["mine"]["similarity"]) == {"nearest_distance", "nearest_ratio", "spread"}
+    assert "metrics" not in shown["groups"]["mine"]
+
+
+def test_json_holds_every_group(result):
+    shown = json.loads(json.dumps(comparison_json(result), allow_nan=False))
+    assert set(shown["groups"]) == {"original", "mine", "soup"}
+    mine = shown["groups"]["mine"]
+    assert (mine["kind"], mine["seeds"], mine["metrics"]["top1"]["best"]) == ("generated", 1, 100)
+    assert mine["similarity"]["nearest_distance"]["n"] == 3
+
+
+def test_held_out_originals_are_a_group_unless_they_were_learnt(tmp_path, generated):
+    originals = make(tmp_path / "originals", ORIGINALS + MEAN + [(1.0, 79.0)], heldout=2)
+    candidate = Candidate("mine", generated, "generated")
+    result = compare(originals, "train", [candidate], IntervalTask(), tmp_path / "out")
+    assert [group.kind for group in result.groups] == ["original", "heldout", "generated"]
+    assert result.original.scored.accuracy == (80, 84, 77, 80)
+    assert result.group("heldout").scored.accuracy == (80, 78)
+    learnt = compare(originals, "heldout", [candidate], None, tmp_path / "other")
+    assert [group.kind for group in learnt.groups] == ["original", "generated"]
+
+
+def test_what_cannot_be_compared_is_refused_before_any_work(originals, generated, candidates, tmp_path):
     with ZooWriter(tmp_path / "other", ORIGIN, Structure.of({"other": torch.zeros(2)})) as writer:
         writer.add("net-0", {"other": torch.zeros(2)}, seed=0, split="generated")
         other = writer.finish()
-    with pytest.raises(ValueError, match="different models: missing: ends"):
-        compare(originals, other, IntervalTask(), EvalConfig(), ORIGIN, tmp_path / "out")
+    mine = Candidate("mine", generated, "generated")
+    for given, words in (
+        ([Candidate("other", other, "generated")], "different models: missing: ends"),
+        ([Candidate("original", generated, "generated")], "is named 'original'; expected a name of its own"),
+        ([Candidate("", generated, "generated")], "is named ''"),
+        ([mine, mine], "mine holds the same networks twice"),
+        ([mine, Candidate("mine", candidates[0].zoo, "baseline")], "of generated networks and of baselines"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            compare(originals, "train", given, IntervalTask(), tmp_path / "out")
+    single = make(tmp_path / "single", ORIGINALS[:1])
+    with pytest.raises(ValueError, match="has one checkpoint of split train"):
+        compare(single, "train", [mine], IntervalTask(), tmp_path / "out")
+    with pytest.raises(ValueError, match="no checkpoints of split 'trian'"):
+        compare(originals, "trian", [mine], IntervalTask(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_not_finite_have_no_distance(originals, tmp_path):
+    broken = make(tmp_path / "broken", [(1.0, 80.0), (float("nan"), 1.0)])
+    with pytest.raises(Failed, match=r"net-1 of .*broken"):
+        compare(originals, "train", [Candidate("mine", broken, "generated")], IntervalTask(), tmp_path / "out")
+
+
+def test_a_place_with_another_report_is_refused_before_any_work(originals, candidates, result, tmp_path):
+    write_report(result, {}, {}, tmp_path / "out")
+    again = compare(originals, "train", candidates, IntervalTask(), tmp_path / "out")
+    assert again == result
+    scores = (tmp_path / "out" / "scores.jsonl").read_bytes()
+    others = [Candidate("mine", make(tmp_path / "others", GENERATED[:2]), "generated")]
+    with pytest.raises(
+        ValueError, match=r"another report \(generated mine: 3 networks \w+ there, 2 networks \w+ now; "
+    ):
+        compare(originals, "train", others, IntervalTask(), tmp_path / "out")
+    with pytest.raises(ValueError, match="evaluator: interval/1 there, none now; protocol: interval test there, none"):
+        compare(originals, "train", candidates, None, tmp_path / "out")
+    assert (tmp_path / "out" / "scores.jsonl").read_bytes() == scores
+    (tmp_path / "out" / "report.json").write_text("[]")
+    with pytest.raises(Corrupt, match="not a report of ours"):
+        compare(originals, "train", candidates, IntervalTask(), tmp_path / "out")

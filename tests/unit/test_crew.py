@@ -1,5 +1,6 @@
 """How jobs are handed to workers, retried and given up, with workers that are objects of this process."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -147,12 +148,20 @@ def test_local_workers_share_out_gpus_and_threads(monkeypatch):
 
 def test_a_worker_loads_the_data_of_a_recipe_once(monkeypatch):
     built = []
-    monkeypatch.setattr(zoo.workers, "build_task", lambda task, root, device: built.append(task) or task)
+
+    @dataclass(frozen=True)
+    class Toy:
+        name: str
+
+        def build(self, data_root, device):
+            built.append(self.name)
+            return self
+
     monkeypatch.setattr(zoo.workers, "train_together", lambda config, task, jobs, states, done: iter([(0, 100)]))
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     trainer = Trainer(None, "cpu", 1)
-    for task in ("a", "a", "b", "b", "a"):
-        assert list(trainer.messages(Work(task, None, (Job(0, "train", 0),), (None,), frozenset()))) == [
+    for name in ("a", "a", "b", "b", "a"):
+        assert list(trainer.messages(Work(Toy(name), None, (Job(0, "train", 0),), (None,), frozenset()))) == [
             (0, 100),
             Idle(),
         ]

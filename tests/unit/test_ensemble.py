@@ -10,7 +10,7 @@ from zoo import ensemble
 from zoo.collect import Checkpoint, CollectConfig, Run, jobs, train
 from zoo.ensemble import MOST, teams, train_together
 from zoo.errors import Failed
-from zoo.tasks.binary import BinaryTask, Config, load_data
+from zoo.tasks.binary import BinaryTask, Config
 
 CONDITIONS = ("0000011111", "0100010111", "1011101000")
 CPU = torch.device("cpu")
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def images():
-    return load_data(config(), None)
+    return config().load_data(None)
 
 
 def config(**options):

@@ -11,15 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
 from rpg.devices import DEVICES, Device, measure
 from rpg.estimate import describe, estimate, sampling_remedy, training_remedy
-from rpg.generate import windows
 from rpg.meter import cost_of
 from rpg.models.diffusion import draw_noise, make_scheduler, sample, squared_error
 from rpg.models.generator import Generator
 from rpg.sizes import SIZES, adequate_sizes, size_of
+from rpg.windows import windows
 from zoo.errors import MissingExtra
-from zoo.recipe import base_names, load_base, load_recipe, recipe_names
+from zoo.recipe import load_method, load_recipe, method_names, recipe_names
 from zoo.structure import Structure
-from zoo.tasks import task_structure
 
 SHAPES = [(20, 30), (30,), (5, 5)]  # 19 + 1 + 1 tokens of 32
 DEVICE = Device("toy", bfloat16=1e12, float32=1e11, memory=10**9, source="made up")
@@ -28,6 +27,7 @@ DEVICE = Device("toy", bfloat16=1e12, float32=1e11, memory=10**9, source="made u
 def small(**settings: Any) -> RPGConfig:
     options = {"token_size": 32, "d_model": 32, "d_state": 8, "head_dim": 16, "channels": (1, 4, 1), **settings}
     return RPGConfig(
+        name="rpg",
         generator=GeneratorConfig.model_validate(options),
         train=TrainConfig(batch_size=3, steps=100, diffusion_batch=40, precision="float32"),
     )
@@ -98,10 +98,10 @@ def test_the_remedy_for_training_is_the_least_that_fits(processes: int) -> None:
     }
     for n, memory in needs.items():
         said = training_remedy(config, 21, 3, memory, processes)
-        assert said == f"use --set rpg.train.accumulation={n}: about {memory / 1e9:.3g} GB"
+        assert said == f"use --set method.train.accumulation={n}: about {memory / 1e9:.3g} GB"
     assert "accumulation=2" in training_remedy(config, 21, 3, None)
     tight = with_train(config, accumulation=12)
-    assert "rpg.train.optimizer=adamw8bit: about" in training_remedy(tight, 21, 3, None)
+    assert "method.train.optimizer=adamw8bit: about" in training_remedy(tight, 21, 3, None)
     assert "accelerate launch --use_fsdp --fsdp_version 2" in training_remedy(config, 21, 3, 1000)
 
 
@@ -128,7 +128,7 @@ def test_sampling_costs_what_the_sampler_does(sampler: str, mode: str) -> None:
     found = estimate(config, settings, SHAPES, 5, DEVICE)["sampling"]
     generator = Generator(config.generator, torch.zeros(21, 2, dtype=torch.int64), 5).eval()
     count = generator.num_parameters
-    generator.denoiser.fold_norms()
+    generator.denoiser.fuse_conv_bn()
     chunk = {"sequential": 1, "partial": 256, "full": 126}[mode]
 
     @torch.no_grad()
@@ -154,7 +154,7 @@ def test_sampling_in_windows_costs_what_the_sampler_does(mode: str, monkeypatch:
     found = estimate(config, settings, [(32 * 210,)], 5, DEVICE)["sampling"]
     generator = Generator(config.generator, torch.zeros(210, 2, dtype=torch.int64), 5).eval()
     count = generator.num_parameters
-    generator.denoiser.fold_norms()
+    generator.denoiser.fuse_conv_bn()
     chunk = {"sequential": 1, "full": 60}[mode]
     schedule = make_scheduler(config.diffusion, settings.sampler, 2)
 
@@ -194,7 +194,7 @@ def test_bad_settings_are_refused() -> None:
 
 
 def test_what_does_not_fit_is_said_with_the_remedy() -> None:
-    words = {10**9: "which fits", 8 * 10**5: "use --set rpg.train.accumulation=3: about", 10**5: "at least 0.00"}
+    words = {10**9: "which fits", 8 * 10**5: "use --set method.train.accumulation=3: about", 10**5: "at least 0.00"}
     for memory, word in words.items():
         device = Device("toy", 1e12, 1e11, memory, "made up")
         found = estimate(small(), GenerateConfig(steps=1), SHAPES, 3, device)
@@ -217,8 +217,7 @@ def test_table_12_says_which_size_is_adequate(parameters: int, names: list[str])
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: size.name)
 def test_sizes_come_out_at_the_counts_of_the_paper(size: Any) -> None:
-    sections = load_base(size.name.lower())
-    config, sampling = sections["rpg"], sections["generate"]
+    config, sampling = load_method(size.name.lower())
     assert isinstance(config, RPGConfig)
     assert isinstance(sampling, GenerateConfig)
     assert size_of(config.generator) == size
@@ -235,7 +234,7 @@ def test_sizes_come_out_at_the_counts_of_the_paper(size: Any) -> None:
 
 
 def test_every_size_has_its_base_recipe() -> None:
-    assert base_names() == sorted(size.name.lower() for size in SIZES)
+    assert {size.name.lower() for size in SIZES} <= set(method_names())
 
 
 def test_an_ablation_has_no_column_in_table_12() -> None:
@@ -246,15 +245,13 @@ def test_an_ablation_has_no_column_in_table_12() -> None:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_structures_without_data_are_those_of_the_networks(name: str) -> None:
-    task = load_recipe(name).sections["task"]
+    task = load_recipe(name).task
     try:
-        found = task_structure(task)
+        found = task.structure()
     except MissingExtra as error:
         pytest.skip(str(error))
     if name == "digits":
-        from zoo.tasks import build_task
-
-        built = build_task(task, None, torch.device("cpu"))
+        built = task.build(None, torch.device("cpu"))
         assert found == Structure.of(built.weights(built.build(0)))
     assert len(found) > 0
 

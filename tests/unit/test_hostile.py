@@ -19,17 +19,18 @@ import zoo.files
 import zoo.store
 from rpg.layout import Layout
 from rpg.run import Run, RunRecord, read_losses
-from zoo.checkpoint import load_foreign, load_pickle, load_tensors, save_tensors
+from zoo.checkpoint import load_tensors, save_tensors
 from zoo.cli import app
 from zoo.console import plain, run_cli
 from zoo.errors import Corrupt, MissingData
 from zoo.files import Journal, parse_json, read_limited
+from zoo.inert import load_pickle
 from zoo.manifest import Entry, Manifest
-from zoo.recipe import load_recipe, recipe_from_text
+from zoo.recipe import load_recipe, task_of
 from zoo.scoring import score
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
-from zoo.tasks import build_task
+from zoo.weights import read
 
 EXAMPLES = readers.examples()
 NAMES = sorted(EXAMPLES)
@@ -160,9 +161,9 @@ def test_devices_pipes_and_links_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
     (tmp_path / "link").symlink_to("mine")
     for name in ("pipe", "zero"):
-        for read in (lambda path: read_limited(path, 10), load_pickle, Journal):
+        for reads in (lambda path: read_limited(path, 10), load_pickle, Journal):
             with pytest.raises(Corrupt):
-                read(tmp_path / name)
+                reads(tmp_path / name)
     with pytest.raises(Corrupt, match="link"):
         Journal(tmp_path / "link")  # would cut the unfinished line off a file of somebody else
     assert (tmp_path / "mine").read_text() == "precious"
@@ -235,14 +236,14 @@ def test_safetensors_headers_that_lie(tmp_path: Path, size: int | None, tensor: 
 def test_pickles_that_unfold(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1).expand(10**15)}, tmp_path / "wide.pth")
     with pytest.raises(ValueError, match="dense tensors"):
-        load_foreign(tmp_path / "wide.pth")
+        read(tmp_path / "wide.pth")
     plain_file = io.BytesIO()
     torch.save({"a": torch.zeros(1_000_000)}, plain_file)
     with zipfile.ZipFile(plain_file) as old, zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as new:
         for name in old.namelist():
             new.writestr(name, old.read(name))
     with pytest.raises(Corrupt, match="larger than the file"):
-        load_foreign(tmp_path / "bomb.pth")
+        read(tmp_path / "bomb.pth")
 
 
 def test_layouts_that_would_count_for_ever() -> None:
@@ -284,17 +285,17 @@ def test_run_records_stay_in_their_run(tmp_path: Path) -> None:
 )
 def test_a_recipe_names_no_code_but_registered_tasks(change: dict[str, object]) -> None:
     """So nothing needs a flag that says it may be trusted."""
-    config = json.loads(json.dumps(load_recipe("digits").sections["task"].model_dump(mode="json"))) | change
-    tree = readers.yaml.safe_load(readers.origin().recipe) | {"task": config}
+    config = json.loads(json.dumps(load_recipe("digits").task.model_dump(mode="json"))) | change
+    theirs = readers.origin().model_copy(update={"task": config})
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
-        build_task(recipe_from_text("theirs", json.dumps(tree)).sections["task"], None, torch.device("cpu")).build(0)
+        task_of(theirs).build(None, torch.device("cpu")).build(0)
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "extends: ../../../etc/passwd\n",
-        "extends: _base/rpg-tiny\n",
+        "extends: _methods/rpg-tiny\n",
         "!!python/object/apply:os.system [mkdir ran-code]\n",
         "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n",
         "{" * 50_000,
@@ -308,9 +309,10 @@ def test_a_recipe_names_no_code_but_registered_tasks(change: dict[str, object]) 
         "hydra: {}\n",
     ],
 )
-def test_recipe_texts_that_are_refused(text: str) -> None:
+def test_recipe_texts_that_are_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "theirs.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
-        recipe_from_text("theirs", text)
+        load_recipe(str(tmp_path / "theirs.yaml"))
     assert not Path("ran-code").exists()
 
 
@@ -320,9 +322,10 @@ def test_scoring_reads_no_file_that_a_recipe_names(tmp_path: Path) -> None:
     """
     os.mkfifo(tmp_path / "secret.pth")
     recipe = load_recipe("digits", [f"task.pretrained={tmp_path / 'secret.pth'}"])
-    task = build_task(recipe_from_text("theirs", recipe.text).sections["task"], None, torch.device("cpu"))
+    origin = recipe.collected(("x",))
+    task = task_of(origin).build(None, torch.device("cpu"))
     weights = task.weights(task.build(0))
-    with ZooWriter(tmp_path / "zoo", recipe.origin("imported", ("x",)), Structure.of(weights)) as writer:
+    with ZooWriter(tmp_path / "zoo", origin, Structure.of(weights)) as writer:
         writer.add("a", weights, seed=0, split="train")
         found = writer.finish()
     assert [s.id for s in score(found, task, tmp_path / "scores")] == ["a"]

@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision.transforms import functional as reference
 
 from zoo.errors import Corrupt, MissingData
-from zoo.tasks import build_task, images
+from zoo.tasks import images
 from zoo.tasks.classification import ClassificationTask, Config
 
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def four_classes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def open_task(root: Path | None, augment: str = "none", model: str = "test_resnet") -> ClassificationTask:
     config = Config(name="classification", model=model, data="imagenet", augment=augment, validation=0.2)
-    task = build_task(config, root, CPU)
+    task = config.build(root, CPU)
     assert isinstance(task, ClassificationTask)
     return task
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,15 @@ import torch
 from torch import Tensor, nn
 
 import zoo.importing
+from learning import train
 from rpg.config import DiffusionConfig, GeneratorConfig, RPGConfig, TrainConfig
-from rpg.train import train
 from zoo.checkpoint import save_tensors
 from zoo.errors import Failed
-from zoo.foreign import detect
-from zoo.importing import Report, import_zoo
-from zoo.recipe import Recipe, load_recipe, recipe_of
+from zoo.foreign import Place, detect
+from zoo.importing import Plan, Report, import_zoo
+from zoo.recipe import Recipe, load_recipe, task_of
 from zoo.scoring import score
 from zoo.store import Zoo
-from zoo.tasks import build_task, task_structure
 
 CPU = torch.device("cpu")
 
@@ -30,11 +30,11 @@ def network(seed: int) -> dict[str, Tensor]:
 
 
 def of_recipe(recipe: Recipe, seed: int) -> dict[str, Tensor]:
-    return {n: t.detach() for n, t in build_task(recipe.sections["task"], None, CPU).build(seed).state_dict().items()}
+    return {n: t.detach() for n, t in recipe.task.build(None, CPU).build(seed).state_dict().items()}
 
 
 def run(place: Path, out: Path, form: str | None = None, recipe: Recipe | None = None, dry_run: bool = False) -> Report:
-    return import_zoo(place, form, recipe, ("test",), out, dry_run)
+    return import_zoo(Plan(place, form, recipe), ("test",), out, dry_run)
 
 
 def holds(zoo: Zoo, networks: dict[str, dict[str, Tensor]]) -> None:
@@ -65,7 +65,7 @@ def test_names_of_the_authors_become_fields(tmp_path: Path) -> None:
     metric = first.metrics["acc"]
     assert (round(metric.value, 9), metric.n, round(metric.stderr, 3)) == (93.12, 1, 25.311)
     assert (second.step, second.seed, second.condition) == (8, 0, "0123")
-    for id, seed in ((first.id, 0), (second.id, 1), ("my-best-netw-rk-", 2), ("a", 3)):
+    for id, seed in ((first.id, 0), (second.id, 1), ("my-best-netw-rk-", 2), ("inner-a", 3)):
         for name, tensor in network(seed).items():
             assert torch.equal(zoo.load(by_id[id])[name], tensor)
     assert list(zoo.problems()) == []
@@ -78,7 +78,7 @@ def test_the_report_has_every_file_and_why_it_was_not_taken(tmp_path: Path) -> N
     torch.save({**network(0), "0.weight": torch.zeros(9, 9)}, place / "other_shape.pth")
     torch.save({n: t.double() if t.is_floating_point() else t for n, t in network(0).items()}, place / "double.pth")
     torch.save({**network(0), "0.bias": torch.full((4,), torch.nan)}, place / "nan.pth")
-    torch.save({"a": network(0), "b": Path("x")}, place / "object.pth")
+    torch.save({"a": network(0), "b": Fraction(1, 2)}, place / "object.pth")
     (place / "evil.bin").write_bytes(pickle.dumps(Call(), protocol=2))
     (place / "detectron.pkl").write_bytes(pickle.dumps(Call(), protocol=2))
     (place / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
@@ -91,7 +91,7 @@ def test_the_report_has_every_file_and_why_it_was_not_taken(tmp_path: Path) -> N
         "other_shape.pth": "0.weight",
         "double.pth": "float64",
         "nan.pth": "NaN",
-        "object.pth": "pathlib",
+        "object.pth": "fractions.Fraction",
         "evil.bin": "posix.mkdir",
         "detectron.pkl": "may run code",
         "cut.safetensors": "safetensors",
@@ -147,7 +147,7 @@ def model_zoo(place: Path, networks: dict[tuple[int, int], dict[str, Tensor]]) -
 
 def test_model_zoos_map_by_order_and_join_on_the_iteration(tmp_path: Path) -> None:
     recipe = load_recipe("cifar10-cnn-small")
-    structure = task_structure(recipe.sections["task"])
+    structure = recipe.task.structure()
     torch.manual_seed(0)
     networks = {(t, s): {spec.name: torch.randn(spec.shape) for spec in structure} for t in (3, 4) for s in (0, 2)}
     layers = (0, 4, 8, 11, 14)
@@ -219,7 +219,8 @@ def test_wrapped_checkpoints(tmp_path: Path, form: str, key: str) -> None:
     for k in range(2):
         torch.save({"meta": {"dataset_meta": {"classes": ["a"]}}, key: network(k)}, place / f"net{k}.pth")
     torch.save(network(2), place / "net2.pth")
-    assert detect(place) == form
+    assert detect(Place(place)) == "folder"  # where each file has its own container
+    assert len(run(place, tmp_path / "folder").taken) == 3
     report = run(place, tmp_path / "zoo", form)
     assert [(row.file, key in str(row.reason)) for row in report.skipped] == [("net2.pth", True)]
     holds(Zoo.open(tmp_path / "zoo"), {f"net{k}": network(k) for k in range(2)})
@@ -230,7 +231,7 @@ def test_two_formats_in_one_place_are_not_guessed(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     save_tensors(tmp_path / "model.safetensors", network(0))
     with pytest.raises(ValueError, match="timm and peft"):
-        detect(tmp_path)
+        detect(Place(tmp_path))
 
 
 def test_an_interrupted_import_continues_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +265,7 @@ def test_a_zoo_without_recipe_says_that_it_cannot_be_scored(tmp_path: Path) -> N
     torch.save(network(0), tmp_path / "a.pth")
     run(tmp_path / "a.pth", tmp_path / "zoo")
     with pytest.raises(ValueError, match="--recipe"):
-        recipe_of(Zoo.open(tmp_path / "zoo").manifest.origin)
+        task_of(Zoo.open(tmp_path / "zoo").manifest.origin)
 
 
 def test_an_imported_zoo_is_learnt_from_and_scored(tmp_path: Path) -> None:
@@ -276,12 +277,12 @@ def test_an_imported_zoo_is_learnt_from_and_scored(tmp_path: Path) -> None:
     run(place, tmp_path / "zoo", recipe=recipe)
     imported = Zoo.open(tmp_path / "zoo")
     config = RPGConfig(
+        name="rpg",
         generator=GeneratorConfig(token_size=64, d_model=32, d_state=8, head_dim=32, num_layers=1, channels=(1, 4, 1)),
         diffusion=DiffusionConfig(num_steps=20),
         train=TrainConfig(batch_size=2, steps=3, precision="float32"),
     )
-    origin = recipe.origin("trained", ("test",), (imported.sha256,))
-    made = train(config, imported, imported.select("train"), origin, tmp_path / "run", CPU)
+    made = train(config, imported, tmp_path / "run")
     assert made.trained
-    task = build_task(recipe.sections["task"], None, CPU)
+    task = recipe.task.build(None, CPU)
     assert [s.id for s in score(imported, task, tmp_path / "scores")] == [entry.id for entry in imported.entries]

@@ -7,7 +7,7 @@ from zoo.recipe import load_recipe
 
 
 def origin(recipe: str, *overrides: str):
-    return load_recipe(recipe, overrides).origin("collected", ("rpg-zoo", "collect", recipe))
+    return load_recipe(recipe, overrides).collected(("rpg-zoo", "collect", recipe))
 
 
 def test_one_known_licence_is_taken() -> None:
@@ -41,5 +41,5 @@ def test_weights_of_unknown_origin_are_refused() -> None:
 def test_the_data_sets_of_all_recipes_have_terms() -> None:
     from zoo.recipe import recipe_names
 
-    data = {load_recipe(name).sections["task"].model_dump()["data"] for name in recipe_names()}
+    data = {load_recipe(name).task.model_dump()["data"] for name in recipe_names()}
     assert data <= set(DATA)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rpg.config import TrainConfig
-from rpg.optimizer import Average, make_optimizer, moment_bytes, require_optimizer
+from rpg.optimizer import EMA, make_optimizer, moment_bytes, require_optimizer
 from zoo.errors import MissingExtra
 from zoo.state import pack_state, read_state, unpack_state, write_state
 
@@ -58,7 +58,7 @@ class Quantised(torch.optim.Optimizer):
         self.state.update({parameters[index]: dict(slots) for index, slots in content["state"].items()})
 
 
-def steps(model: nn.Module, optimizer: torch.optim.Optimizer, average: Average, first: int, last: int) -> None:
+def steps(model: nn.Module, optimizer: torch.optim.Optimizer, average: EMA, first: int, last: int) -> None:
     for step in range(first, last):
         x = torch.randn(8, 16, generator=torch.Generator().manual_seed(step))
         optimizer.zero_grad()
@@ -72,9 +72,9 @@ def steps(model: nn.Module, optimizer: torch.optim.Optimizer, average: Average, 
 def test_resumed_training_equals_uninterrupted(
     tmp_path: Path, kind: Callable[[nn.Module], torch.optim.Optimizer], stop: int
 ) -> None:
-    def fresh() -> tuple[nn.Module, torch.optim.Optimizer, Average]:
+    def fresh() -> tuple[nn.Module, torch.optim.Optimizer, EMA]:
         model = network()
-        return model, kind(model), Average(model, 0.9)
+        return model, kind(model), EMA(model, 0.9)
 
     whole, first, resumed = fresh(), fresh(), fresh()
     steps(*whole, 0, 8)
@@ -93,7 +93,7 @@ def test_moments_take_the_bytes_that_are_counted(kind: Any) -> None:
         pytest.importorskip("bitsandbytes")
     model, settings = network(), TrainConfig(optimizer=kind)
     optimizer = make_optimizer(settings, model)
-    steps(model, optimizer, Average(model, 0.9), 0, 1)
+    steps(model, optimizer, EMA(model, 0.9), 0, 1)
     slots = [value for state in optimizer.state.values() for key, value in state.items() if not key.startswith("qmap")]
     held = sum(slot.numel() * slot.itemsize for slot in slots if isinstance(slot, torch.Tensor) and slot.dim())
     assert held == moment_bytes(settings, model)
@@ -108,7 +108,7 @@ def test_a_missing_library_is_said_with_the_extra(monkeypatch: pytest.MonkeyPatc
 
 def test_the_average_is_torchs_from_the_initial_weights_on() -> None:
     model = network()
-    average, optimizer = Average(model, 0.8), adamw(model)
+    average, optimizer = EMA(model, 0.8), adamw(model)
     expected = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=True)
     expected.update_parameters(model)  # the first copies
     for step in range(5):

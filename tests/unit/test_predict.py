@@ -14,9 +14,7 @@ from zoo.predict import PredictConfig, predict
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 
-ORIGIN = Origin(
-    name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
-)
+ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 RNG = torch.Generator().manual_seed(0)
 SLOPE, OFFSET = torch.randn(6, 10, generator=RNG), torch.randn(6, generator=RNG)
 TARGETS = ("0100010111", "0000000001")

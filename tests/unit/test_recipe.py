@@ -2,11 +2,11 @@
 
 import pytest
 
-from rpg.config import RPGConfig
-from zoo.collect import CollectConfig
-from zoo.recipe import load_recipe, recipe_from_text, recipe_names
+from rpg.config import GenerateConfig, RPGConfig
+from zoo.recipe import keyword_overrides, load_recipe
 
 SMALL = """
+method: {name: rpg}
 task: {name: classification, model: cnn_digits, data: digits}
 zoo: {optimizer: sgd, learning_rate: 1e-2, batch_size: 10, epochs: 1, save_learning_rate: 1e-5}
 """
@@ -24,52 +24,66 @@ def write(tmp_path):
 
 def test_scientific_notation_is_a_number_and_defaults_are_filled(write):
     recipe = load_recipe(write(SMALL))
-    zoo = recipe.section("zoo", CollectConfig)
+    zoo = recipe.zoo
     assert (zoo.learning_rate, zoo.checkpoints) == (1e-2, 50)
-    assert recipe.section("rpg", RPGConfig) == RPGConfig()
-    assert (recipe.name, recipe.task_name) == ("mine", "classification")
+    assert recipe.method == RPGConfig(name="rpg")
+    assert (recipe.name, recipe.task.name) == ("mine", "classification")
 
 
 def test_extends_merges_deeply_and_the_nearer_file_wins(write):
-    write(SMALL + "rpg: {train: {steps: 5, seed: 1}}\n", "base")
-    recipe = load_recipe(write("extends: base\nrpg: {train: {steps: 7}}\n"), ["rpg.train.batch_size=3"])
-    train = recipe.section("rpg", RPGConfig).train
+    write(SMALL.replace("rpg}", "rpg, train: {steps: 5, seed: 1}}"), "base")
+    recipe = load_recipe(write("extends: base\nmethod: {train: {steps: 7}}\n"), ["method.train.batch_size=3"])
+    assert isinstance(recipe.method, RPGConfig)
+    train = recipe.method.train
     assert (train.steps, train.seed, train.batch_size) == (7, 1, 3)
 
 
-def test_a_resolved_recipe_reads_back_as_itself(write):
-    recipe = load_recipe("cifar10-cnn-medium", ["rpg.train.steps=9"])
-    assert "extends" not in recipe.text
-    again = recipe_from_text(recipe.name, recipe.text)
-    assert (again.sha256, again.sections) == (recipe.sha256, recipe.sections)
+def test_a_recipe_without_a_method_can_be_collected_but_not_generate(write):
+    recipe = load_recipe(write(SMALL.replace("method: {name: rpg}\n", "")))
+    assert (recipe.method, recipe.generate) == (None, None)
+    with pytest.raises(ValueError, match="generate needs a method"):
+        load_recipe(write(SMALL.replace("method: {name: rpg}", "generate: {n: 3}")))
 
 
-def test_the_hash_is_of_the_content_not_of_the_writing(write):
-    a = load_recipe(write(SMALL, "a"))
-    b = load_recipe(write("# comment\n" + SMALL + "rpg: {train: {seed: 0}}\n", "b"))
-    assert a.sha256 == b.sha256
-    assert load_recipe(write(SMALL, "a"), ["rpg.train.seed=1"]).sha256 != a.sha256
+def test_a_method_takes_the_place_of_the_recipes(write):
+    text = SMALL.replace("rpg}", "rpg, train: {steps: 5}}") + "generate: {n: 3}\n"
+    recipe = load_recipe(write(text), ["method.train.seed=4"], method="rpg-small")
+    assert isinstance(recipe.method, RPGConfig)
+    assert (recipe.method.train.steps, recipe.method.train.seed, recipe.method.generator.token_size) == (
+        80_000,
+        4,
+        4096,
+    )
+    assert recipe.generate is not None
+    assert recipe.generate.model_dump()["n"] == 10
+    with pytest.raises(ValueError, match=r"no method named 'rpg-smal'; did you mean rpg-small\?"):
+        load_recipe(write(text), method="rpg-smal")
 
 
-@pytest.mark.parametrize("name", sorted(recipe_names()))
-def test_every_recipe_survives_its_manifest(name):
-    recipe = load_recipe(name)
-    assert recipe_from_text(name, recipe.text).sha256 == recipe.sha256
+def test_keywords_are_overrides_by_the_fields_own_name():
+    schemas = {"method": RPGConfig}
+    assert keyword_overrides(schemas, {"steps": 5, "ema": None}) == ["method.train.steps=5", "method.train.ema=null"]
+    assert keyword_overrides(schemas, {"channels": [1, 4, 1]}) == ["method.generator.channels=[1, 4, 1]"]
+    with pytest.raises(ValueError, match=r"there is no setting stps; did you mean steps\?"):
+        keyword_overrides(schemas, {"stps": 5})
+    twice = {"method": RPGConfig, "generate": GenerateConfig}
+    with pytest.raises(ValueError, match=r"steps could be method\.train\.steps or generate\.steps"):
+        keyword_overrides(twice, {"steps": 5})
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("zo: {}", ["unknown section 'zo'", "did you mean zoo?"]),
-        ("rpg: {train: {stps: 3}}", ["rpg.train.stps is not a known key", "did you mean steps?"]),
-        ("rpg: {train: {steps: 3.5}}", ["rpg.train.steps", "valid integer", "got 3.5"]),
-        ("rpg: {train: {steps: true}}", ["rpg.train.steps", "valid integer", "got true"]),
-        ("rpg: {train: {steps: 0}}", ["rpg.train.steps", "greater than 0", "got 0"]),
-        ("rpg: {train: {precision: fp16}}", ["rpg.train.precision", "'bfloat16' or 'float32'", '"fp16"']),
-        ("rpg: {train: {learning_rate: .nan}}", ["rpg.train.learning_rate"]),
-        ("rpg: {generator: {kernel_size: 6}}", ["rpg.generator", "must be odd"]),
-        ("rpg: {generator: {channels: [1, 4, 2]}}", ["rpg.generator", "read the same backwards"]),
-        ("rpg: 3", ["rpg must be a mapping"]),
+        ("method: {train: {stps: 3}}", ["method.train.stps is not a known key", "did you mean steps?"]),
+        ("method: {train: {steps: 3.5}}", ["method.train.steps", "valid integer", "got 3.5"]),
+        ("method: {train: {steps: true}}", ["method.train.steps", "valid integer", "got true"]),
+        ("method: {train: {steps: 0}}", ["method.train.steps", "greater than 0", "got 0"]),
+        ("method: {train: {precision: fp16}}", ["method.train.precision", "'bfloat16' or 'float32'", '"fp16"']),
+        ("method: {train: {learning_rate: .nan}}", ["method.train.learning_rate"]),
+        ("method: {generator: {kernel_size: 6}}", ["method.generator", "must be odd"]),
+        ("method: {generator: {channels: [1, 4, 2]}}", ["method.generator", "read the same backwards"]),
+        ("method: 3", ["method must be a mapping"]),
         ("zoo: {regime: independent, seeds: 2, heldout: 0.1}", ["zoo", "heldout 0.1 of 2 seeds"]),
         ("zoo: {seeds: 3}", ["zoo", "regime: independent"]),
         ("task: {validation: 2}", ["task.validation", "less than 1"]),
@@ -77,12 +91,12 @@ def test_every_recipe_survives_its_manifest(name):
         ("a: [", ["is not YAML"]),
         ("a: 1\na: 2", ["is not YAML", "duplicate key"]),
         ("- a", ["must be a mapping"]),
-        ("rpg: {train: {seed: -1}}", ["rpg.train.seed", "greater than or equal to 0"]),
-        ("rpg: {train: {seed: 9223372036854775808}}", ["rpg.train.seed"]),
-        ("rpg: {diffusion: {beta_start: 0.5}}", ["beta_start = 0.5 must not exceed"]),
+        ("method: {train: {seed: -1}}", ["method.train.seed", "greater than or equal to 0"]),
+        ("method: {train: {seed: 9223372036854775808}}", ["method.train.seed"]),
+        ("method: {diffusion: {beta_start: 0.5}}", ["beta_start = 0.5 must not exceed"]),
         ("eval: {noise: []}", ["eval.noise", "at least 1"]),
         ("eval: {noise: [0.1, 0.1]}", ["different levels"]),
-        ("rpg: {train: []}", ["rpg.train"]),
+        ("method: {train: []}", ["method.train"]),
         ("zoo: []", ["does not fit onto"]),
         ("extends: nothing", ["extends 'nothing'"]),
     ],
@@ -119,7 +133,7 @@ def test_a_recipe_without_a_task_says_so(write, text):
         load_recipe(write(text))
 
 
-@pytest.mark.parametrize("pair", ["rpg.generator.channels[0]=3", "rpg..train=3", "zoo.epochs={", "=3", "zoo=3"])
+@pytest.mark.parametrize("pair", ["method.generator.channels[0]=3", "rpg..train=3", "zoo.epochs={", "=3", "zoo=3"])
 def test_odd_overrides_are_one_line(write, pair):
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
         load_recipe(write(SMALL), [pair])

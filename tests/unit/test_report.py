@@ -1,35 +1,46 @@
 """The report on made-up comparisons: its numbers, its verdict, its page."""
 
+import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from evaluators.metrics import summarize
-from rpg.compare import Comparison, Group
-from rpg.plots import marks
-from rpg.report import score_table, similarity_table, table, write_report
-from rpg.verdict import judge, standard_error
+from rpg.compare import Behaviour, Comparison, Group, Kind, Scoring
+from rpg.plots import FORMS, marks, similarity_plot
+from rpg.report import measures, score_table, seed_table, similarity_table, summary, write_report
+from rpg.verdict import judge
+from zoo.card import read_plots
 
-LOSSES = [(step, 2.0 / step) for step in range(10, 1010, 10)]
+LOSSES = {"generated": [(step, 2.0 / step) for step in range(10, 1010, 10)]}
 PROVENANCE = {"command": "rpg report --task 'a & <b>'", "commit": "0123456789ab"}
 YARDSTICK_IOU = 0.9
 SAMPLES = 1000
 
 
-def group(name: str, accuracy: Sequence[float], iou: Sequence[float], ratio: Sequence[float]) -> Group:
+def group(
+    name: str, accuracy: Sequence[float], iou: Sequence[float], ratio: Sequence[float], kind: Kind = "baseline"
+) -> Group:
     return Group(
         name=name,
-        metrics={"top1": summarize(accuracy)},
-        accuracy=tuple(accuracy),
-        max_error_iou=tuple(iou),
+        kind=kind,
+        about=f"what <{name.partition('_')[0]}> is",
+        seeds=(len(accuracy),),
         nearest=tuple(0.5 * value for value in ratio),
         nearest_ratio=tuple(ratio),
         spread=1.25,
-        novel_and_good=40.0,
+        behaviour=Behaviour(
+            metrics={"top1": summarize(accuracy)},
+            accuracy=tuple(accuracy),
+            stderr=0.625,
+            max_error_iou=tuple(iou),
+            novel_and_good=40.0,
+        ),
     )
 
 
@@ -39,14 +50,14 @@ def comparison(
     """A `generated` group around (accuracy, IoU, ratio) and a `mean_of_all` at (accuracy, IoU)."""
     rng = np.random.default_rng(0)
 
-    def around(name: str, accuracy: float, iou: float, ratio: float, n: int = 10) -> Group:
+    def around(name: str, accuracy: float, iou: float, ratio: float, n: int = 10, kind: Kind = "baseline") -> Group:
         offsets = rng.uniform(-0.05, 0.05, n)
-        return group(name, accuracy + 5 * offsets, iou + 0.1 * offsets, ratio + offsets)
+        return group(name, accuracy + 5 * offsets, iou + 0.1 * offsets, ratio + offsets, kind)
 
     groups = (
-        around("original", 97.2, YARDSTICK_IOU, 1.0, n=40),
-        around("heldout", 97.1, 0.7, 1.8),
-        around("generated", *generated),
+        around("original", 97.2, YARDSTICK_IOU, 1.0, n=40, kind="original"),
+        around("heldout", 97.1, 0.7, 1.8, kind="heldout"),
+        around("mine", *generated, kind="generated"),
         around("noised_0.01", 95.0, 0.97, 0.3),
         around("noised_0.1", 80.0, 0.3, 30.0),
         group("mean_of_all", [mean_of_all[0]], [mean_of_all[1]], [0.4]),
@@ -54,17 +65,42 @@ def comparison(
         around("gaussian", 60.0, 0.2, 9.0),
     )
     return Comparison(
-        recipe="made-up <recipe>",
-        headline="top1",
-        protocol="made-up/test",
-        evaluator="classification/1",
-        samples=SAMPLES,
+        inputs={"original": "40 networks 01", "generated mine": "10 networks 23"},
+        originals="made-up <recipe>",
+        split="train",
         runs=1,
         leave_one_out_distance=0.5,
-        leave_one_out_iou=YARDSTICK_IOU,
-        good_from=95.2,
+        scoring=Scoring(
+            headline="top1",
+            protocol="made-up/test",
+            evaluator="classification/1",
+            samples=SAMPLES,
+            leave_one_out_iou=YARDSTICK_IOU,
+            good_from=95.2,
+        ),
         groups=groups,
     )
+
+
+def replaced(made: Comparison, which: str, **fields: object) -> Comparison:
+    """The comparison with some fields of a group changed."""
+    groups = tuple(g.model_copy(update=fields) if g.name == which else g for g in made.groups)
+    return made.model_copy(update={"groups": groups})
+
+
+def weights_alone(made: Comparison) -> Comparison:
+    groups = tuple(g.model_copy(update={"behaviour": None}) for g in made.groups)
+    return made.model_copy(update={"groups": groups, "scoring": None})
+
+
+def with_seeds(made: Comparison) -> Comparison:
+    return replaced(made, "mine", seeds=(6, 4))
+
+
+def with_second(made: Comparison) -> Comparison:
+    """And another generator's group, whose name is none of LaTeX's, HTML's or matplotlib's."""
+    second = made.group("mine").model_copy(update={"name": "_other$ & <b>$^2"})
+    return made.model_copy(update={"groups": (*made.groups[:3], second, *made.groups[3:])})
 
 
 class Page(HTMLParser):
@@ -100,34 +136,45 @@ class Page(HTMLParser):
 def test_tables_hold_the_statistics_of_each_group() -> None:
     made = comparison()
     for row, similar, member in zip(score_table(made).rows, similarity_table(made).rows, made.groups, strict=True):
-        accuracy, iou, ratio = map(np.array, (member.accuracy, member.max_error_iou, member.nearest_ratio))
+        behaviour = member.scored
+        accuracy, iou, ratio = map(np.array, (behaviour.accuracy, behaviour.max_error_iou, member.nearest_ratio))
         spread = accuracy.std(ddof=1) if len(accuracy) > 1 else 0.0
-        numbers = [accuracy.max(), accuracy.mean(), np.median(accuracy), accuracy.min(), spread]
+        numbers = [accuracy.max(), accuracy.mean(), np.median(accuracy), accuracy.min(), spread, 0.625, len(accuracy)]
         assert row[0] == similar[0] == member.name
-        assert list(map(float, row[1:6])) == pytest.approx(numbers, abs=0.00501)
-        assert float(row[6]) == pytest.approx(standard_error(accuracy.mean(), SAMPLES), abs=0.00501)
-        assert row[7] == str(len(accuracy))
-        assert list(map(float, similar[1:3])) == pytest.approx([np.median(iou), iou.max()], abs=0.000501)
-        assert list(map(float, similar[3:])) == pytest.approx([np.median(ratio), 1.25, 40], abs=0.00501)
+        assert row[1:] == pytest.approx(numbers)
+        assert similar[1:] == pytest.approx([np.median(iou), iou.max(), np.median(ratio), 1.25, 40])
 
 
-def test_standard_error_is_that_of_a_proportion() -> None:
-    correct = 100.0 * (np.arange(SAMPLES) < 300)
-    assert standard_error(30.0, SAMPLES) == pytest.approx(correct.std() / np.sqrt(SAMPLES))
+def test_seeds_have_their_own_means_and_deviations() -> None:
+    assert seed_table(comparison()).rows == ()
+    made = with_seeds(comparison())
+    (row,) = seed_table(made).rows
+    accuracy, ratio = np.array(made.group("mine").scored.accuracy), np.array(made.group("mine").nearest_ratio)
+    expected = []
+    for values in (accuracy, ratio):
+        means = [values[:6].mean(), values[6:].mean()]
+        expected += [np.mean(means), np.std(means, ddof=1)]
+    assert row[:2] == ("mine", 2)
+    assert row[2:] == pytest.approx(expected)
+    assert measures(made, made.group("gaussian"))["std of seeds"] is None
+    assert "They come from 2 seeds" in dict(judge(made)[0].findings)["Seeds"]
+    assert "Seeds" not in dict(judge(comparison())[0].findings)
 
 
-def test_markdown_tables_are_aligned_and_name_every_group() -> None:
-    lines = [line for line in table(comparison()).splitlines() if line.startswith("|")]
-    first, second = lines[: len(lines) // 2], lines[len(lines) // 2 :]
-    for rows in (first, second):
-        assert len({len(row) for row in rows}) == 1
-        assert [row.split("|")[1].strip() for row in rows[2:]] == [
-            "original", "heldout", "generated", "noised 0.01", "noised 0.1", "mean of all", "average of 16", "gaussian"
+def test_the_terminal_shows_every_group_in_columns() -> None:
+    text = summary(comparison())
+    scores, similarity = text.split("\n\n")[:2]
+    for block in (scores, similarity):
+        title, *lines = block.splitlines()
+        assert title in ("Scores: top1, %", "Similarity to the training checkpoints")
+        assert [line.split("  ")[0] for line in lines[1:]] == [
+            "original", "heldout", "mine", "noised_0.01", "noised_0.1", "mean_of_all", "average_of_16", "gaussian"
         ]  # fmt: skip
+    assert text.endswith(judge(comparison())[0].headline)
 
 
 def test_verdict_on_new_and_good_networks() -> None:
-    headline = judge(comparison()).headline
+    headline = judge(comparison())[0].headline
     assert "points below the originals" in headline
     assert "not closer to a training checkpoint" in headline
     assert "No trivial baseline is at once" in headline
@@ -142,7 +189,7 @@ def test_verdict_on_new_and_good_networks() -> None:
     ],
 )
 def test_verdict_calls_copies_copies(iou: float, ratio: float, named: str) -> None:
-    verdict = judge(comparison(generated=(97.0, iou, ratio)))
+    verdict = judge(comparison(generated=(97.0, iou, ratio)))[0]
     assert f"{named} are near-copies" in verdict.headline
     findings = dict(verdict.findings)
     assert ("On this measure they are near-copies" in findings["Weights"]) == (ratio < 1)
@@ -151,44 +198,88 @@ def test_verdict_calls_copies_copies(iou: float, ratio: float, named: str) -> No
 
 
 def test_verdict_on_networks_that_lie_like_the_originals() -> None:
-    findings = dict(judge(comparison(generated=(97.0, YARDSTICK_IOU, 1.0))).findings)
+    findings = dict(judge(comparison(generated=(97.0, YARDSTICK_IOU, 1.0)))[0].findings)
     assert "as near as the training checkpoints lie to one another" in findings["Weights"]
     assert "as alike as the training checkpoints are among themselves" in findings["Errors"]
 
 
 def test_verdict_names_a_baseline_that_does_as_well() -> None:
-    wins = judge(comparison(mean_of_all=(97.5, 0.4)))
+    (wins,) = judge(comparison(mean_of_all=(97.5, 0.4)))
     assert "A trivial baseline does as well" in wins.headline
-    assert wins.headline.endswith("training checkpoints: mean of all (97.50).")
-    assert "averaging explains the score" in dict(wins.findings)["Baselines"]
+    assert wins.headline.endswith("training checkpoints: mean_of_all (97.50).")
+    baselines = dict(wins.findings)["Baselines"]
+    assert "The most accurate trivial baseline is mean_of_all: 97.50 on average" in baselines
+    assert "Accuracy alone is then no evidence" in baselines
 
-    accurate_but_a_copy = judge(comparison(mean_of_all=(97.5, 0.95)))
+    (accurate_but_a_copy,) = judge(comparison(mean_of_all=(97.5, 0.95)))
     assert "No trivial baseline is at once" in accurate_but_a_copy.headline
-    assert (
-        "These reach the mean score of the generated networks: mean of all (97.50)"
-        in dict(accurate_but_a_copy.findings)["Baselines"]
-    )
+    assert "These reach their mean score: mean_of_all (97.50)" in dict(accurate_but_a_copy.findings)["Baselines"]
 
-    assert "averaging does not explain the score" in dict(judge(comparison()).findings)["Baselines"]
+    baselines = dict(judge(comparison())[0].findings)["Baselines"]
+    assert "None reaches their mean score" in baselines
+    assert "trivial baseline is noised_0.01: " in baselines
+
+
+def test_a_baseline_is_what_the_caller_calls_one() -> None:
+    """Not what its name says."""
+    made = comparison(mean_of_all=(97.5, 0.4))
+    renamed = replaced(made, "mean_of_all", name="generated")
+    assert "A trivial baseline does as well" in judge(renamed)[0].headline
+    assert judge(replaced(made, "mean_of_all", kind="heldout"))[0].headline.count("No trivial baseline is at once") == 1
+
+
+def test_without_baselines_a_score_shows_little() -> None:
+    made = comparison()
+    (verdict,) = judge(made.model_copy(update={"groups": made.groups[:3]}))
+    assert "No trivial baseline was set beside them, so this shows little" in verdict.headline
+    assert "A score alone is no evidence" in dict(verdict.findings)["Baselines"]
 
 
 def test_a_baseline_within_one_test_sample_counts_as_equal() -> None:
-    mean = summarize(comparison().group("generated").accuracy).mean
+    mean = summarize(comparison().group("mine").scored.accuracy).mean
     sample = 100 / SAMPLES
-    assert "averaging explains" in dict(judge(comparison(mean_of_all=(mean - 0.9 * sample, 0.4))).findings)["Baselines"]
-    assert "not explain" in dict(judge(comparison(mean_of_all=(mean - 1.1 * sample, 0.4))).findings)["Baselines"]
+    near = judge(comparison(mean_of_all=(mean - 0.9 * sample, 0.4)))[0]
+    far = judge(comparison(mean_of_all=(mean - 1.1 * sample, 0.4)))[0]
+    assert "These reach" in dict(near.findings)["Baselines"]
+    assert "None reaches" in dict(far.findings)["Baselines"]
+
+
+def test_every_generated_group_has_its_verdict() -> None:
+    made = with_second(comparison())
+    verdicts = judge(made)
+    assert [verdict.group for verdict in verdicts] == ["mine", "_other$ & <b>$^2"]
+    assert verdicts[0].headline == verdicts[1].headline
+    assert summary(made).splitlines()[-3].startswith("mine: The generated networks score")
+    assert judge(made.model_copy(update={"groups": made.groups[:2]})) == ()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"), [(2.0, "They are not closer"), (0.3, "By their weights they are near-cop")]
+)
+def test_weights_alone_say_nothing_of_scores(ratio: float, words: str) -> None:
+    made = weights_alone(comparison(generated=(97.0, 0.98, ratio)))
+    (verdict,) = judge(made)
+    assert "Weights were compared alone" in verdict.headline
+    assert words in verdict.headline
+    assert [topic for topic, _ in verdict.findings] == ["Weights", "Variety", "Held-out originals"]
+    assert "97." not in summary(made)
+    assert "score " not in " ".join(text for _, text in verdict.findings)
 
 
 def test_accuracy_is_set_beside_the_originals() -> None:
-    findings = judge(comparison(generated=(99.0, 0.6, 2.0))).findings
+    findings = judge(comparison(generated=(99.0, 0.6, 2.0)))[0].findings
     assert "points above the best of 40 originals" in dict(findings)["Accuracy"]
     assert "differ by more than that" in dict(findings)["Accuracy"]
 
 
-def test_page_is_self_contained_and_well_formed(tmp_path: Path) -> None:
-    made = comparison()
-    path = write_report(made, LOSSES, PROVENANCE, tmp_path)
-    text = path.read_text()
+def write(made: Comparison, out: Path, plots: Sequence[str] = ()) -> Path:
+    return write_report(made, LOSSES, PROVENANCE, out, plots)
+
+
+@pytest.mark.parametrize("change", [lambda made: made, with_seeds, with_second])
+def test_page_is_self_contained_and_well_formed(change: Callable[[Comparison], Comparison], tmp_path: Path) -> None:
+    made = change(comparison())
+    text = write(made, tmp_path).read_text()
     page = Page(text)
     assert not page.open
     assert page.tags.count("svg") == 3
@@ -201,39 +292,131 @@ def test_page_is_self_contained_and_well_formed(tmp_path: Path) -> None:
             assert target in ids
     assert "made-up &lt;recipe&gt;" in text
     assert "a &amp; &lt;b&gt;" in text
-    assert page.cells == [
-        cell for t in (score_table(made), similarity_table(made)) for row in t.rows for cell in row[1:]
-    ]
+    assert "what &lt;noised&gt; is" in text
+    assert "<b>" not in text
+    shown = [score_table(made), similarity_table(made), seed_table(made)]
+    assert page.cells == [cell for t in shown for row in t.cells() for cell in row[1:]]
 
 
-def test_json_is_the_comparison(tmp_path: Path) -> None:
-    made = comparison()
-    write_report(made, LOSSES, PROVENANCE, tmp_path)
+def test_plots_are_files_and_the_page_holds_them(tmp_path: Path) -> None:
+    page = write(comparison(), tmp_path).read_text()
+    files = sorted((tmp_path / "plots").iterdir())
+    assert [path.name for path in files] == ["distance.svg", "loss.svg", "similarity.svg"]
+    for path in files:
+        root = ElementTree.fromstring(path.read_bytes())  # noqa: S314  # our own; a file of its own has to be XML
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert root.get("aria-label")
+        assert path.read_text().replace(' xmlns="http://www.w3.org/2000/svg"', "", 1) in page
+    assert read_plots(tmp_path) == [path.read_bytes() for path in files]
+
+
+def test_plots_for_papers_when_asked(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        write(comparison(), tmp_path / place, ["png", "pdf"])
+    files = {path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    assert {path.name for path in files if path.parent.name == "plots"} == {
+        f"{name}.{form}" for name in ("loss", "similarity", "distance") for form in FORMS
+    }
+    for path in files:
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+    assert (tmp_path / "a/plots/loss.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "a/plots/loss.pdf").read_bytes().startswith(b"%PDF")
+    write_report(comparison(), {}, PROVENANCE, tmp_path / "a")
+    assert sorted(path.name for path in (tmp_path / "a/plots").iterdir()) == ["distance.svg", "similarity.svg"]
+    with pytest.raises(ValueError, match="no plot format named 'jpg'; expected svg, png, pdf"):
+        write(comparison(), tmp_path / "c", ["jpg"])
+    assert not (tmp_path / "c").exists()
+
+
+def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
+    """Not as mathematics, which fails for some names; and an underscore in front hides no group."""
+    made = with_second(comparison())
+    write(made, tmp_path)
+    for name in ("similarity", "distance"):
+        text = (tmp_path / "plots" / f"{name}.svg").read_text()
+        assert "_other$ &amp; &lt;b&gt;$^2" in text
+    scoring = made.scoring
+    assert scoring
+    long = replaced(made, "mine", name="x" * 400)
+    assert similarity_plot(long, scoring).figure.legends
+
+
+def test_json_and_csv_are_the_comparison(tmp_path: Path) -> None:
+    made = with_seeds(comparison())
+    write(made, tmp_path)
     assert Comparison.from_json((tmp_path / "report.json").read_bytes()) == made
+    rows = list(csv.DictReader((tmp_path / "report.csv").read_text().splitlines()))
+    for row, member in zip(rows, made.groups, strict=True):
+        for title, value in measures(made, member).items():
+            assert row[title] == ("" if value is None else str(value))
 
 
-def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_report(comparison(), LOSSES, PROVENANCE, tmp_path / name)
-    for name in ("report.json", "report.md", "report.html"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+def test_markdown_has_all_tables_and_verdicts(tmp_path: Path) -> None:
+    made = with_seeds(with_second(comparison()))
+    write(made, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    for table in (score_table(made), similarity_table(made), seed_table(made)):
+        assert table.markdown() in text
+    assert text.startswith("# made-up \\<recipe\\>: ")
+    assert "## Verdict on mine" in text
+    assert "- command: `rpg report --task 'a & <b>'`" in text
 
 
-@pytest.mark.parametrize("losses", [[], [(10, 0.5)]])
-def test_few_or_no_losses(losses: list[tuple[int, float]], tmp_path: Path) -> None:
-    page = Page(write_report(comparison(), losses, {}, tmp_path).read_text())
-    assert page.tags.count("svg") == 2 + len(losses)
+@pytest.mark.parametrize("change", [lambda made: made, with_seeds, with_second, weights_alone])
+def test_same_input_gives_the_same_bytes(change: Callable[[Comparison], Comparison], tmp_path: Path) -> None:
+    for name in ("a", "b", "a"):
+        write(change(comparison()), tmp_path / name)
+    files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
+    assert len(files) >= 6
+    for path in files:
+        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+
+
+def test_weights_alone_have_no_scores_on_the_page(tmp_path: Path) -> None:
+    page = Page(write(weights_alone(comparison()), tmp_path).read_text())
+    assert page.tags.count("svg") == 2
+    assert page.tags.count("table") == 1
+    assert "error-IoU" not in (tmp_path / "report.md").read_text()
+    assert "error-IoU" not in (tmp_path / "report.csv").read_text()
+
+
+def test_another_report_is_not_overwritten(tmp_path: Path) -> None:
+    write(comparison(), tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = comparison().model_copy(
+        update={"inputs": {"original": "40 networks 01", "generated new": "10 networks 45"}}
+    )
+    with pytest.raises(
+        ValueError, match="generated new: none there, 10 networks 45 now; generated mine: 10 networks 23"
+    ):
+        write(other, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_few_no_or_several_losses(tmp_path: Path) -> None:
+    for losses, count in (({}, 2), ({"a": [(10, 0.5)]}, 3), ({"a": [(10, 0.5)], "b": LOSSES["generated"]}, 3)):
+        page = Page(write_report(comparison(), losses, {}, tmp_path).read_text())
+        assert page.tags.count("svg") == count
+    assert "Losses of different methods" in (tmp_path / "report.html").read_text()
 
 
 def test_identical_checkpoints_and_exact_copies_are_drawn(tmp_path: Path) -> None:
     made = comparison()
-    copies = [group(g.name, g.accuracy, [1.0] * len(g.accuracy), [0.0] * len(g.accuracy)) for g in made.groups]
-    same = made.model_copy(update={"groups": tuple(copies), "leave_one_out_distance": 0.0, "leave_one_out_iou": 1.0})
-    page = Page(write_report(same, LOSSES, {}, tmp_path).read_text())
+    copies = [
+        group(g.name, g.scored.accuracy, [1.0] * len(g.nearest), [0.0] * len(g.nearest), g.kind) for g in made.groups
+    ]
+    scoring = made.scoring
+    assert scoring
+    changed = {"leave_one_out_distance": 0.0, "scoring": scoring.model_copy(update={"leave_one_out_iou": 1.0})}
+    same = made.model_copy(update={"groups": tuple(copies), **changed})
+    page = Page(write(same, tmp_path).read_text())
     assert page.tags.count("svg") == 3
     assert "identical twin" in (tmp_path / "report.md").read_text()
 
 
 def test_every_group_has_its_own_mark() -> None:
-    found = marks(comparison().groups)
-    assert len({(mark.colour, mark.marker) for mark in found.values()}) == len(found)
+    member = comparison().group("gaussian")
+    groups = [member.model_copy(update={"name": f"b{i}"}) for i in range(56)]
+    groups += [member.model_copy(update={"name": f"g{i}", "kind": "generated"}) for i in range(12)]
+    found = marks([*comparison().groups[:2], *groups])
+    assert len({(mark.colour, mark.marker) for mark in found.values()}) == len(found) == 70

@@ -7,17 +7,14 @@ from zoo.manifest import Origin
 from zoo.scoring import score, score_file
 from zoo.store import ZooWriter
 from zoo.structure import Structure
-from zoo.tasks import build_task
 from zoo.tasks.classification import Config
 
-ORIGIN = Origin(
-    name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
-)
+ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 
 
 @pytest.fixture(scope="module")
 def task():
-    return build_task(Config(name="classification", model="cnn_digits", data="digits"), None, torch.device("cpu"))
+    return Config(name="classification", model="cnn_digits", data="digits").build(None, torch.device("cpu"))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from evaluators.similarity import (
     novel_and_good,
     rms_spread,
     squared_distances,
+    squared_distances_within,
 )
 
 SIZES = st.integers(1, 6)
@@ -93,11 +95,11 @@ def test_max_error_iou_needs_somebody_to_compare_with() -> None:
     b=SIZES,
     size=st.integers(0, 9),
     seed=SEEDS,
-    dtype=st.sampled_from(["float16", "float32", "float64"]),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
 )
-def test_squared_distances_agree_with_exact_fractions(a: int, b: int, size: int, seed: int, dtype: str) -> None:
-    rng = np.random.default_rng(seed)
-    weights, reference = rng.normal(size=(a, size)).astype(dtype), rng.normal(size=(b, size)).astype(dtype)
+def test_squared_distances_agree_with_exact_fractions(a: int, b: int, size: int, seed: int, dtype: torch.dtype) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    weights, reference = (torch.randn(n, size, generator=rng).to(dtype) for n in (a, b))
     squared = squared_distances(weights, reference)
     assert (squared.shape, squared.dtype) == ((a, b), np.float64)
     for i in range(a):
@@ -109,33 +111,44 @@ def test_squared_distances_agree_with_exact_fractions(a: int, b: int, size: int,
 
 def test_squared_distances_of_nearly_equal_large_weights(chunk: int) -> None:
     """|a|² + |b|² - 2ab would lose this distance entirely: it is 1e-27 of |a|²."""
-    weights = np.full((30, 1000), 1e6)  # libraries take that shortcut for many rows only
-    reference = weights.copy()
+    weights = torch.full((30, 1000), 1e6, dtype=torch.float64)  # libraries take that shortcut for many rows only
+    reference = weights.clone()
     reference[0, 500] += 2.0**-20
     assert squared_distances(weights, reference)[0, 0] == pytest.approx(2.0**-40, rel=1e-13, abs=0)
     np.testing.assert_array_equal(squared_distances(weights, weights), np.zeros((30, 30)))
+    within = squared_distances_within(reference)
+    assert within[0, 1:] == pytest.approx([2.0**-40] * 29, rel=1e-13, abs=0)
+    np.testing.assert_array_equal(within[1:, 1:], np.zeros((29, 29)))
 
 
 def test_squared_distances_add_up_over_tensors_and_chunks(chunk: int) -> None:
-    rng = np.random.default_rng(0)
-    weights, reference = rng.normal(size=(4, 31)), rng.normal(size=(5, 31))
-    whole = ((weights[:, None] - reference[None]) ** 2).sum(-1)
-    parts = squared_distances(weights[:, :11], reference[:, :11]) + squared_distances(
-        weights[:, 11:], reference[:, 11:]
-    )
+    rng = torch.Generator().manual_seed(0)
+    weights, reference = (torch.randn(n, 31, generator=rng, dtype=torch.float64) for n in (4, 5))
+    whole = ((weights[:, None] - reference[None]) ** 2).sum(-1).numpy()
+    first, second = (weights[:, :11], reference[:, :11]), (weights[:, 11:], reference[:, 11:])
+    parts = squared_distances(*first) + squared_distances(*second)
     np.testing.assert_allclose(squared_distances(weights, reference), whole, rtol=1e-13)
     np.testing.assert_allclose(parts, whole, rtol=1e-13)
 
 
-def test_squared_distances_read_only_input_is_left_alone() -> None:
-    weights = np.ones((2, 3))
-    weights.flags.writeable = False
-    np.testing.assert_array_equal(squared_distances(weights, weights), np.zeros((2, 2)))
+@given(networks=SIZES, size=st.integers(0, 40), seed=SEEDS)
+def test_distances_within_are_those_of_all_pairs(networks: int, size: int, seed: int) -> None:
+    weights = torch.randn(networks, size, generator=torch.Generator().manual_seed(seed))
+    within = squared_distances_within(weights)
+    assert (within.shape, within.dtype) == ((networks, networks), np.float64)
+    np.testing.assert_allclose(within, squared_distances(weights, weights), rtol=1e-13)
+    np.testing.assert_array_equal(np.diag(within), np.zeros(networks))
+
+
+def test_a_nan_spoils_its_own_row_and_column_within() -> None:
+    weights = torch.tensor([[0.0, 1.0], [math.nan, 1.0], [3.0, 5.0]])
+    within = squared_distances_within(weights)
+    np.testing.assert_allclose(within, [[0, math.nan, 25], [math.nan, 0, math.nan], [25, math.nan, 0]])
 
 
 def test_nan_weights_spoil_their_own_network_only() -> None:
-    weights = np.array([[0.0, 1.0], [math.nan, 1.0]])
-    squared = squared_distances(weights, np.zeros((2, 2)))
+    weights = torch.tensor([[0.0, 1.0], [math.nan, 1.0]])
+    squared = squared_distances(weights, torch.zeros(2, 2))
     np.testing.assert_array_equal(squared, [[1.0, 1.0], [math.nan, math.nan]])
     values, _ = nearest(np.sqrt(squared))
     assert novel_and_good(values, 0.5, np.array([90.0, 90.0]), bar=80) == 50.0
@@ -143,7 +156,7 @@ def test_nan_weights_spoil_their_own_network_only() -> None:
 
 def test_squared_distances_refuse_other_shapes() -> None:
     with pytest.raises(ValueError, match=r"shapes \(2, 3\) and \(2, 4\)"):
-        squared_distances(np.zeros((2, 3)), np.zeros((2, 4)))
+        squared_distances(torch.zeros(2, 3), torch.zeros(2, 4))
 
 
 # Few distinct values, so that ties are common.
@@ -189,7 +202,7 @@ def test_novel_and_good_refuses_unequal_or_empty_groups(networks: int, accuracie
 @given(networks=st.integers(2, 8), size=st.integers(1, 20), seed=SEEDS)
 def test_rms_spread_is_the_root_of_the_summed_variance(networks: int, size: int, seed: int) -> None:
     weights = np.random.default_rng(seed).normal(size=(networks, size))
-    spread = rms_spread(np.sqrt(squared_distances(weights, weights)))
+    spread = rms_spread(np.sqrt(squared_distances_within(torch.from_numpy(weights))))
     assert spread == pytest.approx(math.sqrt(weights.var(axis=0, ddof=1).sum()))
 
 

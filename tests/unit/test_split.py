@@ -13,9 +13,7 @@ from zoo.split import plan_split, split_zoo
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 
-ORIGIN = Origin(
-    name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
-)
+ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 NEW = ("rpg-zoo", "split")
 CONDITIONS = [f"{number:010b}" for number in (1, 2, 3, 511, 512, 1022, *PUBLISHED[:3])]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,14 @@ from torch import nn
 
 from evaluators.classification import balanced_accuracy
 from evaluators.metrics import Evaluation, proportion
-from rpg.task_report import class_table, gap_table, headline, task_table, write_task_report
+from rpg.task_report import class_table, gap_table, headline, task_table, tasks_text, write_task_report
 from rpg.tasks import TaskComparison, compare_tasks, principal_axes
 from zoo.conditions import bits, flipped
 from zoo.manifest import Origin
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 
-ORIGIN = Origin(
-    name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
-)
+ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 UNSEEN, OTHER = "0100010111", "0000011111"
 TRAIN = ("0100010110", "1100010111", OTHER)
 
@@ -109,23 +108,40 @@ def test_accuracy_class_by_class(comparison: TaskComparison) -> None:
     own = np.array(row.classes["generated"])
     np.testing.assert_allclose(complement.classes["flipped"], 100 - own, atol=1e-3)
     table = class_table(comparison)
-    assert [cells[0] for cells in table.rows[:3]] == [f"{UNSEEN} {g}" for g in ("original", "generated", "flipped")]
-    assert table.rows[0][1:] == ("50.0", *["100.0"] * 9)
+    assert [cells[:2] for cells in table.rows[:3]] == [(UNSEEN, g) for g in ("original", "generated", "flipped")]
+    assert table.rows[0][2:] == (50.0, *[100.0] * 9)
 
 
 def test_tables_and_page(comparison: TaskComparison, tmp_path: Path) -> None:
     table = task_table(comparison)
-    assert dict(zip(table.columns, table.rows[0], strict=True))["gap"] == "15.00"
-    assert dict(zip(table.columns, table.rows[1], strict=True))["gap"] == "-"
-    assert gap_table(comparison).rows[0][:2] == ("unseen", "15.00")
+    assert dict(zip(table.columns, table.rows[0], strict=True))["gap"] == 15
+    assert dict(zip(table.columns, table.rows[1], strict=True))["gap"] is None
+    assert gap_table(comparison).rows[0][:2] == ("unseen", 15)
+    assert "0100010111  unseen" in tasks_text(comparison)
     assert "no better than the best baseline" in headline(comparison)
-    page = write_task_report(comparison, [(1, 1.0), (2, 0.5)], {"command": "a & b"}, tmp_path / "report")
+    curves = {"generated": [(1, 1.0), (2, 0.5)]}
+    page = write_task_report(comparison, curves, {"command": "a & b"}, tmp_path / "report")
     text = page.read_text()
     assert text.count("<svg") == 3
     assert "a &amp; b" in text
     assert UNSEEN in (tmp_path / "report" / "report.md").read_text()
     again = TaskComparison.parse((tmp_path / "report" / "report.json").read_bytes(), page)
     assert again == comparison
+    rows = list(csv.DictReader((tmp_path / "report" / "report.csv").read_text().splitlines()))
+    assert [row["task"] for row in rows] == [UNSEEN, flipped(UNSEEN)]
+    assert sorted(path.name for path in (tmp_path / "report" / "plots").iterdir()) == [
+        "head.svg", "loss.svg", "picture.svg"
+    ]  # fmt: skip
+
+
+def test_the_report_of_other_networks_is_not_overwritten(comparison: TaskComparison, tmp_path: Path) -> None:
+    write_task_report(comparison, {}, {}, tmp_path / "report")
+    before = {path: path.read_bytes() for path in (tmp_path / "report").rglob("*") if path.is_file()}
+    other = comparison.model_copy(update={"inputs": comparison.inputs | {"generated": "4 networks 0123"}})
+    with pytest.raises(ValueError, match=r"another report \(generated: 4 networks \w+ there, 4 networks 0123 now\)"):
+        write_task_report(other, {}, {}, tmp_path / "report")
+    assert {path: path.read_bytes() for path in (tmp_path / "report").rglob("*") if path.is_file()} == before
+    write_task_report(comparison, {}, {}, tmp_path / "report")
 
 
 def test_pictures_are_of_unseen_tasks_in_units_of_the_seen_spread(comparison: TaskComparison) -> None:

@@ -1,23 +1,78 @@
-"""The Task protocol: everything that collecting and scoring need to know about what a network does."""
+"""What a network does: `TaskConfig`, the section `task:` of a recipe, and the protocol `Task`, which is all that
+collecting and scoring need to know.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Protocol, TypeAlias
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from evaluators.metrics import Evaluation
-from zoo.structure import Frozen
+from zoo.structure import Frozen, Structure
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 Split: TypeAlias = Literal["validation", "test"]
+Scalar: TypeAlias = bool | int | float | str
+Option: TypeAlias = Scalar | tuple[Scalar, ...]
+"""What a network's constructor may be given: a value, or a list of them, as the depths of a Swin transformer."""
+Library: TypeAlias = Literal["timm", "peft", "mmseg", "detectron2"]
 
 
 class TaskConfig(Frozen):
-    """Base of all `task:` sections; `name` is the task family."""
+    """Base of all `task:` sections. `name` is the task family, `library` whose networks it has, as `rpg-zoo export
+    --format` names it; `validation` is the share of the training samples, or their number, that is never trained on.
+    All methods but `build` work without data.
+    """
 
+    library: ClassVar[Library]
     name: str
+    validation: float
+
+    @abstractmethod
+    def build(self, data_root: Path | None, device: torch.device) -> Task:
+        """The task with its data, on this device.
+
+        Raises ValueError for settings that do not fit together or do not fit the data, MissingExtra without the
+        library, MissingData or Corrupt for the data.
+        """
+
+    @abstractmethod
+    def structure(self) -> Structure:
+        """The structure of the networks, built without memory or downloads.
+
+        Raises ValueError for settings that do not fit together, MissingExtra without the library.
+        """
+
+    @abstractmethod
+    def library_config(self) -> dict[str, Any]:
+        """What `library` keeps beside the tensors of a checkpoint: timm's config.json, peft's adapter_config.json, the
+        other entries of the pickles of mmseg and detectron2.
+        """
+
+    def chosen(self, names: Iterable[str]) -> list[str]:
+        """Which of a network's tensors, by name, are the weights: mostly all. The others are frozen."""
+        return list(names)
+
+    def frozen(self) -> dict[str, Tensor]:
+        """The tensors that all networks share, on the CPU: mostly none.
+
+        Raises MissingData when the pretrained weights they come from are not there.
+        """
+        return {}
+
+    def conditions(self) -> tuple[str, ...]:
+        """The tasks that this one consists of, as `Task.conditions` says: mostly none."""
+        return ()
+
+    def check_source(self, path: Path) -> None:
+        """Raise ValueError or Corrupt if what lies beside the checkpoint file at `path` says that it is not one of this
+        task, although its tensors may fit. Most families know nothing of the kind.
+        """
 
 
 class Task(Protocol):
@@ -29,9 +84,13 @@ class Task(Protocol):
     """
 
     evaluator: str
-    protocol: str
     headline: str
     conditions: tuple[str, ...]
+
+    @property
+    def protocol(self) -> str:
+        """Known once the test data are read."""
+        ...
 
     def for_condition(self, condition: str) -> Task:
         """One of the `conditions` as a task: the same networks and data, which are shared, other labels.

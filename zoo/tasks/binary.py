@@ -19,11 +19,7 @@ from evaluators.classification import balanced_accuracy, evaluate
 from evaluators.metrics import Evaluation
 from zoo.conditions import all_conditions, bits, check_condition
 from zoo.tasks.base import Batch, Split
-from zoo.tasks.classification import LIBRARY as LIBRARY
-from zoo.tasks.classification import ClassificationTask, ImagesConfig, load_data
-from zoo.tasks.classification import frozen as frozen
-from zoo.tasks.classification import library_config as library_config
-from zoo.tasks.classification import structure as structure
+from zoo.tasks.classification import ClassificationTask, ImagesConfig
 from zoo.tasks.images import Images
 
 if TYPE_CHECKING:
@@ -41,14 +37,12 @@ class Config(ImagesConfig):
     def classes(self) -> int:
         return 2
 
+    def conditions(self) -> tuple[str, ...]:
+        return all_conditions()
 
-def build(config: Config, data_root: Path | None, device: torch.device) -> BinaryTask:
-    """The task with its data loaded. Raises as `classification.build` does."""
-    return BinaryTask(config, load_data(config, data_root), device)
-
-
-def conditions() -> tuple[str, ...]:
-    return all_conditions()
+    def build(self, data_root: Path | None, device: torch.device) -> BinaryTask:
+        """Raises what `classification.Config.build` raises."""
+        return BinaryTask(self, self.load_data(data_root), device)
 
 
 class BinaryTask(ClassificationTask):

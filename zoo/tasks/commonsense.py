@@ -23,17 +23,14 @@ from evaluators.commonsense import EVALUATOR, Settings, evaluate, language_model
 from evaluators.metrics import Evaluation, Metric, proportion
 from evaluators.questions import Question
 from zoo.errors import MissingExtra
-from zoo.seeds import generator
 from zoo.structure import Structure
 from zoo.tasks import adapters
 from zoo.tasks.adapters import Adapted, Base, Dtype
 from zoo.tasks.base import Batch, Split, TaskConfig
+from zoo.tasks.family import TaskBase, hold_out
 from zoo.tasks.instructions import IGNORED, encode, fingerprint, load_questions, load_training
-from zoo.tasks.loading import epochs
 
-LIBRARY = "peft"
 EVALUATION_BATCH = 16
-VALIDATION_SEED = 0  # the same texts are held out in every run, whatever its seed
 
 SetName = Literal["boolq", "piqa", "siqa", "hellaswag", "arc_e", "arc_c", "obqa"]
 ALL_SETS: tuple[SetName, ...] = ("boolq", "piqa", "siqa", "hellaswag", "arc_e", "arc_c", "obqa")
@@ -52,6 +49,7 @@ class Config(TaskConfig):
       `max_new_tokens`: how (evaluators.commonsense).
     """
 
+    library = "peft"
     name: Literal["commonsense"]
     model: str = "yahma/llama-7b-hf"
     dtype: Dtype = "bfloat16"
@@ -83,35 +81,33 @@ class Config(TaskConfig):
     def asking(self) -> Settings:
         return Settings(self.protocol, self.beams, self.max_new_tokens)
 
+    def build(self, data_root: Path | None, device: torch.device) -> CommonsenseTask:
+        """The base and the training texts are read when they are needed. Raises MissingData or Corrupt for the
+        questions.
+        """
+        questions: dict[str, list[Question]] = {name: load_questions(name, data_root, self.limit) for name in self.sets}
+        return CommonsenseTask(self, questions, data_root, device)
 
-def build(config: Config, data_root: Path | None, device: torch.device) -> CommonsenseTask:
-    """The task; its base and data are read when they are needed. Raises MissingData or Corrupt for the questions."""
-    questions: dict[str, list[Question]] = {name: load_questions(name, data_root, config.limit) for name in config.sets}
-    return CommonsenseTask(config, questions, data_root, device)
+    def structure(self) -> Structure:
+        """The structure of the adapter, without the base's weights. Raises MissingExtra, ValueError for `targets` that
+        the base does not have, and MissingData for a base whose sizes are not known here.
+        """
+        return Structure.of(adapters.meta_adapter(self.adapter))
 
+    def library_config(self) -> dict[str, Any]:
+        """peft's `adapter_config.json`."""
+        return adapters.adapter_config(self.adapter)
 
-def structure(config: Config) -> Structure:
-    """The structure of the adapter, without the base's weights. Raises MissingExtra, ValueError for `targets` that the
-    base does not have, and MissingData for a base whose sizes are not known here.
-    """
-    return Structure.of(adapters.meta_adapter(config.adapter))
-
-
-def library_config(config: Config) -> dict[str, Any]:
-    """peft's `adapter_config.json`."""
-    return adapters.adapter_config(config.adapter)
-
-
-def check_source(config: Config, path: Path) -> None:
-    """Raise ValueError if the adapter file at `path` is, by its configuration, not one of this task; Corrupt if that is
-    damaged.
-    """
-    beside = path.parent / "adapter_config.json"
-    if beside.is_file():
-        adapters.check_config(beside, config.adapter)
+    def check_source(self, path: Path) -> None:
+        """Raise ValueError if the adapter file at `path` is, by its configuration, not one of this task; Corrupt if
+        that is damaged.
+        """
+        beside = path.parent / "adapter_config.json"
+        if beside.is_file():
+            adapters.check_config(beside, self.adapter)
 
 
-class CommonsenseTask:
+class CommonsenseTask(TaskBase):
     """The Task protocol (zoo.tasks.base) for adapters of a language model.
 
     A batch is token ids and labels, int64 (B, L) both, padded on the left. The base is loaded once, and shared by all
@@ -120,15 +116,15 @@ class CommonsenseTask:
 
     evaluator = EVALUATOR
     headline = "mean"
-    conditions: tuple[str, ...] = ()
+    samples = "texts"
+    config: Config
 
     def __init__(
         self, config: Config, questions: Mapping[str, list[Question]], data_root: Path | None, device: torch.device
     ) -> None:
-        self.config = config
+        super().__init__(config, device)
         self.questions = questions
         self.data_root = data_root
-        self.device = device
         counts = ", ".join(f"{name} {len(questions[name])}" for name in questions)
         self.protocol = f"{config.asking}: {counts} questions, {config.dtype} base, data {fingerprint(questions)}"
 
@@ -140,19 +136,8 @@ class CommonsenseTask:
     def _texts(self) -> list[dict[str, str]]:
         return load_training(self.data_root)
 
-    @cached_property
     def _split(self) -> tuple[Tensor, Tensor]:
-        """Indices int64 of the texts to train on, and of those held out."""
-        count = len(self._texts)
-        if self.config.validation >= count:
-            raise ValueError(
-                f"task.validation {self.config.validation} of {count} texts leaves none to train on; expected fewer"
-            )
-        order = torch.randperm(count, generator=generator(VALIDATION_SEED, "validation"))
-        return order[self.config.validation :].sort()[0], order[: self.config.validation].sort()[0]
-
-    def for_condition(self, condition: str) -> CommonsenseTask:
-        raise ValueError(f"task {self.config.name} has no conditions, got {condition!r}; use a recipe of binary tasks")
+        return hold_out(torch.arange(len(self._texts)), self.config.validation)
 
     def build(self, seed: int) -> Adapted:
         """Raises MissingExtra, MissingData for the base, ValueError for `targets` that it does not have."""
@@ -163,29 +148,11 @@ class CommonsenseTask:
         self.steps_per_epoch(1)
         return self.build(seed)
 
-    def weights(self, model: nn.Module) -> dict[str, Tensor]:
-        return {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
-
-    def frozen(self, model: nn.Module) -> dict[str, Tensor]:
-        return {}
-
-    def load(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        model.load_state_dict(weights)
-
     def head(self, model: nn.Module) -> list[nn.Parameter]:
         raise ValueError(f"task {self.config.name} trains no last layer; leave out zoo.head_epochs")
 
-    def groups(self, model: nn.Module, layer_decay: float) -> list[dict[str, Any]]:
-        if layer_decay != 1:
-            raise ValueError(f"zoo.layer_decay {layer_decay} is not for task {self.config.name}; leave it out")
-        return [{"params": [parameter for parameter in model.parameters() if parameter.requires_grad]}]
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        return math.ceil(len(self._split[0]) / batch_size)
-
     def batches(self, seed: int, first_step: int, batch_size: int) -> Iterator[Batch]:
-        plan = epochs(self._split[0], self.steps_per_epoch(batch_size), seed, first_step)
-        return (self._batch(index) for _, _, index in plan)
+        return (self._batch(index) for _, _, index in self._plan(seed, first_step, batch_size))
 
     def _batch(self, index: Tensor) -> Batch:
         rows = [
@@ -237,7 +204,7 @@ class CommonsenseTask:
 
     def _validate(self, model: nn.Module) -> Evaluation:
         losses, exact = [], []
-        for index in self._split[1].split(EVALUATION_BATCH):
+        for index in self.validation_index.split(EVALUATION_BATCH):
             entropy_N, right_N, text_N = self._entropy(model, self._batch(index))
             for text in range(len(index)):
                 losses.append(float(entropy_N[text_N == text].mean()))

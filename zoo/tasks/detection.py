@@ -18,17 +18,15 @@ from torch import Tensor, nn
 
 from evaluators.detection import EVALUATOR, evaluate
 from evaluators.metrics import Evaluation
-from zoo.checkpoint import load_foreign
 from zoo.errors import MissingData
-from zoo.seeds import generator, global_seed
+from zoo.seeds import global_seed
 from zoo.structure import Structure
 from zoo.tasks import coco, detectron
 from zoo.tasks.base import Split, TaskConfig
 from zoo.tasks.coco import Json
-from zoo.tasks.loading import epochs, keys, load, loader_workers
-
-LIBRARY = "detectron2"
-VALIDATION_SEED = 0  # the same images are held out in every run, whatever its seed
+from zoo.tasks.family import TaskBase, hold_out
+from zoo.tasks.loading import keys, load, loader_workers
+from zoo.weights import fitted, in_directory, plain, read, suffix
 
 
 class Config(TaskConfig):
@@ -43,6 +41,7 @@ class Config(TaskConfig):
     - `validation`: the share of the training images that is never trained on.
     """
 
+    library = "detectron2"
     name: Literal["detection"]
     model: Literal["vitdet-base", "vitdet-tiny"]
     data: Literal["coco"]
@@ -51,37 +50,34 @@ class Config(TaskConfig):
     pretrained: str | None = None
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.002
 
+    def build(self, data_root: Path | None, device: torch.device) -> DetectionTask:
+        """Data are found; annotations are read when they are needed. Raises MissingExtra or MissingData."""
+        detectron.require()
+        coco.check_layout(data_root)
+        assert data_root is not None
+        return DetectionTask(self, data_root, device)
 
-def build(config: Config, data_root: Path | None, device: torch.device) -> DetectionTask:
-    """The task, with its data found; annotations are read when they are needed. Raises MissingExtra or MissingData."""
-    detectron.require()
-    coco.check_layout(data_root)
-    assert data_root is not None
-    return DetectionTask(config, data_root, device)
+    def structure(self) -> Structure:
+        """Raises MissingExtra."""
+        network = detectron.build_without_memory(self.model, self.classes, self.image_size)
+        return Structure.of(network.state_dict(keep_vars=True))
 
-
-def structure(config: Config) -> Structure:
-    """The structure of the networks, without data, downloads or memory. Raises MissingExtra."""
-    network = detectron.build_without_memory(config.model, config.classes, config.image_size)
-    return Structure.of(network.state_dict(keep_vars=True))
-
-
-def library_config(config: Config) -> dict[str, Any]:
-    """Nothing: detectron2's checkpoints are `{"model": tensors}`."""
-    return {}
+    def library_config(self) -> dict[str, Any]:
+        """Nothing: detectron2's checkpoints are `{"model": tensors}`."""
+        return {}
 
 
-class DetectionTask:
+class DetectionTask(TaskBase):
     """The Task protocol (zoo.tasks.base) for images with objects. A batch is a list of images in detectron2's form."""
 
     evaluator = EVALUATOR
     headline = "box_AP"
-    conditions: tuple[str, ...] = ()
+    samples = "images with objects"
+    config: Config
 
     def __init__(self, config: Config, data_root: Path, device: torch.device) -> None:
-        self.config = config
+        super().__init__(config, device)
         self.data_root = data_root
-        self.device = device
         self.workers = loader_workers()
 
     @cached_property
@@ -96,36 +92,16 @@ class DetectionTask:
         coco.check_same_classes(found, self.test)
         return found
 
-    @cached_property
-    def train_index(self) -> Tensor:
-        """Images to train on, int64 (N,): those with something to learn from, as detectron2 has it."""
-        return self._split_index[0]
-
-    @cached_property
-    def validation_index(self) -> Tensor:
-        """Images that are never trained on, int64 (N,)."""
-        return self._split_index[1]
-
-    @cached_property
-    def _split_index(self) -> tuple[Tensor, Tensor]:
-        there = torch.tensor(self.train.whole(range(len(self.train.images))), dtype=torch.int64)
-        held = math.ceil(self.config.validation * len(there))
-        if not 0 < held < len(there):
-            raise ValueError(
-                f"task.validation {self.config.validation} of {len(there)} images with objects leaves "
-                f"{len(there) - held} to train on and {held} to validate on; expected some of both"
-            )
-        order = torch.randperm(len(there), generator=generator(VALIDATION_SEED, "validation"))
-        return there[order[held:]].sort().values, there[order[:held]].sort().values
+    def _split(self) -> tuple[Tensor, Tensor]:
+        """Of the images with something to learn from, as detectron2 has it."""
+        usable = torch.tensor(self.train.whole(range(len(self.train.images))), dtype=torch.int64)
+        return hold_out(usable, math.ceil(self.config.validation * len(usable)))
 
     @cached_property
     def protocol(self) -> str:
         test = self.test
         size = self.config.image_size
         return f"coco val2017, {len(test.images)} images at {size} px, data {test.fingerprint()}"
-
-    def for_condition(self, condition: str) -> DetectionTask:
-        raise ValueError(f"task {self.config.name} has no conditions, so no {condition!r}")
 
     def build(self, seed: int) -> nn.Module:
         config = self.config
@@ -138,21 +114,12 @@ class DetectionTask:
         network = self.build(seed)
         if self.config.pretrained is not None:
             tensors = pretrained_tensors(self.config.pretrained)
-            if any(name.startswith("roi_heads.") for name in tensors):
-                self.load(network, tensors)
+            if any("roi_heads." in name for name in tensors):
+                structure = Structure.of(network.state_dict())
+                self.load(network, fitted(tensors, structure, self.config.pretrained).tensors)
             else:
                 load_backbone(network, tensors, self.config.pretrained)
         return network
-
-    def weights(self, model: nn.Module) -> dict[str, Tensor]:
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
-
-    def frozen(self, model: nn.Module) -> dict[str, Tensor]:
-        return {}
-
-    def load(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        Structure.of(model.state_dict()).check(weights, "the checkpoint")
-        model.load_state_dict(dict(weights))
 
     def head(self, model: nn.Module) -> list[nn.Parameter]:
         """The last layers of the box head and of the mask head."""
@@ -162,11 +129,8 @@ class DetectionTask:
     def groups(self, model: nn.Module, layer_decay: float) -> list[dict[str, Any]]:
         return detectron.parameter_groups(model, detectron.SIZES[self.config.model].depth, layer_decay)
 
-    def steps_per_epoch(self, batch_size: int) -> int:
-        return math.ceil(len(self.train_index) / batch_size)
-
     def batches(self, seed: int, first_step: int, batch_size: int) -> Iterator[Any]:
-        plan = epochs(self.train_index, self.steps_per_epoch(batch_size), seed, first_step)
+        plan = self._plan(seed, first_step, batch_size)
         samples = detectron.Samples(self.train, self.config.image_size, seed)
         return load(samples, keys(plan), self.workers, collate=list)
 
@@ -191,10 +155,10 @@ def pretrained_tensors(place: str) -> Mapping[str, Tensor]:
     Raises MissingData when they are not there, ValueError for an unknown name, Corrupt for a damaged file.
     """
     path = Path(place)
-    file = path / "model.safetensors" if path.is_dir() else path
+    file = in_directory(path) if path.is_dir() else path
     if file.is_file():
-        return load_foreign(file)
-    if path.is_dir() or path.suffix in (".safetensors", ".pth", ".pt", ".bin"):
+        return plain(read(file).tensors)
+    if path.is_dir() or suffix(path.name):
         raise MissingData(f"there is no {file}; task.pretrained should be a file of weights, or a network of timm's")
     from zoo.tasks.networks import create_network
 
@@ -217,4 +181,9 @@ def load_backbone(network: nn.Module, tensors: Mapping[str, Tensor], origin: str
                 f"the weights {origin} do not fit the backbone: {name} should be {expected}, found {found}; expected a "
                 "vision transformer of its size, as vit_base_patch16_224.mae for vitdet-base"
             )
+    if deeper := [name for name in tensors if name.startswith("blocks.") and name not in state]:
+        raise ValueError(
+            f"the weights {origin} also have {deeper[0]} (and {len(deeper) - 1} more); expected a vision transformer "
+            "with as many layers as the backbone"
+        )
     vit.load_state_dict({name: tensors[name] for name in wanted}, strict=False)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from zoo.errors import Corrupt, Failed, MissingExtra
+from zoo.errors import Corrupt, Failed, MissingExtra, brief
 from zoo.seeds import library_seed
 from zoo.tasks.coco import Annotated, Json
 from zoo.tasks.meta import without_memory
@@ -237,8 +237,7 @@ class Samples(Dataset[Json]):
             with library_seed(self.seed or 0, "augment", epoch, i):
                 return self.mapper(record)
         except Exception as error:  # detectron2 has no class of its own for what is wrong with a file
-            reason = " ".join(str(error).split())[:200]
-            raise Corrupt(f"{record['file_name']} or its annotations cannot be read: {reason}") from error
+            raise Corrupt(f"{record['file_name']} or its annotations cannot be read: {brief(error)}") from error
 
     def _record(self, i: int) -> Json:
         from detectron2.structures import BoxMode

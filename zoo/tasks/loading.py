@@ -5,11 +5,11 @@ Shape suffixes: B samples of a batch.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any, TypeAlias
 
@@ -21,6 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 from zoo.errors import Corrupt
 from zoo.seeds import generator
 from zoo.tasks.base import Batch
+
+log = logging.getLogger(__name__)
 
 PREFETCH = 4  # batches that each worker prepares ahead
 MAX_WORKERS = 16
@@ -84,7 +86,7 @@ def load(
 class KeptBatches:
     """Batches that are read once for many networks: the first whole pass keeps the images in a temporary file without a
     name, memory-mapped, from which later passes take them. Where that file would fill more than half of what is free,
-    there is a warning and every pass reads anew.
+    a line is logged and every pass reads anew.
 
     `read` gives images uint8 (B, ...) and labels (B,); `size` is how many bytes all images have.
     """
@@ -119,10 +121,9 @@ class KeptBatches:
 
     def _give_up(self, reason: str) -> None:
         self._keep = False
-        warnings.warn(
+        log.warning(
             f"{tempfile.gettempdir()} has no room for {self._size / 2**30:.1f} GiB of decoded images ({reason}), so "
-            "they are decoded again for each network; TMPDIR names another place",
-            stacklevel=3,
+            "they are decoded again for each network; TMPDIR names another place"
         )
 
 

@@ -8,9 +8,11 @@ timm is imported here only, but for its readers and transforms (zoo.tasks.imagen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import timm
 import torch.nn.functional as F
@@ -18,11 +20,14 @@ from timm.models import PretrainedCfg, build_model_with_cfg, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from zoo.checkpoint import load_foreign
 from zoo.errors import MissingData, suggest
 from zoo.seeds import global_seed
+from zoo.structure import Structure
+from zoo.tasks.base import Option
+from zoo.weights import Fitted, fitted, in_directory, plain, read
 
-Options = Mapping[str, bool | int | float | str]
+Options = Mapping[str, Option]
+log = logging.getLogger(__name__)
 NOT_OPTIONS = ("checkpoint_path", "cache_dir", "features_only", "scriptable", "exportable", "no_jit", "kwargs_filter")
 """Settings of timm's own: with some, a recipe from anyone would have it read files. So do those about `pretrained`."""
 
@@ -191,13 +196,20 @@ def create_network(
     given: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans, **(options or {})}
     if image_size is not None and config.fixed_input_size:
         given["img_size"] = image_size
-    if isinstance(pretrained, str):
-        given["pretrained_cfg_overlay"] = _from_file(Path(pretrained.removeprefix("local-dir:")), config.classifier)
-    elif pretrained and not config.has_weights:
+    if pretrained is True and not config.has_weights:
         raise ValueError(f"nobody has published weights of {name}; expected task.pretrained=false, or a file")
+    network = _created(name, seed, pretrained is True, given)
+    if isinstance(pretrained, str):
+        _load_file(network, Path(pretrained.removeprefix("local-dir:")), name, given)
+    return network
+
+
+def _created(name: str, seed: int, pretrained: bool, given: Mapping[str, Any]) -> nn.Module:
+    """timm's network, with its errors as ours."""
+    config = _config(name)
     try:
         with global_seed(seed, "build"):
-            network = timm.create_model(name, pretrained=bool(pretrained), **given)
+            network: nn.Module = timm.create_model(name, pretrained=pretrained, **given)
     except OSError as error:
         raise MissingData(
             f"cannot get the weights {name} from the Hugging Face Hub ({_brief(error)}); without network, put "
@@ -206,7 +218,6 @@ def create_network(
         ) from error
     except (RuntimeError, TypeError, AssertionError, ValueError, KeyError) as error:
         raise ValueError(f"cannot make {name} with {_listed(given)}: {_brief(error)}") from error
-    network.pretrained_cfg.pop("state_dict", None)  # would keep a second copy of the weights in memory
     return network
 
 
@@ -238,18 +249,52 @@ def _config(name: str) -> PretrainedCfg:
     return timm.get_pretrained_cfg(name) or PretrainedCfg()
 
 
-def _from_file(path: Path, classifier: str | None) -> dict[str, Any]:
-    """What makes timm load its pretrained weights from this file or directory."""
-    file = path / "model.safetensors" if path.is_dir() else path
+def _load_file(network: nn.Module, place: Path, name: str, given: Mapping[str, Any]) -> None:
+    """Load pretrained weights from this file or directory, all of them; but a head of another size stays as it is.
+
+    Raises MissingData when they are not there, ValueError, in one line, when they are not those of this network.
+    """
+    file = in_directory(place) if place.is_dir() else place
     if not file.is_file():
         raise MissingData(
             f"no weights at {file}; expected a .safetensors or .pth file, or a directory with model.safetensors as "
             "`rpg-zoo export ZOO ID --format timm` writes it"
         )
-    weights = load_foreign(file)
-    head = weights.get(f"{classifier}.weight")
-    found = {} if head is None else {"num_classes": len(head)}  # timm drops the head if the task has other classes
-    return {"state_dict": weights, "custom_load": False, **found}
+    weights = read(file)
+    structure = Structure.of(network.state_dict(keep_vars=True))
+    classifier = _config(name).classifier or ()
+    head = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    try:
+        found = fitted(weights.tensors, structure, str(file), head=head)
+    except ValueError as error:  # it may have another image size, or the names of who published the network
+        if (converted := _converted(weights.tensors, structure, head, name, given)) is None:
+            raise ValueError(f"{error}; task.pretrained should be weights of {name}") from error
+        found = converted
+    for note in (weights.note, *found.notes):
+        if note:
+            log.info("task.pretrained %s: %s", file, note)
+    network.load_state_dict(found.tensors, strict=False)  # of which nothing but the head can be missing
+
+
+def _converted(
+    tensors: Mapping[str, Tensor], structure: Structure, head: Sequence[str], name: str, given: Mapping[str, Any]
+) -> Fitted | None:
+    """The weights as timm converts them for this network, if they then are all there and fit."""
+    caught: list[dict[str, Tensor]] = []
+
+    def catch(_network: nn.Module, state_dict: Mapping[str, Tensor], *_: Any, **__: Any) -> Any:
+        caught.append(dict(state_dict))
+        return nn.modules.module._IncompatibleKeys([], [])
+
+    overlay = {"state_dict": plain(tensors), "custom_load": False, "num_classes": given["num_classes"]}
+    try:
+        # timm converts and loads in one go, and says only in its log what did not fit. So it converts a network of its
+        # own, of which loading is caught.
+        with patch.object(nn.Module, "load_state_dict", catch):
+            timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **given)
+        return fitted(caught[-1], structure, name, head=head)
+    except Exception:  # whatever conversions of another network stumble over: the caller says what does not fit
+        return None
 
 
 def _brief(error: Exception) -> str:

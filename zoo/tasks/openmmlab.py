@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evaluators.segmentation import IGNORE
-from zoo.errors import MissingExtra
+from zoo.errors import MissingExtra, brief
 from zoo.seeds import library_seed
 from zoo.tasks.meta import without_memory
 
@@ -278,13 +278,13 @@ def load_backbone(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     backbone: Any = model.backbone
     try:
         state = backbone.resize_abs_pos_embed(backbone.resize_rel_pos_embed(dict(weights)))
-        missing = [
-            name for name in backbone.load_state_dict(state, strict=False).missing_keys if not _starts_constant(name)
-        ]
+        result = backbone.load_state_dict(state, strict=False)
     except (RuntimeError, KeyError, AttributeError) as error:
-        raise ValueError(f"they do not fit: {' '.join(str(error).split())[:160]}") from error
-    if missing:
+        raise ValueError(f"they do not fit: {brief(error)}") from error
+    if missing := [name for name in result.missing_keys if not _starts_constant(name)]:
         raise ValueError(f"they have no {missing[0]} (and {len(missing) - 1} more are missing)")
+    if deeper := [name for name in result.unexpected_keys if name.startswith("layers.")]:
+        raise ValueError(f"they also have {deeper[0]} (and {len(deeper) - 1} more): a network with other layers")
 
 
 def _starts_constant(name: str) -> bool:
@@ -316,9 +316,8 @@ def _mmseg(name: str) -> ModuleType:
             warnings.simplefilter("ignore")
             return import_module(f"mmseg.{name}")
     except (ImportError, AssertionError) as error:  # mmseg asserts the versions of mmcv that it takes
-        reason = " ".join(str(error).split())[:160]
         raise MissingExtra(
-            f"mmsegmentation cannot be imported ({reason}); install it with pip install 'rpg-zoo[seg]', or "
+            f"mmsegmentation cannot be imported ({brief(error)}); install it with pip install 'rpg-zoo[seg]', or "
             "mmsegmentation==1.2.2 with mmcv-lite==2.1.0"
         ) from error
 

@@ -6,9 +6,8 @@ Shape suffixes: B images of a batch, H rows and W columns of an image.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,18 +17,15 @@ from torch import Tensor, nn
 
 from evaluators.metrics import Evaluation
 from evaluators.segmentation import EVALUATOR, evaluate
-from zoo.checkpoint import load_foreign
 from zoo.errors import MissingData
-from zoo.seeds import generator
 from zoo.structure import Structure
 from zoo.tasks.base import Batch, Split, TaskConfig
-from zoo.tasks.loading import epochs
+from zoo.tasks.family import TaskBase, hold_out
+from zoo.weights import fitted, plain, read
 
 if TYPE_CHECKING:
     from zoo.tasks.ade20k import Scenes
 
-LIBRARY = "mmseg"
-VALIDATION_SEED = 0  # the same images are held out in every run, whatever its seed
 CLASSES = 150
 RELEASE = "https://github.com/open-mmlab/mmsegmentation/tree/main/configs/mae"
 
@@ -46,6 +42,7 @@ class Config(TaskConfig):
     - `validation`: the share of the training images that is never trained on.
     """
 
+    library = "mmseg"
     name: Literal["segmentation"]
     data: Literal["ade20k"] = "ade20k"
     size: Literal["base", "tiny"] = "base"
@@ -59,85 +56,72 @@ class Config(TaskConfig):
         """How many classes the network tells apart."""
         return len(self.classes) or CLASSES
 
+    def build(self, data_root: Path | None, device: torch.device) -> SegmentationTask:
+        """Data are found. Raises MissingExtra without mmsegmentation, MissingData or Corrupt for the data, ValueError
+        for classes that do not exist or a `validation` that is too small or too large for the data.
+        """
+        from zoo.tasks.ade20k import load_scenes
 
-def build(config: Config, data_root: Path | None, device: torch.device) -> SegmentationTask:
-    """The task with its data found. Raises MissingExtra without mmsegmentation, MissingData or Corrupt for the data,
-    ValueError for classes that do not exist or a `validation` that is too small or too large for the data.
-    """
-    from zoo.tasks.ade20k import load_scenes
+        return SegmentationTask(self, load_scenes(data_root, self.classes, self.crop), device)
 
-    return SegmentationTask(config, load_scenes(data_root, config.classes, config.crop), device)
+    def structure(self) -> Structure:
+        """Raises MissingExtra, and ValueError for classes that do not exist."""
+        from zoo.tasks import openmmlab
+        from zoo.tasks.ade20k import class_numbers
 
+        class_numbers(self.classes)
+        state = openmmlab.empty_network(self.size, self.crop, self.outputs).state_dict(keep_vars=True)
+        return Structure.of({name: state[name] for name in self.chosen(state)})
 
-def structure(config: Config) -> Structure:
-    """The structure of the networks of this task. Raises MissingExtra, and ValueError for classes that do not exist."""
-    from zoo.tasks import openmmlab
-    from zoo.tasks.ade20k import class_numbers
+    def chosen(self, names: Iterable[str]) -> list[str]:
+        """All but the index buffers: integers that the size of a crop says, and which no training changes."""
+        from zoo.tasks.openmmlab import INDEX
 
-    class_numbers(config.classes)
-    state = openmmlab.empty_network(config.size, config.crop, config.outputs).state_dict(keep_vars=True)
-    return Structure.of({name: tensor for name, tensor in state.items() if not _is_constant(name)})
+        return [name for name in names if not name.endswith(f".{INDEX}")]
 
+    def frozen(self) -> dict[str, Tensor]:
+        """The constants of these networks: for every layer which relative position two patches have, int64."""
+        from zoo.tasks import openmmlab
 
-def frozen(config: Config) -> dict[str, Tensor]:
-    """The constants of these networks: for every layer which relative position two patches have, int64."""
-    from zoo.tasks import openmmlab
+        index = openmmlab.position_index(self.crop)
+        layers = range(openmmlab.SIZES[self.size].layers)
+        return {f"backbone.layers.{layer}.attn.{openmmlab.INDEX}": index for layer in layers}
 
-    index = openmmlab.position_index(config.crop)
-    layers = range(openmmlab.SIZES[config.size].layers)
-    return {f"backbone.layers.{layer}.attn.{openmmlab.INDEX}": index for layer in layers}
+    def library_config(self) -> dict[str, Any]:
+        """What mmsegmentation keeps in a checkpoint beside its `state_dict`: names and colours of the classes."""
+        from zoo.tasks import openmmlab
+        from zoo.tasks.ade20k import class_numbers
 
-
-def _is_constant(name: str) -> bool:
-    from zoo.tasks.openmmlab import INDEX
-
-    return name.endswith(f".{INDEX}")
-
-
-def library_config(config: Config) -> dict[str, Any]:
-    """What mmsegmentation keeps in a checkpoint beside its `state_dict`: names and colours of the classes."""
-    from zoo.tasks import openmmlab
-    from zoo.tasks.ade20k import class_numbers
-
-    names, palette = openmmlab.ade20k()
-    chosen = class_numbers(config.classes)
-    meta = {"classes": [names[i] for i in chosen], "palette": [list(palette[i]) for i in chosen]}
-    return {"meta": {"dataset_meta": meta}}
+        names, palette = openmmlab.ade20k()
+        chosen = class_numbers(self.classes)
+        meta = {"classes": [names[i] for i in chosen], "palette": [list(palette[i]) for i in chosen]}
+        return {"meta": {"dataset_meta": meta}}
 
 
-class SegmentationTask:
+class SegmentationTask(TaskBase):
     """The Task protocol (zoo.tasks.base) for photographs with a class for every pixel."""
 
     evaluator = EVALUATOR
     headline = "mIoU"
-    conditions: tuple[str, ...] = ()
+    config: Config
 
     def __init__(self, config: Config, scenes: Scenes, device: torch.device) -> None:
         from zoo.tasks import openmmlab
 
+        super().__init__(config, device)
         self._mm = openmmlab
-        self.config = config
         self.scenes = scenes
-        self.device = device
         classes = f", {config.outputs} classes" if config.classes else ""
         self.protocol = (
             f"ade20k validation, {len(scenes.test)} images{classes}, slide {config.crop} px by "
             f"{openmmlab.stride(config.crop)}, data {scenes.fingerprint()}"
         )
-        count = len(scenes.train)
-        held = round(config.validation * count)
-        if not 0 < held < count:
-            raise ValueError(
-                f"task.validation {config.validation} of {count} images leaves {count - held} to train on and {held} "
-                "to validate on; expected some of both"
-            )
-        order = torch.randperm(count, generator=generator(VALIDATION_SEED, "validation"))
-        self.validation_index = order[:held].sort().values
-        self.train_index = order[held:].sort().values
         self._prepare = openmmlab.Preprocessor(config.crop, device)
+        self.steps_per_epoch(1)  # refuses a share for validation that leaves nothing to train on
 
-    def for_condition(self, condition: str) -> SegmentationTask:
-        raise ValueError(f"task {self.config.name} has no conditions, got {condition!r}; use a recipe of binary tasks")
+    def _split(self) -> tuple[Tensor, Tensor]:
+        count = len(self.scenes.train)
+        return hold_out(torch.arange(count), round(self.config.validation * count))
 
     def build(self, seed: int) -> nn.Module:
         return self._mm.network(self.config.size, self.config.crop, self.config.outputs, seed).to(self.device)
@@ -154,30 +138,15 @@ class SegmentationTask:
                 f"no pretrained weights{where}; get those of UperNet with MAE ViT-B (or of MAE alone) from {RELEASE} "
                 "and name the file: --set task.pretrained=FILE; false starts at random"
             )
-        weights = load_foreign(file)
-        if any(name.startswith("decode_head.") for name in weights):
-            Structure.of(model.state_dict()).check(weights, str(file))
-            model.load_state_dict(weights)
+        weights = plain(read(file).tensors)
+        if any("decode_head." in name for name in weights):
+            model.load_state_dict(fitted(weights, Structure.of(model.state_dict()), str(file)).tensors)
         else:
             try:
                 self._mm.load_backbone(model, weights)
             except ValueError as error:
                 raise ValueError(f"{file} holds no weights of this backbone: {error}") from error
         return model
-
-    def weights(self, model: nn.Module) -> dict[str, Tensor]:
-        return _copied({name: tensor for name, tensor in model.state_dict().items() if not _is_constant(name)})
-
-    def frozen(self, model: nn.Module) -> dict[str, Tensor]:
-        """The index buffers: integers that the size of a crop says, and which no training changes."""
-        return _copied({name: tensor for name, tensor in model.state_dict().items() if _is_constant(name)})
-
-    def load(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        state = model.state_dict()
-        whole = any(map(_is_constant, weights))
-        expected = {name: tensor for name, tensor in state.items() if whole or not _is_constant(name)}
-        Structure.of(expected).check(weights, "the checkpoint")
-        model.load_state_dict(dict(weights), strict=False)
 
     def head(self, model: nn.Module) -> list[nn.Parameter]:
         """The last layers of both segmentation heads."""
@@ -195,13 +164,9 @@ class SegmentationTask:
             for (scale, vectors), parameters in grouped.items()
         ]
 
-    def steps_per_epoch(self, batch_size: int) -> int:
-        return math.ceil(len(self.train_index) / batch_size)
-
     def batches(self, seed: int, first_step: int, batch_size: int) -> Iterator[Batch]:
         """Images float32 (B, 3, crop, crop) and labels int64 (B, crop, crop)."""
-        plan = epochs(self.train_index, self.steps_per_epoch(batch_size), seed, first_step)
-        for samples in self.scenes.draw(plan, seed):
+        for samples in self.scenes.draw(self._plan(seed, first_step, batch_size), seed):
             images, labels = zip(*samples, strict=True)
             yield self._prepare(images, labels)
 
@@ -219,8 +184,3 @@ class SegmentationTask:
         found = self.scenes.plain("test" if test else "train", index)
         samples = (((image, tuple(labels.shape)), labels) for image, labels in found)
         return evaluate(lambda sample: self._mm.predict(model, *sample), samples, self.config.outputs)
-
-
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Detached copies on the CPU; no tensors are tied here."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}

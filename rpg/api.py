@@ -1,0 +1,265 @@
+"""The stages from Python: train, generate, score, report. What the command lines call.
+
+Each stage is planned first, which refuses what cannot work before any work and makes the artefact's origin; a plan is
+then carried out, or only shown (`--dry-run`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rpg.devices import DEVICES, measure
+from rpg.methods.base import DrawConfig, Estimate, Machine, Method, MethodConfig, TrainingSet
+from rpg.publish import fetch_run
+from rpg.run import Run
+from rpg.sizes import CHECKPOINTS, adequate_sizes
+from zoo.api import PYTHON
+from zoo.collect import jobs
+from zoo.console import is_first_process, pick_device
+from zoo.errors import MissingData, MissingExtra, suggest
+from zoo.hub import is_address, parse_address
+from zoo.manifest import Origin, Source, differences, settings_of, versions
+from zoo.recipe import Recipe, keyword_overrides, load_method, load_recipe, method_names, recipe_names, validate
+from zoo.store import Zoo, ZooWriter, find
+from zoo.structure import Structure, TensorSpec
+
+
+def load(place: Path | str) -> Run:
+    """A trained run: its directory, its name under runs/, or `hf://user/name`, its files checked. Raises MissingData
+    when there is none, Corrupt when a file has changed.
+    """
+    run = fetch_run(parse_address(str(place))) if is_address(place) else Run(find(place, "runs"))
+    return run.require_trained()
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `train` does, before it is done."""
+
+    config: MethodConfig
+    request: DrawConfig
+    data: TrainingSet
+    origin: Origin
+    path: Path
+    machine: Machine
+
+    def carry_out(self) -> Run:
+        """Train, or continue, into `path`."""
+        run = Run(self.path)
+        if is_first_process():
+            run.begin(self.origin, self.data, self.request)
+        self.config.build().fit(self.data, run, self.machine)
+        return run
+
+
+def train(
+    what: Zoo | Path | str,
+    method: str | None = None,
+    *,
+    zoo: Zoo | Path | str | None = None,
+    split: str = "train",
+    out: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+    track: Sequence[str] = (),
+    **settings: Any,
+) -> Run:
+    """Let a method learn the networks of one split of a zoo (default place: runs/<recipe or zoo>, with the method's
+    name where one is given). An interrupted call is continued by the same call, to the same bytes on the same hardware.
+
+    `what` is a zoo, or a recipe, which then says how, and whose zoo is at zoos/<recipe> or `zoo`. `method` is the name
+    of settings (`rpg methods`) or a YAML file of them; without one and without a recipe's, it is the size of RPG that
+    suits the networks. `settings` are fields of the method by their own names (`steps=500`), `overrides` any by their
+    paths (`["method.train.steps=500"]`).
+
+    Raises ValueError for what does not fit together, MissingData when there is no such zoo, Failed when learning
+    diverges.
+    """
+    places: dict[str, Any] = {"zoo": zoo, "split": split, "out": out, "device": device, "track": track}
+    plan = plan_training(what, method, overrides=overrides, **places)
+    if settings:
+        overrides = [*overrides, *keyword_overrides({"method": type(plan.config)}, settings)]
+        plan = plan_training(what, method, overrides=overrides, **places)
+    return plan.carry_out()
+
+
+def plan_training(
+    what: Zoo | Path | str | None,
+    method: str | None = None,
+    *,
+    zoo: Zoo | Path | str | None = None,
+    split: str = "train",
+    out: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+    track: Sequence[str] = (),
+    command: tuple[str, ...] = PYTHON,
+) -> Training:
+    """What `train` does. Raises what it raises before any work."""
+    recipe, place = _recipe_and_zoo(what, overrides, method)
+    place = zoo or place
+    assert place is not None
+    originals = place if isinstance(place, Zoo) else Zoo.open(place)
+    if recipe and recipe.method is None:
+        recipe = load_recipe(str(what), overrides, fitting_size(originals))
+    elif recipe is None:
+        method = method or fitting_size(originals)
+    if recipe:
+        _refuse_another_task(recipe, originals)
+        config, request = recipe.method, recipe.generate
+    else:
+        config, request = load_method(str(method), overrides)
+    assert isinstance(config, MethodConfig)
+    assert isinstance(request, DrawConfig)
+    data = TrainingSet(originals, split, tuple(originals.select(split)))
+    machine = Machine(pick_device(device), tuple(track))
+    config.build().check(data, machine)
+    name = recipe.name if recipe else originals.name
+    origin = Origin(
+        name=name if recipe else originals.manifest.origin.name,
+        kind="trained",
+        task=originals.manifest.origin.task,
+        settings={"split": split, "method": settings_of(config)},
+        parents=(originals.sha256,),
+        source=Source(zoo=originals.sha256, name=originals.name, split=split),
+        command=command,
+        versions=versions(),
+    )
+    default = Path("runs") / (f"{name}-{Path(method).stem}" if method else name)
+    return Training(config, request, data, origin, Path(out or default), machine)
+
+
+def fitting_size(zoo: Zoo) -> str:
+    """The size of RPG that suits networks as large as those of the zoo (paper, Table 12)."""
+    return adequate_sizes(zoo.structure.numel)[0].lower()
+
+
+def _recipe_and_zoo(
+    what: Zoo | Path | str | None, overrides: Sequence[str], method: str | None
+) -> tuple[Recipe | None, Zoo | Path | str | None]:
+    """The recipe that `what` names, if it does, and where its zoo is."""
+    if what is None or isinstance(what, Zoo):
+        return None, what
+    name = str(what)
+    if name in recipe_names() or name.endswith((".yaml", ".yml")):
+        recipe = load_recipe(name, overrides, method)
+        return recipe, Path("zoos") / recipe.name
+    if is_address(what) or find(what, "zoos").is_dir():
+        return None, what
+    if name in method_names():
+        raise ValueError(f"{name} is a method; say which networks it is to learn: rpg train ZOO --method {name}")
+    raise ValueError(f"there is no recipe and no zoo {name!r}{suggest(name, recipe_names())}")
+
+
+def _refuse_another_task(recipe: Recipe, zoo: Zoo) -> None:
+    """Raise ValueError unless the networks of the zoo are those of the recipe."""
+    otherwise = f"or learn them without the recipe: rpg train {zoo.path} --method NAME"
+    task = zoo.manifest.origin.task
+    if not task:
+        raise ValueError(
+            f"nobody said what the networks of {zoo.path} do, so they may not be those of recipe {recipe.name}; import "
+            f"them again with --recipe, {otherwise}"
+        )
+    changed = differences({"task": settings_of(recipe.task)}, {"task": task})
+    if not changed:
+        try:
+            changed = recipe.task.structure().diff(zoo.structure)
+        except (MissingData, MissingExtra):
+            changed = []  # a library or a base network is not here; scoring, which needs it, checks the same
+    if changed:
+        raise ValueError(
+            f"{zoo.path} holds other networks than recipe {recipe.name} is for: {'; '.join(changed[:3])}; give another "
+            f"zoo with --zoo, {otherwise}"
+        )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What `generate` does, before it is done."""
+
+    run: Run
+    method: Method
+    request: DrawConfig
+    count: int
+    origin: Origin
+    path: Path
+    machine: Machine
+
+    def carry_out(self) -> Zoo:
+        """Generate, or continue, into `path`."""
+        record = self.run.record()
+        with ZooWriter(self.path, self.origin, record.structure, self.run.frozen()) as writer:
+            if not writer.complete:
+                self.method.draw(self.run, self.request, writer, self.machine)
+            return writer.finish()
+
+
+def generate(run: Run | Path | str, *, out: Path | str | None = None, device: str = "auto", **settings: Any) -> Zoo:
+    """Draw new networks from a trained run (default place: zoos/<run>-generated). An interrupted call is continued by
+    the same call.
+
+    `settings` are fields of the recipe's section `generate:` (`n=10`, `seed=1`, of RPG `sampler="ddim"`, ...). Raises
+    ValueError for one that the method does not have, MissingData when there is no such run, Failed when networks are
+    not finite.
+    """
+    return plan_generation(run, settings, out=out, device=device).carry_out()
+
+
+def plan_generation(
+    run: Run | Path | str,
+    settings: dict[str, Any],
+    *,
+    out: Path | str | None = None,
+    device: str = "auto",
+    command: tuple[str, ...] = PYTHON,
+) -> Generation:
+    """What `generate` does. Raises what it raises before any work."""
+    trained = run if isinstance(run, Run) else load(run)
+    record, method = trained.record(), trained.method()
+    request = validate(method.draw_config, {**record.draw, **settings}, "generate")
+    origin = Origin(
+        name=record.origin.name,
+        kind="generated",
+        task=record.origin.task,
+        settings={**record.origin.settings, "generate": settings_of(request)},
+        parents=(trained.sha256,),
+        source=record.origin.source,
+        command=command,
+        versions=versions(),
+    )
+    path = Path(out or Path("zoos") / f"{trained.name}-generated")
+    count = method.requested(trained, request)
+    return Generation(trained, method, request, count, origin, path, Machine(pick_device(device)))
+
+
+def plan_estimate(
+    recipe: str, method: str | None, overrides: Sequence[str], device: str, parameters: int | None
+) -> tuple[str, Estimate]:
+    """What a recipe, or a method's settings for networks of so many `parameters`, costs on a device, by name or one
+    that is here; and the name. Raises ValueError for settings that do not fit together.
+    """
+    checkpoints = CHECKPOINTS
+    if recipe in method_names():
+        if parameters is None:
+            raise ValueError(f"{recipe} is a method and has no network; say how large one is: --parameters 50000")
+        name = recipe
+        config, request = load_method(recipe, overrides)
+    else:
+        plan = load_recipe(recipe, overrides, method)
+        if plan.method is None or plan.generate is None:
+            raise ValueError(f"recipe {plan.name} has no method; say which: --method rpg-tiny")
+        name, config, request = plan.name, plan.method, plan.generate
+        training = [job for job in jobs(plan.zoo, plan.task.conditions()) if job.split == "train"]
+        checkpoints = plan.zoo.checkpoints * len(training)
+    structure = _one_tensor(parameters) if parameters else plan.task.structure()
+    assert isinstance(config, MethodConfig)
+    assert isinstance(request, DrawConfig)
+    machine = DEVICES[device] if device in DEVICES else measure(pick_device(device))
+    return name, config.build().estimate(structure, checkpoints, request, machine)
+
+
+def _one_tensor(values: int) -> Structure:
+    return Structure(tensors=(TensorSpec(name="weights", shape=(values,), dtype="float32", kind="float"),))

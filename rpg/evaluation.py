@@ -1,0 +1,150 @@
+"""Score weights: a zoo or a single file, and for binary tasks beside originals and baselines, task by task."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from rpg.task_report import tasks_json, tasks_text
+from rpg.tasks import TaskComparison, compare_tasks
+from zoo.api import PYTHON
+from zoo.console import pick_device
+from zoo.errors import Corrupt, MissingData, suggest
+from zoo.files import sha256_file
+from zoo.recipe import load_recipe, recipe_names, task_of
+from zoo.scoring import Score, score, score_file, table
+from zoo.store import Zoo
+from zoo.tasks import FAMILIES
+from zoo.tasks.base import LabelledTask
+
+Place = Path | str
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of a zoo's networks; `tasks` sets those generated for binary tasks beside the originals."""
+
+    scores: list[Score]
+    tasks: TaskComparison | None
+
+    def text(self) -> str:
+        tables = [table(self.scores), *([tasks_text(self.tasks)] if self.tasks else [])]
+        return "\n\n".join(tables)
+
+    def tasks_json(self) -> dict[str, Any]:
+        return tasks_json(self.tasks) if self.tasks else {}
+
+
+def eval(
+    weights: Zoo | Place,
+    *,
+    task: str | None = None,
+    out: Place | None = None,
+    overrides: Sequence[str] = (),
+    data_root: Path | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+) -> list[Score]:
+    """The scores of all networks of a zoo on the test data of its task (default place: scores/<zoo>), or of a file that
+    holds a network of recipe `task`.
+
+    Raises ValueError when nobody knows what the networks do, MissingData when the data are not there.
+    """
+    if not isinstance(weights, Zoo) and Path(weights).is_file():
+        if task is None:
+            raise ValueError(f"{weights} does not say what its network does; give task=, the name of a recipe")
+        return [eval_file(Path(weights), task, overrides, data_root, device, precision)]
+    zoo = weights if isinstance(weights, Zoo) else Zoo.open(weights)
+    if task is not None:
+        refuse_another_task(zoo, task)
+    target = Path(out or Path("scores") / zoo.name)
+    return eval_zoo(zoo, target, None, overrides, data_root, device, precision, PYTHON).scores
+
+
+def eval_file(
+    path: Path, recipe: str, overrides: Sequence[str], data_root: Path | None, device: str, precision: str
+) -> Score:
+    """The score of one file, a whole network of the recipe's task."""
+    task = load_recipe(recipe, overrides).task.build(data_root, pick_device(device))
+    return score_file(path, task, precision)
+
+
+def eval_zoo(
+    zoo: Zoo,
+    out: Path,
+    originals: Place | None,
+    overrides: Sequence[str],
+    data_root: Path | None,
+    device: str,
+    precision: str,
+    command: tuple[str, ...],
+) -> Scored:
+    """Scores of all networks; where they were generated for binary tasks and their originals are at hand, or named,
+    beside these.
+    """
+    task = task_of(zoo.manifest.origin, overrides).build(data_root, pick_device(device))
+    scores = score(zoo, task, out, precision=precision)
+    if zoo.manifest.origin.kind != "generated" or not task.conditions:
+        return Scored(scores, None)
+    source = Zoo.open(originals) if originals else find_source(zoo)
+    if source is None:
+        return Scored(scores, None)
+    origin = zoo.manifest.origin.model_copy(update={"command": command})
+    return Scored(scores, compare_tasks(source, zoo, cast("LabelledTask", task), origin, out))
+
+
+def refuse_another_task(zoo: Zoo, task: str) -> None:
+    """Raise ValueError unless the zoo is of this recipe or task family."""
+    origin = zoo.manifest.origin
+    if task not in (origin.name, origin.family):
+        _known(task)
+        raise ValueError(f"{zoo.path} was made for {origin.name} ({origin.family}), not for --task {task}")
+
+
+def _known(task: str) -> None:
+    """Raise ValueError for a name that is neither a recipe nor a task family."""
+    names = [*recipe_names(), *FAMILIES]
+    if task not in names and not Path(task).is_file():
+        raise ValueError(f"no recipe or task named {task!r}{suggest(task, names)}")
+
+
+def find_generated(task: str) -> Zoo:
+    """The newest generated zoo under zoos/ for this recipe or task. Raises MissingData when there is none, ValueError
+    when the name means nothing.
+    """
+    for zoo in _zoos_under(Path("zoos")):
+        origin = zoo.manifest.origin
+        if origin.kind == "generated" and task in (origin.name, origin.family):
+            return zoo
+    _known(task)
+    raise MissingData(
+        f"no generated zoo for {task!r} under zoos/; make one with `rpg generate runs/{task}`, or name one"
+    )
+
+
+def _zoos_under(place: Path) -> list[Zoo]:
+    """The finished zoos in a directory, the newest first."""
+    manifests = sorted(place.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    zoos = []
+    for manifest in manifests:
+        try:
+            zoos.append(Zoo.open(manifest.parent))
+        except Corrupt as error:
+            log.warning("passing over a damaged zoo: %s", error)
+    return zoos
+
+
+def find_source(zoo: Zoo) -> Zoo | None:
+    """The zoo that this one was learnt from, by its hash: beside this one, or under zoos/; None where it is not."""
+    source = zoo.manifest.origin.source
+    if source is None:
+        return None
+    for folder in dict.fromkeys([zoo.path.resolve().parent, Path("zoos").resolve()]):
+        for manifest in sorted(folder.glob("*/manifest.json")):
+            if sha256_file(manifest) == source.zoo:
+                return Zoo.open(manifest.parent)
+    return None

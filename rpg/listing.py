@@ -1,0 +1,77 @@
+"""What lies in a working directory: zoos, runs, scores, reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rpg.inputs import REPORT
+from rpg.run import Run
+from zoo.errors import Corrupt, MissingData, brief
+from zoo.files import parse_json, read_limited, read_records
+from zoo.manifest import MANIFEST_BYTES, Origin
+from zoo.scoring import Score, summaries
+from zoo.store import Zoo
+from zoo.table import Record
+
+
+def listing(place: Path) -> list[Record]:
+    """A row per artefact: what it is, where, by which method, of how many networks, its size in bytes and its main
+    score, a mean over networks. One that is damaged or unfinished is listed as such.
+    """
+    rows = []
+    for what, kind, pattern in (
+        ("zoos", "zoo", "*/manifest.json"),
+        ("zoos", "zoo", "*/journal.jsonl"),
+        ("runs", "run", "*/run.json"),
+        ("scores", "scores", "*/scores.jsonl"),
+        ("reports", "report", f"*/{REPORT}"),
+    ):
+        describe = {"zoo": _zoo, "run": _run, "scores": _scores, "report": _report}[kind]
+        for file in sorted((place / what).glob(pattern)):
+            row: Record = {"what": kind, "name": file.parent.name}
+            try:
+                row |= describe(file.parent)
+            except (Corrupt, MissingData, ValueError) as error:
+                row["state"] = brief(error)
+            rows.append(row | {"bytes": _size(file.parent)})
+    return rows
+
+
+def _zoo(path: Path) -> Record:
+    if not (path / "manifest.json").is_file():
+        return {"state": "unfinished"}
+    zoo = Zoo.open(path)
+    origin = zoo.manifest.origin
+    return {"kind": origin.kind, "task": origin.family, "method": _method(origin), "networks": len(zoo)}
+
+
+def _run(path: Path) -> Record:
+    run = Run(path)
+    record = run.record()
+    row: Record = {"task": record.origin.family, "method": _method(record.origin), "networks": len(record.networks)}
+    return row if run.trained else row | {"state": "unfinished"}
+
+
+def _scores(path: Path) -> Record:
+    scores = [Score.model_validate(record) for record in read_records(path / "scores.jsonl")]
+    if not scores:
+        return {"state": "empty"}
+    name, summary = next(iter(summaries(scores).items()), (None, None))
+    row: Record = {"networks": len(scores)}
+    return row if summary is None else row | {"score": f"{name} {summary.mean:.2f}"}
+
+
+def _report(path: Path) -> Record:
+    found = parse_json(read_limited(path / REPORT, MANIFEST_BYTES), path / REPORT)
+    groups = found.get("groups") if isinstance(found, dict) else None
+    generated = [g.get("name") for g in groups or () if isinstance(g, dict) and g.get("kind") == "generated"]
+    return {"task": str(found.get("originals", "")), "method": ", ".join(map(str, generated)) or None}
+
+
+def _method(origin: Origin) -> str | None:
+    method = origin.settings.get("method")
+    return str(method.get("name")) if isinstance(method, dict) else None
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -1,0 +1,113 @@
+"""Zoos from Python: what the command lines call.
+
+import zoo
+
+originals = zoo.collect("digits", epochs=2)
+originals[0]  # a state dict
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from zoo.checkpoint import content_hash
+from zoo.collect import CollectConfig
+from zoo.console import pick_device
+from zoo.engines import Plan, collect_zoos
+from zoo.manifest import Origin, versions
+from zoo.recipe import Recipe, keyword_overrides, load_recipe, task_of
+from zoo.scoring import Score
+from zoo.scoring import score as score_zoo
+from zoo.store import Zoo, ZooWriter
+from zoo.structure import Frozen, Structure
+
+PYTHON = ("python",)  # the command on record where there is no command line
+
+
+def open(place: Path | str) -> Zoo:
+    """A finished zoo: its directory, its name under zoos/, or `hf://user/zoo`, of which files are downloaded when they
+    are read. Raises MissingData when there is none, Corrupt when its manifest is damaged.
+    """
+    return Zoo.open(place)
+
+
+def collect(
+    recipe: str,
+    *,
+    out: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    data_root: Path | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    **settings: Any,
+) -> Zoo:
+    """Train networks as a recipe says and save their checkpoints (default place: zoos/<recipe>). An interrupted call is
+    continued by the same call, to the same bytes.
+
+    `settings` are fields of its sections `task:` and `zoo:` by their own names (`epochs=2`), `overrides` any by their
+    paths (`["zoo.epochs=2"]`). Raises ValueError for a recipe or setting that does not exist, MissingData when the data
+    are not there, Failed when a training diverges; finished checkpoints are kept.
+    """
+    plan = load_recipe(recipe, overrides)
+    if settings:
+        schemas: dict[str, type[Frozen]] = {"task": type(plan.task), "zoo": CollectConfig}
+        plan = load_recipe(recipe, [*overrides, *keyword_overrides(schemas, settings)])
+    (made,) = collect_zoos([collection(plan, PYTHON, out)], "local", workers, data_root, device)
+    return made
+
+
+def collection(recipe: Recipe, command: tuple[str, ...], out: Path | str | None = None) -> Plan:
+    """What `collect` does, before it is done."""
+    return Plan(recipe.task, recipe.zoo, recipe.collected(command), Path(out or Path("zoos") / recipe.name))
+
+
+def from_state_dicts(
+    networks: Iterable[Mapping[str, Tensor]], name: str, *, heldout: int = 0, out: Path | str | None = None
+) -> Zoo:
+    """A zoo of networks that are in memory, all of one architecture (default place: zoos/<name>). Each counts as a run
+    of its own; the last `heldout` of them are kept from generators, as a yardstick. What the networks do is not known,
+    so they can be learnt and compared by their weights, but not scored.
+
+    Raises ValueError when there are no networks to learn from, when they differ in structure, or when the place holds
+    another zoo.
+
+    >>> import torch, zoo
+    >>> zoo.from_state_dicts([torch.nn.Linear(3, 2).state_dict() for _ in range(4)], "linear")
+    Zoo('zoos/linear', 4 checkpoints of 8 values)
+    """
+    found = [dict(network) for network in networks]
+    train = len(found) - heldout
+    if train < 1 or heldout < 0:
+        raise ValueError(f"got {len(found)} networks of which {heldout} are held out; expected one to learn from")
+    structure = Structure.of(found[0])
+    hashes = [content_hash(network) for network in found]
+    settings = {"state_dicts": hashlib.sha256(json.dumps([hashes, train]).encode()).hexdigest()}
+    origin = Origin(name=name, kind="imported", settings=dict(settings), command=PYTHON, versions=versions())
+    with ZooWriter(Path(out or Path("zoos") / name), origin, structure) as writer:
+        for number, network in enumerate(found):
+            split = "train" if number < train else "heldout"
+            writer.add(f"network-{number:05d}", network, seed=number, split=split)
+        return writer.finish()
+
+
+def score(
+    zoo: Zoo | Path | str,
+    *,
+    out: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    data_root: Path | None = None,
+    device: str = "auto",
+    precision: str = "float32",
+) -> list[Score]:
+    """Score every network on the test data of its task (default place: scores/<zoo>). What was scored before is not
+    scored again. Raises ValueError when nobody knows what the networks do, MissingData when the data are not there.
+    """
+    opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
+    task = task_of(opened.manifest.origin, overrides).build(data_root, pick_device(device))
+    return score_zoo(opened, task, Path(out or Path("scores") / opened.name), precision=precision)
