@@ -18,20 +18,20 @@ import rpg.methods.noise
 import rpg.methods.pca_gaussian
 import rpg.methods.soup
 import zoo.derive.mixtures
+from learning import generate, train
 from rpg.devices import DEVICES
 from rpg.methods.base import DrawConfig, Machine, MethodConfig, TrainingSet
 from rpg.methods.closed_form import GRAM, ClosedForm
 from rpg.methods.kde import bandwidth_of
+from rpg.run import Run
 from zoo.derive.mixtures import Piece
 from zoo.errors import Corrupt, Failed
-from zoo.manifest import Entry, Origin
+from zoo.manifest import Origin
 from zoo.seeds import generator
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 
-ORIGIN = Origin(
-    name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
-)
+ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 MODULES = {
     "gaussian": rpg.methods.gaussian,
     "pca-gaussian": rpg.methods.pca_gaussian,
@@ -42,25 +42,6 @@ MODULES = {
 RECIPES = Path(__file__).parents[2] / "recipes" / "_methods"
 CPU = Machine(torch.device("cpu"))
 COUNT, SIZE = 6, 12
-
-
-@dataclass
-class Kept:
-    """A run's directory as far as these methods know it; the zoo it keeps is where it was."""
-
-    path: Path
-    data: TrainingSet
-
-    def keep_networks(self, data: TrainingSet) -> Path:
-        assert data is self.data
-        return data.zoo.path / "manifest.json"
-
-    def networks(self) -> tuple[Zoo, list[Entry]]:
-        return Zoo.open(self.data.zoo.path), list(self.data.entries)
-
-    def seal(self, learnt, facts) -> None:
-        assert all(path.is_file() for path in learnt)
-        (self.path / "sealed").write_text(" ".join(path.name for path in learnt))
 
 
 def network(seed: int) -> dict[str, torch.Tensor]:
@@ -103,18 +84,14 @@ def config(name: str, **settings) -> MethodConfig:
 
 @dataclass
 class Fitted:
-    """A method that has seen the training networks."""
+    """A method that has seen the training networks, and its run."""
 
     method: ClosedForm
-    run: Kept
+    run: Run
 
     def zoo(self, place: str, n: int = 3, seed: int = 0) -> Zoo:
-        """n networks as a zoo, the way they are generated."""
-        request = DrawConfig(n=n, seed=seed)
-        with ZooWriter(self.run.path / place, ORIGIN, self.run.data.zoo.structure) as writer:
-            assert self.method.requested(self.run, request) == n
-            self.method.draw(self.run, request, writer, CPU)
-            return writer.finish()
+        """n networks as a zoo."""
+        return generate(self.run, self.run.path.parent / place, DrawConfig(n=n, seed=seed))
 
     def draws(self, n: int, seed: int = 0) -> np.ndarray:
         """The values of n networks, (n, D), without files."""
@@ -131,13 +108,12 @@ class Fitted:
 
 
 def fitted(data: TrainingSet, name: str, **settings) -> Fitted:
-    method = config(name, **settings).build()
+    settings_of_it = config(name, **settings)
+    method = settings_of_it.build()
     method.check(data, CPU)
-    run = Kept(data.zoo.path.parent / "run", data)
-    shutil.rmtree(run.path, ignore_errors=True)
-    run.path.mkdir()
-    method.fit(data, run, CPU)
-    return Fitted(method, run)
+    place = data.zoo.path.parent / "run"
+    shutil.rmtree(place, ignore_errors=True)
+    return Fitted(method, train(settings_of_it, data.zoo, place, request=DrawConfig()))
 
 
 def linear(method: Fitted, rank: int) -> np.ndarray:
@@ -177,6 +153,10 @@ def test_residual_is_probabilistic_pca(data):
     model = factor @ factor.T + rest * np.eye(SIZE)
     np.testing.assert_allclose(np.linalg.eigvalsh(model)[-2:], values[-2:], rtol=1e-8)
     assert np.trace(model) == pytest.approx(np.trace(covariance), rel=1e-8)
+    narrow = fitted(data, "pca-gaussian", rank=2, residual=True, width=0.5)
+    draft = narrow.method.drafts(zoo, entries, narrow.run, DrawConfig())(0)
+    assert draft.deviation(None) ** 2 == pytest.approx(rest / 4, rel=1e-8)
+    np.testing.assert_allclose(linear(narrow, 2), factor / 2, rtol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -307,15 +287,10 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(data, monkeypatch, name, sett
     """Fit and draw, stopped before each of their disk operations."""
     monkeypatch.setattr(zoo.derive.mixtures, "TOGETHER", 2)
     place = data.zoo.path.parent
-    method, request = config(name, **settings).build(), DrawConfig(n=3)
 
     def carry_out(path: Path) -> None:
-        run = Kept(path, data)
-        path.mkdir(exist_ok=True)
-        method.fit(data, run, CPU)
-        with ZooWriter(path / "made", ORIGIN, data.zoo.structure) as writer:
-            method.draw(run, request, writer, CPU)
-            writer.finish()
+        run = train(config(name, **settings), data.zoo, path / "run", request=DrawConfig())
+        generate(run, path / "made", DrawConfig(n=3))
 
     carry_out(place / "whole")
     expected, real, finished, kill_at = content(place / "whole"), os.fsync, False, 0

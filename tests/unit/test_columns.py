@@ -19,9 +19,7 @@ from zoo.manifest import Origin
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import DTYPES, Structure
 
-ORIGIN = Origin(
-    name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
-)
+ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 Network = dict[str, torch.Tensor]
 
 
@@ -132,6 +130,11 @@ def test_tied_tensors_that_differ_are_found(tmp_path):
     for _ in range(2):
         with pytest.raises(Corrupt, match="weight are tied but differ"):
             next(made.columns(made.entries))
+    opened = Zoo.open(made.path)
+    with pytest.raises(Corrupt, match="tied but differ"):
+        opened.load(opened.entries[0])
+    with pytest.raises(Corrupt, match="tied but differ"):  # its bytes have been hashed, and yet it is not sound
+        next(opened.columns(opened.entries))
 
 
 def damage_header(path: Path, change) -> None:

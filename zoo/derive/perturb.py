@@ -67,13 +67,13 @@ def noised(zoo: Zoo, entries: Sequence[Entry], seed: int, sigma: float) -> Draft
     tensors: the baseline of Zeng et al. (2025, arXiv 2506.07998), with the relative scale of p-diff and RPG.
     """
     size = piece_values(len(entries))
+    scales = cache(lambda row: tensor_deviations(zoo, entries[row], size))  # of those that are drawn
 
     def draft(k: int) -> Draft:
         row = int(torch.randint(len(entries), (), generator=generator(seed, "noise", "parent", k)))
-        scales = cache(lambda: tensor_deviations(zoo, entries[row], size))
 
         def deviation(piece: Piece) -> float:
-            return sigma * scales()[piece.spec.name]
+            return sigma * scales(row)[piece.spec.name]
 
         return Draft((row,), shares(1), (row,), deviation, (seed, "noise", k), log_variances=True)
 
