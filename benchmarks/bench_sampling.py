@@ -22,8 +22,9 @@ from torch import Tensor
 import published
 from harness import Bench, Served, arguments, interleaved, serve
 from rpg.api import plan_generation
-from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig
+from rpg.config import DiffusionConfig
 from rpg.diffusion import make_scheduler, sample
+from rpg.methods.rpg.config import GenerateConfig, GeneratorConfig
 from rpg.methods.rpg.learnt import Learnt, build_generator
 from rpg.methods.rpg.models.generator import Generator
 from rpg.methods.rpg.windows import chunk_size

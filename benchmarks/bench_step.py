@@ -16,9 +16,10 @@ import torch
 
 import published
 from harness import Bench, Served, arguments, interleaved, serve
-from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, Precision, RPGConfig, TrainConfig
+from rpg.config import DiffusionConfig
 from rpg.devices import Device, measure
 from rpg.diffusion import draw_noise, make_scheduler
+from rpg.methods.rpg.config import GenerateConfig, GeneratorConfig, Precision, RPGConfig, TrainConfig
 from rpg.methods.rpg.estimate import estimate
 from rpg.methods.rpg.learnt import build_generator
 from rpg.methods.rpg.models.generator import Generator

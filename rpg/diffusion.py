@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,9 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from rpg.config import DiffusionConfig, Sampler
-from rpg.methods.rpg.models.denoiser import Denoiser
+
+if TYPE_CHECKING:
+    from rpg.methods.rpg.models.denoiser import Denoiser
 
 DDIM_ETA = 0.05  # stochasticity of the published DDIM sampler
 

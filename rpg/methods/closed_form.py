@@ -21,8 +21,9 @@ from zoo.columns import COLUMN_VALUES
 from zoo.derive.mixtures import Drafts, dimensions, gram_of, numbered, write
 from zoo.errors import Corrupt
 from zoo.manifest import Entry
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 if TYPE_CHECKING:
     from rpg.devices import Device
@@ -36,7 +37,6 @@ class ClosedForm(ABC):
     """A Method (rpg.methods.base) that draws without having trained anything."""
 
     about: ClassVar[About]
-    draw_config: ClassVar[type[DrawConfig]] = DrawConfig
 
     @property
     def uses_gram(self) -> bool:

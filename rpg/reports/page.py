@@ -128,7 +128,7 @@ def _html(page: Page, drawn: Mapping[str, str]) -> str:
     from markupsafe import Markup
 
     environment = Environment(
-        loader=PackageLoader("rpg"),
+        loader=PackageLoader("rpg.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

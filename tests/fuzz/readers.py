@@ -28,8 +28,8 @@ from zoo.manifest import Entry, FileRecord, Manifest, Origin
 from zoo.networks.adapters import Settings, adapter_config, check_config
 from zoo.recipe import load_recipe, recipes_root, task_of
 from zoo.scoring import Score
-from zoo.store import JournalHeader
 from zoo.structure import Structure
+from zoo.writer import JournalHeader
 
 OURS = (Corrupt, ValueError)  # what a reader may raise
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.running_var": torch.ones(2), "n": torch.tensor(3)}

@@ -16,12 +16,12 @@ from torch import Tensor
 
 import rpg.methods.rpg.generate
 import rpg.methods.rpg.windows
-from rpg.config import GenerateConfig, RPGConfig
+from rpg.methods.rpg.config import GenerateConfig, RPGConfig
 from rpg.methods.rpg.models.denoiser import Denoiser
 from rpg.tokens.layout import Layout, TensorLayout
 from zoo.manifest import Origin
-from zoo.store import ZooWriter
 from zoo.structure import Structure, TensorSpec
+from zoo.writer import ZooWriter
 
 TOKEN_SIZE = 1024
 

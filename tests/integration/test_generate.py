@@ -12,7 +12,7 @@ import torch
 from commands import call
 
 from learning import generate
-from rpg.config import GenerateConfig
+from rpg.methods.rpg.config import GenerateConfig
 from rpg.methods.rpg.learnt import Learnt
 from rpg.methods.rpg.windows import windows
 from rpg.run import Run
@@ -49,7 +49,7 @@ def made(run: Run, path: Path, **settings: object) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
 def test_windows_give_the_same_bytes(run: Run, sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.store.STACK_BELOW", 0)
+    monkeypatch.setattr("zoo.writer.STACK_BELOW", 0)
     monkeypatch.setattr("rpg.methods.rpg.windows.CPU_CHUNK_VALUES", 2 * 64 // torch.get_num_threads())
     whole = made(run, tmp_path / "whole", sampler=sampler, n=1)  # several share chunks when they are not windowed
     for group_values in (1, 5 * 64, 16 * 64):  # windows of 2, 4 and 16 tokens

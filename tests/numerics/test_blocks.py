@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rpg.config import GeneratorConfig
+from rpg.methods.rpg.config import GeneratorConfig
 from rpg.methods.rpg.models.blocks import LSTM, GatedMLP, TransformerBlock
 from rpg.methods.rpg.models.recurrent import RecurrentModel
 from zoo.seeds import global_seed

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rpg.config import GeneratorConfig
+from rpg.methods.rpg.config import GeneratorConfig
 from rpg.methods.rpg.models.generator import Generator
 from rpg.methods.rpg.models.positions import by_layer, sinusoid
 from zoo.seeds import global_seed

@@ -28,8 +28,9 @@ from zoo.derive.mixtures import Piece
 from zoo.errors import Corrupt, Failed
 from zoo.manifest import Origin
 from zoo.seeds import generator
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 MODULES = {

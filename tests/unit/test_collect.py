@@ -252,7 +252,7 @@ def test_frozen_tensors_are_kept_once_and_checked(tmp_path):
     assert zoo.frozen() == {"head": torch.tensor([5.0])}
     assert [spec.name for spec in zoo.structure] == ["place"]
     assert list(zoo.problems()) == []
-    with pytest.raises(ValueError, match="around other frozen tensors"):
+    with pytest.raises(ValueError, match="its networks have other frozen tensors"):
         collect(CollectConfig(**SETTINGS), PartTask(head=6.0), ORIGIN, tmp_path / "zoo")
     save_tensors(zoo.path / "frozen.safetensors", {"head": torch.tensor([7.0])})
     with pytest.raises(Corrupt, match=r"frozen\.safetensors is not that of the manifest"):
@@ -269,7 +269,7 @@ def test_frozen_tensors_survive_an_interruption(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         collect(CollectConfig(**SETTINGS), Stops(), ORIGIN, tmp_path / "zoo")
-    with pytest.raises(ValueError, match="around other frozen tensors"):
+    with pytest.raises(ValueError, match="its networks have other frozen tensors"):
         collect(CollectConfig(**SETTINGS), PartTask(head=6.0), ORIGIN, tmp_path / "zoo")
     (tmp_path / "zoo" / "frozen.safetensors").unlink()
     zoo = collect(CollectConfig(**SETTINGS), PartTask(), ORIGIN, tmp_path / "zoo")

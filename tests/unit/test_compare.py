@@ -13,8 +13,8 @@ from rpg.reports.report import write_report
 from rpg.reports.verdict import judge
 from zoo.errors import Corrupt, Failed
 from zoo.manifest import Origin
-from zoo.store import ZooWriter
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 

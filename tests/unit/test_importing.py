@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import zoo.formats.importing
 from learning import train
-from rpg.config import DiffusionConfig, GeneratorConfig, RPGConfig, TrainConfig
+from rpg.config import DiffusionConfig
+from rpg.methods.rpg.config import GeneratorConfig, RPGConfig, TrainConfig
 from zoo.checkpoint import save_tensors
 from zoo.errors import Failed
 from zoo.formats.foreign import Place, detect

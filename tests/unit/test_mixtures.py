@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import zoo.derive.mixtures
-import zoo.store
+import zoo.writer
 from zoo.derive.mixtures import (
     Draft,
     Piece,
@@ -28,8 +28,9 @@ from zoo.derive.mixtures import (
 from zoo.derive.perturb import PerturbConfig, perturb
 from zoo.errors import Failed
 from zoo.manifest import Origin
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 COUNT = 7
@@ -135,7 +136,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("stacked", [True, False])
 def test_a_kill_before_any_disk_operation_is_repaired_to_the_same_bytes(toy, tmp_path, monkeypatch, kind, stacked):
     if not stacked:
-        monkeypatch.setattr(zoo.store, "STACK_BELOW", 0)
+        monkeypatch.setattr(zoo.writer, "STACK_BELOW", 0)
     monkeypatch.setattr(zoo.derive.mixtures, "TOGETHER", 2)
     config = PerturbConfig(kind=kind, n=3, of=3)
     expected = content(perturb(config, toy, toy.entries, ORIGIN, tmp_path / "whole").path)

@@ -6,8 +6,9 @@ import torch
 
 from zoo.derive.perturb import PerturbConfig, perturb
 from zoo.manifest import Origin
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 

@@ -18,8 +18,9 @@ from rpg.reports.task_report import class_table, gap_table, headline, task_table
 from rpg.reports.tasks import TaskComparison, compare_tasks, principal_axes
 from zoo.conditions import bits, flipped
 from zoo.manifest import Origin
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 UNSEEN, OTHER = "0100010111", "0000011111"

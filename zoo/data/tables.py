@@ -1,6 +1,4 @@
-"""Data sets as tables of rows: parquet files, whole and of one data set, and the Hub. `datasets` is imported here only,
-pyarrow for reading here only.
-"""
+"""Data sets as tables of rows: parquet files, whole and of one data set, and the Hub. `datasets` is imported here only."""
 
 from __future__ import annotations
 
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import Corrupt, MissingData, brief
+from zoo.index import open_parquet
 
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})(-[0-9a-f]{16})?\.parquet")
 IMAGES = ("img", "image")
@@ -50,13 +49,11 @@ class Rows:
         """`labels` is how the column of the labels may be called. Raises Corrupt for files that cannot be read, or
         without columns of images and labels.
         """
-        import pyarrow.parquet
-
         self.files = list(files)
         self._open = []
         for path in self.files:
             try:
-                self._open.append(pyarrow.parquet.ParquetFile(path))
+                self._open.append(open_parquet(path))
             except UNREADABLE as error:
                 raise Corrupt(f"{path} cannot be read: {brief(error)}") from error
         self.starts = [0, *accumulate(file.metadata.num_rows for file in self._open)]

@@ -25,8 +25,9 @@ from zoo.errors import Failed
 from zoo.manifest import Entry
 from zoo.progress import Bar, progress
 from zoo.seeds import generator
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import DTYPES, Structure, TensorSpec
+from zoo.writer import ZooWriter
 
 TOGETHER = 16  # networks written in one pass over the zoo
 MOST_PARENTS = 256  # recorded for a network; beyond, the zoo and its split say it in one line of the origin

@@ -24,8 +24,9 @@ from torch import Tensor
 from zoo.derive.mixtures import Draft, Drafts, Piece, numbered, piece_values, shares, tensor_deviations, write
 from zoo.manifest import Entry, Origin, settings_of
 from zoo.seeds import Seed, generator
-from zoo.store import Zoo, ZooWriter, derivation
+from zoo.store import Zoo, derivation
 from zoo.structure import Frozen
+from zoo.writer import ZooWriter
 
 
 class PerturbConfig(Frozen):

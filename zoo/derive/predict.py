@@ -24,8 +24,9 @@ from torch import Tensor
 from zoo.conditions import bits, distance
 from zoo.derive.mixtures import Draft, shares, write
 from zoo.manifest import Entry, Origin, settings_of
-from zoo.store import Zoo, ZooWriter, derivation
+from zoo.store import Zoo, derivation
 from zoo.structure import Frozen
+from zoo.writer import ZooWriter
 
 
 class PredictConfig(Frozen):

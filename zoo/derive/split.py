@@ -7,9 +7,10 @@ from pathlib import Path
 
 from zoo.conditions import Holdout, splits
 from zoo.files import write_bytes
+from zoo.index import write_index
 from zoo.links import link_file, new_directory
 from zoo.manifest import Entry, FileRecord, Manifest, settings_of, versions
-from zoo.store import INDEX, Zoo, write_index
+from zoo.store import INDEX, Zoo
 
 
 def split_zoo(zoo: Zoo, holdout: Holdout, command: tuple[str, ...], path: Path) -> Zoo:

@@ -26,8 +26,8 @@ from zoo.formats.weights import bare, check_tensors, fitted, plain, suffix
 from zoo.manifest import Origin, settings_of, versions
 from zoo.progress import progress
 from zoo.recipe import Recipe
-from zoo.store import ZooWriter
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 SPLIT = "train"  # of all imported checkpoints, unless their names or --holdout say otherwise
 

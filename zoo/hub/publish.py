@@ -21,8 +21,9 @@ from zoo.hub.card import checkpoint_card, read_plots, read_scores, zoo_card
 from zoo.hub.licenses import license_for
 from zoo.manifest import MANIFEST_BYTES, Entry, Manifest, Sha256
 from zoo.recipe import task_of
-from zoo.store import FROZEN, Zoo, ZooWriter
+from zoo.store import FROZEN, Zoo
 from zoo.structure import Frozen
+from zoo.writer import ZooWriter
 
 MANIFEST = "manifest.json"
 OWNED = ("checkpoints/", "plots/", FROZEN)  # what an older zoo may have left in the repository

@@ -24,10 +24,10 @@ from zoo.conditions import Holdout, check_condition, splits
 from zoo.errors import Failed
 from zoo.progress import Bar
 from zoo.seeds import Seed, global_seed
-from zoo.store import ZooWriter
 from zoo.structure import Frozen
 from zoo.tasks.base import Batch, Task
 from zoo.training.state import pack_state, read_state, unpack_state, write_state
+from zoo.writer import ZooWriter
 
 STATE_SECONDS = 300  # in long epochs the state is saved about this often, beside the end of every epoch
 

@@ -20,11 +20,12 @@ from zoo.console import pick_device
 from zoo.errors import Failed, suggest
 from zoo.manifest import Origin
 from zoo.progress import Bar, progress
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.tasks.base import TaskConfig
 from zoo.training.collect import CollectConfig, JobRecord, jobs, unfinished
 from zoo.training.together import collect, teams
 from zoo.training.workers import Died, Idle, LocalPool, Message, Pool, Raised, RayPool, Work, Worker
+from zoo.writer import ZooWriter
 
 ENGINES = ("local", "ray")
 MOST_DEATHS = 3

@@ -23,11 +23,12 @@ from zoo.conditions import bits
 from zoo.errors import Failed
 from zoo.manifest import Origin
 from zoo.progress import progress
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
 from zoo.tasks.base import Batch, LabelledTask, Task
 from zoo.training.collect import CollectConfig, Event, Job, JobRecord, Training, jobs, unfinished
 from zoo.training.malloc import keep_freed_memory
+from zoo.writer import ZooWriter
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from rpg.config import GenerateConfig, RPGConfig
 from rpg.devices import GB, Device
 from rpg.diffusion import Scheduler, draw_noise, make_scheduler, squared_error
 from rpg.meter import Cost, cost_of, without_memory
+from rpg.methods.rpg.config import GenerateConfig, RPGConfig
 from rpg.methods.rpg.models.generator import Generator
 from rpg.methods.rpg.optimizer import moment_bytes
 from rpg.methods.rpg.sizes import adequate_sizes, beside_the_paper

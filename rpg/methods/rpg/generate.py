@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rpg.config import GenerateConfig
 from rpg.devices import memory_of, out_of_memory
 from rpg.diffusion import Scheduler, make_scheduler, sample
+from rpg.methods.rpg.config import GenerateConfig
 from rpg.methods.rpg.estimate import sampling_remedy
 from rpg.methods.rpg.learnt import Learnt, RPGRecord
 from rpg.methods.rpg.models.denoiser import Denoiser
@@ -26,8 +26,8 @@ from zoo.conditions import bits
 from zoo.errors import Failed
 from zoo.progress import Bar, progress
 from zoo.seeds import generator as seeded_generator
-from zoo.store import ZooWriter
 from zoo.training.malloc import keep_freed_memory
+from zoo.writer import ZooWriter
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from rpg.config import GeneratorConfig, RPGConfig
+from rpg.methods.rpg.config import GeneratorConfig, RPGConfig
 from rpg.methods.rpg.models.generator import Generator
 from rpg.run import Run
 from rpg.tokens.layout import Layout

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from rpg.config import GenerateConfig, RPGConfig
 from rpg.devices import Device
 from rpg.diffusion import make_scheduler
 from rpg.methods.base import About, DrawConfig, Estimate, Machine, TrainingSet
+from rpg.methods.rpg.config import GenerateConfig, RPGConfig
 from rpg.methods.rpg.estimate import describe, estimate
 from rpg.methods.rpg.generate import draw, requested
 from rpg.methods.rpg.learnt import Learnt
 from rpg.methods.rpg.train import check, conditions_of, fit
 from rpg.run import Run
 from rpg.tokens.layout import generated
-from zoo.store import ZooWriter
 from zoo.structure import Structure
-
-Config = RPGConfig
+from zoo.writer import ZooWriter
 
 
 class RPG:
@@ -29,7 +27,6 @@ class RPG:
         suits="any task and architecture, 1,000 to 200 million values; binary tasks never seen, with conditions",
         trained=True,
     )
-    draw_config: ClassVar[type[DrawConfig]] = GenerateConfig
 
     def __init__(self, config: RPGConfig) -> None:
         self.config = config

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from rpg.config import TrainConfig
+from rpg.methods.rpg.config import TrainConfig
 from zoo.errors import MissingExtra
 
 SMALLEST_8BIT, BLOCK = 4096, 256  # bitsandbytes: smaller tensors stay in 32 bits; values that share a scale

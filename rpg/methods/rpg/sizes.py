@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rpg.config import GeneratorConfig
+from rpg.methods.rpg.config import GeneratorConfig
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from rpg.config import GeneratorConfig, RPGConfig, TrainConfig
 from rpg.devices import memory_of, out_of_memory
 from rpg.diffusion import Scheduler, draw_noise, make_scheduler, squared_error
 from rpg.methods.base import Machine, TrainingSet
+from rpg.methods.rpg.config import GeneratorConfig, RPGConfig, TrainConfig
 from rpg.methods.rpg.estimate import training_remedy
 from rpg.methods.rpg.learnt import Learnt, RPGRecord, build_generator
 from rpg.methods.rpg.optimizer import EMA, make_optimizer, require_optimizer

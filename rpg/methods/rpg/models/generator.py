@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rpg.config import GeneratorConfig
+from rpg.methods.rpg.config import GeneratorConfig
 from rpg.methods.rpg.models.denoiser import Denoiser
 from rpg.methods.rpg.models.positions import by_index, by_layer
 from rpg.methods.rpg.models.recurrent import RecurrentModel

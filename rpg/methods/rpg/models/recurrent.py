@@ -6,7 +6,7 @@ import itertools
 
 from torch import Tensor, nn
 
-from rpg.config import TRANSFORMER_HEADS, GeneratorConfig
+from rpg.methods.rpg.config import TRANSFORMER_HEADS, GeneratorConfig
 from rpg.methods.rpg.models.blocks import LSTM, GatedMLP, TransformerBlock
 from rpg.methods.rpg.models.ssd import Mamba2, Picked
 
