@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from harness import watch
-from rpg.compare import Candidate, compare
+from rpg.reports.compare import Candidate, compare
 from zoo.manifest import Origin
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="many", kind="imported", command=("x",), versions={})
 VALUES = 2**20  # a network of 4 MB

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from evaluators.metrics import summarize
-from rpg.compare import Behaviour, Comparison, Group, Kind, Scoring
-from rpg.plots import FORMS, marks, similarity_plot
-from rpg.report import measures, score_table, seed_table, similarity_table, summary, write_report
-from rpg.verdict import judge
-from zoo.card import read_plots
+from rpg.reports.compare import Behaviour, Comparison, Group, Kind, Scoring
+from rpg.reports.plots import FORMS, marks, similarity_plot
+from rpg.reports.report import measures, score_table, seed_table, similarity_table, summary, write_report
+from rpg.reports.verdict import judge
+from zoo.hub.card import read_plots
 
 LOSSES = {"generated": [(step, 2.0 / step) for step in range(10, 1010, 10)]}
 PROVENANCE = {"command": "rpg report --task 'a & <b>'", "commit": "0123456789ab"}
