@@ -250,9 +250,7 @@ def _validated(name: str, tree: Any) -> Recipe:
     task, zoo = _task(name, tree.get("task", {})), _section(name, "zoo", tree.get("zoo", {}))
     assert isinstance(zoo, CollectConfig)
     method, draw = _method(name, tree)
-    return Recipe(
-        name, _task(name, tree.get("task", {})), zoo, method, draw, _section(name, "eval", tree.get("eval", {}))
-    )
+    return Recipe(name, task, zoo, method, draw, _section(name, "eval", tree.get("eval", {})))
 
 
 def _task(name: str, tree: Any) -> TaskConfig:

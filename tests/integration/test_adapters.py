@@ -38,7 +38,8 @@ RECIPE = """
 task: {name: commonsense, model: llama, dtype: float32, rank: 2, alpha: 4, targets: [q_proj, v_proj, down_proj],
        cutoff: 64, validation: 4, beams: 2, max_new_tokens: 4}
 zoo: {checkpoints: 3, optimizer: adamw, learning_rate: 0.05, batch_size: 10, epochs: 1, save_learning_rate: 0.05}
-rpg:
+method:
+  name: rpg
   generator: {token_size: 64, d_model: 32, d_state: 16, channels: [1, 4, 1]}
   train: {steps: 4, batch_size: 2, learning_rate: 1.0e-3, diffusion_batch: 16, precision: float32}
 generate: {n: 2, sampler: ddim, steps: 2}
