@@ -81,6 +81,11 @@ def recipe_names() -> dict[str, Path]:
     return {file.stem: file for file in files if "_methods" not in file.parts}
 
 
+def is_recipe(name: str) -> bool:
+    """Whether this is a recipe's short name, or the name of a YAML file."""
+    return name.endswith((".yaml", ".yml")) or name in recipe_names()
+
+
 def method_names() -> dict[str, Path]:
     """Names of the settings that come with the package, for `--method` and `extends: _methods/NAME`."""
     return {file.stem: file for file in sorted((recipes_root() / "_methods").glob("*.yaml"))}
@@ -135,11 +140,9 @@ def task_of(origin: Origin, overrides: Sequence[str] = ()) -> TaskConfig:
     return _task(origin.name, tree["task"])
 
 
-def eval_of(overrides: Sequence[str]) -> tuple[Frozen, list[str]]:
-    """The section `eval:` out of `eval.a=b` overrides, and the other overrides."""
-    mine = [pair for pair in overrides if pair.startswith("eval.")]
-    tree = _merged(OmegaConf.create({}), mine)
-    return _section("--set", "eval", tree.get("eval", {})), [pair for pair in overrides if pair not in mine]
+def eval_of(overrides: Sequence[str]) -> Frozen:
+    """The section `eval:` out of `eval.a=b` overrides alone."""
+    return _section("--set", "eval", _merged(OmegaConf.create({}), overrides).get("eval", {}))
 
 
 def keyword_overrides(schemas: Mapping[str, type[BaseModel]], keywords: Mapping[str, Any]) -> list[str]:

@@ -294,7 +294,7 @@ def test_an_absent_extra_is_named(library: str, command: str, shell: Shell, monk
 def test_a_report_sets_them_beside_the_baselines(shell: Shell) -> None:
     few = "--set task.sets=[boolq,piqa] --set task.answer_by=loglikelihood"
     found = json.loads(shell(f"rpg report --task mini --data-root data {few} --json"))
-    assert "mean" in found["generated"]["metrics"]
+    assert "mean" in found["groups"]["generated"]["metrics"]
     assert Path(found["report"]).is_file()
 
 

@@ -136,7 +136,7 @@ def test_eval_reads_single_files_and_refuses_other_networks(shell, place):
 
 
 def test_report_compares_all_groups(shell, place):
-    result = shell.json("rpg report --task tiny")
+    result = shell.json("rpg report --task tiny --set eval.average_of=4 --set eval.n=3")
     groups = result["groups"]
     for group in groups.values():
         assert set(group["metrics"]["top1"]) == {"best", "mean", "median", "min", "std", "n"}
@@ -461,4 +461,4 @@ def test_import_through_the_command_line(shell, place):
     assert [row["id"] for row in scored["checkpoints"]] == [row["id"] for row in planned["taken"]]
     shell.fails("rpg-zoo import nowhere", 2, "there is no nowhere")
     shell.fails("rpg-zoo import theirs --format tim", 2, "did you mean timm?")
-    shell.fails("rpg-zoo import theirs --recipe cifar10-cnn-small", 2, "none of 3 files", "structure")
+    shell.fails("rpg-zoo import theirs --recipe cifar10-cnn-small", 2, "none of 3 files", "does not fit")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 
@@ -149,7 +151,7 @@ def test_a_second_generation_knows_what_it_comes_from() -> None:
 
 def test_what_stands_at_a_place_is_named_by_the_keys_that_differ() -> None:
     changed = call(f"rpg-zoo collect {TINY} --set zoo.epochs=5 --set task.augment=flip", 2)
-    assert 'task.augment (default) -> "flip"; zoo.epochs 3 -> 5' in changed
+    assert 'zoo.epochs 3 -> 5; task.augment (default) -> "flip"' in changed
     assert "generate.n 3 -> 5" in call("rpg generate tiny -n 5", 2)
     assert "parents" in call(f"rpg train {TINY} --zoo half --out runs/tiny", 2)
 
@@ -168,9 +170,12 @@ def test_methods_of_many_kinds_stand_in_one_table() -> None:
         "gaussian": 1,
         "soup": 1,
     }
-    rows = call("rpg compare reports/all --format csv").splitlines()
-    assert len(rows) == 5
-    assert "other networks than" not in rows[0]
+    rows = list(csv.DictReader(io.StringIO(call("rpg compare reports/all --format csv"))))
+    assert [row["group"] for row in rows] == list(found)
+    assert float(rows[1]["std of seeds"]) >= 0
+    latex = call("rpg compare reports/all --format latex")
+    assert latex.count(" & ") > 20
+    assert "did you mean latex" in call("rpg compare reports/all --format latx", 2)
     listed = {row["name"]: row for row in json.loads(call("rpg ls --json"))["artefacts"]}
     assert listed["tiny-soup"]["method"] == "soup"
     assert listed["all"]["what"] == "report"
