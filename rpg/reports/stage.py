@@ -265,10 +265,8 @@ def find_run(zoo: Zoo, named: Sequence[str]) -> Run | None:
         if run.sha256 in parents:
             return run
     if named:
-        raise ValueError(
-            f"{zoo.path} was not made by {', '.join(str(run.path) for run in runs)}; leave --run out for a report without "
-            "losses"
-        )
+        places = ", ".join(str(run.path) for run in runs)
+        raise ValueError(f"{zoo.path} was not made by {places}; leave --run out for a report without losses")
     return None
 
 
