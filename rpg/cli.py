@@ -239,7 +239,7 @@ def report(
     one generator.
     """
     from rpg.evaluation import find_generated
-    from rpg.reporting import plan_report
+    from rpg.reports.stage import plan_report
 
     if not zoos and task is None:
         raise ValueError("say which networks: generated zoos, or --task RECIPE for the newest of a recipe")
@@ -278,8 +278,8 @@ def compare(
 
     Zoos of the same originals are compared first, each group in a report of its own under reports/.
     """
-    from rpg.comparisons import comparisons_table
-    from rpg.reporting import comparisons_of
+    from rpg.reports.comparisons import comparisons_table
+    from rpg.reports.stage import comparisons_of
     from zoo.errors import suggest
     from zoo.table import FORMATS
 
@@ -347,7 +347,7 @@ def push(
     """Publish a trained generator on the Hugging Face Hub (log in with `hf auth login`). Run it again to continue."""
     from rpg.api import load
     from rpg.publish import push_run
-    from zoo.hub import Address, parse_address
+    from zoo.hub.client import Address, parse_address
 
     given = parse_address(repo_id)
     address = Address(given.repo_id, revision or given.revision)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from rpg.task_report import tasks_json, tasks_text
-from rpg.tasks import TaskComparison, compare_tasks
+from rpg.reports.task_report import tasks_json, tasks_text
+from rpg.reports.tasks import TaskComparison, compare_tasks
 from zoo.api import PYTHON
 from zoo.console import pick_device
 from zoo.errors import Corrupt, MissingData, suggest

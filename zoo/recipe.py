@@ -25,12 +25,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from yaml import AliasEvent, YAMLError
 
-from zoo.collect import CollectConfig
 from zoo.errors import brief, suggest
 from zoo.manifest import Origin, settings_of, versions
 from zoo.structure import Frozen
 from zoo.tasks import config_class
 from zoo.tasks.base import TaskConfig
+from zoo.training.collect import CollectConfig
 
 # Where the schemas of generators live. Names, not imports: a typo in `method:` must stop `rpg-zoo collect` before hours
 # of work, while zoo code stays unaware of generators.
@@ -127,6 +127,8 @@ def task_of(origin: Origin, overrides: Sequence[str] = ()) -> TaskConfig:
         raise ValueError(
             f"nobody said what the networks of {origin.name} do; import them again with `rpg-zoo import --recipe NAME`"
         )
+    if "${" in json.dumps(origin.task):
+        raise ValueError(f"the task of {origin.name} refers to other values, or to the environment, which is refused")
     tree = _merged(OmegaConf.create({"task": origin.task}), overrides)
     if unknown := [key for key in tree if key != "task"]:
         raise ValueError(f"--set {unknown[0]} changes nothing here; expected task., as in task.image_size=32")
@@ -245,7 +247,7 @@ def _known_sections(name: str, tree: Any) -> None:
 
 def _validated(name: str, tree: Any) -> Recipe:
     _known_sections(name, tree)
-    zoo = _section(name, "zoo", tree.get("zoo", {}))
+    task, zoo = _task(name, tree.get("task", {})), _section(name, "zoo", tree.get("zoo", {}))
     assert isinstance(zoo, CollectConfig)
     method, draw = _method(name, tree)
     return Recipe(
@@ -266,7 +268,7 @@ def _method(name: str, tree: Any) -> tuple[Frozen | None, Frozen | None]:
             raise ValueError(f"recipe {name}: generate needs a method; set method.name or leave generate out")
         return None, None
     section: Any = _section(name, "method", tree["method"])
-    schema = section.build().draw_config
+    schema = section.draw_config
     return section, _validate_section(schema, name, "generate", tree.get("generate", {}))
 
 
@@ -285,7 +287,9 @@ def _schema(key: str, tree: Mapping[str, Any]) -> type[Frozen]:
 
 
 def _section(name: str, key: str, tree: Any) -> Frozen:
-    return _validate_section(_schema(key, tree if isinstance(tree, dict) else {"name": ""}), name, key, tree)
+    if not isinstance(tree, dict):
+        raise ValueError(f"recipe {name}: {key} must be a mapping, not {tree!r}")
+    return _validate_section(_schema(key, tree), name, key, tree)
 
 
 def _validate_section(schema: type[Frozen], name: str, key: str, tree: Any) -> Frozen:

@@ -20,13 +20,14 @@ from torch import Tensor
 from evaluators import commonsense as evaluator
 from evaluators.questions import SETS, prompt, wording
 from zoo.checkpoint import content_hash
-from zoo.collect import Checkpoint, State, jobs, train
+from zoo.data.instructions import IGNORED, encode, training_text
+from zoo.networks import adapters
 from zoo.recipe import load_recipe
-from zoo.state import pack_state
 from zoo.store import Zoo
 from zoo.structure import Structure
-from zoo.tasks import adapters, commonsense
-from zoo.tasks.instructions import IGNORED, encode, training_text
+from zoo.tasks import commonsense
+from zoo.training.collect import Checkpoint, State, jobs, train
+from zoo.training.state import pack_state
 
 peft = pytest.importorskip("peft", reason="language models need the extra [llm]")
 transformers = pytest.importorskip("transformers", reason="language models need the extra [llm]")
@@ -100,7 +101,7 @@ def test_the_weights_are_the_adapter_alone(task: commonsense.CommonsenseTask) ->
 
 def test_both_protocols_through_the_command_line(shell: Shell) -> None:
     generated = json.loads(shell("rpg eval --task mini --data-root data --json"))
-    ranked = json.loads(shell("rpg eval --task commonsense --data-root data --set task.protocol=loglikelihood --json"))
+    ranked = json.loads(shell("rpg eval --task commonsense --data-root data --set task.answer_by=loglikelihood --json"))
     assert generated["protocol"].startswith("generate and match, 2 beams, 4 tokens: boolq 2, piqa 2")
     assert ranked["protocol"].startswith("log-likelihood of the choices: boolq 2, piqa 2")
     for found, extra in ((generated, {"answered"}), (ranked, {f"{n}_norm" for n in SETS if SETS[n].normed})):
@@ -112,7 +113,7 @@ def test_both_protocols_through_the_command_line(shell: Shell) -> None:
             assert metrics["mean"]["value"] == pytest.approx(sum(metrics[name]["value"] for name in SETS) / 7)
             assert all(metric["stderr"] >= 0 for metric in metrics.values())
     text = shell(
-        "rpg-zoo score zoos/mini --data-root data --set task.protocol=loglikelihood --set task.sets=[piqa,siqa]"
+        "rpg-zoo score zoos/mini --data-root data --set task.answer_by=loglikelihood --set task.sets=[piqa,siqa]"
     )
     assert [line.split()[0] for line in text.splitlines()] == [
         "metric",
@@ -290,7 +291,7 @@ def test_an_absent_extra_is_named(library: str, command: str, shell: Shell, monk
 
 
 def test_a_report_sets_them_beside_the_baselines(shell: Shell) -> None:
-    few = "--set task.sets=[boolq,piqa] --set task.protocol=loglikelihood"
+    few = "--set task.sets=[boolq,piqa] --set task.answer_by=loglikelihood"
     found = json.loads(shell(f"rpg report --task mini --data-root data {few} --json"))
     assert "mean" in found["generated"]["metrics"]
     assert Path(found["report"]).is_file()

@@ -17,13 +17,14 @@ from commands import call
 from PIL import Image
 
 from evaluators.segmentation import IGNORE
+from zoo.data import ade20k
 from zoo.errors import Corrupt, MissingData, MissingExtra
+from zoo.formats.weights import read
+from zoo.networks import openmmlab
 from zoo.recipe import load_recipe
 from zoo.store import Zoo
 from zoo.structure import Structure
-from zoo.tasks import ade20k, openmmlab
 from zoo.tasks.segmentation import Config, SegmentationTask
-from zoo.weights import read
 
 pytest.importorskip("mmseg", reason="extra [seg] is not installed")
 mmengine = pytest.importorskip("mmengine", reason="extra [seg] is not installed")

@@ -270,7 +270,7 @@ def test_damage_is_found_and_named(shell, place):
 
 
 def test_damage_to_an_unfinished_training_is_found(shell, place, monkeypatch):
-    from rpg.train import Batches
+    from rpg.methods.rpg.train import Batches
 
     command = f"rpg train {TINY} --zoo zoos/tiny --out runs/new"
     whole_step = Batches.backward
@@ -418,9 +418,9 @@ def test_heldout_seeds_are_reported_and_never_learnt(shell, tmp_path, monkeypatc
 
 
 def test_an_interrupt_exits_130_and_stays_resumable(shell, place, monkeypatch):
-    import zoo.collect
+    import zoo.training.collect
 
-    real, calls = zoo.collect._learning_rate, []
+    real, calls = zoo.training.collect._learning_rate, []
 
     def interrupted(config, step, train_steps):
         calls.append(step)
@@ -429,7 +429,7 @@ def test_an_interrupt_exits_130_and_stays_resumable(shell, place, monkeypatch):
         return real(config, step, train_steps)
 
     with monkeypatch.context() as patch:
-        patch.setattr(zoo.collect, "_learning_rate", interrupted)
+        patch.setattr(zoo.training.collect, "_learning_rate", interrupted)
         shell.fails(f"rpg-zoo collect {TINY} --out zoos/again", 130, "run the same command again")
     assert shell.json(f"rpg-zoo collect {TINY} --out zoos/again")["checkpoints"] == 8
     mine, theirs = Zoo.open(Path("zoos/tiny")), Zoo.open(Path("zoos/again"))

@@ -10,10 +10,10 @@ import coco_data
 import pytest
 from commands import call
 
+from zoo.data.coco import check_layout, check_same_classes, read
 from zoo.errors import Corrupt, MissingData, MissingExtra
+from zoo.networks import detectron
 from zoo.recipe import load_recipe
-from zoo.tasks import detectron
-from zoo.tasks.coco import check_layout, check_same_classes, read
 
 
 @pytest.fixture

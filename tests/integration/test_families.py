@@ -15,11 +15,11 @@ import torch
 from commands import call
 from PIL import Image
 
+from zoo.data import images
+from zoo.formats.weights import read
 from zoo.recipe import task_of
 from zoo.store import Zoo
-from zoo.tasks import images
 from zoo.tasks.classification import Config
-from zoo.weights import read
 
 CPU = torch.device("cpu")
 RPG = """

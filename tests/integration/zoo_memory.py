@@ -1,9 +1,9 @@
-"""Makes a zoo of COUNT networks of VALUES values at PLACE, or goes through it; prints how far resident memory rose.
+"""Makes a zoo of COUNT networks of VALUES values at PLACE, goes through it and makes networks of it; prints
+how far resident memory rose meanwhile, in bytes.
 
-    python zoo_memory.py COUNT VALUES PLACE make | columns | gram | noise | soup | gaussian
+    python zoo_memory.py COUNT VALUES PLACE
 
-The last three make three networks of it. Columns hold 2**18 values of all networks together here, so that what depends
-on the size of the zoo shows beside them.
+Columns hold 2**18 values of all networks together here, so that what depends on the size of the zoo shows beside them.
 """
 
 from __future__ import annotations
@@ -11,47 +11,38 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import pyarrow.parquet  # noqa: F401  # a writer's import is no memory of its work
 import torch
 
-import zoo.mixtures
-import zoo.store
+import zoo.derive.mixtures
+import zoo.writer
+from zoo.derive.mixtures import gram_of
+from zoo.derive.perturb import PerturbConfig, perturb
 from zoo.manifest import Origin
-from zoo.mixtures import gram_of
-from zoo.ops import PerturbConfig, perturb
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
-ORIGIN = Origin(
-    name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
-)
+ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 VALUES = 2**18
 
 
-def main(count: int, values: int, place: Path, what: str) -> None:
-    zoo.store.STACK_BELOW = 0  # a file for each network, as for large ones
-    zoo.mixtures.COLUMN_VALUES = VALUES
+def main(count: int, values: int, place: Path) -> None:
+    zoo.writer.STACK_BELOW = 0  # a file for each network, as for large ones
+    zoo.derive.mixtures.COLUMN_VALUES = VALUES
+    made = make(count, values, place)
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far, which was that of the imports, is forgotten
     before = resident("VmRSS")
-    if what == "make":
-        make(count, values, place)
-    else:
-        use(Zoo.open(place), what)
+    for column in made.columns(made.entries, VALUES):
+        assert column.block.numel() <= VALUES
+    gram_of(made, made.entries)
+    for kind in ("noise", "soup", "gaussian"):
+        config = PerturbConfig.model_validate({"kind": kind, "n": 3})
+        perturb(config, made, made.entries, ORIGIN, place.with_name(f"{place.name}-{kind}"))
     print(resident("VmHWM") - before)
 
 
-def use(opened: Zoo, what: str) -> None:
-    if what == "columns":
-        for column in opened.columns(opened.entries, VALUES):
-            assert column.block.numel() <= VALUES
-    elif what == "gram":
-        gram_of(opened, opened.entries)
-    else:
-        config = PerturbConfig.model_validate({"kind": what, "n": 3, "of": 4 if what == "soup" else None})
-        perturb(config, opened, opened.entries, ORIGIN, opened.path.with_name(f"{opened.path.name}-{what}"))
-
-
-def make(count: int, values: int, place: Path) -> None:
+def make(count: int, values: int, place: Path) -> Zoo:
+    """Opened anew, so that nothing is known of its files."""
     rng = torch.Generator().manual_seed(0)
 
     def network(seed: int) -> dict[str, torch.Tensor]:
@@ -65,6 +56,7 @@ def make(count: int, values: int, place: Path) -> None:
         for seed in range(count):
             writer.add(f"net-{seed:03d}", network(seed), seed=seed, split="train")
         writer.finish()
+    return Zoo.open(place)
 
 
 def resident(field: str) -> int:
@@ -74,4 +66,4 @@ def resident(field: str) -> int:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -11,11 +11,11 @@ from torch import nn
 from torchvision.transforms import functional as reference
 
 from zoo.checkpoint import save_tensors
+from zoo.data.images import Images
 from zoo.errors import MissingData
 from zoo.structure import Structure
 from zoo.tasks import config_class
 from zoo.tasks.classification import ClassificationTask, Config
-from zoo.tasks.images import Images
 
 CPU = torch.device("cpu")
 
@@ -203,7 +203,7 @@ def test_evaluation_is_a_hand_loop_over_the_images_in_order(split):
             loss += float(logits.logsumexp(0) - logits[label]) / len(labels)
     assert evaluation.correct.tolist() == correct
     metrics = {metric.name: metric for metric in evaluation.metrics}
-    assert metrics[task.headline].value == pytest.approx(100 * sum(correct) / len(correct))
+    assert metrics[task.main_metric].value == pytest.approx(100 * sum(correct) / len(correct))
     assert metrics["loss"].value == pytest.approx(loss, rel=1e-4)
 
 

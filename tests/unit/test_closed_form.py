@@ -17,21 +17,22 @@ import rpg.methods.kde
 import rpg.methods.noise
 import rpg.methods.pca_gaussian
 import rpg.methods.soup
-import zoo.mixtures
+import zoo.derive.mixtures
+from learning import generate, train
 from rpg.devices import DEVICES
 from rpg.methods.base import DrawConfig, Machine, MethodConfig, TrainingSet
 from rpg.methods.closed_form import GRAM, ClosedForm
 from rpg.methods.kde import bandwidth_of
+from rpg.run import Run
+from zoo.derive.mixtures import Piece
 from zoo.errors import Corrupt, Failed
-from zoo.manifest import Entry, Origin
-from zoo.mixtures import Piece
+from zoo.manifest import Origin
 from zoo.seeds import generator
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
-ORIGIN = Origin(
-    name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
-)
+ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 MODULES = {
     "gaussian": rpg.methods.gaussian,
     "pca-gaussian": rpg.methods.pca_gaussian,
@@ -42,25 +43,6 @@ MODULES = {
 RECIPES = Path(__file__).parents[2] / "recipes" / "_methods"
 CPU = Machine(torch.device("cpu"))
 COUNT, SIZE = 6, 12
-
-
-@dataclass
-class Kept:
-    """A run's directory as far as these methods know it; the zoo it keeps is where it was."""
-
-    path: Path
-    data: TrainingSet
-
-    def keep_networks(self, data: TrainingSet) -> Path:
-        assert data is self.data
-        return data.zoo.path / "manifest.json"
-
-    def networks(self) -> tuple[Zoo, list[Entry]]:
-        return Zoo.open(self.data.zoo.path), list(self.data.entries)
-
-    def seal(self, learnt, facts) -> None:
-        assert all(path.is_file() for path in learnt)
-        (self.path / "sealed").write_text(" ".join(path.name for path in learnt))
 
 
 def network(seed: int) -> dict[str, torch.Tensor]:
@@ -74,7 +56,9 @@ def network(seed: int) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def data(tmp_path, monkeypatch) -> TrainingSet:
-    monkeypatch.setattr(zoo.mixtures, "COLUMN_VALUES", 3 * zoo.mixtures.TOGETHER)  # three values in a piece
+    monkeypatch.setattr(
+        zoo.derive.mixtures, "COLUMN_VALUES", 3 * zoo.derive.mixtures.TOGETHER
+    )  # three values in a piece
     return training_set(tmp_path / "zoo", COUNT)
 
 
@@ -101,18 +85,14 @@ def config(name: str, **settings) -> MethodConfig:
 
 @dataclass
 class Fitted:
-    """A method that has seen the training networks."""
+    """A method that has seen the training networks, and its run."""
 
     method: ClosedForm
-    run: Kept
+    run: Run
 
     def zoo(self, place: str, n: int = 3, seed: int = 0) -> Zoo:
-        """n networks as a zoo, the way they are generated."""
-        request = DrawConfig(n=n, seed=seed)
-        with ZooWriter(self.run.path / place, ORIGIN, self.run.data.zoo.structure) as writer:
-            assert self.method.requested(self.run, request) == n
-            self.method.draw(self.run, request, writer, CPU)
-            return writer.finish()
+        """n networks as a zoo."""
+        return generate(self.run, self.run.path.parent / place, DrawConfig(n=n, seed=seed))
 
     def draws(self, n: int, seed: int = 0) -> np.ndarray:
         """The values of n networks, (n, D), without files."""
@@ -129,13 +109,12 @@ class Fitted:
 
 
 def fitted(data: TrainingSet, name: str, **settings) -> Fitted:
-    method = config(name, **settings).build()
+    settings_of_it = config(name, **settings)
+    method = settings_of_it.build()
     method.check(data, CPU)
-    run = Kept(data.zoo.path.parent / "run", data)
-    shutil.rmtree(run.path, ignore_errors=True)
-    run.path.mkdir()
-    method.fit(data, run, CPU)
-    return Fitted(method, run)
+    place = data.zoo.path.parent / "run"
+    shutil.rmtree(place, ignore_errors=True)
+    return Fitted(method, train(settings_of_it, data.zoo, place, request=DrawConfig()))
 
 
 def linear(method: Fitted, rank: int) -> np.ndarray:
@@ -175,6 +154,10 @@ def test_residual_is_probabilistic_pca(data):
     model = factor @ factor.T + rest * np.eye(SIZE)
     np.testing.assert_allclose(np.linalg.eigvalsh(model)[-2:], values[-2:], rtol=1e-8)
     assert np.trace(model) == pytest.approx(np.trace(covariance), rel=1e-8)
+    narrow = fitted(data, "pca-gaussian", rank=2, residual=True, width=0.5)
+    draft = narrow.method.drafts(zoo, entries, narrow.run, DrawConfig())(0)
+    assert draft.deviation(None) ** 2 == pytest.approx(rest / 4, rel=1e-8)
+    np.testing.assert_allclose(linear(narrow, 2), factor / 2, rtol=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -280,8 +263,8 @@ EVERY = [
 def test_a_network_depends_on_seed_and_number_alone(data, monkeypatch, name, settings):
     method = fitted(data, name, **settings)
     many = [entry.sha256 for entry in method.zoo("many", 18).entries]
-    monkeypatch.setattr(zoo.mixtures, "TOGETHER", 2)
-    monkeypatch.setattr(zoo.mixtures, "COLUMN_VALUES", 3 * COUNT)  # pieces of the same size
+    monkeypatch.setattr(zoo.derive.mixtures, "TOGETHER", 2)
+    monkeypatch.setattr(zoo.derive.mixtures, "COLUMN_VALUES", 3 * COUNT)  # pieces of the same size
     few = method.zoo("few", 5)
     assert [entry.sha256 for entry in few.entries] == many[:5]
     assert [entry.id for entry in few.entries] == [f"generated-{k:04d}" for k in range(5)]
@@ -303,17 +286,12 @@ def content(path: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(("name", "settings"), [EVERY[1], EVERY[4]])
 def test_killed_anywhere_it_ends_in_the_same_bytes(data, monkeypatch, name, settings):
     """Fit and draw, stopped before each of their disk operations."""
-    monkeypatch.setattr(zoo.mixtures, "TOGETHER", 2)
+    monkeypatch.setattr(zoo.derive.mixtures, "TOGETHER", 2)
     place = data.zoo.path.parent
-    method, request = config(name, **settings).build(), DrawConfig(n=3)
 
     def carry_out(path: Path) -> None:
-        run = Kept(path, data)
-        path.mkdir(exist_ok=True)
-        method.fit(data, run, CPU)
-        with ZooWriter(path / "made", ORIGIN, data.zoo.structure) as writer:
-            method.draw(run, request, writer, CPU)
-            writer.finish()
+        run = train(config(name, **settings), data.zoo, path / "run", request=DrawConfig())
+        generate(run, path / "made", DrawConfig(n=3))
 
     carry_out(place / "whole")
     expected, real, finished, kill_at = content(place / "whole"), os.fsync, False, 0

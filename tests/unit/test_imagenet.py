@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as reference
 
+from zoo.data import images
 from zoo.errors import Corrupt, MissingData
-from zoo.tasks import images
 from zoo.tasks.classification import ClassificationTask, Config
 
 CPU = torch.device("cpu")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from zoo.data.images import Images, load_images, stratified_split
 from zoo.errors import Corrupt, MissingData
-from zoo.tasks.images import Images, load_images, stratified_split
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zoo.conditions import PUBLISHED, Holdout
-from zoo.convert import export_checkpoint
-from zoo.importing import Plan, Report, import_zoo
-from zoo.naming import fields, id_of
+from zoo.formats.exporting import export_checkpoint
+from zoo.formats.importing import Plan, Report, import_zoo
+from zoo.formats.naming import fields, id_of
+from zoo.formats.sources import Sources
 from zoo.recipe import load_recipe
-from zoo.sources import Sources
 from zoo.store import Zoo
 
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import zoo.importing
+import zoo.formats.importing
 from learning import train
-from rpg.config import DiffusionConfig, GeneratorConfig, RPGConfig, TrainConfig
+from rpg.config import DiffusionConfig
+from rpg.methods.rpg.config import GeneratorConfig, RPGConfig, TrainConfig
 from zoo.checkpoint import save_tensors
 from zoo.errors import Failed
-from zoo.foreign import Place, detect
-from zoo.importing import Plan, Report, import_zoo
+from zoo.formats.foreign import Place, detect
+from zoo.formats.importing import Plan, Report, import_zoo
 from zoo.recipe import Recipe, load_recipe, task_of
 from zoo.scoring import score
 from zoo.store import Zoo
@@ -241,7 +242,7 @@ def test_an_interrupted_import_continues_to_the_same_bytes(tmp_path: Path, monke
     for k in range(5):
         torch.save(network(k), place / f"{k}.pth")
     run(place, tmp_path / "whole")
-    add, calls = zoo.importing.ZooWriter.add, []
+    add, calls = zoo.formats.importing.ZooWriter.add, []
 
     def failing(*args: object, **fields: object) -> object:
         calls.append(args)
@@ -249,7 +250,7 @@ def test_an_interrupted_import_continues_to_the_same_bytes(tmp_path: Path, monke
             raise Failed("the disk is full")
         return add(*args, **fields)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(zoo.importing.ZooWriter, "add", failing)
+    monkeypatch.setattr(zoo.formats.importing.ZooWriter, "add", failing)
     with pytest.raises(Failed):
         run(place, tmp_path / "zoo")
     assert len(run(place, tmp_path / "zoo").taken) == 5

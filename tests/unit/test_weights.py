@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zoo.errors import Corrupt, MissingData
-from zoo.inert import load_pickle
+from zoo.formats.inert import load_pickle
+from zoo.formats.weights import CONTAINERS, fitted, read
+from zoo.networks.classifiers import create_network
 from zoo.structure import Structure
-from zoo.tasks.networks import create_network
-from zoo.weights import CONTAINERS, fitted, read
 
 NET = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
 STRUCTURE = Structure.of(NET.state_dict())
