@@ -81,6 +81,11 @@ def recipe_names() -> dict[str, Path]:
     return {file.stem: file for file in files if "_methods" not in file.parts}
 
 
+def is_recipe(name: str) -> bool:
+    """Whether this is a recipe's short name, or the name of a YAML file."""
+    return name.endswith((".yaml", ".yml")) or name in recipe_names()
+
+
 def method_names() -> dict[str, Path]:
     """Names of the settings that come with the package, for `--method` and `extends: _methods/NAME`."""
     return {file.stem: file for file in sorted((recipes_root() / "_methods").glob("*.yaml"))}
@@ -135,11 +140,9 @@ def task_of(origin: Origin, overrides: Sequence[str] = ()) -> TaskConfig:
     return _task(origin.name, tree["task"])
 
 
-def eval_of(overrides: Sequence[str]) -> tuple[Frozen, list[str]]:
-    """The section `eval:` out of `eval.a=b` overrides, and the other overrides."""
-    mine = [pair for pair in overrides if pair.startswith("eval.")]
-    tree = _merged(OmegaConf.create({}), mine)
-    return _section("--set", "eval", tree.get("eval", {})), [pair for pair in overrides if pair not in mine]
+def eval_of(overrides: Sequence[str]) -> Frozen:
+    """The section `eval:` out of `eval.a=b` overrides alone."""
+    return _section("--set", "eval", _merged(OmegaConf.create({}), overrides).get("eval", {}))
 
 
 def keyword_overrides(schemas: Mapping[str, type[BaseModel]], keywords: Mapping[str, Any]) -> list[str]:
@@ -250,9 +253,7 @@ def _validated(name: str, tree: Any) -> Recipe:
     task, zoo = _task(name, tree.get("task", {})), _section(name, "zoo", tree.get("zoo", {}))
     assert isinstance(zoo, CollectConfig)
     method, draw = _method(name, tree)
-    return Recipe(
-        name, _task(name, tree.get("task", {})), zoo, method, draw, _section(name, "eval", tree.get("eval", {}))
-    )
+    return Recipe(name, task, zoo, method, draw, _section(name, "eval", tree.get("eval", {})))
 
 
 def _task(name: str, tree: Any) -> TaskConfig:

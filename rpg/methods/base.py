@@ -53,6 +53,10 @@ class TrainingSet:
     split: str
     entries: tuple[Entry, ...]
 
+    def __post_init__(self) -> None:
+        if all(spec.kind == "constant" for spec in self.zoo.structure):
+            raise ValueError(f"there is nothing to learn from {self.zoo.path}: its networks hold integers alone")
+
 
 @dataclass(frozen=True)
 class Machine:

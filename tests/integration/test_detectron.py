@@ -284,7 +284,7 @@ def test_the_compiled_extension_is_not_needed(task: Any, root: Path) -> None:
 
 def test_a_tiny_network_goes_the_whole_way(root: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("mini.yaml").write_text(f"task: {TASK}\nzoo: {ZOO}\nrpg:{RPG}")
+    Path("mini.yaml").write_text(f"task: {TASK}\nzoo: {ZOO}\nmethod:\n  name: rpg{RPG}")
     for command in (
         f"rpg-zoo collect mini.yaml --data-root {root}",
         "rpg train mini.yaml",
@@ -301,7 +301,7 @@ def test_a_tiny_network_goes_the_whole_way(root: Path, tmp_path: Path, monkeypat
     again = json.loads(call(f"rpg-zoo score zoos/back --data-root {root} --json"))
     assert again["checkpoints"][0]["metrics"] == scored["checkpoints"][1]["metrics"]
     assert {"box_AP", "mask_AP", "box_AP50"} <= set(scored["metrics"])
-    assert "box_AP" in Path("reports/mini/report.md").read_text()
+    assert "box_AP" in Path("reports/mini-generated/report.md").read_text()
     exported_file_loads(made.load(entry), root)
 
     refused = call("rpg-zoo export zoos/mini seed00000-0001 --format timm", 2)

@@ -14,13 +14,13 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from evaluators.segmentation import IGNORE
 from zoo.data.loading import Draw, keys, load, loader_workers
-from zoo.errors import Corrupt, MissingData, suggest
+from zoo.data.pictures import read_picture
+from zoo.errors import Corrupt, MissingData, brief, suggest
 from zoo.networks import openmmlab
 from zoo.seeds import library_seed
 
@@ -91,7 +91,7 @@ class _Read(Dataset[Sample]):
         try:
             image = openmmlab.read_image(photograph)
         except (OSError, ValueError) as error:
-            raise Corrupt(f"{photograph} cannot be decoded: {_line(error)}") from error
+            raise Corrupt(f"{photograph} cannot be decoded: {brief(error, 120)}") from error
         if image.shape[:2] != labels.shape:
             raise Corrupt(f"{photograph} is {image.shape[:2]} pixels, but its label map {map.name} is {labels.shape}")
         with library_seed(self.seed, "augment", epoch, i):
@@ -106,10 +106,9 @@ def _tensor(array: NDArray[np.uint8]) -> Tensor:
 def read_labels(path: Path) -> NDArray[np.uint8]:
     """A label map as it is stored, (H, W): 0 for none, or 1 to 150. Raises Corrupt when it is no such map."""
     try:
-        with Image.open(path) as file:
-            labels = np.asarray(file)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise Corrupt(f"{path} cannot be decoded: {_line(error)}") from error
+        labels = np.asarray(read_picture(path, None))
+    except (OSError, ValueError) as error:
+        raise Corrupt(f"{path} cannot be decoded: {brief(error, 120)}") from error
     if labels.ndim != 2 or labels.dtype != np.uint8 or labels.max(initial=0) > CATEGORIES:
         what = f"labels up to {labels.max(initial=0)}" if labels.ndim == 2 else f"{labels.shape[-1]} channels"
         raise Corrupt(f"{path} has {what}; expected one channel of labels from 0 to {CATEGORIES}, those of {SOURCE}")
@@ -152,15 +151,13 @@ def load_scenes(data_root: Path | None, classes: Sequence[str], crop: int) -> Sc
 
 def _pairs(folder: Path, split: str) -> list[Pair]:
     images, annotations = folder / "images" / split, folder / "annotations" / split
-    found = [(image, annotations / f"{image.stem}.png") for image in sorted(images.glob("*.jpg"))]
+    found = [(image, annotations / f"{image.stem}.png") for image in sorted(images.glob("[!.]*.jpg"))]
     if not found or not annotations.is_dir():
         raise MissingData(f"no ADE20K ({split}) in {folder}; {LAYOUT}")
-    stored = {path.name for path in annotations.iterdir()}
+    stored = {path.name for path in annotations.glob("[!.]*.png")}
     for image, map in found:
         if map.name not in stored:
             raise Corrupt(f"{image} has no label map {map}; {LAYOUT}")
+    if lone := sorted(stored - {map.name for _, map in found}):
+        raise Corrupt(f"{annotations / lone[0]} has no photograph in {images}; {LAYOUT}")
     return found
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

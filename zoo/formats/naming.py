@@ -43,9 +43,11 @@ def id_of(path: PurePath) -> str:
         elif COMMIT.fullmatch(part):
             parts[i] = part[:8]
     text = "-".join(filter(None, parts))
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-") or "checkpoint"
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", text).lstrip("._-")
+    digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
+    if not plain:  # of a name in other letters
+        return f"checkpoint-{digest}"
     if len(plain) > LONGEST_ID:  # the end says more than the beginning
-        digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:8]
         plain = f"{digest}-{plain[9 - LONGEST_ID :].lstrip('._-')}"
     return plain
 

@@ -19,13 +19,14 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from zoo.errors import Corrupt, Failed, MissingData
+from zoo.errors import Corrupt, Failed, MissingData, MissingExtra
 from zoo.files import sha256_file
 
 RepoType = Literal["dataset", "model"]
 T = TypeVar("T")
 
-ADDRESS = re.compile(r"hf:/{1,2}(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^@]+))?")  # Path("hf://a/b") is hf:/a/b
+# Path("hf://a/b") is hf:/a/b; the Hub's own tools write datasets/ and models/ before the name.
+ADDRESS = re.compile(r"hf:/{1,2}(?:(?:datasets|models)/)?(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>[^@]+))?")
 COMMIT_FILES, COMMIT_BYTES = 100, 5 << 30  # what is uploaded at most before a commit keeps it
 TRIES = 5
 LONGEST_WAIT = 60.0  # seconds
@@ -296,7 +297,7 @@ def _retry_after(error: Exception) -> float | None:
 def _translated(what: str) -> Iterator[None]:
     try:
         yield
-    except (Corrupt, Failed, MissingData):
+    except (Corrupt, Failed, MissingData, MissingExtra):
         raise
     except Exception as error:
         if (ours := _ours(error, what)) is None:
@@ -315,6 +316,11 @@ def _ours(error: Exception, what: str) -> Exception | None:
         return any(isinstance(cause, types) for cause in kinds)
 
     status = next((code for cause in causes if (code := _status(cause))), None)
+    if has(ImportError) and "socks" in str(error).lower():
+        return MissingExtra(
+            f"the proxy in the environment (ALL_PROXY, HTTPS_PROXY) speaks SOCKS, for which a library is missing: "
+            f"`pip install socksio`, or name a proxy that speaks HTTP, to reach {what}"
+        )
     if any(map(_is_full, causes)):
         return Failed(f"there is no room on the disk for {what}; make room, the same command continues")
     if has(JSONDecodeError):

@@ -18,6 +18,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -187,7 +188,13 @@ def read_image(path: Path) -> Image:
     """Raises ValueError or OSError if it cannot be decoded."""
     import mmcv
 
-    image: Image | None = mmcv.imfrombytes(path.read_bytes(), flag="color", backend="cv2")
+    data = path.read_bytes()
+    if not data:
+        raise ValueError("it is empty")
+    try:
+        image: Image | None = mmcv.imfrombytes(data, flag="color", backend="cv2")
+    except Exception as error:  # OpenCV's own, which is no kind of ValueError
+        raise ValueError(brief(error, 120)) from error
     if image is None:
         raise ValueError("no image that OpenCV knows")
     return image
@@ -312,7 +319,7 @@ def _mmseg(name: str) -> ModuleType:
         return known
     try:
         # It warns of its own deprecated names and prints what it lacks.
-        with _stubbed_operators(), warnings.catch_warnings(), redirect_stdout(sys.stderr):
+        with _stubbed_operators(), warnings.catch_warnings(), redirect_stdout(StringIO()):
             warnings.simplefilter("ignore")
             return import_module(f"mmseg.{name}")
     except (ImportError, AssertionError) as error:  # mmseg asserts the versions of mmcv that it takes
