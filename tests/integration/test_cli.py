@@ -228,7 +228,8 @@ def test_bad_input_is_one_line_and_the_right_exit_code(shell, place):
     shell.fails("rpg generate tiny --steps 5000 --out y", 2, "5000")
     shell.fails("rpg generate tiny --sampler dpm --out y", 2, "sampler", '"dpm"')
     shell.fails("rpg generate tiny -n 7", 2, "generate.n 3 -> 7")
-    shell.fails("rpg eval --task nothing", 4, "no generated zoo for 'nothing'")
+    shell.fails("rpg eval --task nothing", 2, "no recipe or task named 'nothing'")
+    shell.fails("rpg eval --task cifar10-cnn-small", 4, "no generated zoo for 'cifar10-cnn-small'")
     shell.fails("rpg-zoo score zoos/tiny --device tpu", 2, "--device tpu")
     shell.fails(
         "rpg-zoo collect cifar10-cnn-small --data-root /nonexistent", 4, "cifar10/plain_text", "uoft-cs/cifar10"

@@ -16,6 +16,7 @@ from commands import call
 from PIL import Image
 
 from zoo.data import images
+from zoo.data.imagenet import class_folders
 from zoo.formats.weights import read
 from zoo.recipe import task_of
 from zoo.store import Zoo
@@ -41,8 +42,8 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(images.FORMATS, "imagenet", images.Format(4, 3, 224))
     rng = np.random.default_rng(0)
     for split, each in (("train", 5), ("val", 1)):
-        for label in range(4):
-            folder = tmp_path / "data" / "imagenet" / split / f"n0000000{label}"
+        for name in class_folders():
+            folder = tmp_path / "data" / "imagenet" / split / name
             folder.mkdir(parents=True)
             for i in range(each):
                 buffer = io.BytesIO()

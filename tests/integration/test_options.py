@@ -70,6 +70,6 @@ def test_option_trains_and_generates(
     names = load_tensors(learnt.generator_path).keys()
     assert ("positions" in names) == ("positions=learned" in settings)
     assert ("states" in names) == ("permutation_state=learned" in settings)
-    assert json.loads(run.layout_path.read_text())["tokenisation"] == next(
+    assert json.loads(learnt.layout_path.read_text())["tokenisation"] == next(
         (setting.split("=")[1] for setting in settings if setting.startswith("tokenisation")), "layer"
     )
