@@ -52,8 +52,6 @@ class ClosedForm(ABC):
         """What to draw."""
 
     def check(self, data: TrainingSet, machine: Machine) -> None:
-        if not dimensions(data.zoo.structure):
-            raise ValueError(f"{data.zoo.path} has no floating-point tensors, so there is nothing to learn")
         if world_size() > 1:
             raise ValueError("there is nothing to train in several processes; run it without `accelerate launch`")
         if machine.trackers:
