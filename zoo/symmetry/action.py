@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import TypeAlias
 
@@ -39,9 +40,13 @@ class Part:
     pieces: tuple[Piece, ...]  # of each axis
     cost: bool
 
-    @property
+    @cached_property
     def dims(self) -> tuple[Factor, ...]:
         return tuple(factor for piece in self.pieces for factor in piece)
+
+    @property
+    def numel(self) -> int:
+        return math.prod(factor.size for factor in self.dims)
 
     def view(self, tensor: Tensor) -> Tensor:
         """(N, *shape) -> (N, *sizes of dims), sharing memory."""
@@ -62,10 +67,11 @@ def _parts(name: str, tensor: TensorAxes) -> list[Part]:
     return [part for part in found if any(factor.group for factor in part.dims)]
 
 
-def output_parts(specification: Specification) -> list[Part]:
-    """The parts of all modules' outputs, as tensors (N, samples, channels)."""
+def output_parts(specification: Specification, samples: int) -> list[Part]:
+    """The parts of all modules' outputs, as tensors (N, channels, samples)."""
+    on_samples = (Factor(size=samples),)
     return [
-        Part(name, (start,), (piece,), cost=True)
+        Part(name, (start, 0), (piece, on_samples), cost=True)
         for name, axis in specification.outputs.items()
         for start, piece in _with_starts(axis)
         if any(factor.group for factor in piece)

@@ -75,11 +75,10 @@ class Builder:
         if sets is not None and 1 < sets < size:
             self.groups[f"{name}.sets"] = Group(size=sets)
             self.groups[name] = Group(size=size // sets, within=f"{name}.sets")
-            factors = (Factor(size=sets, group=f"{name}.sets"), Factor(size=size // sets, group=name))
+            space = Space((Factor(size=sets, group=f"{name}.sets"), Factor(size=size // sets, group=name)))
         else:
             self.groups[name] = Group(size=size)
-            factors = (Factor(size=size, group=name),)
-        space = Space(factors)
+            space = Space((Factor(size=size, group=name),))
         return self.carrying(space, name, kind) if kind else space
 
     def carrying(self, space: Space, name: str, kind: str) -> Space:
@@ -158,7 +157,7 @@ class Builder:
         self.tensor(f"{norm}.bias", space.written())
         if f"{norm}.running_mean" in self.state:
             self.tensor(f"{norm}.running_mean", space.along(**own), cost=False)
-            self.tensor(f"{norm}.running_var", space.along(**{name: 2 for name in own}), cost=False)
+            self.tensor(f"{norm}.running_var", space.along(**dict.fromkeys(own, 2)), cost=False)
         self.outputs[norm] = space.along()
 
 

@@ -123,7 +123,7 @@ def _own_order(problem: Problem, values: Values, name: str) -> Element | None:
     if key is None:
         return None
     if not matrix:
-        return {name: key.argsort(-1, descending=True, stable=True)}
+        return {name: key.argsort(dim=-1, descending=True, stable=True)}
     frame = torch.linalg.eigh(key).eigenvectors.mT.flip(-2)
     return {name: frame}
 

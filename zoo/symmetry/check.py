@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from zoo.seeds import generator, global_seed
+from zoo.structure import Structure
 from zoo.symmetry.action import Element, act, identity, random_element
 from zoo.symmetry.specification import Specification
-from zoo.structure import Structure
 
 TOLERANCE = 1e-9  # relative to the largest output, in float64
 

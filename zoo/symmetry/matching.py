@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -35,9 +36,11 @@ class Problem:
     specification: Specification
     parts: tuple[Part, ...]
 
-    def touching(self, groups: set[str]) -> list[int]:
-        """The parts that have a dimension of these groups."""
-        return [i for i, part in enumerate(self.parts) if any(factor.group in groups for factor in part.dims)]
+    @cached_property
+    def touching(self) -> dict[str, list[int]]:
+        """The parts that have a dimension of each group."""
+        groups = self.specification.groups
+        return {g: [i for i, p in enumerate(self.parts) if any(f.group == g for f in p.dims)] for g in groups}
 
     def moved(
         self, element: Element, values: Sequence[Tensor] | Mapping[int, Tensor], which: Iterable[int] | None = None
@@ -57,8 +60,9 @@ class Problem:
 def match(
     problem: Problem, reference: Values, values: Values, seed: int, restarts: int = 1, warm: Element | None = None
 ) -> tuple[Element, Tensor]:
-    """The element that takes each network nearest to the reference, of those that `warm` (an element to go on from) and
-    `restarts` starts lead to, and the objective (N,) there. Networks do not influence each other.
+    """The element that takes each network nearest to the reference (one for all, or one each), and the objective (N,)
+    there: the best of what `warm` (an element to go on from) and `restarts` starts lead to. Networks do not influence
+    each other.
     """
     specification, n = problem.specification, len(values[0])
     outermost = specification.outermost()
@@ -67,9 +71,9 @@ def match(
         shuffled = torch.randperm(len(outermost), generator=generator(seed, "order", k))
         orders.append([outermost[i] for i in shuffled.tolist()])
     element, reached = identity(specification, n), torch.full((n,), -torch.inf, dtype=torch.float64)
-    for start in (["warm"] if warm is not None else []) + list(range(len(orders))):
-        found = warm if start == "warm" else begin(problem, reference, values, orders[start])
-        assert found is not None
+    starts: list[Element | list[str]] = [*([] if warm is None else [warm]), *orders]
+    for start in starts:
+        found = start if isinstance(start, dict) else begin(problem, reference, values, start)
         found, objective = descend(problem, reference, problem.moved(found, values), found, seed)
         better = objective > reached + LEAST_GAIN
         element = {name: _where(better, found[name], element[name]) for name in element}
@@ -92,7 +96,7 @@ def begin(problem: Problem, reference: Values, values: Values, order: Sequence[s
             continue
         step, _ = best(specification, group, products)
         element = compose(specification, step, element)
-        touched = problem.touching({group})
+        touched = problem.touching[group]
         for i, value in zip(touched, problem.moved(step, values, touched), strict=True):
             values[i] = value
         solved |= step.keys()
@@ -112,9 +116,10 @@ def descend(problem: Problem, reference: Values, values: Values, element: Elemen
             changed |= _improve(problem, reference, values, element, outermost[k])
         stays = ~changed if sweep < MOST_SWEEPS - 1 else torch.ones_like(changed)
         if stays.any():
-            reached = problem.objective(reference, [value[stays] for value in values])
+            reached = problem.objective(_rows(reference, stays), [value[stays] for value in values])
             finished.append((rows[stays], taken(element, stays), reached))
             rows, values, element = rows[~stays], [value[~stays] for value in values], taken(element, ~stays)
+            reference = _rows(reference, ~stays)
         if not len(rows):
             break
     back = torch.cat([which for which, _, _ in finished]).argsort()
@@ -133,12 +138,12 @@ def _improve(problem: Problem, reference: Values, values: Values, element: Eleme
     rows = (gained > LEAST_GAIN).nonzero()[:, 0]
     if not len(rows):
         return improved
-    touched, step = problem.touching({group}), taken(step, rows)
+    touched, step = problem.touching[group], taken(step, rows)
     old = {i: values[i][rows] for i in touched}
     new = dict(zip(touched, problem.moved(step, old, touched), strict=True))
     if any(sum(factor.group == group for factor in problem.parts[i].dims) > 1 for i in touched):
         # The group is on two axes of one tensor, so that the step is only a linear approximation's best.
-        ref = [reference[i] for i in touched]
+        ref = _rows([reference[i] for i in touched], rows)
         real = problem.objective(ref, list(new.values())) - problem.objective(ref, list(old.values()))
         kept = real > LEAST_GAIN
         rows, step, new = rows[kept], taken(step, kept), {i: value[kept] for i, value in new.items()}
@@ -154,7 +159,7 @@ def _products(problem: Problem, reference: Values, values: Values, group: str, s
     """The inner products of the units of a group and of the groups within it, given the groups that are solved."""
     products = Products()
     inner_groups = problem.specification.inner(group)
-    for i in problem.touching({group}):
+    for i in problem.touching[group]:
         dims = problem.parts[i].dims
         for at, factor in enumerate(dims):
             if factor.group == group:
@@ -234,9 +239,16 @@ def _blocks(reference: Tensor, values: Tensor, dims: list[int]) -> Tensor:
     """Inner products [reference's, network's] of what stands along one dimension (N, n, n), or along two
     (N, n, n, m, m).
     """
-    ref, net = _front(reference, dims)[0], _front(values, dims)
-    sizes, n = net.shape[1:-1], len(net)
-    flat = net.flatten(0, -2) @ ref.flatten(0, -2).mT  # (N * units, units of the reference)
-    if len(sizes) == 1:
-        return flat.view(n, sizes[0], sizes[0]).mT
-    return flat.view(n, *sizes, *sizes).permute(0, 3, 1, 4, 2)
+    ref, net = _front(reference, dims), _front(values, dims)
+    n, sizes = len(net), net.shape[1:-1]
+    ref, net = ref.flatten(1, -2), net.flatten(1, -2)  # (1 or N, units, all else)
+    if len(ref) == 1:
+        products = (net.flatten(0, 1) @ ref[0].mT).view(n, *sizes, *sizes)  # [network's, reference's], in one product
+    else:
+        products = (net @ ref.mT).view(n, *sizes, *sizes)
+    return products.mT if len(sizes) == 1 else products.permute(0, 3, 1, 4, 2)
+
+
+def _rows(reference: Values, rows: Tensor) -> Values:
+    """The references of these networks: one for all, or one each."""
+    return [r if len(r) == 1 else r[rows] for r in reference]

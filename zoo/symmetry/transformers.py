@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from zoo.structure import Structure
 from zoo.symmetry.builder import Builder
 from zoo.symmetry.specification import Axis, Factor, Group, Specification, TensorAxes, fixed
-from zoo.structure import Structure
 
 
 def vit(network: nn.Module) -> Specification:
@@ -39,14 +39,14 @@ def vit(network: nn.Module) -> Specification:
 
 
 def _attention(build: Builder, name: str, into: Axis, added: Axis) -> None:
-    heads = int(build.modules[name].num_heads)  # type: ignore[arg-type]  # a number, as all modules of timm have it
+    heads = int(build.modules[name].num_heads)
     width = build.state[f"{name}.proj.weight"].shape[1]
     size = width // heads
     normalised = f"{name}.q_norm.weight" in build.state
-    kind = "permutation" if normalised else "rotation"
+    rotation = Group(size=size, kind="rotation", within=f"{name}.heads")
     build.groups[f"{name}.heads"] = Group(size=heads)
-    build.groups[f"{name}.qk"] = Group(size=size, kind=kind, within=None if normalised else f"{name}.heads")
-    build.groups[f"{name}.vo"] = Group(size=size, kind="rotation", within=f"{name}.heads")
+    build.groups[f"{name}.qk"] = Group(size=size) if normalised else rotation
+    build.groups[f"{name}.vo"] = rotation
     head = Factor(size=heads, group=f"{name}.heads")
     qk, vo = Factor(size=size, group=f"{name}.qk"), Factor(size=size, group=f"{name}.vo")
     qkv: Axis = ((head, qk), (head, qk), (head, vo))

@@ -26,7 +26,9 @@ Source: TypeAlias = Callable[[Tensor], Values]
 """The values of the networks with these indices, weighted, as they are before any matching."""
 PILOT = 32  # networks on which references are tried
 MOST_ROUNDS = 30
-LEAVE_OUT_BELOW = 256  # networks; each is then matched to the mean of the others
+LEAST_RISE = 1e-5  # of the mean's energy in a round, as a share of it
+BLOCKS = 16  # of networks that are matched at once to means without themselves
+LEAVE_OUT_BELOW = 2**27  # values of all networks; more are matched to the mean of all
 CHUNK_VALUES = 2**20  # that are matched at once: what a processor's cache holds
 
 
@@ -55,7 +57,7 @@ def universe(problem: Problem, source: Source, n: int, seed: int, restarts: int)
     tried = [_rounds(problem, source, pilot, _first(problem, source, k), seed, 1, most=4) for k in references.tolist()]
     mean = max(tried, key=lambda found: _share(found[1], energy))[1]
     element, mean, shares = _rounds(problem, source, order, mean, seed, restarts, most=MOST_ROUNDS)
-    if n <= LEAVE_OUT_BELOW:
+    if n * sum(value.numel() for value in mean) <= LEAVE_OUT_BELOW:
         element, mean = _leave_out(problem, source, order, element, mean, seed)
     back = order.argsort()
     aligned.reference, aligned.element = mean, taken(element, back)
@@ -97,10 +99,12 @@ def medoid(problem: Problem, source: Source, aligned: Aligned) -> int:
 
 def _survey(problem: Problem, source: Source, n: int) -> tuple[Tensor, float, Values]:
     """The order of the networks by their parts' norms, their mean energy, and the mean of them as they are."""
-    norms = torch.cat([
-        torch.stack([value.flatten(1).double().square().sum(1) for value in source(rows)], 1)
-        for rows in _chunks(problem, source, torch.arange(n))
-    ])
+    norms = torch.cat(
+        [
+            torch.stack([value.flatten(1).double().square().sum(1) for value in source(rows)], 1)
+            for rows in _chunks(problem, source, torch.arange(n))
+        ]
+    )
     order = torch.tensor(sorted(range(n), key=norms.tolist().__getitem__))
     return order, float(norms.sum(1).mean()), _mean(problem, source, order, identity(problem.specification, n))
 
@@ -128,7 +132,7 @@ def _rounds(
         still = element is not None and all(torch.equal(found[name], element[name]) for name in found)
         element, mean = found, _mean(problem, source, order, found)
         shares.append(_energy(mean))
-        if still or (number > 1 and shares[-1] - shares[-2] < LEAST_GAIN * shares[-1]):
+        if still or (number > 1 and shares[-1] < shares[-2] * (1 + LEAST_RISE)):
             break
     assert element is not None
     return element, mean, shares
@@ -137,25 +141,27 @@ def _rounds(
 def _leave_out(
     problem: Problem, source: Source, order: Tensor, element: Element, mean: Values, seed: int
 ) -> tuple[Element, Values]:
-    """Match one network after the other to the mean of the others until none moves."""
+    """Match every network to the mean of the others, a block of networks at a time, until nothing gains. A block's
+    networks move at once; that the mean's energy rises is exact for blocks of one, and checked for all.
+    """
     n = len(order)
     element = {name: tensor.clone() for name, tensor in element.items()}
-    total = [value * n for value in mean]
-    for _ in range(MOST_ROUNDS):
-        moved = False
-        for k in range(n):
-            row = torch.tensor([k])
-            values, warm = source(order[row]), taken(element, row)
+    total, blocks = [value * n for value in mean], torch.arange(n).split(max(1, n // BLOCKS))
+    for number in range(MOST_ROUNDS):
+        before = _energy(total)
+        for rows in blocks:
+            values, warm = source(order[rows]), taken(element, rows)
             own = problem.moved(warm, values)
             others = [(whole - value) / (n - 1) for whole, value in zip(total, own, strict=True)]
-            found, reached = match(problem, others, values, seed, 1, warm)
-            if float(reached - problem.objective(others, own)) > LEAST_GAIN:
-                moved = True
+            found, _ = match(problem, others, values, seed, 1 if number == 0 else 0, warm)
+            new = problem.moved(found, values)
+            changes = [(value - old).sum(0, keepdim=True) for value, old in zip(new, own, strict=True)]
+            changed = [whole + change for whole, change in zip(total, changes, strict=True)]
+            if _energy(changed) > _energy(total) * (1 + LEAST_GAIN):
+                total = changed
                 for name, tensor in found.items():
-                    element[name][row] = tensor
-                new = problem.moved(found, values)
-                total = [whole - old + value for whole, old, value in zip(total, own, new, strict=True)]
-        if not moved:
+                    element[name][rows] = tensor
+        if _energy(total) < before * (1 + LEAST_RISE):
             break
     return element, _mean(problem, source, order, element)
 
