@@ -110,22 +110,32 @@ def presented(problem: Problem, values: Values) -> Element:
 
 def _own_order(problem: Problem, values: Values, name: str) -> Element | None:
     group = problem.specification.groups[name]
-    matrix, key = group.kind in MATRICES, None
-    for part, value in zip(problem.parts, values, strict=True):
-        for at, factor in enumerate(part.dims, 1):
-            if factor.group == name:
-                found = (
-                    _gram(value, at, group.within is not None)
-                    if matrix
-                    else _sums(value.double().square(), at, group.within is not None)
-                )
-                key = found if key is None else key + found
-    if key is None:
+    inner, matrix = group.within is not None, group.kind in MATRICES
+    found = [
+        _gram(value, at, inner) if matrix else _sums(value.double().square(), at, inner)
+        for value, at in _along(problem, values, name)
+    ]
+    if not found:
         return None
+    key = sum(found[1:], found[0])
     if not matrix:
         return {name: key.argsort(dim=-1, descending=True, stable=True)}
     frame = torch.linalg.eigh(key).eigenvectors.mT.flip(-2)
-    return {name: frame}
+    turned = problem.moved({name: frame}, values)  # an axis has no direction yet
+    cubes = [_sums(value.double().pow(3), at, inner) for value, at in _along(problem, turned, name, signed=False)]
+    return {name: torch.where(sum(cubes[1:], cubes[0]) < 0, -1.0, 1.0).double()[..., None] * frame} if cubes else None
+
+
+def _along(problem: Problem, values: Values, name: str, signed: bool = True) -> list[tuple[Tensor, int]]:
+    """The values of the parts that have a dimension of this group, with that dimension; not `signed`: of those that
+    no sign turns.
+    """
+    return [
+        (value, at)
+        for part, value in zip(problem.parts, values, strict=True)
+        for at, factor in enumerate(part.dims, 1)
+        if factor.group == name and (signed or not any(sign_of(problem.specification, f) for f in part.dims))
+    ]
 
 
 def _gram(value: Tensor, at: int, inner: bool) -> Tensor:

@@ -162,11 +162,11 @@ class Specification(Frozen):
             for name, tensor in self.tensors.items()
             if name not in kept
             for factor in tensor.factors()
-            for symbol in (factor.group, *factor.powers)
+            for symbol in (*([factor.group] if factor.group else []), *factor.powers)
         }
         return self.without(touched, kept)
 
-    def without(self, dropped: Iterable[str | None], kept: set[str] | None = None) -> Specification:
+    def without(self, dropped: Iterable[str], kept: set[str] | None = None) -> Specification:
         """The same without these groups and diagonals, and of the tensors those `kept` (all by default). What is within
         or on a dropped group goes with it.
         """
@@ -189,7 +189,7 @@ class Specification(Frozen):
         )
 
 
-def _thinned(factor: Factor, gone: set[str | None]) -> Factor:
+def _thinned(factor: Factor, gone: set[str]) -> Factor:
     if factor.group in gone:
         return Factor(size=factor.size)
     powers = {name: power for name, power in factor.powers.items() if name not in gone}
