@@ -124,7 +124,7 @@ def structure(config: ImagesConfig) -> Structure:
     Raises ValueError for a network or an option that does not exist, and for patterns that match no tensor.
     """
     with torch.device("meta"):
-        network = _network(config, seed=0, pretrained=False)
+        network = network_of(config, seed=0, pretrained=False)
     state = network.state_dict(keep_vars=True)
     return Structure.of({name: state[name] for name in chosen(config, state)})
 
@@ -137,7 +137,7 @@ def frozen(config: ImagesConfig) -> dict[str, Tensor]:
     """
     if not config.trainable:
         return {}
-    state, other = (_network(config, seed, pretrained=True).state_dict() for seed in (0, 1))
+    state, other = (network_of(config, seed, pretrained=True).state_dict() for seed in (0, 1))
     trained = set(chosen(config, state))
     for name in state:
         if name not in trained and not torch.equal(state[name], other[name]):
@@ -167,7 +167,7 @@ def library_config(config: ImagesConfig) -> dict[str, Any]:
     return networks.timm_config(config.model, config.options, config.classes, preparation(config))
 
 
-def _network(config: ImagesConfig, seed: int, pretrained: bool) -> nn.Module:
+def network_of(config: ImagesConfig, seed: int, pretrained: bool) -> nn.Module:
     from zoo.tasks.networks import create_network  # timm takes seconds to import; recipes need Config only
 
     weights = config.pretrained if pretrained else False
@@ -214,12 +214,12 @@ class ClassificationTask:
 
     def build(self, seed: int) -> nn.Module:
         """Raises ValueError for a network that does not exist, or does not take these images."""
-        return self._ready(_network(self.config, seed, pretrained=False))
+        return self._ready(network_of(self.config, seed, pretrained=False))
 
     def start(self, seed: int) -> nn.Module:
         """Raises what `build` and `frozen` raise, and MissingData or Corrupt for the pretrained weights."""
         frozen(self.config)  # refuses what would start at random
-        return self._ready(_network(self.config, seed, pretrained=True))
+        return self._ready(network_of(self.config, seed, pretrained=True))
 
     def _ready(self, model: nn.Module) -> nn.Module:
         """The model on the device, tried on one image; what is frozen asks for no gradient."""
