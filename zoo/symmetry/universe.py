@@ -59,8 +59,9 @@ def universe(problem: Problem, source: Source, n: int, seed: int, restarts: int)
     element, mean, shares = _rounds(problem, source, order, mean, seed, restarts, most=MOST_ROUNDS)
     if n * sum(value.numel() for value in mean) <= LEAVE_OUT_BELOW:
         element, mean = _leave_out(problem, source, order, element, mean, seed)
-    back = order.argsort()
-    aligned.reference, aligned.element = mean, taken(element, back)
+    own = presented(problem, mean)  # or the network it was begun with would decide where the zoo lies
+    aligned.reference = problem.moved(own, mean)
+    aligned.element = compose(problem.specification, _repeated(own, n), taken(element, order.argsort()))
     aligned.shares = [share / energy for share in shares] + [_share(mean, energy)]
     return aligned
 
@@ -75,8 +76,7 @@ def to_one(problem: Problem, source: Source, aligned: Aligned, chosen: int, seed
     back = inverse(specification, taken(aligned.element, torch.tensor([chosen])))
     element = identity(specification, n)
     for rows in _chunks(problem, source, torch.arange(n)):
-        repeated = {name: tensor.expand(len(rows), *tensor.shape[1:]) for name, tensor in back.items()}
-        warm = compose(specification, repeated, taken(aligned.element, rows))
+        warm = compose(specification, _repeated(back, len(rows)), taken(aligned.element, rows))
         found, _ = match(problem, reference, source(rows), seed, restarts, warm)
         for name, tensor in found.items():
             element[name][rows] = tensor
@@ -84,6 +84,10 @@ def to_one(problem: Problem, source: Source, aligned: Aligned, chosen: int, seed
         element[name][chosen] = tensor[0]
     mean, energy = _mean(problem, source, torch.arange(n), element), _survey(problem, source, n)[1]
     return Aligned(reference, element, aligned.before, [_share(mean, energy)])
+
+
+def _repeated(element: Element, n: int) -> Element:
+    return {name: tensor.expand(n, *tensor.shape[1:]) for name, tensor in element.items()}
 
 
 def medoid(problem: Problem, source: Source, aligned: Aligned) -> int:
