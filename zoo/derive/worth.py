@@ -1,4 +1,4 @@
-"""What an alignment is worth, as numbers: what averages, lines and a linear code of the networks keep of their accuracy.
+"""What an alignment is worth, in numbers: what averages, lines and a linear code of networks keep of their accuracy.
 
 Every row is measured twice, on the networks as they were and aligned, with the same draws. Averages of networks with
 BatchNorm need their statistics from training images again (`recalibrate`), in every row alike: `Measure` is where that
@@ -78,14 +78,14 @@ def worth(raw: Zoo, aligned: Zoo, measure: Measure, draws: int = 8, seed: int = 
         for zoo in (raw, aligned):
             sides.append(_side(zoo, training, others[:draws], measure, draws, seed))
             bar.advance(1)
-    one, two = sides
+    (one, raw_line), (two, aligned_line) = sides
     return Worth(
         networks=len(training),
         held_out=len(others),
         accuracy=one["accuracy"],
         codes={k: Pair(raw=one[f"code {k}"], aligned=two[f"code {k}"]) for k in CODES if f"code {k}" in one},
-        raw_line=one["line"],
-        aligned_line=two["line"],
+        raw_line=raw_line,
+        aligned_line=aligned_line,
         **{
             name: Pair(raw=one[name], aligned=two[name])
             for name in ("share", "participation", "midpoint", "mean", "soup", "barrier")
@@ -95,7 +95,8 @@ def worth(raw: Zoo, aligned: Zoo, measure: Measure, draws: int = 8, seed: int = 
 
 def _side(
     zoo: Zoo, training: Sequence[int], held_out: Sequence[int], measure: Measure, draws: int, seed: int
-) -> dict[str, float | tuple[float, ...]]:
+) -> tuple[dict[str, float], tuple[float, ...]]:
+    """The numbers of one zoo by name, and the mean loss along lines."""
     structure, entries = zoo.structure, zoo.entries
     constants = zoo.load(entries[0])
     matrix = vectors(zoo, [entries[k] for k in training])
@@ -107,7 +108,7 @@ def _side(
     rng = generator(seed, "worth")
     orders = [torch.randperm(len(training), generator=rng) for _ in range(draws)]
     soup = min(SOUP, len(training))
-    found: dict[str, float | tuple[float, ...]] = {
+    found = {
         "accuracy": _mean(measured(matrix[order[0]])[1] for order in orders),
         "share": float(mean.square().sum() / matrix.square().sum(1).mean()),
         "participation": participation(matrix),
@@ -121,12 +122,12 @@ def _side(
         lines.append([measured(a + t * (b - a))[0] for t in torch.linspace(0, 1, POINTS).tolist()])
     line = torch.tensor(lines, dtype=torch.float64).mean(0)
     straight = line[0] + torch.linspace(0, 1, POINTS, dtype=torch.float64) * (line[-1] - line[0])
-    found |= {"line": tuple(line.tolist()), "barrier": float((line - straight).max())}
+    found["barrier"] = float((line - straight).max())
     if held_out:
         new = vectors(zoo, [entries[k] for k in held_out])
         for k in [k for k in CODES if k < len(training)]:
             found[f"code {k}"] = _mean(measured(vector)[1] for vector in round_trip(matrix, new, k))
-    return found
+    return found, tuple(line.tolist())
 
 
 def vectors(zoo: Zoo, entries: Sequence[Entry]) -> Tensor:

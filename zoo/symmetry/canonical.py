@@ -90,8 +90,8 @@ def _balanced_map(specification: Specification, networks: Stack, name: str) -> T
 
 def presented(problem: Problem, values: Values) -> Element:
     """An order of the units that depends on nothing but what the network computes with them: by their norms; signs by
-    the third moment; rotations into the axes along which units differ most. The mean of an aligned zoo is put like this,
-    so that no network's accidental order decides where the zoo lies.
+    the third moment; rotations into the axes along which units differ most. The mean of an aligned zoo is put like
+    this, so that no network's accidental order decides where the zoo lies.
     """
     specification = problem.specification
     element, values = identity(specification, len(values[0])), list(values)
