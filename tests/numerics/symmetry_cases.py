@@ -175,9 +175,10 @@ def problem_of(specification: Specification) -> Problem:
 
 
 def values_of(problem: Problem, networks: dict[str, Tensor]) -> list[Tensor]:
-    """In the solver's form, every part of mean squared norm 1."""
+    """In the solver's form, every value in units of its part's root mean square, all of norm 1."""
     values = [part.view(networks[part.name].double()).clone() for part in problem.parts]
-    return [value / value.square().flatten(1).sum(1).mean().sqrt() for value in values]
+    total = sum(part.numel for part in problem.parts)
+    return [value / (value.square().mean() * total).sqrt() for value in values]
 
 
 def moved_copies(specification: Specification, networks: dict[str, Tensor], seed: int = 0):

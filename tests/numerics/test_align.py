@@ -252,9 +252,9 @@ def test_the_universe_depends_on_functions_not_on_how_they_are_written(name):
         results.append(act(specification, found.element, networks))
     for tensor in base:
         if specification.tensors[tensor].cost:
-            torch.testing.assert_close(results[1][tensor], results[0][tensor], rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(results[1][tensor], results[0][tensor], rtol=1e-4, atol=1e-4)
             expected = results[1][tensor][torch.tensor([3, 1, 0, 2])]
-            torch.testing.assert_close(results[2][tensor], expected, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(results[2][tensor], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["relu", "cnn_digits", "vit"])
@@ -274,8 +274,8 @@ def test_the_mean_gains_energy_in_every_round_and_aligned_networks_stay(name):
     energy = sum(float(value.square().flatten(1).sum(1).mean()) for value in values)
     assert found.shares[-1] == pytest.approx(float(mean) / energy)
     again = act(specification, solved(problem, there, n).element, there)
-    for tensor in there:
-        torch.testing.assert_close(again[tensor], there[tensor], rtol=1e-6, atol=1e-6)
+    for tensor in there:  # rotations end where the objective is flat: the square root of its precision
+        torch.testing.assert_close(again[tensor], there[tensor], rtol=1e-4, atol=1e-4)
 
 
 def test_two_networks_meet_although_each_is_half_of_the_mean():

@@ -12,6 +12,7 @@ from zoo.manifest import Origin
 from zoo.store import Zoo, ZooWriter
 from zoo.structure import Structure
 from zoo.symmetry.activations import recorder
+from zoo.symmetry.refine import Images, Refinement
 
 ORIGIN = Origin(
     name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
@@ -204,3 +205,23 @@ def test_a_zoo_too_large_for_memory_is_read_again_and_aligned_alike(tmp_path, mo
     monkeypatch.setattr(alignment, "READ_VALUES", 1)
     read = align(config, zoo, specification, ORIGIN, tmp_path / "read")
     assert content(read) == content(kept)
+
+
+def test_refined_on_images_it_still_goes_back(tmp_path):
+    zoo, network, specification, _ = make(tmp_path / "zoo", "relu", noise=1.0)
+    inputs = torch.randn((300, 12), generator=torch.Generator().manual_seed(0))
+    network.load_state_dict(zoo.load(zoo.entries[0]))
+    labels = network(inputs).argmax(1)
+
+    def loss(weights, x, y):
+        return torch.nn.functional.cross_entropy(torch.func.functional_call(network, weights, (x,)), y)
+
+    images = Images(loss, iter([(inputs[:200], labels[:200])] * 40), (inputs[200:], labels[200:]))
+    config = AlignConfig(restarts=1, refine=Refinement(steps=40))
+    aligned = align(config, zoo, specification, ORIGIN, tmp_path / "aligned", images=images)
+    before, after = read_alignment(aligned).refined
+    assert before > 0
+    assert after > 0
+    assert content(unalign(aligned, ORIGIN, tmp_path / "back")) == content(zoo)
+    with pytest.raises(ValueError, match="refine needs training images"):
+        align(config, zoo, specification, ORIGIN, tmp_path / "none")

@@ -23,6 +23,7 @@ from zoo.store import STACK_ROWS, Zoo, ZooWriter
 from zoo.structure import Structure
 from zoo.symmetry.action import Element, Stack, act, inverse, taken
 from zoo.symmetry.activations import Record
+from zoo.symmetry.refine import Images
 from zoo.symmetry.specification import Specification
 
 DIRECTORY = "alignment"
@@ -36,17 +37,19 @@ def align(
     origin: Origin,
     path: Path,
     record: Record | None = None,
+    images: Images | None = None,
 ) -> Zoo:
     """Make the aligned zoo at `path`, or continue it; ids, splits, seeds and metrics stay.
 
     `origin` says how it came about; parent and settings are filled in here. `record` is for `config.by` other than
-    weights (zoo.symmetry.activations.recorder, of training images). Raises what `solve` raises.
+    weights (zoo.symmetry.activations.recorder, of training images), `images` for `config.refine`. Raises what `solve`
+    raises.
     """
     settings = {"operation": "align", **config.model_dump(mode="json")}
     with _writer(zoo, origin, path, settings) as writer:
         if writer.complete:
             return writer.finish()
-        alignment, element = _solved(config, zoo, specification, path, record)
+        alignment, element = _solved(config, zoo, specification, path, record, images)
         with progress("align", len(zoo.entries)) as bar:
             for number, block in enumerate(_blocks(zoo)):
                 bits: dict[str, Tensor] = {}
@@ -101,7 +104,12 @@ def _writer(zoo: Zoo, origin: Origin, path: Path, settings: dict[str, JsonValue]
 
 
 def _solved(
-    config: AlignConfig, zoo: Zoo, specification: Specification, path: Path, record: Record | None
+    config: AlignConfig,
+    zoo: Zoo,
+    specification: Specification,
+    path: Path,
+    record: Record | None,
+    images: Images | None,
 ) -> tuple[Alignment, Element]:
     """The alignment, from where an interrupted call has put it or solved now."""
     about, elements = (path / DIRECTORY / name for name in ("alignment.json", "elements.safetensors"))
@@ -109,7 +117,7 @@ def _solved(
         alignment = Alignment.parse(read_limited(about, MANIFEST_BYTES), about)
         if (alignment.config, alignment.source, alignment.specification) == (config, zoo.sha256, specification):
             return alignment, load_tensors(elements)
-    alignment, element = solve(config, zoo, specification, record)
+    alignment, element = solve(config, zoo, specification, record, images)
     save_tensors(elements, element)
     write_bytes(about, alignment.to_json(indent=1).encode())
     return alignment, element

@@ -22,6 +22,7 @@ from zoo.structure import Frozen
 from zoo.symmetry.action import (
     Element,
     Stack,
+    act,
     compose,
     identity,
     joined,
@@ -33,8 +34,9 @@ from zoo.symmetry.action import (
 from zoo.symmetry.activations import SAMPLES, Record, standardised
 from zoo.symmetry.canonical import balance
 from zoo.symmetry.matching import Problem, Values, match
+from zoo.symmetry.refine import Images, Refinement, refine
 from zoo.symmetry.specification import Specification
-from zoo.symmetry.universe import Aligned, Source, medoid, to_one, universe
+from zoo.symmetry.universe import Aligned, Source, mean_of, medoid, to_one, universe
 
 KEPT_VALUES = 2**27  # of a zoo's networks that are kept in memory (1 GiB); more are read again for every round
 READ_VALUES = 2**22  # that are read at once
@@ -47,12 +49,14 @@ class AlignConfig(Frozen):
     - `by`: `weights`, `activations` on training images, or `both`.
     - `scale`: take the scales of every network to their balanced point first.
     - `restarts`: starts for every network, of which the best is kept.
+    - `refine`: lower the loss of means on training images then (zoo.symmetry.refine); for `universe` only.
     """
 
     to: str = "universe"
     by: Literal["weights", "activations", "both"] = "weights"
     scale: bool = True
     restarts: Annotated[int, Field(ge=1, le=1000)] = 4
+    refine: Refinement | None = None
     seed: Seed = 0
 
 
@@ -61,7 +65,8 @@ class Alignment(Frozen):
 
     `source` is the zoo's manifest; `rows` the element of each checkpoint; `reference` the id of the network all were
     matched to, if it was one. `before` and `shares`: the share of the training networks' energy that their mean has, as
-    they were and after each round; 1 if all were equal, 1/N if they had nothing in common.
+    they were and after each round; 1 if all were equal, 1/N if they had nothing in common. `refined`: the loss of means
+    on held-out training images before and after refinement.
     """
 
     config: AlignConfig
@@ -71,6 +76,7 @@ class Alignment(Frozen):
     reference: str | None
     before: float
     shares: tuple[float, ...]
+    refined: tuple[float, float] | None = None
 
 
 def runs(entries: Sequence[Entry]) -> list[list[Entry]]:
@@ -90,24 +96,34 @@ def runs(entries: Sequence[Entry]) -> list[list[Entry]]:
 
 
 def solve(
-    config: AlignConfig, zoo: Zoo, specification: Specification, record: Record | None = None
+    config: AlignConfig,
+    zoo: Zoo,
+    specification: Specification,
+    record: Record | None = None,
+    images: Images | None = None,
 ) -> tuple[Alignment, Element]:
     """The alignment of all networks of a zoo, and their elements (one row for each run).
 
-    `record` gives activations, for `by` other than weights. Raises ValueError for an id that is not there, for a
-    specification that does not fit, and when activations are wanted and not given.
+    `record` gives activations, for `by` other than weights; `images` are for `refine`. Raises ValueError for an id that
+    is not there, for a specification that does not fit, and when data are wanted and not given.
     """
     specification.check(zoo.structure)
     if not specification.groups:
         raise ValueError(f"the networks of {zoo.path} have no symmetries: all groups touch tensors that are frozen")
     if config.by != "weights" and record is None:
         raise ValueError(f"by={config.by!r} needs training images; expected by='weights', or the task's data")
+    if config.refine is not None and (images is None or config.to != "universe"):
+        raise ValueError(f"refine needs training images and to='universe', not {config.to!r}; leave it out")
     together = runs(zoo.entries)
     last = [members[-1] for members in together]
     training = [i for i, entry in enumerate(last) if entry.split == "train"] or list(range(len(last)))
     source = Networks(config, zoo, specification, last, training, record)
     chosen = _chosen(config, last, zoo)
-    aligned, element = _solved(config, source, training, chosen)
+    refined = None
+    known = universe(source.problem, source.of(training), len(training), config.seed, config.restarts)
+    if config.refine is not None and images is not None:
+        refined = _refined(config.refine, source, training, known, images, config.seed)
+    aligned, element = _solved(config, source, training, chosen, known)
     reference = chosen
     if config.to == "medoid":
         reference = training[medoid(source.problem, source.of(training), aligned)]
@@ -121,8 +137,22 @@ def solve(
         reference=None if reference is None else last[reference].id,
         before=aligned.before,
         shares=tuple(aligned.shares),
+        refined=refined,
     )
     return alignment, compose(specification, element, source.balanced)
+
+
+def _refined(
+    config: Refinement, source: Networks, training: list[int], aligned: Aligned, images: Images, seed: int
+) -> tuple[float, float]:
+    """Refine an alignment in place; the loss of means before and after."""
+    stack, _ = source.read(torch.tensor(training))
+    networks = act(source.specification, taken(source.balanced, torch.tensor(training)), stack)
+    element, before, after = refine(source.specification, networks, aligned.element, images, config, seed)
+    own = source.of(training)
+    aligned.element = element
+    aligned.reference = mean_of(source.problem, own, torch.arange(len(training)), element)
+    return before, after
 
 
 def _chosen(config: AlignConfig, last: Sequence[Entry], zoo: Zoo) -> int | None:
@@ -135,11 +165,10 @@ def _chosen(config: AlignConfig, last: Sequence[Entry], zoo: Zoo) -> int | None:
 
 
 def _solved(
-    config: AlignConfig, source: Networks, training: list[int], chosen: int | None, known: Aligned | None = None
+    config: AlignConfig, source: Networks, training: list[int], chosen: int | None, aligned: Aligned
 ) -> tuple[Aligned, Element]:
     """All networks aligned: the training networks with each other (or to the `chosen` one), then the rest to them."""
     problem, own = source.problem, source.of(training)
-    aligned = known or universe(problem, own, len(training), config.seed, config.restarts)
     if chosen is not None:
         if chosen not in training:  # the others would then be matched to what is held out
             raise ValueError(f"{config.to} is not of split train; expected universe, medoid or a training network")
@@ -188,7 +217,7 @@ class Networks:
         elements, read, squares = [], [], torch.zeros(len(self.problem.parts), dtype=torch.float64)
         small = self.n * sum(part.numel for part in self.problem.parts) <= KEPT_VALUES
         for rows in torch.arange(self.n).split(self.chunk):
-            stack, outputs = self._read(rows)
+            stack, outputs = self.read(rows)
             balanced = balance(self.specification, stack) if scale else identity(self.specification, len(rows))
             values = self._values(stack, outputs, balanced)
             squares += torch.stack([value[used[rows]].square().sum() for value in values])
@@ -196,17 +225,27 @@ class Networks:
             if small:
                 read.append(values)
         self.balanced = joined(elements)
-        norms = (squares / len(training)).sqrt()
-        self.factors = [1 / float(norm) if norm > 0 else 0.0 for norm in norms]
+        self.factors = self._weighted((squares / len(training)).tolist())
         if small:
             whole = [torch.cat(values) for values in zip(*read, strict=True)]
             self._kept = [value.mul_(factor) for value, factor in zip(whole, self.factors, strict=True)]
+
+    def _weighted(self, energies: Sequence[float]) -> list[float]:
+        """What each part is multiplied by, so that every value counts in units of its part's root mean square. Plain
+        inner products let a few large tensors decide; parts of equal norm would let a bias count as much as a matrix.
+        Weights and outputs have a total of 1 each.
+        """
+        sizes = [part.numel for part in self.problem.parts]
+        weights = len(self.weight_parts)
+        totals = [sum(sizes[:weights])] * weights + [sum(sizes[weights:])] * (len(sizes) - weights)
+        terms = zip(sizes, totals, energies, strict=True)
+        return [(size / total / energy) ** 0.5 if energy > 0 else 0.0 for size, total, energy in terms]
 
     def __call__(self, rows: Tensor) -> Values:
         """The values of these networks, (rows, *sizes) for every part, float64."""
         if self._kept is not None:
             return [value[rows] for value in self._kept]
-        values = self._values(*self._read(rows), taken(self.balanced, rows))
+        values = self._values(*self.read(rows), taken(self.balanced, rows))
         return [value.mul_(factor) for value, factor in zip(values, self.factors, strict=True)]
 
     def of(self, chosen: Sequence[int]) -> Source:
@@ -214,7 +253,7 @@ class Networks:
         index = torch.tensor(chosen)
         return lambda rows: self(index[rows])
 
-    def _read(self, rows: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def read(self, rows: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Stacks of weights (rows, *shape) and of modules' outputs (rows, channels, samples)."""
         weights = list(self.zoo.checkpoints([self.entries[row] for row in rows.tolist()]))
         outputs = [self.record(network | self.frozen) for network in weights] if self.record else []

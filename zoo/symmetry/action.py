@@ -106,7 +106,7 @@ def transformed(specification: Specification, element: Element, values: Tensor, 
         moved = element.get(factor.group)
         if moved is not None and specification.groups[factor.group].kind in MATRICES:
             matrix = moved if factor.powers.get(factor.group, 1) == 1 else torch.linalg.inv(moved).mT
-            values = _multiplied(values.double(), at, matrix, inner)
+            values = multiplied(values.double(), at, matrix, inner)
         elif moved is not None:
             values = reordered(values, at, moved, inner)
         for name, power in factor.powers.items():
@@ -137,7 +137,8 @@ def reordered(values: Tensor, at: int, order: Tensor, inner: bool = False) -> Te
     return values.reshape(-1, after).index_select(0, index.view(-1)).view(values.shape)
 
 
-def _multiplied(values: Tensor, at: int, matrix: Tensor, inner: bool) -> Tensor:
+def multiplied(values: Tensor, at: int, matrix: Tensor, inner: bool) -> Tensor:
+    """Each network's matrix (N, n, n) times dimension `at` of values (N, ...), or (N, H, n, n) as in `reordered`."""
     dims, front = ((at - 1, at), (1, 2)) if inner else ((at,), (1,))
     moved = values.movedim(dims, front)
     return torch.matmul(matrix, moved.reshape(*matrix.shape[:-1], -1)).view(moved.shape).movedim(front, dims)

@@ -1,8 +1,8 @@
 """Match many networks to one reference: coordinate descent over groups, each step exact, the objective never falls.
 
-The objective is the sum over parts of tensors of <reference, network>, each part weighted by one over the zoo's mean
-squared norm, so that large tensors do not dominate (Ainsworth et al., 2023, Algorithm 1, without weights). For networks
-whose norms the groups keep it is the squared distance, up to sign and constants.
+The objective is the sum over parts of tensors of <reference, network> (Ainsworth et al., 2023, Algorithm 1), each part
+with a weight of its own, which whoever makes the values gives them. For networks whose norms the groups keep it is the
+squared distance, up to sign and constants.
 
 A start does not depend on the order in which a network happens to have its units: groups are solved one after the
 other, and of an axis whose group is not solved yet only what does not depend on its order counts (norm, mean, third
@@ -25,7 +25,7 @@ from zoo.symmetry.specification import MATRICES, Factor, Specification
 
 Values = list[Tensor]
 """Networks in the solver's form: of every part (N, *sizes), weighted."""
-LEAST_GAIN = 1e-9  # of the objective, in which every part of a network has norm 1 or so
+LEAST_GAIN = 1e-9  # of the objective, for networks whose weighted norm is 1 or so
 MOST_SWEEPS = 200
 
 

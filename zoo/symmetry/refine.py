@@ -1,117 +1,129 @@
-"""Refine an alignment by the loss of mixtures of networks on training images, where weights alone leave a barrier.
+"""Refine an alignment by the loss of means of networks on training images, where weights alone leave a barrier.
 
-Straight-through estimation (Ainsworth et al., 2023, section 3.3; both ends move, as in Li and Shen, 2026,
-https://arxiv.org/abs/2606.23607): every network has a target, at first the universe, and is matched to it exactly; the
-loss of a random mixture of matched networks is differentiated, and the gradient moves the targets as if matching were
-the identity. So every network stays in its orbit at every step, and all kinds of groups can take part.
+Orders become soft: doubly stochastic matrices from logits by Sinkhorn's iteration (Pena et al., 2023). Means of a few
+networks after soft orders are scored, and the logits of all of them descend: both ends move, as in Li and Shen (2026,
+https://arxiv.org/abs/2606.23607). In the end every soft order becomes the nearest hard one, so that each network
+computes what it did; it is kept only where means are better on images that no gradient has seen.
 
-What comes out is kept only where mixtures are better on images that the gradients have not seen.
+Orders of groups that nothing is within take part; heads, rotations and signs stay as matching left them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from zoo.seeds import generator
-from zoo.symmetry.action import Element, act, taken
-from zoo.symmetry.matching import Problem, Values, match
-from zoo.symmetry.universe import Aligned, Source
+from zoo.structure import Frozen
+from zoo.symmetry.action import Element, act, compose, multiplied, parts_of, taken
+from zoo.symmetry.assignment import assign
+from zoo.symmetry.specification import Specification
 
-Loss: TypeAlias = Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]
-"""Weights, inputs and targets of a batch -> mean loss, differentiable in the weights."""
-Weights: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
-"""The networks with these indices (N, *shape), as they are before any matching (with balanced scales)."""
-MIXED = 4  # networks in a mixture, at most
-TRIALS = 16  # mixtures by which two alignments are compared
+Loss = Callable[[dict[str, Tensor], Tensor, Tensor], Tensor]
+"""Weights, inputs and labels of a batch -> mean loss, differentiable in the weights."""
+Batch = tuple[Tensor, Tensor]
+SINKHORN = 12  # normalisations of rows and columns
+START = 3.0  # logit of where a unit stands, over those of other places
+MIXED = 8  # networks in a mean, at most
+TRIALS = 16  # means by which two alignments are compared
 
 
 @dataclass(frozen=True)
-class Refinement:
-    """`steps` mixtures are differentiated; a step moves a target by `rate` of its parts' norms."""
+class Images:
+    """Training images of a task: endless `batches`, and others, `held_out`, by which the result is judged."""
 
-    steps: int = 300
-    rate: float = 0.05
+    loss: Loss
+    batches: Iterator[Batch]
+    held_out: Batch
+
+
+class Refinement(Frozen):
+    """`steps` means are differentiated, with Adam at this rate."""
+
+    steps: int = Field(default=600, ge=1)
+    learning_rate: float = Field(default=0.05, gt=0)
 
 
 def refine(
-    problem: Problem,
-    source: Source,
-    weights: Weights,
-    aligned: Aligned,
-    loss: Loss,
-    batches: Iterator[tuple[Tensor, Tensor]],
-    held_out: tuple[Tensor, Tensor],
+    specification: Specification,
+    networks: dict[str, Tensor],
+    element: Element,
+    images: Images,
     config: Refinement,
     seed: int,
 ) -> tuple[Element, float, float]:
-    """The refined element of all networks, and the mean loss of mixtures on `held_out` images before and after; the
-    element that came in, where refining did not lower it. `batches` are of other training images.
+    """The refined element of the networks (N, *shape), which `element` aligns, and the mean loss of means on the images
+    held out, before and after. The element that came in is returned where refining did not lower it.
     """
-    n = len(next(iter(aligned.element.values())))
-    element = {name: tensor.clone() for name, tensor in aligned.element.items()}
-    targets = [mean.expand(n, *mean.shape[1:]).clone() for mean in aligned.reference]
-    rng = generator(seed, "refine")
-    for step in range(config.steps):
-        rows, shares = _mixture(n, rng)
-        found, _ = match(problem, [t[rows] for t in targets], source(rows), seed, 0, taken(element, rows))
-        for name, tensor in found.items():
-            element[name][rows] = tensor
-        gradient = _gradient(problem, found, weights(rows), shares, loss, next(batches))
-        rate = config.rate * (1 - step / config.steps)
-        for target, part in zip(targets, gradient, strict=True):
-            size = part.norm()
-            if size > 0:
-                direction = (part / size).unsqueeze(0) * shares.view(-1, *[1] * part.ndim)
-                target[rows] -= rate * target[rows].flatten(1).norm(dim=1).view(-1, *[1] * part.ndim) * direction
-    scores = [mixture_loss(problem, weights, e, loss, held_out, seed) for e in (aligned.element, element)]
-    return (element if scores[1] < scores[0] else aligned.element), scores[0], scores[1]
+    n, rng = len(next(iter(networks.values()))), generator(seed, "refine")
+    aligned = act(specification, element, networks)
+    sizes = {name: specification.groups[name].size for name in _orders(specification)}
+    dtype = next(t.dtype for t in networks.values() if t.is_floating_point())
+    logits = {g: (START * torch.eye(m, dtype=dtype)).repeat(n, 1, 1).requires_grad_() for g, m in sizes.items()}
+    if not logits:
+        return element, 0.0, 0.0
+    optimizer = torch.optim.Adam(logits.values(), lr=config.learning_rate)
+    for _ in range(config.steps):
+        rows = _drawn(n, rng)
+        soft = {name: sinkhorn(values[rows]) for name, values in logits.items()}
+        moved = _softly_moved(specification, soft, {name: tensor[rows] for name, tensor in aligned.items()})
+        optimizer.zero_grad()
+        images.loss(_mean(moved), *next(images.batches)).backward()
+        optimizer.step()
+    hard = {name: assign(values.detach()) for name, values in logits.items()}
+    refined = compose(specification, hard, element)
+    before, after = (mean_loss(specification, networks, e, images, seed) for e in (element, refined))
+    return (refined if after < before else element), before, after
 
 
-def mixture_loss(
-    problem: Problem, weights: Weights, element: Element, loss: Loss, images: tuple[Tensor, Tensor], seed: int
+def sinkhorn(logits: Tensor) -> Tensor:
+    """(N, n, n) doubly stochastic matrices, rows and columns normalised in turn."""
+    for _ in range(SINKHORN):
+        logits = logits - logits.logsumexp(-1, keepdim=True)
+        logits = logits - logits.logsumexp(-2, keepdim=True)
+    return logits.exp()
+
+
+def mean_loss(
+    specification: Specification, networks: dict[str, Tensor], element: Element, images: Images, seed: int
 ) -> float:
-    """The mean loss of TRIALS mixtures of aligned networks, the same ones for the same seed."""
-    n, rng = len(next(iter(element.values()))), generator(seed, "trials")
-    total = 0.0
+    """The loss of means of a few aligned networks on the images held out, over TRIALS draws that the seed decides."""
+    n, rng, total = len(next(iter(networks.values()))), generator(seed, "trials"), 0.0
     with torch.no_grad():
         for _ in range(TRIALS):
-            rows, shares = _mixture(n, rng)
-            total += float(loss(_mixed(problem, taken(element, rows), weights(rows), shares), *images))
+            rows = _drawn(n, rng)
+            few = {name: tensor[rows] for name, tensor in networks.items()}
+            total += float(images.loss(_mean(act(specification, taken(element, rows), few)), *images.held_out))
     return total / TRIALS
 
 
-def _mixture(n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Which networks are mixed, and their shares (of sum 1): two, or up to MIXED, in equal parts."""
-    count = min(n, int(torch.randint(2, MIXED + 1, (), generator=rng)))
-    return torch.randperm(n, generator=rng)[:count], torch.full((count,), 1 / count, dtype=torch.float64)
+def _orders(specification: Specification) -> list[str]:
+    return [
+        name
+        for name, group in specification.groups.items()
+        if group.kind == "permutation" and group.within is None and not specification.inner(name)
+    ]
 
 
-def _mixed(problem: Problem, element: Element, weights: dict[str, Tensor], shares: Tensor) -> dict[str, Tensor]:
-    moved = act(problem.specification, element, weights)
-    return {
-        name: torch.tensordot(shares.to(tensor.dtype), tensor, 1) if tensor.is_floating_point() else tensor[0]
-        for name, tensor in moved.items()
-    }
+def _drawn(n: int, rng: torch.Generator) -> Tensor:
+    """Which networks a mean is of: two or more."""
+    return torch.randperm(n, generator=rng)[: int(torch.randint(2, MIXED + 1, (), generator=rng))]
 
 
-def _gradient(
-    problem: Problem,
-    element: Element,
-    weights: dict[str, Tensor],
-    shares: Tensor,
-    loss: Loss,
-    batch: tuple[Tensor, Tensor],
-) -> Values:
-    """The gradient of a mixture's loss, for every part (*sizes)."""
-    mixed = _mixed(problem, element, weights, shares)
-    for part in problem.parts:
-        mixed[part.name].requires_grad_()
-    names = list(dict.fromkeys(part.name for part in problem.parts))
-    found = torch.autograd.grad(loss(mixed, *batch), [mixed[name] for name in names])
-    gradients = dict(zip(names, found, strict=True))
-    return [part.view(gradients[part.name][None])[0].double() for part in problem.parts]
+def _mean(networks: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.mean(0) if t.is_floating_point() else t[0] for name, t in networks.items()}
+
+
+def _softly_moved(specification: Specification, soft: Element, networks: dict[str, Tensor]) -> dict[str, Tensor]:
+    out = {name: tensor.clone() for name, tensor in networks.items()}
+    for part in parts_of(specification):
+        values = part.view(networks[part.name])
+        for at, factor in enumerate(part.dims, 1):
+            if factor.group in soft:
+                values = multiplied(values, at, soft[factor.group], inner=False)
+        part.view(out[part.name]).copy_(values)
+    return out

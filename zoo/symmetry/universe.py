@@ -82,7 +82,7 @@ def to_one(problem: Problem, source: Source, aligned: Aligned, chosen: int, seed
             element[name][rows] = tensor
     for name, tensor in identity(specification, 1).items():
         element[name][chosen] = tensor[0]
-    mean, energy = _mean(problem, source, torch.arange(n), element), _survey(problem, source, n)[1]
+    mean, energy = mean_of(problem, source, torch.arange(n), element), _survey(problem, source, n)[1]
     return Aligned(reference, element, aligned.before, [_share(mean, energy)])
 
 
@@ -110,7 +110,7 @@ def _survey(problem: Problem, source: Source, n: int) -> tuple[Tensor, float, Va
         ]
     )
     order = torch.tensor(sorted(range(n), key=norms.tolist().__getitem__))
-    return order, float(norms.sum(1).mean()), _mean(problem, source, order, identity(problem.specification, n))
+    return order, float(norms.sum(1).mean()), mean_of(problem, source, order, identity(problem.specification, n))
 
 
 def _first(problem: Problem, source: Source, k: int) -> Values:
@@ -134,7 +134,7 @@ def _rounds(
             for name, tensor in match(problem, mean, source(order[rows]), seed, starts, warm)[0].items():
                 found[name][rows] = tensor
         still = element is not None and all(torch.equal(found[name], element[name]) for name in found)
-        element, mean = found, _mean(problem, source, order, found)
+        element, mean = found, mean_of(problem, source, order, found)
         shares.append(_energy(mean))
         if still or (number > 1 and shares[-1] < shares[-2] * (1 + LEAST_RISE)):
             break
@@ -167,10 +167,10 @@ def _leave_out(
                     element[name][rows] = tensor
         if _energy(total) < before * (1 + LEAST_RISE):
             break
-    return element, _mean(problem, source, order, element)
+    return element, mean_of(problem, source, order, element)
 
 
-def _mean(problem: Problem, source: Source, order: Tensor, element: Element) -> Values:
+def mean_of(problem: Problem, source: Source, order: Tensor, element: Element) -> Values:
     """The mean (1 network) of the networks after their elements."""
     total: Values = []
     for rows in _chunks(problem, source, torch.arange(len(order))):
