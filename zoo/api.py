@@ -18,6 +18,9 @@ from torch import Tensor
 
 from zoo.checkpoint import content_hash
 from zoo.console import pick_device
+from zoo.derive.align import align as align_zoo
+from zoo.derive.align import unalign as unalign_zoo
+from zoo.derive.alignment import AlignConfig
 from zoo.manifest import Origin, versions
 from zoo.recipe import Recipe, keyword_overrides, load_recipe, task_of
 from zoo.scoring import Score
@@ -112,3 +115,40 @@ def score(
     opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
     task = task_of(opened.manifest.origin, overrides).build(data_root, pick_device(device))
     return score_zoo(opened, task, Path(out or Path("scores") / opened.name), precision=precision)
+
+
+def align(
+    zoo: Zoo | Path | str,
+    *,
+    to: str = "universe",
+    restarts: int = 4,
+    scale: bool = True,
+    seed: int = 0,
+    out: Path | str | None = None,
+    command: tuple[str, ...] = PYTHON,
+) -> Zoo:
+    """The same networks, each brought as near as its symmetries allow to the mean of all (`universe`), the `medoid`, or
+    the network with an id (default place: zoos/<zoo>-aligned). Each computes what it computed.
+
+    Raises ValueError when nobody knows what the networks do, or which symmetries they have.
+    """
+    opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
+    origin = opened.manifest.origin
+    specification = task_of(origin).symmetries()
+    if specification is None:
+        raise ValueError(
+            f"the symmetries of the networks of {opened.path} ({origin.name}) are not known; they are of image "
+            "classifiers that zoo.symmetry describes or torch.export can trace, and of adapters"
+        )
+    config = AlignConfig.model_validate({"to": to, "restarts": restarts, "scale": scale, "seed": seed})
+    path = Path(out or Path("zoos") / f"{opened.name}-aligned")
+    return align_zoo(config, opened, specification, origin.model_copy(update={"command": command}), path)
+
+
+def unalign(zoo: Zoo | Path | str, *, out: Path | str | None = None, command: tuple[str, ...] = PYTHON) -> Zoo:
+    """The networks that an aligned zoo was made of, to the byte (default place: zoos/<zoo>-original). Raises MissingData
+    for a zoo that is not aligned, Corrupt when its alignment does not lead back.
+    """
+    opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
+    origin = opened.manifest.origin.model_copy(update={"command": command})
+    return unalign_zoo(opened, origin, Path(out or Path("zoos") / f"{opened.name}-original"))

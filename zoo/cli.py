@@ -257,13 +257,12 @@ def perturb(
     """Make a zoo of noised, mixed or Gaussian networks from a zoo (default place: zoos/<zoo>-<kind>)."""
     from zoo.derive.perturb import PerturbConfig
     from zoo.derive.perturb import perturb as perturb_zoo
-    from zoo.hub.client import is_address
     from zoo.recipe import validate
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
     entries = zoo.select(split)
-    target = out or (Path("zoos") if is_address(path) else zoo.path.resolve().parent) / f"{zoo.name}-{kind}"
+    target = derived_place(path, zoo, kind, out)
     settings = {"kind": kind, "n": n, "seed": seed, "sigma": sigma, "of": of}
     config = validate(PerturbConfig, settings, "")
     if dry_run:
@@ -293,12 +292,11 @@ def split(
     """
     from zoo.conditions import Holdout
     from zoo.derive.split import plan_split, split_zoo
-    from zoo.hub.client import is_address
     from zoo.recipe import validate
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
-    target = out or (Path("zoos") if is_address(path) else zoo.path.resolve().parent) / f"{zoo.name}-{holdout}"
+    target = derived_place(path, zoo, holdout, out)
     settings = {"kind": holdout, "seed": seed} | ({} if n is None else {"n": n})
     config = validate(Holdout, settings, "")
     if dry_run:
@@ -307,6 +305,39 @@ def split(
         emit({"out": str(target), **settings, "splits": counts}, as_json, f"would write {text} to {target}")
         return
     made = split_zoo(zoo, config, command_line("rpg-zoo"), target)
+    emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
+
+
+@app.command()
+def align(
+    path: ZooPath,
+    to: Annotated[str, typer.Option(help="universe (the mean of all), medoid, or the id of a network.")] = "universe",
+    restarts: Annotated[int, typer.Option(help="Starts for every network, of which the best is kept.")] = 4,
+    scale: Annotated[bool, typer.Option(help="Take scales to their balanced point first.")] = True,
+    seed: int = 0,
+    undo: Annotated[bool, typer.Option("--undo", help="From an aligned zoo, the original one, to the byte.")] = False,
+    out: Out = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Bring networks that differ by their symmetries together: the order of units, scales, signs, heads (default place:
+    zoos/<zoo>-aligned). Each computes what it computed.
+    """
+    from zoo.api import align as align_zoo
+    from zoo.api import unalign as unalign_zoo
+    from zoo.store import Zoo
+
+    zoo = Zoo.open(path)
+    target = derived_place(path, zoo, "original" if undo else "aligned", out)
+    if dry_run:
+        what = "undo the alignment of" if undo else "align"
+        emit({"out": str(target), "to": to}, as_json, f"would {what} {len(zoo.entries)} networks into {target}")
+        return
+    command = command_line("rpg-zoo")
+    if undo:
+        made = unalign_zoo(zoo, out=target, command=command)
+    else:
+        made = align_zoo(zoo, to=to, restarts=restarts, scale=scale, seed=seed, out=target, command=command)
     emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
 
 
@@ -410,6 +441,13 @@ def _recipe_problem(zoo: Zoo) -> list[str]:
     except ValueError as error:
         return [plain(f"the task in the manifest is broken: {error}")]
     return []
+
+
+def derived_place(source: Path, zoo: Zoo, suffix: str, out: Path | None) -> Path:
+    """Where a zoo derived from another goes: beside it, or where --out says."""
+    from zoo.hub.client import is_address
+
+    return out or (Path("zoos") if is_address(source) else zoo.path.resolve().parent) / f"{zoo.name}-{suffix}"
 
 
 def describe(zoo: Zoo) -> dict[str, object]:

@@ -160,8 +160,9 @@ class ZooWriter:
         self._journal.append(entry.model_dump(mode="json"))
         self.done[entry.id] = entry
 
-    def finish(self, extra: Mapping[str, bytes] | None = None) -> Zoo:
-        """Stack, index and seal the zoo, with `extra` files by their names. Doing it again, after a kill or on a
+    def finish(self, extra: Mapping[str, bytes] | None = None, beside: Sequence[Path] = ()) -> Zoo:
+        """Stack, index and seal the zoo, with `extra` files by their names, and files that already lie in its directory
+        `beside` the checkpoints. Doing it again, after a kill or on a
         finished zoo, changes nothing.
         """
         if not self.complete:
@@ -175,6 +176,7 @@ class ZooWriter:
                 write_bytes(self.path / name, data)
             frozen = {FROZEN} if self.frozen else set()
             names = sorted({entry.file for entry in entries} | {INDEX} | frozen | set(extra or ()))
+            names += sorted(path.relative_to(self.path).as_posix() for path in beside)
             manifest = Manifest(
                 origin=self.origin,
                 structure=self.structure,
