@@ -322,7 +322,7 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(data, monkeypatch, name, sett
         ("kde", {}, 1, "expected 2 or more"),
         ("kde", {"codes": "networks"}, 1, "expected 2 or more"),
         ("kde", {"rank": 9}, 3, "use --set method.rank=2 or fewer"),
-        ("soup", {"of": 4}, 3, "cannot mix 4 networks"),
+        ("soup", {"of": 4}, 3, "use --set method.of=3 or fewer"),
         ("soup", {"rescale": True}, 3, "no radius to rescale"),
         ("soup", {"rescale": True, "of": 3}, 3, "no radius to rescale"),
     ],
