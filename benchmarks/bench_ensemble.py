@@ -29,16 +29,16 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from harness import Bench, Timing, arguments
-from zoo.allocator import keep_freed_memory
-from zoo.collect import Checkpoint, CollectConfig, Job, jobs
 from zoo.conditions import all_conditions, bits
-from zoo.ensemble import train_together
+from zoo.data.augment import random_flip
+from zoo.data.images import STATISTICS, standardize
+from zoo.data.loading import epochs
+from zoo.networks.classifiers import create_network
 from zoo.seeds import cpu_seed
 from zoo.tasks import binary
-from zoo.tasks.augment import random_flip
-from zoo.tasks.images import STATISTICS, standardize
-from zoo.tasks.loading import epochs
-from zoo.tasks.networks import create_network
+from zoo.training.collect import Checkpoint, CollectConfig, Job, jobs
+from zoo.training.malloc import keep_freed_memory
+from zoo.training.together import train_together
 
 TASKS = 1022  # which share the data
 SAME = 0.02  # distance between the weights of both sides, as a share of how far training has moved them

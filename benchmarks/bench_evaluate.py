@@ -28,9 +28,10 @@ from harness import Bench, arguments
 from zoo.checkpoint import save_tensors
 from zoo.recipe import load_recipe
 from zoo.scoring import score
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
 from zoo.tasks.base import Task
+from zoo.writer import ZooWriter
 
 RECIPES = ("cifar10-cnn-small", "cifar10-cnn-medium")
 SINGLES = 3  # checkpoints that get a process each

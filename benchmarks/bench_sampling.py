@@ -22,19 +22,20 @@ from torch import Tensor
 import published
 from harness import Bench, Served, arguments, interleaved, serve
 from rpg.api import plan_generation
-from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig
-from rpg.layout import Layout
-from rpg.learnt import Learnt, build_generator
-from rpg.models.diffusion import make_scheduler, sample
-from rpg.models.generator import Generator
+from rpg.config import DiffusionConfig
+from rpg.diffusion import make_scheduler, sample
+from rpg.methods.rpg.config import GenerateConfig, GeneratorConfig
+from rpg.methods.rpg.learnt import Learnt, build_generator
+from rpg.methods.rpg.models.generator import Generator
+from rpg.methods.rpg.windows import chunk_size
 from rpg.run import Run
-from rpg.windows import chunk_size
-from zoo.allocator import keep_freed_memory
+from rpg.tokens.layout import Layout
+from zoo.networks.classifiers import create_network
 from zoo.recipe import task_of
 from zoo.scoring import score, summaries
 from zoo.seeds import generator as seeded_generator
 from zoo.structure import Structure
-from zoo.tasks.networks import create_network
+from zoo.training.malloc import keep_freed_memory
 
 NETWORKS = 10
 CPU = torch.device("cpu")
@@ -121,7 +122,7 @@ def fewer_steps(bench: Bench, run: Run, data_root: Path | None) -> None:
             ).carry_out()
             seconds = time.perf_counter() - start
             scores = score(zoo, task, Path(folder) / "scores")
-        summary = summaries(scores)[task.headline]
+        summary = summaries(scores)[task.main_metric]
         first = first or (seconds, summary.mean)
         bench.row(
             run=run.path.name,

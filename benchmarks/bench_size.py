@@ -19,11 +19,12 @@ import torch
 from matplotlib.figure import Figure
 
 from harness import Bench, arguments, interleaved, watch
-from rpg.config import DiffusionConfig, GeneratorConfig, TrainConfig
-from rpg.models.diffusion import make_scheduler
-from rpg.models.generator import Generator
+from rpg.config import DiffusionConfig
+from rpg.diffusion import make_scheduler
+from rpg.methods.rpg.config import GeneratorConfig, TrainConfig
+from rpg.methods.rpg.models.generator import Generator
+from rpg.methods.rpg.train import Batches
 from rpg.processes import Processes
-from rpg.train import Batches
 from zoo.files import write_bytes
 
 SETTINGS = TrainConfig(batch_size=4, diffusion_batch=128, precision="float32")

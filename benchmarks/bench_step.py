@@ -16,21 +16,22 @@ import torch
 
 import published
 from harness import Bench, Served, arguments, interleaved, serve
-from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, Precision, RPGConfig, TrainConfig
+from rpg.config import DiffusionConfig
 from rpg.devices import Device, measure
-from rpg.estimate import estimate
-from rpg.layout import Layout
-from rpg.learnt import build_generator
-from rpg.models.diffusion import draw_noise, make_scheduler
-from rpg.models.generator import Generator
-from rpg.optimizer import make_optimizer
+from rpg.diffusion import draw_noise, make_scheduler
+from rpg.methods.rpg.config import GenerateConfig, GeneratorConfig, Precision, RPGConfig, TrainConfig
+from rpg.methods.rpg.estimate import estimate
+from rpg.methods.rpg.learnt import build_generator
+from rpg.methods.rpg.models.generator import Generator
+from rpg.methods.rpg.optimizer import make_optimizer
+from rpg.methods.rpg.train import Batches
 from rpg.processes import Processes
-from rpg.tokens import open_tokens, write_tokens
-from rpg.train import Batches
-from zoo.allocator import keep_freed_memory
+from rpg.tokens.files import open_tokens, write_tokens
+from rpg.tokens.layout import Layout
+from zoo.networks.classifiers import create_network
 from zoo.seeds import generator as seeded_generator
 from zoo.structure import Structure
-from zoo.tasks.networks import create_network
+from zoo.training.malloc import keep_freed_memory
 
 CHECKPOINTS = 50
 CASES = {

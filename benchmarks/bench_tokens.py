@@ -25,12 +25,13 @@ import torch
 from torch import Tensor
 
 from harness import Bench, Timing, arguments, interleaved
-from rpg.layout import Layout
-from rpg.tokens import gather, open_tokens, write_tokens
+from rpg.tokens.files import gather, open_tokens, write_tokens
+from rpg.tokens.layout import Layout
 from zoo.manifest import Origin
 from zoo.seeds import generator
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 Weights = dict[str, Tensor]
 ORIGIN = Origin(name="benchmark", kind="collected", task={"name": "none"}, command=("bench",), versions={})

@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rpg.layout import Layout
-from rpg.models.denoiser import ConvStage, Denoiser
-from rpg.models.generator import Generator
-from rpg.models.ssd import Mamba2
+from rpg.methods.rpg.models.denoiser import ConvStage, Denoiser
+from rpg.methods.rpg.models.generator import Generator
+from rpg.methods.rpg.models.ssd import Mamba2
+from rpg.tokens.layout import Layout
 
 CHUNK_SIZE = 256  # mamba-ssm's default
 

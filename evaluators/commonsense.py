@@ -1,12 +1,12 @@
-"""Commonsense reasoning of a language model, by either of two protocols; lm-eval asks the model and is imported here
-only.
+"""Commonsense reasoning of a language model, which answers in either of two ways. lm-eval asks it; this is the only
+module that imports it.
 
-| protocol        | the model's answer                                                                       |
+| `answer_by`     | the model's answer                                                                       |
 |-----------------|------------------------------------------------------------------------------------------|
 | `generate`      | the first answer in the text that it generates (LLM-Adapters, DoRA, the paper's Table 3)  |
 | `loglikelihood` | the choice with the largest log-likelihood after the question (lm-eval's own tasks)       |
 
-The two give other numbers for the same network, so the protocol belongs to every number.
+The two give other numbers for the same network, so the way belongs to every number.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class LanguageModel(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is asked. `beams` and `max_new_tokens` are of generated answers; LLM-Adapters has these values."""
+    """How a model answers. `beams` and `max_new_tokens` are of generated answers; LLM-Adapters has these values."""
 
-    protocol: Literal["generate", "loglikelihood"] = "generate"
+    answer_by: Literal["generate", "loglikelihood"] = "generate"
     beams: int = 4
     max_new_tokens: int = 32
 
     def __str__(self) -> str:
-        if self.protocol == "loglikelihood":
+        if self.answer_by == "loglikelihood":
             return "log-likelihood of the choices"
         return f"generate and match, {self.beams} beams, {self.max_new_tokens} tokens"
 
@@ -72,7 +72,7 @@ def evaluate(model: LanguageModel, questions: Mapping[str, Sequence[Question]], 
     if not questions or not all(questions.values()):
         raise ValueError("no questions to evaluate on; expected at least one in every set")
     asked = [question for name in questions for question in questions[name]]
-    if settings.protocol == "generate":
+    if settings.answer_by == "generate":
         answers = generated(model, asked, settings)
         correct = np.array([word == q.word for word, q in zip(answers, asked, strict=True)])
         more = [proportion("answered", np.array([word != "" for word in answers]))]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rpg.api import generate, load, train
     from rpg.evaluation import eval
-    from rpg.reporting import report
+    from rpg.reports.stage import report
     from rpg.run import Run
 
 __all__ = ["Run", "__version__", "eval", "generate", "load", "report", "train"]
@@ -25,7 +25,7 @@ NAMES = {
     "eval": "rpg.evaluation",
     "generate": "rpg.api",
     "load": "rpg.api",
-    "report": "rpg.reporting",
+    "report": "rpg.reports.stage",
     "train": "rpg.api",
 }
 """Where what this package offers is defined: imported when it is asked for."""

@@ -13,18 +13,28 @@ from typing import Any
 
 from rpg.devices import DEVICES, measure
 from rpg.methods.base import DrawConfig, Estimate, Machine, Method, MethodConfig, TrainingSet
+from rpg.methods.rpg.sizes import CHECKPOINTS, adequate_sizes
 from rpg.publish import fetch_run
 from rpg.run import Run
-from rpg.sizes import CHECKPOINTS, adequate_sizes
 from zoo.api import PYTHON
-from zoo.collect import jobs
 from zoo.console import is_first_process, pick_device
 from zoo.errors import MissingData, MissingExtra, suggest
-from zoo.hub import is_address, parse_address
+from zoo.hub.client import is_address, parse_address
 from zoo.manifest import Origin, Source, differences, settings_of, versions
-from zoo.recipe import Recipe, keyword_overrides, load_method, load_recipe, method_names, recipe_names, validate
-from zoo.store import Zoo, ZooWriter, find
+from zoo.recipe import (
+    Recipe,
+    is_recipe,
+    keyword_overrides,
+    load_method,
+    load_recipe,
+    method_names,
+    recipe_names,
+    validate,
+)
+from zoo.store import Zoo, find
 from zoo.structure import Structure, TensorSpec
+from zoo.training.collect import jobs
+from zoo.writer import ZooWriter
 
 
 def load(place: Path | str) -> Run:
@@ -144,7 +154,7 @@ def _recipe_and_zoo(
     if what is None or isinstance(what, Zoo):
         return None, what
     name = str(what)
-    if name in recipe_names() or name.endswith((".yaml", ".yml")):
+    if is_recipe(name):
         recipe = load_recipe(name, overrides, method)
         return recipe, Path("zoos") / recipe.name
     if is_address(what) or find(what, "zoos").is_dir():
@@ -219,7 +229,7 @@ def plan_generation(
     """What `generate` does. Raises what it raises before any work."""
     trained = run if isinstance(run, Run) else load(run)
     record, method = trained.record(), trained.method()
-    request = validate(method.draw_config, {**record.draw, **settings}, "generate")
+    request = validate(trained.config().draw_config, {**record.draw, **settings}, "generate")
     origin = Origin(
         name=record.origin.name,
         kind="generated",

@@ -217,7 +217,9 @@ def report(
     zoos: Annotated[
         list[str], typer.Argument(metavar="ZOO...", help="Generated zoos (default: the newest of --task).")
     ] = [],  # noqa: B006
-    task: Annotated[str | None, typer.Option("--task", help="A recipe or task name.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="A recipe or task name; of a recipe the section eval: holds.")
+    ] = None,
     originals: Originals = None,
     split: Split = None,
     runs: Annotated[
@@ -239,7 +241,8 @@ def report(
     one generator.
     """
     from rpg.evaluation import find_generated
-    from rpg.reporting import plan_report
+    from rpg.reports.stage import plan_report
+    from zoo.recipe import is_recipe
 
     if not zoos and task is None:
         raise ValueError("say which networks: generated zoos, or --task RECIPE for the newest of a recipe")
@@ -251,6 +254,7 @@ def report(
         runs=runs,
         out=out,
         overrides=overrides,
+        recipe=task if task and is_recipe(task) else None,
         data_root=data_root,
         device=device,
         plots=[form for form in plots.split(",") if form],
@@ -278,8 +282,8 @@ def compare(
 
     Zoos of the same originals are compared first, each group in a report of its own under reports/.
     """
-    from rpg.comparisons import comparisons_table
-    from rpg.reporting import comparisons_of
+    from rpg.reports.comparisons import comparisons_table
+    from rpg.reports.stage import comparisons_of
     from zoo.errors import suggest
     from zoo.table import FORMATS
 
@@ -347,7 +351,7 @@ def push(
     """Publish a trained generator on the Hugging Face Hub (log in with `hf auth login`). Run it again to continue."""
     from rpg.api import load
     from rpg.publish import push_run
-    from zoo.hub import Address, parse_address
+    from zoo.hub.client import Address, parse_address
 
     given = parse_address(repo_id)
     address = Address(given.repo_id, revision or given.revision)

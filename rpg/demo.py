@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from rpg.api import plan_generation, plan_training
-from rpg.reporting import Report, plan_report
+from rpg.reports.stage import Report, plan_report
 from zoo.api import PYTHON, collection
-from zoo.engines import collect_zoos
 from zoo.recipe import load_recipe
+from zoo.training.engines import collect_zoos
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -43,6 +43,12 @@ def demo(
     made = stage("generate", generation.carry_out)
     evaluation = [pair for pair in overrides if pair.startswith("eval.")]
     reporting = plan_report(
-        [zoo, made], out=out / "report", overrides=evaluation, runs=[str(run.path)], device=device, command=command
+        [zoo, made],
+        recipe=RECIPE,
+        out=out / "report",
+        overrides=evaluation,
+        runs=[str(run.path)],
+        device=device,
+        command=command,
     )
     return stage("compare", reporting.carry_out), seconds

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rpg.config import Precision
+from rpg.methods.rpg.config import Precision
 from zoo.errors import Failed
 
 GB, T = 10**9, 10**12

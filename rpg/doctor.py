@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from zoo.tasks.detectron import INSTALL
+from zoo.networks.detectron import INSTALL
 
 PACKAGE = "rpg-zoo"
 SUBSTITUTES = {

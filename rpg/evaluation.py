@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from rpg.task_report import tasks_json, tasks_text
-from rpg.tasks import TaskComparison, compare_tasks
+from rpg.reports.task_report import tasks_json, tasks_text
+from rpg.reports.tasks import TaskComparison, compare_tasks
 from zoo.api import PYTHON
 from zoo.console import pick_device
 from zoo.errors import Corrupt, MissingData, suggest
@@ -143,7 +143,7 @@ def find_source(zoo: Zoo) -> Zoo | None:
     source = zoo.manifest.origin.source
     if source is None:
         return None
-    for folder in dict.fromkeys([zoo.path.resolve().parent, Path("zoos").resolve()]):
+    for folder in (zoo.path.parent, Path("zoos")):
         for manifest in sorted(folder.glob("*/manifest.json")):
             if sha256_file(manifest) == source.zoo:
                 return Zoo.open(manifest.parent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rpg.inputs import REPORT
+from rpg.reports.inputs import REPORT
 from rpg.run import Run
 from zoo.errors import Corrupt, MissingData, brief
 from zoo.files import parse_json, read_limited, read_records

@@ -1,4 +1,4 @@
-"""The way to accelerate (imported here only): processes that train together, one per device, and trackers.
+"""Wraps accelerate, the only module that imports it: processes that train together, one per device, and trackers.
 
 `accelerate launch` starts the processes; by itself a program is one. They see the same files.
 """
@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rpg.models.batchnorm import BatchNorm
+from rpg.methods.rpg.models.batchnorm import BatchNorm
 from zoo.errors import MissingExtra, suggest
 
 TRACKERS = {"tensorboard": "rpg-zoo[track]", "wandb": "wandb", "trackio": "trackio"}  # and what to install

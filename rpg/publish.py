@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rpg.run import Run
-from zoo import hub
-from zoo.card import generator_card
 from zoo.files import write_bytes
-from zoo.licenses import license_for
+from zoo.hub import client as hub
+from zoo.hub.card import generator_card
+from zoo.hub.licenses import license_for
 
 LAST = "trained.json"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from rpg.api import Training, plan_generation
-from rpg.config import GenerateConfig, RPGConfig
 from rpg.methods.base import DrawConfig, Machine, MethodConfig, TrainingSet
+from rpg.methods.rpg.config import GenerateConfig, RPGConfig
 from rpg.run import Run
 from zoo.manifest import Origin, Source, settings_of
 from zoo.store import Zoo
@@ -37,7 +37,7 @@ def train(
         versions={},
     )
     data = TrainingSet(zoo, split, tuple(zoo.select(split)))
-    draw = request or config.build().draw_config()
+    draw = request or config.draw_config()
     return Training(config, draw, data, origin, path, Machine(torch.device("cpu"), tuple(trackers))).carry_out()
 
 

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Zoo", "__version__", "collect", "from_state_dicts", "open", "score"]
 
-NAMES = {"Zoo": "zoo.store", **dict.fromkeys(("collect", "from_state_dicts", "open", "score"), "zoo.api")}
+NAMES = {
+    "Zoo": "zoo.store",
+    "collect": "zoo.api",
+    "from_state_dicts": "zoo.api",
+    "open": "zoo.api",
+    "score": "zoo.api",
+}
 """Where what this package offers is defined: imported when it is asked for."""
 
 

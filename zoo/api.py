@@ -17,15 +17,16 @@ from typing import Any
 from torch import Tensor
 
 from zoo.checkpoint import content_hash
-from zoo.collect import CollectConfig
 from zoo.console import pick_device
-from zoo.engines import Plan, collect_zoos
 from zoo.manifest import Origin, versions
 from zoo.recipe import Recipe, keyword_overrides, load_recipe, task_of
 from zoo.scoring import Score
 from zoo.scoring import score as score_zoo
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Frozen, Structure
+from zoo.training.collect import CollectConfig
+from zoo.training.engines import Plan, collect_zoos
+from zoo.writer import ZooWriter
 
 PYTHON = ("python",)  # the command on record where there is no command line
 

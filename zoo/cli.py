@@ -48,9 +48,9 @@ def collect(
     --engine local, and as many as the cluster has GPUs (or CPUs) with --engine ray.
     """
     from zoo.api import collection
-    from zoo.collect import jobs
-    from zoo.engines import collect_zoos
     from zoo.recipe import load_recipe
+    from zoo.training.collect import jobs
+    from zoo.training.engines import collect_zoos
 
     loaded = [load_recipe(name, overrides) for name in recipes]
     places = [out if out and len(loaded) == 1 else (out or Path("zoos")) / recipe.name for recipe in loaded]
@@ -119,9 +119,9 @@ def import_checkpoints(
     is not taken is listed with the reason.
     """
     from zoo.conditions import Holdout
-    from zoo.importing import Plan, import_zoo
+    from zoo.formats.importing import Plan, import_zoo
+    from zoo.formats.weights import suffix
     from zoo.recipe import load_recipe, validate
-    from zoo.weights import suffix
 
     if overrides and recipe is None:
         say("--set is ignored without --recipe")
@@ -224,8 +224,8 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write one checkpoint, whole, for other libraries to load (default place: exports/<zoo>-<id>)."""
-    from zoo.convert import FORMATS, export_checkpoint
     from zoo.errors import suggest
+    from zoo.formats.exporting import FORMATS, export_checkpoint
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
@@ -255,9 +255,9 @@ def perturb(
     as_json: Json = False,
 ) -> None:
     """Make a zoo of noised, mixed or Gaussian networks from a zoo (default place: zoos/<zoo>-<kind>)."""
-    from zoo.hub import is_address
-    from zoo.ops import PerturbConfig
-    from zoo.ops import perturb as perturb_zoo
+    from zoo.derive.perturb import PerturbConfig
+    from zoo.derive.perturb import perturb as perturb_zoo
+    from zoo.hub.client import is_address
     from zoo.recipe import validate
     from zoo.store import Zoo
 
@@ -292,9 +292,9 @@ def split(
     zoos/<zoo>-<holdout>).
     """
     from zoo.conditions import Holdout
-    from zoo.hub import is_address
+    from zoo.derive.split import plan_split, split_zoo
+    from zoo.hub.client import is_address
     from zoo.recipe import validate
-    from zoo.split import plan_split, split_zoo
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
@@ -330,8 +330,8 @@ def push(
     as_json: Json = False,
 ) -> None:
     """Publish a zoo on the Hugging Face Hub (log in with `hf auth login`). Run it again to continue."""
-    from zoo.hub import Address, is_address, parse_address
-    from zoo.publish import push_checkpoint, push_zoo
+    from zoo.hub.client import Address, is_address, parse_address
+    from zoo.hub.publish import push_checkpoint, push_zoo
     from zoo.store import Zoo
 
     if is_address(path) and id is None:
@@ -361,8 +361,8 @@ def pull(
     as_json: Json = False,
 ) -> None:
     """Fetch a published zoo and check all of it (default place: zoos/<name>). Run it again to continue."""
-    from zoo.hub import Address, parse_address
-    from zoo.publish import pull_zoo
+    from zoo.hub.client import Address, parse_address
+    from zoo.hub.publish import pull_zoo
     from zoo.store import Zoo
 
     given = parse_address(repo_id)
@@ -388,8 +388,8 @@ def card(
     """Print the card that `rpg-zoo push` would publish with a zoo."""
     from tempfile import TemporaryDirectory
 
-    from zoo.hub import parse_address
-    from zoo.publish import write_card
+    from zoo.hub.client import parse_address
+    from zoo.hub.publish import write_card
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)

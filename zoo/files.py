@@ -4,18 +4,19 @@ others: read in bounded size, as strict JSON.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from zoo.errors import Corrupt, Failed, brief
 
 JOURNAL_BYTES = 2**30  # a longer journal is none of ours
+WINDOWS = sys.platform == "win32"
 
 
 @contextmanager
@@ -98,11 +99,37 @@ def sha256_file(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    """Put a file or, so that a new name survives, a directory on disk. Windows can do so for files that are open to
+    write; directories it does not open.
+    """
+    if WINDOWS and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Hold the file until it is closed. Raises BlockingIOError when another process holds it."""
+    try:
+        import fcntl
+    except ImportError:
+        _lock_on_windows(file)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _lock_on_windows(file: IO[bytes]) -> None:
+    """There nobody else can read what is locked, so it is a byte that no journal has."""
+    import msvcrt
+
+    file.seek(JOURNAL_BYTES)
+    try:
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]  # declared for Windows only
+    except OSError as error:
+        raise BlockingIOError(error.errno, error.strerror) from error
 
 
 class Journal:
@@ -121,7 +148,7 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a+b", buffering=0)  # a buffer would still write its rest after a failed append
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._file)
         except BlockingIOError as error:
             self._file.close()
             raise Failed(f"another process is writing {path}; wait for it or stop it first") from error

@@ -44,6 +44,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 OriginKind = Literal["collected", "imported", "trained", "generated", "derived"]
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 MANIFEST_BYTES = 2**27  # 300,000 checkpoints; a larger manifest is not read
+SETTINGS_CHARACTERS = 2**20  # of an origin
 UNKNOWN = "unknown"  # the task of networks of which nobody said what they do
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
@@ -70,7 +71,7 @@ class FileRecord(Frozen):
 
 
 class Entry(Frozen):
-    """One checkpoint. `sha256` is its content's (zoo.checkpoint.content_hash), `row` its place in a stack, `step`
+    """One checkpoint. `sha256` is its content's (zoo.checkpoint.content_hash), `row` its row in a stack, `step`
     counts optimiser steps, `metrics` were measured on validation data while it was made, `parents` are the
     checkpoints it was derived from.
     """
@@ -125,6 +126,17 @@ class Origin(Frozen):
     command: tuple[str, ...]
     versions: dict[str, str]
 
+    @model_validator(mode="after")
+    def _plain(self) -> Self:
+        text = json.dumps([self.task, self.settings], ensure_ascii=False)
+        if len(text) > SETTINGS_CHARACTERS:
+            raise ValueError(
+                f"task and settings have {len(text):,} characters; at most {SETTINGS_CHARACTERS:,} are read"
+            )
+        if not all(c.isprintable() for c in text):
+            raise ValueError("task or settings hold control characters")
+        return self
+
     @property
     def family(self) -> str:
         """The task family, for example `classification`."""
@@ -147,6 +159,18 @@ class Origin(Frozen):
     def recipe_text(self) -> str:
         """Task and settings as YAML, for people."""
         return yaml.safe_dump({"task": self.task, **self.settings}, sort_keys=False)
+
+
+def _words(tree: JsonValue) -> Iterator[str]:
+    """All texts of a tree, keys included."""
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, dict):
+        yield from tree
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for part in tree:
+            yield from _words(part)
 
 
 def settings_of(section: Frozen) -> dict[str, JsonValue]:
@@ -172,7 +196,8 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _shown(leaves: Mapping[str, Any], key: str) -> str:
     if key not in leaves:
         return "(default)"
-    text = json.dumps(leaves[key])
+    value = leaves[key]
+    text = json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -1,4 +1,4 @@
-"""Progress bars on stderr for long work, when stderr is a terminal; nothing otherwise."""
+"""Progress of long work on stderr: a bar on a terminal, elsewhere a line a minute and one at the end."""
 
 from __future__ import annotations
 
@@ -6,15 +6,29 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import Protocol
+
+from zoo.console import plain
+
+EVERY = 60  # seconds between lines
 
 
 class Bar(Protocol):
-    def advance(self, steps: int = 1, note: str = "") -> None: ...
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """So many more steps are done; the note is shown until the next one."""
+        ...
+
+    def skip(self, steps: int) -> None:
+        """So many steps were done before this call, so they say nothing about its speed."""
+        ...
 
 
 class _Silent:
     def advance(self, steps: int = 1, note: str = "") -> None:
+        pass
+
+    def skip(self, steps: int) -> None:
         pass
 
 
@@ -23,24 +37,86 @@ class _Rich:
         self._bars, self._task = bars, task
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        self._bars.update(self._task, advance=steps, note=note)
+        self._bars.update(self._task, advance=steps, **({"note": plain(note)} if note else {}))
+
+    def skip(self, steps: int) -> None:
+        self._bars.update(self._task, advance=steps)  # of its speed the first update is no part
+
+
+class _Lines:
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total = what, total
+        self._done = self._skipped = 0
+        self._note = ""
+        self._start = self._last = monotonic()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self._done += steps
+        self._note = note or self._note
+        if monotonic() - self._last >= EVERY:
+            self._last = monotonic()
+            left = (self._total - self._done - self._skipped) * self._seconds_each()
+            self._print(f"{_duration(left)} left")
+
+    def skip(self, steps: int) -> None:
+        self._skipped += steps
+
+    def finish(self) -> None:
+        """The last line; none where nothing had to be done."""
+        if self._done:
+            self._print(f"{_duration(monotonic() - self._start)} in all")
+
+    def _seconds_each(self) -> float:
+        return (monotonic() - self._start) / max(self._done, 1)
+
+    def _print(self, time: str) -> None:
+        done = self._done + self._skipped
+        share = f"{done:,} of {self._total:,} ({100 * done // max(self._total, 1)}%)"
+        parts = [share, self._note, _rate(self._seconds_each()), time]
+        print(plain(f"{self._what}: {', '.join(filter(None, parts))}"), file=sys.stderr, flush=True)
 
 
 @contextmanager
 def progress(what: str, total: int, show: bool = True) -> Iterator[Bar]:
-    """A bar for `total` steps. `RPG_NO_PROGRESS=1` turns bars off."""
-    if not show or not sys.stderr.isatty() or os.environ.get("RPG_NO_PROGRESS"):
+    """Shows how far work of `total` steps is; `what` names it, as in `training digits`. `RPG_NO_PROGRESS=1` turns it
+    off.
+    """
+    if not show or os.environ.get("RPG_NO_PROGRESS"):
         yield _Silent()
-        return
+    elif sys.stderr.isatty():
+        with _terminal(what, total) as bar:
+            yield bar
+    else:
+        lines = _Lines(what, total)
+        yield lines
+        lines.finish()
+
+
+@contextmanager
+def _terminal(what: str, total: int) -> Iterator[Bar]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        "{task.description:>9}",
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=Console(stderr=True)) as bars:
-        yield _Rich(bars, bars.add_task(what, total=total, note=""))
+        yield _Rich(bars, bars.add_task(plain(what), total=total, note=""))
+
+
+def _rate(seconds_each: float) -> str:
+    if seconds_each >= 1:
+        return f"{seconds_each:.1f} s each"
+    return f"{1 / seconds_each:,.1f}/s" if seconds_each else ""  # too quick for the clock
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

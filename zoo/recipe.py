@@ -25,12 +25,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from yaml import AliasEvent, YAMLError
 
-from zoo.collect import CollectConfig
 from zoo.errors import brief, suggest
 from zoo.manifest import Origin, settings_of, versions
 from zoo.structure import Frozen
 from zoo.tasks import config_class
 from zoo.tasks.base import TaskConfig
+from zoo.training.collect import CollectConfig
 
 # Where the schemas of generators live. Names, not imports: a typo in `method:` must stop `rpg-zoo collect` before hours
 # of work, while zoo code stays unaware of generators.
@@ -81,6 +81,11 @@ def recipe_names() -> dict[str, Path]:
     return {file.stem: file for file in files if "_methods" not in file.parts}
 
 
+def is_recipe(name: str) -> bool:
+    """Whether this is a recipe's short name, or the name of a YAML file."""
+    return name.endswith((".yaml", ".yml")) or name in recipe_names()
+
+
 def method_names() -> dict[str, Path]:
     """Names of the settings that come with the package, for `--method` and `extends: _methods/NAME`."""
     return {file.stem: file for file in sorted((recipes_root() / "_methods").glob("*.yaml"))}
@@ -127,17 +132,17 @@ def task_of(origin: Origin, overrides: Sequence[str] = ()) -> TaskConfig:
         raise ValueError(
             f"nobody said what the networks of {origin.name} do; import them again with `rpg-zoo import --recipe NAME`"
         )
+    if "${" in json.dumps(origin.task):
+        raise ValueError(f"the task of {origin.name} refers to other values, or to the environment, which is refused")
     tree = _merged(OmegaConf.create({"task": origin.task}), overrides)
     if unknown := [key for key in tree if key != "task"]:
         raise ValueError(f"--set {unknown[0]} changes nothing here; expected task., as in task.image_size=32")
     return _task(origin.name, tree["task"])
 
 
-def eval_of(overrides: Sequence[str]) -> tuple[Frozen, list[str]]:
-    """The section `eval:` out of `eval.a=b` overrides, and the other overrides."""
-    mine = [pair for pair in overrides if pair.startswith("eval.")]
-    tree = _merged(OmegaConf.create({}), mine)
-    return _section("--set", "eval", tree.get("eval", {})), [pair for pair in overrides if pair not in mine]
+def eval_of(overrides: Sequence[str]) -> Frozen:
+    """The section `eval:` out of `eval.a=b` overrides alone."""
+    return _section("--set", "eval", _merged(OmegaConf.create({}), overrides).get("eval", {}))
 
 
 def keyword_overrides(schemas: Mapping[str, type[BaseModel]], keywords: Mapping[str, Any]) -> list[str]:
@@ -245,12 +250,10 @@ def _known_sections(name: str, tree: Any) -> None:
 
 def _validated(name: str, tree: Any) -> Recipe:
     _known_sections(name, tree)
-    zoo = _section(name, "zoo", tree.get("zoo", {}))
+    task, zoo = _task(name, tree.get("task", {})), _section(name, "zoo", tree.get("zoo", {}))
     assert isinstance(zoo, CollectConfig)
     method, draw = _method(name, tree)
-    return Recipe(
-        name, _task(name, tree.get("task", {})), zoo, method, draw, _section(name, "eval", tree.get("eval", {}))
-    )
+    return Recipe(name, task, zoo, method, draw, _section(name, "eval", tree.get("eval", {})))
 
 
 def _task(name: str, tree: Any) -> TaskConfig:
@@ -266,7 +269,7 @@ def _method(name: str, tree: Any) -> tuple[Frozen | None, Frozen | None]:
             raise ValueError(f"recipe {name}: generate needs a method; set method.name or leave generate out")
         return None, None
     section: Any = _section(name, "method", tree["method"])
-    schema = section.build().draw_config
+    schema = section.draw_config
     return section, _validate_section(schema, name, "generate", tree.get("generate", {}))
 
 
@@ -285,7 +288,9 @@ def _schema(key: str, tree: Mapping[str, Any]) -> type[Frozen]:
 
 
 def _section(name: str, key: str, tree: Any) -> Frozen:
-    return _validate_section(_schema(key, tree if isinstance(tree, dict) else {"name": ""}), name, key, tree)
+    if not isinstance(tree, dict):
+        raise ValueError(f"recipe {name}: {key} must be a mapping, not {tree!r}")
+    return _validate_section(_schema(key, tree), name, key, tree)
 
 
 def _validate_section(schema: type[Frozen], name: str, key: str, tree: Any) -> Frozen:

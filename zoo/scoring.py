@@ -22,13 +22,13 @@ from evaluators.metrics import Metric, Summary, summarize
 from zoo.checkpoint import content_hash
 from zoo.errors import suggest
 from zoo.files import Journal
+from zoo.formats.weights import fitted, read
 from zoo.manifest import Entry, Sha256, versions
 from zoo.progress import progress
 from zoo.store import Zoo
 from zoo.structure import Frozen, Structure
 from zoo.table import Record, Table
 from zoo.tasks.base import Task
-from zoo.weights import fitted, read
 
 log = logging.getLogger(__name__)
 
@@ -80,15 +80,17 @@ def score(
         known = {(old.sha256, old.evaluator, old.protocol, old.condition): old for old in read}
         scores = []
         model, frozen = task.build(0), zoo.frozen()
-        with progress("score", len(entries)) as bar:
+        with progress(f"scoring {zoo.path.name}", len(entries)) as bar:
             for entry in entries:
                 key = (entry.sha256, task.evaluator, protocol, entry.condition)
-                if key not in known:
+                if key in known:
+                    bar.skip(1)
+                else:
                     task.load(model, zoo.load(entry) | frozen)
                     known[key] = _score(entry.id, entry.sha256, task, model, precision, entry.condition)
                     journal.append(known[key].model_dump(mode="json"))
+                    bar.advance(1, entry.id)
                 scores.append(known[key].model_copy(update={"id": entry.id}))
-                bar.advance(1)
     return scores
 
 

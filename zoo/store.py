@@ -1,24 +1,17 @@
-"""Zoo: a directory of checkpoints with a manifest. ZooWriter makes one, a kill at any moment notwithstanding.
+"""Zoo: a directory of checkpoints with a manifest. zoo.writer makes one.
 
-    manifest.json                written last
-    index.parquet                a row per checkpoint, for people and viewers; we never read it back
-    checkpoints/*.safetensors    one file per checkpoint, or stacks of them for models under a million values
-    frozen.safetensors           tensors that all its networks share, if only some of a network's are its weights
-
-While it is being written: `journal.jsonl` (origin, then a line per finished checkpoint) and `.parts/` (checkpoints
-that will be stacked). Entries are sorted by id, so the result does not depend on the order in which checkpoints were
-finished.
+manifest.json                written last
+index.parquet                a row per checkpoint, for people and viewers; we never read it back
+checkpoints/*.safetensors    one file per checkpoint, or stacks of them for models under a million values
+frozen.safetensors           tensors that all its networks share, if only some of a network's are its weights
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,29 +19,22 @@ from typing import Any
 from pydantic import JsonValue
 from torch import Tensor
 
-from evaluators.metrics import Metric
-from zoo import hub
 from zoo.checkpoint import (
-    TensorFile,
     content_hash,
     load_tensors,
     read_header,
     restore,
-    save_stack,
-    save_tensors,
     take_row,
-    write_tensors,
 )
 from zoo.columns import COLUMN_VALUES, VALUES, Column, Place, check_place, read_columns
 from zoo.errors import Corrupt, MissingData
-from zoo.files import Journal, atomic_path, read_limited, write_bytes
-from zoo.manifest import MANIFEST_BYTES, Entry, FileRecord, Manifest, Origin, Sha256, Source, versions
-from zoo.structure import Frozen, Kind, Structure
+from zoo.files import read_limited
+from zoo.hub import client as hub
+from zoo.manifest import MANIFEST_BYTES, Entry, Manifest, Source, versions
+from zoo.structure import Kind, Structure
 
 FROZEN = "frozen.safetensors"
 INDEX = "index.parquet"
-STACK_BELOW = 1_000_000  # values; smaller models are stacked
-STACK_ROWS = 256  # checkpoints in a stack
 READ_AHEAD = 2  # checkpoints, and threads
 READ_AHEAD_FROM = 50_000  # values; smaller models are read faster than handed from thread to thread
 
@@ -66,19 +52,19 @@ class Zoo:
         self._hashed: set[str] = set()  # ids of entries whose content was found to be the manifest's
 
     @classmethod
-    def open(cls, place: Path | str) -> Zoo:
+    def open(cls, source: Path | str) -> Zoo:
         """Open a directory, a name under zoos/, or `hf://user/zoo` lazily: files are downloaded when they are read.
 
         Raises MissingData when there is no finished zoo, Corrupt when its manifest is damaged.
         """
-        if hub.is_address(place):
-            address = hub.resolve(hub.parse_address(place), "dataset")
-            source = hub.fetch(address, "manifest.json", "dataset")
-            text = read_limited(source, MANIFEST_BYTES)
-            manifest = Manifest.parse(text, source)
+        if hub.is_address(source):
+            address = hub.resolve(hub.parse_address(source), "dataset")
+            file = hub.fetch(address, "manifest.json", "dataset")
+            text = read_limited(file, MANIFEST_BYTES)
+            manifest = Manifest.parse(text, file)
             sha256 = hashlib.sha256(text).hexdigest()
-            return cls(Path(place), manifest, sha256, lambda name: hub.fetch(address, name, "dataset"))
-        path = find(place, "zoos")
+            return cls(Path(source), manifest, sha256, lambda name: hub.fetch(address, name, "dataset"))
+        path = find(source, "zoos")
         manifest_path = path / "manifest.json"
         if not manifest_path.is_file():
             if (path / "journal.jsonl").is_file():
@@ -253,10 +239,13 @@ class Zoo:
 
 
 def find(place: Path | str, folder: str) -> Path:
-    """Where an artefact is: a path, or a plain name under its usual folder (`zoos`, `runs`)."""
+    """Where an artefact is: under its usual folder (`zoos`, `runs`) if a plain name is given and it is there, else at
+    that path. A plain name that is nowhere is looked for in the usual folder.
+    """
     path = Path(place)
     usual = Path(folder) / path
-    return usual if len(path.parts) == 1 and not path.exists() and usual.is_dir() else path
+    plain = "/" not in str(place) and len(path.parts) == 1
+    return usual if plain and (usual.is_dir() or not path.exists()) else path
 
 
 def derivation(zoo: Zoo, entries: Sequence[Entry], operation: str, settings: dict[str, JsonValue]) -> dict[str, Any]:
@@ -269,219 +258,3 @@ def derivation(zoo: Zoo, entries: Sequence[Entry], operation: str, settings: dic
         "source": Source(zoo=zoo.sha256, name=zoo.name, split=split),
         "versions": versions(),
     }
-
-
-class JournalHeader(Frozen):
-    """First line of a zoo's journal; an Entry per line follows."""
-
-    origin: Origin
-    structure: Structure
-    frozen: Sha256 | None = None
-
-
-class ZooWriter:
-    """Makes a Zoo at `path`, or continues one that was interrupted, if it has the same identity (Origin) and structure.
-    One that is continued keeps the record of the call that began it, so it ends in the same bytes.
-
-    `frozen` are the tensors that complete each of its checkpoints to a network, where they are only a part of one.
-    `done` maps the ids that are already there to their entries. One process writes a zoo at a time. Raises ValueError
-    when `path` holds something else.
-    """
-
-    def __init__(
-        self, path: Path, origin: Origin, structure: Structure, frozen: Mapping[str, Tensor] | None = None
-    ) -> None:
-        self.path = path
-        self.origin = origin
-        self.structure = structure
-        self.frozen = content_hash(frozen) if frozen else None
-        self.done: dict[str, Entry] = {}
-        self.complete = (path / "manifest.json").is_file()
-        header = JournalHeader(origin=origin, structure=structure, frozen=self.frozen).model_dump(mode="json")
-        if self.complete:
-            manifest = Zoo.open(path).manifest
-            self._continue_as(manifest.origin, manifest.structure, manifest.frozen)
-            self.done = {entry.id: entry for entry in manifest.entries}
-            self._clean()
-            return
-        if path.is_dir() and any(path.iterdir()) and not (path / "journal.jsonl").exists():
-            raise ValueError(f"{path} exists and is not a zoo; choose another place with --out")
-        self._journal = Journal(path / "journal.jsonl")
-        try:
-            if not self._journal.records:
-                self._journal.append(header)
-            self._continue()
-            if frozen:
-                save_tensors(path / FROZEN, frozen)
-        except BaseException:
-            self._journal.close()
-            raise
-
-    def _continue(self) -> None:
-        """Take up what the journal holds."""
-        first, *rest = map(json.dumps, self._journal.records)
-        header = JournalHeader.parse(first, self._journal.path)
-        self._continue_as(header.origin, header.structure, header.frozen)
-        entries = [Entry.parse(record, self._journal.path) for record in rest]
-        self.done = {entry.id: entry for entry in entries}
-        for entry in entries:
-            self._written(entry)
-
-    def _continue_as(self, begun: Origin, structure: Structure, frozen: Sha256 | None) -> None:
-        """Take over the origin of what is there. Raises ValueError, naming what differs, when it is something else."""
-        changed = begun.differences(self.origin) or structure.diff(self.structure)
-        if frozen != self.frozen:
-            changed.append("its networks have other frozen tensors")
-        if changed:
-            more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
-            raise ValueError(
-                f"{self.path} holds another zoo: {'; '.join(changed[:3])}{more}; choose another place with --out or "
-                "remove it"
-            )
-        self.origin = begun
-
-    @property
-    def stacked(self) -> bool:
-        return self.structure.numel < STACK_BELOW
-
-    def add(
-        self,
-        id: str,
-        tensors: Mapping[str, Tensor],
-        *,
-        seed: int,
-        split: str,
-        step: int = 0,
-        condition: str | None = None,
-        metrics: Sequence[Metric] = (),
-        parents: Sequence[str] = (),
-        sha256: str | None = None,
-    ) -> Entry:
-        """Store one checkpoint durably. An id that is already there is left as it is and returned. `sha256` is the
-        content hash of the tensors, where the caller has it.
-        """
-        if id in self.done:
-            return self.done[id]
-        self.structure.check(tensors, f"checkpoint {id}")
-        entry = Entry(
-            id=id,
-            file=f"checkpoints/{id}.safetensors",
-            sha256=sha256 or content_hash(tensors),
-            seed=seed,
-            step=step,
-            split=split,
-            condition=condition,
-            metrics={metric.name: metric for metric in metrics},
-            parents=tuple(parents),
-        )
-        save_tensors(self._part(id), tensors)
-        self._record(entry)
-        return entry
-
-    @contextmanager
-    def adding(
-        self, id: str, *, seed: int, split: str, condition: str | None = None, parents: Sequence[str] = ()
-    ) -> Iterator[TensorFile]:
-        """Like `add`, for a checkpoint that comes in pieces: it is stored when the block ends. The id must be new."""
-        assert id not in self.done
-        with write_tensors(self._part(id), self.structure) as file:
-            yield file
-            sha256 = file.content_hash()
-        file_name = f"checkpoints/{id}.safetensors"
-        about: dict[str, Any] = {"seed": seed, "split": split, "condition": condition, "parents": tuple(parents)}
-        self._record(Entry(id=id, file=file_name, sha256=sha256, **about))
-
-    def _record(self, entry: Entry) -> None:
-        self._journal.append(entry.model_dump(mode="json"))
-        self.done[entry.id] = entry
-
-    def finish(self, extra: Mapping[str, bytes] | None = None) -> Zoo:
-        """Stack, index and seal the zoo, with `extra` files by their names. Doing it again, after a kill or on a
-        finished zoo, changes nothing.
-        """
-        if not self.complete:
-            entries = [self.done[id] for id in sorted(self.done)]
-            if not entries:
-                raise ValueError(f"{self.path} has no checkpoints yet; a zoo needs one at least")
-            if self.stacked:
-                entries = self._stack(entries)
-            write_index(self.path / INDEX, entries)
-            for name, data in (extra or {}).items():
-                write_bytes(self.path / name, data)
-            frozen = {FROZEN} if self.frozen else set()
-            names = sorted({entry.file for entry in entries} | {INDEX} | frozen | set(extra or ()))
-            manifest = Manifest(
-                origin=self.origin,
-                structure=self.structure,
-                frozen=self.frozen,
-                files={name: FileRecord.of(self.path / name) for name in names},
-                entries=tuple(entries),
-            )
-            write_bytes(self.path / "manifest.json", manifest.to_json(indent=1).encode())
-            self.complete = True
-            self._journal.close()
-            self._clean()
-        return Zoo.open(self.path)
-
-    def close(self) -> None:
-        """Let go of the directory; an unfinished zoo stays resumable."""
-        if not self.complete:
-            self._journal.close()
-
-    def __enter__(self) -> ZooWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _part(self, id: str) -> Path:
-        return self.path / (".parts" if self.stacked else "checkpoints") / f"{id}.safetensors"
-
-    def _written(self, entry: Entry) -> dict[str, Tensor]:
-        """What was written for this entry. Raises Corrupt, with the remedy, when the disk now holds something else."""
-        path = self._part(entry.id)
-        tensors = load_tensors(path) if path.is_file() else {}
-        if not tensors or content_hash(tensors) != entry.sha256:
-            raise Corrupt(f"{path} was changed before the zoo was finished; remove {self.path} and start again")
-        return tensors
-
-    def _stack(self, entries: list[Entry]) -> list[Entry]:
-        stacked = []
-        for start in range(0, len(entries), STACK_ROWS):
-            group = entries[start : start + STACK_ROWS]
-            name = f"checkpoints/stack-{start // STACK_ROWS:05d}.safetensors"
-            save_stack(self.path / name, [self._written(entry) for entry in group])
-            stacked += [entry.model_copy(update={"file": name, "row": row}) for row, entry in enumerate(group)]
-        return stacked
-
-    def _clean(self) -> None:
-        shutil.rmtree(self.path / ".parts", ignore_errors=True)
-        for leftover in self.path.rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
-        (self.path / "journal.jsonl").unlink(missing_ok=True)
-
-
-def write_index(path: Path, entries: Sequence[Entry]) -> None:
-    """A row per checkpoint, as a parquet file."""
-    import pyarrow
-    import pyarrow.parquet
-
-    metrics = sorted({name for entry in entries for name in entry.metrics})
-    rows = [
-        entry.model_dump(include={"id", "file", "row", "sha256", "seed", "step", "split", "condition"})
-        | {"parents": list(entry.parents)}
-        | {name: entry.metrics[name].value if name in entry.metrics else None for name in metrics}
-        for entry in entries
-    ]
-    types = {
-        "row": pyarrow.int64(),
-        "seed": pyarrow.int64(),
-        "step": pyarrow.int64(),
-        "parents": pyarrow.list_(pyarrow.string()),
-    }
-    columns = list(rows[0]) if rows else []
-    schema = pyarrow.schema(
-        [(name, pyarrow.float64() if name in metrics else types.get(name, pyarrow.string())) for name in columns]
-    )
-    with atomic_path(path) as temporary:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), temporary)

@@ -64,14 +64,14 @@ class Frozen(BaseModel):
 
     @classmethod
     def parse(cls, text: str | bytes, where: object) -> Self:
-        """`from_json` for files, trusted or not. Raises Corrupt with the place and the first fault, in one line."""
+        """`from_json` for files, trusted or not. Raises Corrupt with the field and the first fault, in one line."""
         parse_json(text, where)  # pydantic's own parser takes the last of equal keys
         try:
             return cls.from_json(text)
         except ValidationError as error:
             fault = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, fault["loc"])) or "JSON"
-            raise Corrupt(f"{where} is damaged or not a {cls.__name__}: {place}: {fault['msg']}") from error
+            field = ".".join(map(str, fault["loc"])) or "JSON"
+            raise Corrupt(f"{where} is damaged or not a {cls.__name__}: {field}: {fault['msg']}") from error
 
 
 class TensorSpec(Frozen):

@@ -15,7 +15,7 @@ METHODS = {
     "kde": "rpg.methods.kde",
     "noise": "rpg.methods.noise",
     "pca-gaussian": "rpg.methods.pca_gaussian",
-    "rpg": "rpg.methods.rpg",
+    "rpg": "rpg.methods.rpg.config",
     "soup": "rpg.methods.soup",
 }
 """Names and modules. A module has `Config`, the schema of the recipe's section `method:`, which builds the method."""

@@ -13,8 +13,9 @@ from pydantic import PositiveInt
 
 from zoo.manifest import Entry
 from zoo.seeds import Seed
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Frozen, Structure
+from zoo.writer import ZooWriter
 
 if TYPE_CHECKING:
     from rpg.devices import Device
@@ -31,7 +32,11 @@ class DrawConfig(Frozen):
 
 
 class MethodConfig(Frozen):
-    """Section `method:`. `name` is that of the method; each has its own fields beside it."""
+    """Section `method:`. `name` is that of the method; each has its own fields beside it. `draw_config` is the schema
+    of the section `generate:` that goes with it.
+    """
+
+    draw_config: ClassVar[type[DrawConfig]] = DrawConfig
 
     name: str
 
@@ -47,6 +52,10 @@ class TrainingSet:
     zoo: Zoo
     split: str
     entries: tuple[Entry, ...]
+
+    def __post_init__(self) -> None:
+        if all(spec.kind == "constant" for spec in self.zoo.structure):
+            raise ValueError(f"there is nothing to learn from {self.zoo.path}: its networks hold integers alone")
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,6 @@ class Method(Protocol):
     """One way to learn networks. Its files in the run's directory are its own affair, but for their names."""
 
     about: ClassVar[About]
-    draw_config: ClassVar[type[DrawConfig]]
 
     def check(self, data: TrainingSet, machine: Machine) -> None:
         """Refuse what cannot work, before any work: ValueError with the remedy, MissingExtra for a library."""

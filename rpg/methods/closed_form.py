@@ -1,5 +1,6 @@
 """What the methods in closed form share. A run keeps the training networks, and of PCA the Gram matrix, which is all
-that has to see every weight; drawing combines networks (zoo.mixtures). Both take memory for a few values of each.
+that has to see every weight; drawing combines networks (zoo.derive.mixtures). Both take memory for a few values of
+each.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from rpg.methods.base import About, DrawConfig, Estimate, Machine, TrainingSet
 from rpg.processes import world_size
 from zoo.checkpoint import load_tensors, save_tensors
 from zoo.columns import COLUMN_VALUES
+from zoo.derive.mixtures import Drafts, dimensions, gram_of, numbered, write
 from zoo.errors import Corrupt
 from zoo.manifest import Entry
-from zoo.mixtures import Drafts, dimensions, gram_of, numbered, write
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 if TYPE_CHECKING:
     from rpg.devices import Device
@@ -35,7 +37,6 @@ class ClosedForm(ABC):
     """A Method (rpg.methods.base) that draws without having trained anything."""
 
     about: ClassVar[About]
-    draw_config: ClassVar[type[DrawConfig]] = DrawConfig
 
     @property
     def uses_gram(self) -> bool:

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from rpg.methods.base import About, DrawConfig, MethodConfig
 from rpg.methods.closed_form import ClosedForm
+from zoo.derive.mixtures import Drafts
+from zoo.derive.perturb import check_several, gaussians
 from zoo.manifest import Entry
-from zoo.mixtures import Drafts
-from zoo.ops import check_several, gaussians
 from zoo.store import Zoo
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from typing_extensions import Self
 
 from rpg.methods.base import About, DrawConfig, MethodConfig
 from rpg.methods.closed_form import ClosedForm, check_rank, load_gram
+from zoo.derive.mixtures import Draft, Drafts, Piece, Principal, dimensions
+from zoo.derive.perturb import check_several
 from zoo.manifest import Entry
-from zoo.mixtures import Draft, Drafts, Piece, Principal, dimensions
-from zoo.ops import check_several
 from zoo.seeds import generator
 from zoo.store import Zoo
 

@@ -10,8 +10,8 @@ from pydantic import Field, PositiveInt
 
 from rpg.methods.base import About, DrawConfig, MethodConfig
 from rpg.methods.closed_form import ClosedForm, check_rank, load_gram
+from zoo.derive.mixtures import Draft, Drafts, Principal, dimensions
 from zoo.manifest import Entry
-from zoo.mixtures import Draft, Drafts, Principal, dimensions
 from zoo.seeds import generator
 from zoo.store import Zoo
 

@@ -11,10 +11,10 @@ from pydantic import PositiveInt
 
 from rpg.methods.base import About, DrawConfig, MethodConfig
 from rpg.methods.closed_form import ClosedForm, load_gram
+from zoo.derive.mixtures import Draft, Drafts, around_mean
+from zoo.derive.perturb import soups
 from zoo.errors import Failed
 from zoo.manifest import Entry
-from zoo.mixtures import Draft, Drafts, around_mean
-from zoo.ops import soups
 from zoo.store import Zoo
 
 if TYPE_CHECKING:

@@ -17,19 +17,19 @@ import torch
 import yaml
 
 from evaluators.questions import compose
-from rpg.layout import Layout
 from rpg.run import RunRecord
+from rpg.tokens.layout import Layout
 from zoo.checkpoint import content_hash, load_tensors, read_header, save_tensors
+from zoo.data.instructions import load_questions
 from zoo.errors import Corrupt
 from zoo.files import Journal, parse_json
+from zoo.formats.weights import read
 from zoo.manifest import Entry, FileRecord, Manifest, Origin
+from zoo.networks.adapters import Settings, adapter_config, check_config
 from zoo.recipe import load_recipe, recipes_root, task_of
 from zoo.scoring import Score
-from zoo.store import JournalHeader
 from zoo.structure import Structure
-from zoo.tasks.adapters import Settings, adapter_config, check_config
-from zoo.tasks.instructions import load_questions
-from zoo.weights import read
+from zoo.writer import JournalHeader
 
 OURS = (Corrupt, ValueError)  # what a reader may raise
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.running_var": torch.ones(2), "n": torch.tensor(3)}

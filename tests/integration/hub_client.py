@@ -18,8 +18,9 @@ import torch
 from hub_server import TOKEN, HubServer
 
 from zoo.recipe import load_recipe
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 ROOT = Path(__file__).parents[2]
 ORIGIN = load_recipe("digits").collected(("rpg-zoo", "collect", "digits"))

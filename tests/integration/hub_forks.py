@@ -2,9 +2,9 @@
 its environment when it is imported.
 
 A JSON object per line on stdin, another in answer. {"argv": [...], "environment": {...}, "folder": PATH, "out": PATH,
-"err": PATH, "limit": BYTES or null, "patch": {"zoo.hub.COMMIT_FILES": 2}} starts a command, with files limited to that
-many bytes; the answer has its `pid`. {"pid": ...} waits for it; the answer has its `code`. The program is rpg, rpg-zoo,
-or python with a source text as its only argument.
+"err": PATH, "limit": BYTES or null, "patch": {"zoo.hub.client.COMMIT_FILES": 2}} starts a command, with files limited
+to that many bytes; the answer has its `pid`. {"pid": ...} waits for it; the answer has its `code`. The program is rpg,
+rpg-zoo, or python with a source text as its only argument.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any
 import rpg.cli
 import rpg.publish
 import zoo.cli
-import zoo.collect
-import zoo.publish
+import zoo.hub.publish
 import zoo.scoring  # imported before the forks
+import zoo.training.collect
 from zoo.console import run_cli
 
 SLEEP = time.sleep

@@ -23,11 +23,11 @@ import accelerate  # noqa: F401  # so that no kill falls into its import
 
 import rpg.cli
 import rpg.demo
-import rpg.generate
+import rpg.methods.rpg.generate
 import zoo.cli
-import zoo.store
+import zoo.networks.classifiers
 import zoo.tasks.classification
-import zoo.tasks.networks
+import zoo.writer
 from zoo.console import run_cli
 
 APPS = {"rpg-zoo": zoo.cli.app, "rpg": rpg.cli.app}
@@ -61,7 +61,7 @@ def main(seed: str, kills: str, recipe: str, group_values: str | None = None) ->
     commands = COMMANDS[:1] if group_values == "collect" else COMMANDS
     group_values = None if group_values == "collect" else group_values
     if group_values is not None:
-        rpg.generate.GROUP_VALUES, zoo.store.STACK_BELOW = int(group_values), 0
+        rpg.methods.rpg.generate.GROUP_VALUES, zoo.writer.STACK_BELOW = int(group_values), 0
     rng = random.Random(int(seed))  # noqa: S311  # moments to kill at, not secrets
     killed = 0
     for place in ("whole", "killed"):

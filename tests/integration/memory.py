@@ -14,20 +14,20 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-import rpg.generate
-import rpg.windows
-from rpg.config import GenerateConfig, RPGConfig
-from rpg.layout import Layout, TensorLayout
-from rpg.models.denoiser import Denoiser
+import rpg.methods.rpg.generate
+import rpg.methods.rpg.windows
+from rpg.methods.rpg.config import GenerateConfig, RPGConfig
+from rpg.methods.rpg.models.denoiser import Denoiser
+from rpg.tokens.layout import Layout, TensorLayout
 from zoo.manifest import Origin
-from zoo.store import ZooWriter
 from zoo.structure import Structure, TensorSpec
+from zoo.writer import ZooWriter
 
 TOKEN_SIZE = 1024
 
 
 def main(values: int, place: Path) -> None:
-    rpg.generate.GROUP_VALUES = rpg.windows.GROUP_VALUES = 2**19
+    rpg.methods.rpg.generate.GROUP_VALUES = rpg.methods.rpg.windows.GROUP_VALUES = 2**19
     tokens = -(-values // TOKEN_SIZE)
     spec = TensorSpec(name="weight", shape=(1, values), dtype="float32", kind="float")
     where = TensorLayout(
@@ -51,13 +51,13 @@ def main(values: int, place: Path) -> None:
             denoiser=Denoiser(TOKEN_SIZE, (1, 2, 1), 3).eval(), prototypes=prototypes
         ),
     )
-    rpg.generate.Learnt = lambda run: learnt  # type: ignore[misc,assignment]
+    rpg.methods.rpg.generate.Learnt = lambda run: learnt  # type: ignore[misc,assignment]
     origin = Origin(name="x", kind="generated", command=("x",), versions={})
     config = GenerateConfig(n=1, steps=1, sampler="ddim")
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far, which was that of the imports, is forgotten
     before = resident("VmRSS")
     with ZooWriter(place, origin, layout.structure) as writer:
-        rpg.generate.draw(run, config, writer, torch.device("cpu"))  # type: ignore[arg-type]
+        rpg.methods.rpg.generate.draw(run, config, writer, torch.device("cpu"))  # type: ignore[arg-type]
         writer.finish()
     print(resident("VmHWM") - before)
 

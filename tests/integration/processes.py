@@ -23,10 +23,10 @@ import accelerate  # noqa: F401  # imported before the forks
 import torch.distributed.fsdp  # noqa: F401
 
 import rpg.cli
-import rpg.train
+import rpg.methods.rpg.train
 import zoo.cli
+import zoo.networks.classifiers
 import zoo.tasks.classification
-import zoo.tasks.networks
 from zoo.console import run_cli
 
 TIMEOUT = 120.0

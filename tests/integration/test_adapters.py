@@ -20,13 +20,14 @@ from torch import Tensor
 from evaluators import commonsense as evaluator
 from evaluators.questions import SETS, prompt, wording
 from zoo.checkpoint import content_hash
-from zoo.collect import Checkpoint, State, jobs, train
+from zoo.data.instructions import IGNORED, encode, training_text
+from zoo.networks import adapters
 from zoo.recipe import load_recipe
-from zoo.state import pack_state
 from zoo.store import Zoo
 from zoo.structure import Structure
-from zoo.tasks import adapters, commonsense
-from zoo.tasks.instructions import IGNORED, encode, training_text
+from zoo.tasks import commonsense
+from zoo.training.collect import Checkpoint, State, jobs, train
+from zoo.training.state import pack_state
 
 peft = pytest.importorskip("peft", reason="language models need the extra [llm]")
 transformers = pytest.importorskip("transformers", reason="language models need the extra [llm]")
@@ -37,7 +38,8 @@ RECIPE = """
 task: {name: commonsense, model: llama, dtype: float32, rank: 2, alpha: 4, targets: [q_proj, v_proj, down_proj],
        cutoff: 64, validation: 4, beams: 2, max_new_tokens: 4}
 zoo: {checkpoints: 3, optimizer: adamw, learning_rate: 0.05, batch_size: 10, epochs: 1, save_learning_rate: 0.05}
-rpg:
+method:
+  name: rpg
   generator: {token_size: 64, d_model: 32, d_state: 16, channels: [1, 4, 1]}
   train: {steps: 4, batch_size: 2, learning_rate: 1.0e-3, diffusion_batch: 16, precision: float32}
 generate: {n: 2, sampler: ddim, steps: 2}
@@ -100,7 +102,7 @@ def test_the_weights_are_the_adapter_alone(task: commonsense.CommonsenseTask) ->
 
 def test_both_protocols_through_the_command_line(shell: Shell) -> None:
     generated = json.loads(shell("rpg eval --task mini --data-root data --json"))
-    ranked = json.loads(shell("rpg eval --task commonsense --data-root data --set task.protocol=loglikelihood --json"))
+    ranked = json.loads(shell("rpg eval --task commonsense --data-root data --set task.answer_by=loglikelihood --json"))
     assert generated["protocol"].startswith("generate and match, 2 beams, 4 tokens: boolq 2, piqa 2")
     assert ranked["protocol"].startswith("log-likelihood of the choices: boolq 2, piqa 2")
     for found, extra in ((generated, {"answered"}), (ranked, {f"{n}_norm" for n in SETS if SETS[n].normed})):
@@ -112,7 +114,7 @@ def test_both_protocols_through_the_command_line(shell: Shell) -> None:
             assert metrics["mean"]["value"] == pytest.approx(sum(metrics[name]["value"] for name in SETS) / 7)
             assert all(metric["stderr"] >= 0 for metric in metrics.values())
     text = shell(
-        "rpg-zoo score zoos/mini --data-root data --set task.protocol=loglikelihood --set task.sets=[piqa,siqa]"
+        "rpg-zoo score zoos/mini --data-root data --set task.answer_by=loglikelihood --set task.sets=[piqa,siqa]"
     )
     assert [line.split()[0] for line in text.splitlines()] == [
         "metric",
@@ -208,10 +210,14 @@ def test_the_adapter_of_nvlabs_is_read(shell: Shell, place: Path) -> None:
     [
         ({"base_model_name_or_path": "other/llama"}, "its base_model_name_or_path is other/llama, expected llama"),
         ({"lora_alpha": 16}, "its lora_alpha is 16, expected 4"),
-        (
-            {"target_modules": ["k_proj"]},
-            "its target_modules is ['k_proj'], expected ['down_proj', 'q_proj', 'v_proj']",
-        ),
+        ({"use_rslora": True}, "its use_rslora is True, with which it computes something else"),
+        ({"alpha_pattern": {"q_proj": 7}}, "its alpha_pattern is {'q_proj': 7}"),
+        ({"rank_pattern": {"q_proj": 1}}, "its rank_pattern is {'q_proj': 1}"),
+        ({"bias": "all"}, "its bias is all"),
+        ({"fan_in_fan_out": True}, "its fan_in_fan_out is True"),
+        ({"init_lora_weights": "pissa"}, "its init_lora_weights is pissa"),
+        ({"modules_to_save": ["lm_head"]}, "its modules_to_save is ['lm_head']"),
+        ({"a_setting_of_tomorrow": 3}, "its a_setting_of_tomorrow is 3"),
         ({"use_dora": False}, "without magnitudes, expected DoRA"),
     ],
 )
@@ -221,6 +227,29 @@ def test_an_adapter_of_something_else_is_refused(changed: dict, said: str, shell
     path = place / "foreign" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
     assert said in shell("rpg-zoo import foreign --recipe mini.yaml --out zoos/foreign --dry-run", code=2)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"target_modules": r".*\.(q_proj|v_proj|down_proj)"},
+        {"target_modules": "all-linear"},
+        {"target_modules": ["model.layers.0.self_attn.q_proj"]},
+        {"base_model_name_or_path": "./llama/"},
+        {"base_model_name_or_path": "ABSOLUTE"},
+        {"alpha_pattern": {"q_proj": 4}, "rank_pattern": {}, "bias": "none", "init_lora_weights": "gaussian"},
+    ],
+    ids=str,
+)
+def test_an_adapter_that_says_the_same_otherwise_is_taken(changed: dict, shell: Shell, place: Path) -> None:
+    shutil.rmtree(place / "foreign", ignore_errors=True)
+    shell("rpg-zoo export zoos/mini seed00000-0000 --format peft --out foreign")
+    path = place / "foreign" / "adapter_config.json"
+    if changed.get("base_model_name_or_path") == "ABSOLUTE":
+        changed = {"base_model_name_or_path": str((place / "llama").resolve())}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    report = json.loads(shell("rpg-zoo import foreign --recipe mini.yaml --out zoos/foreign --dry-run --json"))
+    assert (len(report["taken"]), report["skipped"]) == (1, [])
 
 
 def test_tensors_of_other_modules_are_refused(shell: Shell, place: Path) -> None:
@@ -263,9 +292,9 @@ def test_an_absent_extra_is_named(library: str, command: str, shell: Shell, monk
 
 
 def test_a_report_sets_them_beside_the_baselines(shell: Shell) -> None:
-    few = "--set task.sets=[boolq,piqa] --set task.protocol=loglikelihood"
+    few = "--set task.sets=[boolq,piqa] --set task.answer_by=loglikelihood"
     found = json.loads(shell(f"rpg report --task mini --data-root data {few} --json"))
-    assert "mean" in found["generated"]["metrics"]
+    assert "mean" in found["groups"]["generated"]["metrics"]
     assert Path(found["report"]).is_file()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from commands import call, run
 
-from rpg.learnt import Learnt
+from rpg.methods.rpg.learnt import Learnt
 from rpg.run import Run
 from zoo.store import Zoo
 

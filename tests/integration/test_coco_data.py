@@ -10,10 +10,10 @@ import coco_data
 import pytest
 from commands import call
 
+from zoo.data.coco import check_layout, check_same_classes, read
 from zoo.errors import Corrupt, MissingData, MissingExtra
+from zoo.networks import detectron
 from zoo.recipe import load_recipe
-from zoo.tasks import detectron
-from zoo.tasks.coco import check_layout, check_same_classes, read
 
 
 @pytest.fixture
@@ -85,8 +85,68 @@ def test_objects_to_learn_from_are_polygons(root: Path) -> None:
     content = json.loads(annotations(root, "train2017").read_text())
     content["annotations"][2]["segmentation"] = {"size": [48, 64], "counts": [0, 48 * 64]}
     annotations(root, "train2017").write_text(json.dumps(content))
-    with pytest.raises(Corrupt, match="wrong value: in annotation 3"):
+    with pytest.raises(Corrupt, match="annotation 3 has a mask, but is no crowd"):
         read(root, "train", 2)
+
+
+def packed(counts: list[int]) -> str:
+    """Run lengths as pycocotools packs them (its rleToString)."""
+    text = ""
+    for i, count in enumerate(counts):
+        left, more = count - counts[i - 2] if i > 2 else count, True
+        while more:
+            bits, left = left & 31, left >> 5
+            more = left != (-1 if bits & 16 else 0)
+            text += chr(48 + (bits | 32 if more else bits))
+    return text
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "taken"),
+    [
+        ([], False),
+        (None, False),
+        ([[1, 2, 3, 4]], False),
+        ([[]], False),
+        ([[1, 2, 3, 4, 5]], False),
+        ([[1, 2, 3, 4, 5, "6"]], False),
+        ([[1, 2, 3, 4, 5, 1e300]], False),
+        ([[1, 2, 30, 4, 5, 20], [1, 2]], False),
+        ({"size": [64, 56], "counts": [64 * 56 - 1]}, False),
+        ({"size": [56, 64], "counts": [64 * 56]}, False),
+        ({"size": [64, 56], "counts": [-1, 64 * 56 + 1]}, False),
+        ({"size": [64, 56], "counts": "~~~"}, False),
+        ("polygon", False),
+        ({"size": [64, 56], "counts": [64, 7, 64 * 55 - 7]}, True),
+        ({"size": [64, 56], "counts": packed([64, 7, 100, 3, 64 * 55 - 110])}, True),
+        ([[1, 2, 30, 4, 5, 20]], True),
+    ],
+    ids=str,
+)
+def test_shapes_are_shapes_of_their_image(root: Path, segmentation, taken: bool) -> None:
+    """The objects that are scored, that is: from those to learn from, what is no polygon is left out."""
+    for name in ("val2017", "train2017"):
+        content = json.loads(annotations(root, name).read_text())
+        content["annotations"][0]["segmentation"] = segmentation
+        annotations(root, name).write_text(json.dumps(content))
+    if taken:
+        assert read(root, "test", 2).objects[100][0]["segmentation"] == segmentation
+    else:
+        with pytest.raises(Corrupt, match=r"annotation 1 has segmentation"):
+            read(root, "test", 2)
+    if isinstance(segmentation, list):
+        kept = read(root, "train", 2).objects[100][0]["segmentation"]
+        assert kept == ([segmentation[0]] if segmentation and segmentation[0][4:5] == [5] and taken else kept)
+        assert all(len(polygon) >= 6 for polygon in kept)
+
+
+@pytest.mark.parametrize("name", ["../../secret.jpg", "/etc/passwd", "", None, "a/../../x.jpg"])
+def test_names_of_images_stay_in_their_folder(root: Path, name) -> None:
+    content = json.loads(annotations(root).read_text())
+    content["images"][0]["file_name"] = name
+    annotations(root).write_text(json.dumps(content))
+    with pytest.raises(Corrupt, match="image 100 has file_name"):
+        read(root, "test", 2)
 
 
 def test_what_is_no_annotation_file_is_refused(root: Path) -> None:

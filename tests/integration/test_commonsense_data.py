@@ -65,15 +65,15 @@ def test_the_real_files_are_parsed_and_scored(
     Path("real.yaml").write_text(RECIPE)
     save_llama(tmp_path / "llama", hidden_size=32, intermediate_size=64)
     call("rpg-zoo collect real.yaml --data-root data --set zoo.batch_size=8")
-    for protocol in ("generate", "loglikelihood"):
-        scored = call(f"rpg-zoo score zoos/real --data-root data --set task.protocol={protocol} --json")
+    for answer_by in ("generate", "loglikelihood"):
+        scored = call(f"rpg-zoo score zoos/real --data-root data --set task.answer_by={answer_by} --json")
         metrics = json.loads(scored)["checkpoints"][0]["metrics"]
         with capsys.disabled():
             print(
-                protocol, {name: (round(m["value"], 1), round(m["stderr"], 1), m["n"]) for name, m in metrics.items()}
+                answer_by, {name: (round(m["value"], 1), round(m["stderr"], 1), m["n"]) for name, m in metrics.items()}
             )
         assert {name: metrics[name]["n"] for name in COUNTS} == COUNTS
-        if protocol == "loglikelihood":
+        if answer_by == "loglikelihood":
             assert {name: metrics[name]["value"] for name in COUNTS} == pytest.approx(CHANCE, abs=15)
         else:
             assert metrics["mean"]["value"] <= metrics["answered"]["value"] < 50

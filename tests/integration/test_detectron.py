@@ -18,12 +18,13 @@ from commands import call
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed; `rpg doctor` says how")
 
-from zoo.collect import Checkpoint, CollectConfig, Job, State, train
 from zoo.errors import Corrupt, Failed, MissingData
+from zoo.networks import detectron
 from zoo.recipe import load_recipe
 from zoo.store import Zoo
 from zoo.structure import Structure
-from zoo.tasks import detection, detectron
+from zoo.tasks import detection
+from zoo.training.collect import Checkpoint, CollectConfig, Job, State, train
 
 CPU = torch.device("cpu")
 TASK = "{name: detection, model: vitdet-tiny, data: coco, classes: 2, image_size: 64, validation: 0.25}"
@@ -283,7 +284,7 @@ def test_the_compiled_extension_is_not_needed(task: Any, root: Path) -> None:
 
 def test_a_tiny_network_goes_the_whole_way(root: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("mini.yaml").write_text(f"task: {TASK}\nzoo: {ZOO}\nrpg:{RPG}")
+    Path("mini.yaml").write_text(f"task: {TASK}\nzoo: {ZOO}\nmethod:\n  name: rpg{RPG}")
     for command in (
         f"rpg-zoo collect mini.yaml --data-root {root}",
         "rpg train mini.yaml",

@@ -13,12 +13,12 @@ import pytest
 import torch
 from test_cli import Shell
 
-from zoo.collect import Checkpoint, Run, State
 from zoo.console import shown_log
-from zoo.engines import Plan, collect_all
-from zoo.ensemble import collect
 from zoo.recipe import load_recipe
-from zoo.workers import LocalPool
+from zoo.training.collect import Checkpoint, JobRecord, State
+from zoo.training.engines import Plan, collect_all
+from zoo.training.together import collect
+from zoo.training.workers import LocalPool
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
 SEEDS = ["zoo.regime=independent", "zoo.seeds=3", "zoo.checkpoints=2", "zoo.epochs=4", "zoo.save_every=15"]
@@ -66,15 +66,15 @@ class Pool(LocalPool):
 @pytest.fixture
 def recorded(monkeypatch):
     """The events that are recorded, in their order."""
-    events, real = [], Run.record
+    events, real = [], JobRecord.add
 
-    def record(run, event):
-        news = real(run, event)
+    def add(record, event, bar):
+        news = real(record, event, bar)
         if not isinstance(event, int):
-            events.append((run.job.seed, event))
+            events.append((record.job.seed, event))
         return news
 
-    monkeypatch.setattr(Run, "record", record)
+    monkeypatch.setattr(JobRecord, "add", add)
     return events
 
 
@@ -94,17 +94,17 @@ def test_two_workers_make_what_one_process_makes(tmp_path, expected):
 
 @pytest.mark.parametrize("when", [State, pytest.param(Checkpoint, marks=pytest.mark.slow)])
 def test_killed_workers_are_replaced_and_nothing_is_done_twice(tmp_path, expected, recorded, monkeypatch, when):
-    pool, real = Pool(2), Run.record
+    pool, real = Pool(2), JobRecord.add
 
-    def killing_record(run, event):
-        news = real(run, event)
+    def killing_add(record, event, bar):
+        news = real(record, event, bar)
         if isinstance(event, when) and len(pool.started) == 2:
             for worker in pool.started:
                 os.kill(worker._process.pid, signal.SIGKILL)
             pool.started.append(None)
         return news
 
-    monkeypatch.setattr(Run, "record", killing_record)
+    monkeypatch.setattr(JobRecord, "add", killing_add)
     collect_all([plan(tmp_path / "zoo", SEEDS)], pool)
     assert content(tmp_path / "zoo") == expected
     assert len(pool.started) >= 4
@@ -183,7 +183,8 @@ def test_workers_report_errors_and_ignored_settings_as_one_process_does(tmp_path
 
 
 @pytest.mark.parametrize(("shown", "expected"), [(True, 2), (False, 0)])
-def test_workers_show_what_their_owner_shows(tmp_path, capfd, shown, expected):
+def test_workers_show_what_their_owner_shows(tmp_path, capfd, monkeypatch, shown, expected):
+    monkeypatch.setenv("RPG_NO_PROGRESS", "1")
     binary = ["task.name=binary", "zoo.checkpoints=1", "zoo.epochs=0", "zoo.init=shared"]
     conditions = "zoo.conditions=['0000011111','0100010111','1011101000','1010101000']"
     with shown_log() if shown else nullcontext():

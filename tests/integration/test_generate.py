@@ -12,10 +12,10 @@ import torch
 from commands import call
 
 from learning import generate
-from rpg.config import GenerateConfig
-from rpg.learnt import Learnt
+from rpg.methods.rpg.config import GenerateConfig
+from rpg.methods.rpg.learnt import Learnt
+from rpg.methods.rpg.windows import windows
 from rpg.run import Run
-from rpg.windows import windows
 from zoo.errors import Failed
 from zoo.store import Zoo
 
@@ -36,7 +36,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def patch_group_values(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    for module in ("rpg.windows", "rpg.generate"):
+    for module in ("rpg.methods.rpg.windows", "rpg.methods.rpg.generate"):
         monkeypatch.setattr(f"{module}.GROUP_VALUES", count)
 
 
@@ -49,8 +49,8 @@ def made(run: Run, path: Path, **settings: object) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
 def test_windows_give_the_same_bytes(run: Run, sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.store.STACK_BELOW", 0)
-    monkeypatch.setattr("rpg.windows.CPU_CHUNK_VALUES", 2 * 64 // torch.get_num_threads())
+    monkeypatch.setattr("zoo.writer.STACK_BELOW", 0)
+    monkeypatch.setattr("rpg.methods.rpg.windows.CPU_CHUNK_VALUES", 2 * 64 // torch.get_num_threads())
     whole = made(run, tmp_path / "whole", sampler=sampler, n=1)  # several share chunks when they are not windowed
     for group_values in (1, 5 * 64, 16 * 64):  # windows of 2, 4 and 16 tokens
         patch_group_values(monkeypatch, group_values)
@@ -76,7 +76,7 @@ def test_modes_give_the_same_weights_in_windows(
 def test_windows_are_whole_chunks_and_cover_all_tokens(
     tokens: int, size: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rpg.windows.GROUP_VALUES", 80)
+    monkeypatch.setattr("rpg.methods.rpg.windows.GROUP_VALUES", 80)
     found = windows(tokens, size, chunk)
     assert [token for window in found for token in window] == list(range(tokens))
     assert all(len(window) % chunk == 0 for window in found[:-1])
@@ -87,7 +87,7 @@ def test_values_that_are_not_finite_are_one_line_and_leave_no_network(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     patch_group_values(monkeypatch, 8 * 64)
-    monkeypatch.setattr("rpg.generate.sample", lambda *args: torch.full_like(args[2], torch.nan))
+    monkeypatch.setattr("rpg.methods.rpg.generate.sample", lambda *args: torch.full_like(args[2], torch.nan))
     with pytest.raises(Failed, match="network generated-0000 has values that are not finite"):
         made(run, tmp_path / "made")
     assert not list((tmp_path / "made").rglob("*.safetensors"))
@@ -103,7 +103,7 @@ def test_a_full_gpu_says_what_to_lower(
     def sample(*args: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nAnd so on.")
 
-    monkeypatch.setattr("rpg.generate.sample", sample)
+    monkeypatch.setattr("rpg.methods.rpg.generate.sample", sample)
     with pytest.raises(Failed, match=remedy) as caught:
         made(run, tmp_path / "made", mode=mode)
     assert "\n" not in str(caught.value)

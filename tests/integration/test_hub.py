@@ -10,11 +10,12 @@ import torch
 from hub_client import complete, content, head, make_zoo, serving, using
 from huggingface_hub import DatasetCard, ModelCard
 
-import zoo.store
+import zoo.writer
 from zoo.checkpoint import content_hash, load_tensors
 from zoo.recipe import load_recipe
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 TINY = Path(__file__).parent / "tiny.yaml"
 both = pytest.mark.parametrize("server", ["lfs", "xet"], indirect=True)
@@ -68,7 +69,7 @@ def test_push_pull_read(client, server, tmp_path):
 
 @pytest.mark.parametrize("server", ["lfs", pytest.param("xet", marks=pytest.mark.slow)], indirect=True)
 def test_only_what_is_looked_at_is_downloaded(client, server, tmp_path, monkeypatch):
-    monkeypatch.setattr(zoo.store, "STACK_BELOW", 0)
+    monkeypatch.setattr(zoo.writer, "STACK_BELOW", 0)
     whole = make_zoo(tmp_path / "apart", count=5)
     client.ok("rpg-zoo push apart user/apart")
     program = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commands import call
 
-from rpg.learnt import Learnt
+from rpg.methods.rpg.learnt import Learnt
 from rpg.run import Run
 from zoo.checkpoint import load_tensors
 from zoo.manifest import differences

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from rpg.learnt import Learnt
+from rpg.methods.rpg.learnt import Learnt
 from rpg.run import Run, read_losses
 
 HERE = Path(__file__).parent

@@ -6,8 +6,8 @@ import time
 import pytest
 from test_engines import SEEDS, collect_here, content, plan
 
-from zoo.engines import collect_all
-from zoo.workers import RayPool
+from zoo.training.engines import collect_all
+from zoo.training.workers import RayPool
 
 pytestmark = pytest.mark.slow
 

@@ -13,21 +13,22 @@ from pathlib import Path
 
 import torch
 
-import zoo.mixtures
-import zoo.store
+import zoo.derive.mixtures
+import zoo.writer
+from zoo.derive.mixtures import gram_of
+from zoo.derive.perturb import PerturbConfig, perturb
 from zoo.manifest import Origin
-from zoo.mixtures import gram_of
-from zoo.ops import PerturbConfig, perturb
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 VALUES = 2**18
 
 
 def main(count: int, values: int, place: Path) -> None:
-    zoo.store.STACK_BELOW = 0  # a file for each network, as for large ones
-    zoo.mixtures.COLUMN_VALUES = VALUES
+    zoo.writer.STACK_BELOW = 0  # a file for each network, as for large ones
+    zoo.derive.mixtures.COLUMN_VALUES = VALUES
     made = make(count, values, place)
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far, which was that of the imports, is forgotten
     before = resident("VmRSS")

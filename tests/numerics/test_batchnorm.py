@@ -13,7 +13,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from rpg.models.batchnorm import BatchNorm
+from rpg.methods.rpg.models.batchnorm import BatchNorm
 
 SPLITS = ((5, 3), (8, 0))  # tokens of each process
 C, D = 4, 6

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rpg.config import GeneratorConfig
-from rpg.models.blocks import LSTM, GatedMLP, TransformerBlock
-from rpg.models.recurrent import RecurrentModel
+from rpg.methods.rpg.config import GeneratorConfig
+from rpg.methods.rpg.models.blocks import LSTM, GatedMLP, TransformerBlock
+from rpg.methods.rpg.models.recurrent import RecurrentModel
 from zoo.seeds import global_seed
 
 WIDTH, HEADS, LENGTH = 16, 4, 7

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from rpg.config import DiffusionConfig, GeneratorConfig, TrainConfig
-from rpg.models.diffusion import make_scheduler, squared_error
-from rpg.models.generator import HEAD_TOKENS, Generator
+from rpg.config import DiffusionConfig
+from rpg.diffusion import make_scheduler, squared_error
+from rpg.methods.rpg.config import GeneratorConfig, TrainConfig
+from rpg.methods.rpg.models.generator import HEAD_TOKENS, Generator
+from rpg.methods.rpg.train import Batches
 from rpg.processes import Processes
-from rpg.train import Batches
 from zoo.conditions import BITS, all_conditions, bits
 
 LENGTH = 12
@@ -65,8 +66,8 @@ def test_scope_head_leaves_the_first_tokens_alone() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"permutation_state": "one-hot"}, r"set rpg\.generator\.permutation_state to none"),
-        ({"condition": "none", "condition_scope": "head"}, r"set rpg\.generator\.condition to binary"),
+        ({"permutation_state": "one-hot"}, r"set method\.generator\.permutation_state to none"),
+        ({"condition": "none", "condition_scope": "head"}, r"set method\.generator\.condition to binary"),
     ],
 )
 def test_settings_that_do_not_go_together(settings: dict[str, Any], message: str) -> None:

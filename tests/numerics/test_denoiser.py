@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rpg.models.denoiser import Denoiser
+from rpg.methods.rpg.models.denoiser import Denoiser
 from zoo.seeds import global_seed
 
 CHANNELS = (1, 3, 4, 6, 4, 3, 1)

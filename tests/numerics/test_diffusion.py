@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rpg.config import DiffusionConfig, GeneratorConfig, Sampler
-from rpg.models.denoiser import Denoiser
-from rpg.models.diffusion import DDIM_ETA, draw_noise, make_scheduler, sample, squared_error
-from rpg.models.generator import Generator
+from rpg.config import DiffusionConfig, Sampler
+from rpg.diffusion import DDIM_ETA, draw_noise, make_scheduler, sample, squared_error
+from rpg.methods.rpg.config import GeneratorConfig
+from rpg.methods.rpg.models.denoiser import Denoiser
+from rpg.methods.rpg.models.generator import Generator
 from zoo.seeds import generator, global_seed
 
 CONFIG = DiffusionConfig()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rpg.models.elu import ELU
+from rpg.methods.rpg.models.elu import ELU
 
 EDGES = (-math.inf, -1e30, -100.0, -1.0, -1e-3, -1e-30, -0.0, 0.0, 1e-30, 1.0, 1e30, math.inf, math.nan)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rpg.config import GeneratorConfig
-from rpg.models.generator import Generator
-from rpg.models.positions import by_layer, sinusoid
+from rpg.methods.rpg.config import GeneratorConfig
+from rpg.methods.rpg.models.generator import Generator
+from rpg.methods.rpg.models.positions import by_layer, sinusoid
 from zoo.seeds import global_seed
 
 POSITIONS = torch.tensor([[0, 0], [0, 1], [0, 2], [1, 0], [2, 0], [2, 1]])

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from rpg.meter import Cost, cost_of, without_memory
-from rpg.models.blocks import LSTM, GatedMLP, TransformerBlock
-from rpg.models.denoiser import Denoiser
-from rpg.models.ssd import Mamba2
+from rpg.methods.rpg.models.blocks import LSTM, GatedMLP, TransformerBlock
+from rpg.methods.rpg.models.denoiser import Denoiser
+from rpg.methods.rpg.models.ssd import Mamba2
 
 B, L, D = 3, 80, 32
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rpg.models.positions import by_layer, sinusoid
+from rpg.methods.rpg.models.positions import by_layer, sinusoid
 
 
 @pytest.mark.parametrize("index", [0, 1, 17, 12_345])

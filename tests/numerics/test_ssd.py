@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rpg.models.kernels import fast_scan
-from rpg.models.ssd import Mamba2, ssd_scan
+from rpg.methods.rpg.models.kernels import fast_scan
+from rpg.methods.rpg.models.ssd import Mamba2, ssd_scan
 from zoo.seeds import global_seed
 
 
@@ -164,7 +164,7 @@ def test_autocast_leaves_the_scan_in_float32(monkeypatch: pytest.MonkeyPatch) ->
         inside.extend([torch.is_autocast_enabled("cpu"), y.dtype])
         return y
 
-    monkeypatch.setattr("rpg.models.ssd.ssd_scan", watched_scan)
+    monkeypatch.setattr("rpg.methods.rpg.models.ssd.ssd_scan", watched_scan)
     with global_seed(0):
         block, inputs = Mamba2(64, 16), torch.randn(2, 50, 64)
     exact = block(inputs)

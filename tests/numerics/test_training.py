@@ -9,16 +9,18 @@ import pytest
 import torch
 
 from learning import generate, rpg_config, train
-from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, TrainConfig
-from rpg.models.diffusion import make_scheduler
-from rpg.models.generator import Generator
+from rpg.config import DiffusionConfig
+from rpg.diffusion import make_scheduler
+from rpg.methods.rpg.config import GenerateConfig, GeneratorConfig, TrainConfig
+from rpg.methods.rpg.models.generator import Generator
+from rpg.methods.rpg.train import Batches, check, cosine
 from rpg.run import Run, read_losses
-from rpg.train import Batches, check, cosine
 from zoo.errors import Failed, MissingExtra
 from zoo.manifest import Origin
 from zoo.seeds import global_seed
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 GOLDEN = Path(__file__).parent / "golden_loss.json"
 SETTINGS = {
@@ -168,7 +170,7 @@ def test_bfloat16_is_refused_where_it_is_not_supported(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: including_emulation)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda device: "Old GPU")
     with pytest.raises(
-        ValueError, match=r"Old GPU does not compute in bfloat16; use --set rpg\.train\.precision=float32"
+        ValueError, match=r"Old GPU does not compute in bfloat16; use --set method\.train\.precision=float32"
     ):
         check(settings().model_copy(update={"precision": "bfloat16"}), torch.device("cuda"))
     check(settings(), torch.device("cuda"))
@@ -183,7 +185,7 @@ def test_bfloat16_is_refused_where_it_is_not_supported(monkeypatch):
     ],
 )
 def test_what_does_not_suit_the_processes_is_refused(monkeypatch, environment, options, message):
-    monkeypatch.setattr("rpg.optimizer.find_spec", lambda name: True)
+    monkeypatch.setattr("rpg.methods.rpg.optimizer.find_spec", lambda name: True)
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(ValueError, match=message):

@@ -151,7 +151,7 @@ def test_imports_go_one_way() -> None:
         ("evaluators/a.py", "from zoo.store import Zoo"),
         ("evaluators/a.py", "import rpg"),
         ("zoo/tasks/a.py", "def f():\n    from rpg import layout"),
-        ("zoo/a.py", "if TYPE_CHECKING:\n    import rpg.layout as layout"),
+        ("zoo/a.py", "if TYPE_CHECKING:\n    import rpg.tokens.layout as layout"),
     ],
 )
 def test_an_import_against_the_direction_is_found(path: str, source: str) -> None:

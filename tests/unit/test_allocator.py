@@ -7,7 +7,7 @@ import pytest
 
 CODE = """
 import resource, sys, torch
-from zoo.allocator import keep_freed_memory
+from zoo.training.malloc import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 def step():

@@ -6,8 +6,8 @@ from PIL import Image
 from torchvision.transforms import AutoAugment as TorchvisionAutoAugment
 from torchvision.transforms import AutoAugmentPolicy
 
+from zoo.data.augment import AutoAugment, of_photo, random_crop, random_flip
 from zoo.seeds import global_seed
-from zoo.tasks.augment import AutoAugment, of_photo, random_crop, random_flip
 
 
 def random_images(n: int, channels: int = 3) -> torch.Tensor:

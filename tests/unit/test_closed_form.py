@@ -17,19 +17,20 @@ import rpg.methods.kde
 import rpg.methods.noise
 import rpg.methods.pca_gaussian
 import rpg.methods.soup
-import zoo.mixtures
+import zoo.derive.mixtures
 from learning import generate, train
 from rpg.devices import DEVICES
 from rpg.methods.base import DrawConfig, Machine, MethodConfig, TrainingSet
 from rpg.methods.closed_form import GRAM, ClosedForm
 from rpg.methods.kde import bandwidth_of
 from rpg.run import Run
+from zoo.derive.mixtures import Piece
 from zoo.errors import Corrupt, Failed
 from zoo.manifest import Origin
-from zoo.mixtures import Piece
 from zoo.seeds import generator
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 MODULES = {
@@ -55,7 +56,9 @@ def network(seed: int) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def data(tmp_path, monkeypatch) -> TrainingSet:
-    monkeypatch.setattr(zoo.mixtures, "COLUMN_VALUES", 3 * zoo.mixtures.TOGETHER)  # three values in a piece
+    monkeypatch.setattr(
+        zoo.derive.mixtures, "COLUMN_VALUES", 3 * zoo.derive.mixtures.TOGETHER
+    )  # three values in a piece
     return training_set(tmp_path / "zoo", COUNT)
 
 
@@ -260,8 +263,8 @@ EVERY = [
 def test_a_network_depends_on_seed_and_number_alone(data, monkeypatch, name, settings):
     method = fitted(data, name, **settings)
     many = [entry.sha256 for entry in method.zoo("many", 18).entries]
-    monkeypatch.setattr(zoo.mixtures, "TOGETHER", 2)
-    monkeypatch.setattr(zoo.mixtures, "COLUMN_VALUES", 3 * COUNT)  # pieces of the same size
+    monkeypatch.setattr(zoo.derive.mixtures, "TOGETHER", 2)
+    monkeypatch.setattr(zoo.derive.mixtures, "COLUMN_VALUES", 3 * COUNT)  # pieces of the same size
     few = method.zoo("few", 5)
     assert [entry.sha256 for entry in few.entries] == many[:5]
     assert [entry.id for entry in few.entries] == [f"generated-{k:04d}" for k in range(5)]
@@ -283,7 +286,7 @@ def content(path: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(("name", "settings"), [EVERY[1], EVERY[4]])
 def test_killed_anywhere_it_ends_in_the_same_bytes(data, monkeypatch, name, settings):
     """Fit and draw, stopped before each of their disk operations."""
-    monkeypatch.setattr(zoo.mixtures, "TOGETHER", 2)
+    monkeypatch.setattr(zoo.derive.mixtures, "TOGETHER", 2)
     place = data.zoo.path.parent
 
     def carry_out(path: Path) -> None:

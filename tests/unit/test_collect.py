@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from evaluators.metrics import Evaluation, Metric
-from zoo import collect as collect_module
 from zoo.checkpoint import save_tensors
-from zoo.collect import Checkpoint, CollectConfig, State, _learning_rate, jobs, train
-from zoo.ensemble import collect
 from zoo.errors import Corrupt
 from zoo.manifest import Origin
+from zoo.training import collect as collect_module
+from zoo.training.collect import Checkpoint, CollectConfig, State, _learning_rate, jobs, train
+from zoo.training.together import collect
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 SETTINGS = {
@@ -36,7 +36,7 @@ class PointTask:
     """One weight, pulled to the batch's number; batch k of seed s is the number s + k."""
 
     conditions = ()
-    evaluator, protocol, headline = "point/1", "point", "top1"
+    evaluator, protocol, main_metric = "point/1", "point", "top1"
 
     def __init__(self):
         self.evaluated = []
@@ -252,7 +252,7 @@ def test_frozen_tensors_are_kept_once_and_checked(tmp_path):
     assert zoo.frozen() == {"head": torch.tensor([5.0])}
     assert [spec.name for spec in zoo.structure] == ["place"]
     assert list(zoo.problems()) == []
-    with pytest.raises(ValueError, match="around other frozen tensors"):
+    with pytest.raises(ValueError, match="its networks have other frozen tensors"):
         collect(CollectConfig(**SETTINGS), PartTask(head=6.0), ORIGIN, tmp_path / "zoo")
     save_tensors(zoo.path / "frozen.safetensors", {"head": torch.tensor([7.0])})
     with pytest.raises(Corrupt, match=r"frozen\.safetensors is not that of the manifest"):
@@ -269,7 +269,7 @@ def test_frozen_tensors_survive_an_interruption(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         collect(CollectConfig(**SETTINGS), Stops(), ORIGIN, tmp_path / "zoo")
-    with pytest.raises(ValueError, match="around other frozen tensors"):
+    with pytest.raises(ValueError, match="its networks have other frozen tensors"):
         collect(CollectConfig(**SETTINGS), PartTask(head=6.0), ORIGIN, tmp_path / "zoo")
     (tmp_path / "zoo" / "frozen.safetensors").unlink()
     zoo = collect(CollectConfig(**SETTINGS), PartTask(), ORIGIN, tmp_path / "zoo")

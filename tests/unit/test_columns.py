@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-import zoo.store
+import zoo.writer
 from zoo.checkpoint import read_header
 from zoo.errors import Corrupt
 from zoo.manifest import Origin
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import DTYPES, Structure
+from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 Network = dict[str, torch.Tensor]
@@ -25,9 +26,9 @@ Network = dict[str, torch.Tensor]
 
 def written(path: Path, networks: list[Network], stacked: bool = True, rows: int = 256) -> Zoo:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(zoo.store, "STACK_ROWS", rows)
+        patch.setattr(zoo.writer, "STACK_ROWS", rows)
         if not stacked:
-            patch.setattr(zoo.store, "STACK_BELOW", 0)
+            patch.setattr(zoo.writer, "STACK_BELOW", 0)
         with ZooWriter(path, ORIGIN, Structure.of(networks[0])) as writer:
             for seed, network in enumerate(networks):
                 writer.add(f"net-{seed:03d}", network, seed=seed, split="train")

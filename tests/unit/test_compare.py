@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from evaluators.metrics import Evaluation, proportion
-from rpg.compare import Candidate, compare, comparison_json
-from rpg.report import write_report
-from rpg.verdict import judge
+from rpg.reports.compare import Candidate, compare, comparison_json
+from rpg.reports.report import write_report
+from rpg.reports.verdict import judge
 from zoo.errors import Corrupt, Failed
 from zoo.manifest import Origin
-from zoo.store import ZooWriter
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 
@@ -23,7 +23,7 @@ class IntervalTask:
     """A network of weights (a, b) is right on the samples a <= i < b of 0..99."""
 
     conditions = ()
-    evaluator, protocol, headline = "interval/1", "interval test", "top1"
+    evaluator, protocol, main_metric = "interval/1", "interval test", "top1"
 
     def build(self, seed):
         model = nn.Module()

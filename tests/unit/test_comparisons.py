@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from test_report import comparison, weights_alone, with_seeds, write
 
-from rpg.compare import Comparison
-from rpg.comparisons import comparisons_table, read_comparison
-from rpg.report import measures, write_report
+from rpg.reports.compare import Comparison
+from rpg.reports.comparisons import comparisons_table, read_comparison
+from rpg.reports.report import measures, write_report
 from zoo.errors import Corrupt, MissingData
 
 

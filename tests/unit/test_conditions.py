@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.collect import CollectConfig, jobs
 from zoo.conditions import (
     BITS,
     PUBLISHED,
@@ -19,6 +18,7 @@ from zoo.conditions import (
     neighbours,
     splits,
 )
+from zoo.training.collect import CollectConfig, jobs
 
 CONDITIONS = st.sampled_from(all_conditions())
 SETTINGS = {"optimizer": "sgd", "learning_rate": 0.1, "save_learning_rate": 0.01, "batch_size": 5, "epochs": 1}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rpg.config import GeneratorConfig
+from rpg.methods.rpg.config import GeneratorConfig
 from zoo.recipe import validate
 
 

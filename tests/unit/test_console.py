@@ -62,7 +62,7 @@ def test_commands_show_it(capsys, monkeypatch):
 
 
 def test_a_program_that_uses_the_library_sees_warnings_and_says_itself_what_else():
-    code = "import logging, zoo.ensemble\nlog = logging.getLogger('zoo.ensemble')\nlog.info('a'), log.warning('b')"
+    code = "import logging, zoo.store\nlog = logging.getLogger('zoo.store')\nlog.info('a'), log.warning('b')"
     choice = "import logging\nlogging.basicConfig(level=logging.INFO, format='%(message)s')\n"
     for first, expected in (("", "b\n"), (choice, "a\nb\n")):
         run = subprocess.run([sys.executable, "-c", first + code], capture_output=True, text=True, check=True)

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import zoo.workers
-from zoo.collect import Job, Run
-from zoo.engines import MOST_DEATHS, _Crew
+import zoo.training.workers
 from zoo.errors import Failed, MissingData
-from zoo.workers import Died, Idle, LocalPool, Raised, Trainer, Work
+from zoo.training.collect import Job, JobRecord
+from zoo.training.engines import MOST_DEATHS, _Crew
+from zoo.training.workers import Died, Idle, LocalPool, Raised, Trainer, Work
 
 
-class CountingRun(Run):
+class CountingJob(JobRecord):
     """A job of a toy zoo that has only percentages to record."""
 
     def __init__(self, seed):
@@ -62,17 +62,19 @@ class Bar:
     def advance(self, steps=1, note=""):
         self.total += steps
 
+    skip = advance
+
 
 def crew(script, seeds=4, size=2):
-    jobs, bar = [CountingRun(seed) for seed in range(seeds)], Bar()
+    jobs, bar = [CountingJob(seed) for seed in range(seeds)], Bar()
     pool = FakePool(size, script)
-    return jobs, bar, pool, _Crew(pool, [(SimpleNamespace(task=None, config=None), [run]) for run in jobs], bar)
+    return jobs, bar, pool, _Crew(pool, [(SimpleNamespace(task=None, config=None), [job]) for job in jobs], bar)
 
 
 def test_every_job_is_done_once_and_all_workers_are_stopped():
-    runs, bar, pool, work = crew(lambda seed: [50, 100])
+    jobs, bar, pool, work = crew(lambda seed: [50, 100])
     assert work.work() == []
-    assert [(run.percent, run.finished) for run in runs] == [(100, 1)] * 4
+    assert [(job.percent, job.finished) for job in jobs] == [(100, 1)] * 4
     assert (bar.total, len(pool.started)) == (400, 2)
     assert all(worker.stopped for worker in pool.started)
 
@@ -84,20 +86,20 @@ def test_no_more_workers_than_jobs():
 
 
 def test_a_job_that_always_kills_its_worker_is_given_up():
-    runs, _, pool, work = crew(lambda seed: [30, Died("exit code -9")] if seed == 1 else [100])
+    jobs, _, pool, work = crew(lambda seed: [30, Died("exit code -9")] if seed == 1 else [100])
     with pytest.raises(
         Failed, match=rf"{MOST_DEATHS} workers in a row died while training seed 1 of toy \(exit code -9"
     ):
         work.work()
-    assert runs[1].finished == 0
+    assert jobs[1].finished == 0
     assert all(worker.stopped for worker in pool.started)
 
 
 def test_deaths_are_forgiven_as_long_as_there_is_news():
     reached = iter(range(10, 91, 10))
-    runs, bar, pool, work = crew(lambda seed: [p, Died("gone")] if (p := next(reached, 0)) else [100], seeds=1, size=1)
+    jobs, bar, pool, work = crew(lambda seed: [p, Died("gone")] if (p := next(reached, 0)) else [100], seeds=1, size=1)
     assert work.work() == []
-    assert (runs[0].finished, bar.total, len(pool.started)) == (1, 100, 10)
+    assert (jobs[0].finished, bar.total, len(pool.started)) == (1, 100, 10)
 
 
 def test_deaths_at_the_same_place_are_not():
@@ -122,17 +124,17 @@ def test_workers_that_die_while_starting_are_given_up():
 
 def test_a_failed_job_lets_the_others_finish():
     failure = Failed("diverged")
-    runs, _, _, work = crew(lambda seed: [Raised(failure, "")] if seed == 0 else [100])
-    assert work.work() == [((runs[0],), failure)]
-    assert [run.finished for run in runs] == [0, 1, 1, 1]
+    jobs, _, _, work = crew(lambda seed: [Raised(failure, "")] if seed == 0 else [100])
+    assert work.work() == [((jobs[0],), failure)]
+    assert [job.finished for job in jobs] == [0, 1, 1, 1]
 
 
 def test_any_other_error_stops_everything():
-    runs, _, pool, work = crew(lambda seed: [Raised(MissingData("no data"), "the worker's traceback")])
+    jobs, _, pool, work = crew(lambda seed: [Raised(MissingData("no data"), "the worker's traceback")])
     with pytest.raises(MissingData, match="no data") as caught:
         work.work()
     assert "the worker's traceback" in str(caught.value.__cause__)
-    assert not any(run.finished for run in runs)
+    assert not any(job.finished for job in jobs)
     assert all(worker.stopped for worker in pool.started)
 
 
@@ -157,7 +159,9 @@ def test_a_worker_loads_the_data_of_a_recipe_once(monkeypatch):
             built.append(self.name)
             return self
 
-    monkeypatch.setattr(zoo.workers, "train_together", lambda config, task, jobs, states, done: iter([(0, 100)]))
+    monkeypatch.setattr(
+        zoo.training.workers, "train_together", lambda config, task, jobs, states, done: iter([(0, 100)])
+    )
     monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
     trainer = Trainer(None, "cpu", 1)
     for name in ("a", "a", "b", "b", "a"):

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from rpg import distances as module
-from rpg.distances import distances
+from rpg.reports import distances as module
+from rpg.reports.distances import distances
 from zoo.manifest import Origin
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 

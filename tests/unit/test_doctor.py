@@ -7,7 +7,7 @@ from importlib import metadata
 import pytest
 
 from rpg.doctor import describe, examine
-from zoo.tasks.detectron import INSTALL
+from zoo.networks.detectron import INSTALL
 
 
 def test_extras_are_listed_with_versions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from zoo import ensemble
-from zoo.collect import Checkpoint, CollectConfig, Run, jobs, train
-from zoo.ensemble import MOST, teams, train_together
 from zoo.errors import Failed
 from zoo.tasks.binary import BinaryTask, Config
+from zoo.training import together as ensemble
+from zoo.training.collect import Checkpoint, CollectConfig, JobRecord, jobs, train
+from zoo.training.together import MOST, teams, train_together
 
 CONDITIONS = ("0000011111", "0100010111", "1011101000")
 CPU = torch.device("cpu")
@@ -155,7 +155,7 @@ def test_teams_are_of_one_seed_and_leave_nobody_idle(tmp_path, numel, workers, s
     assert MOST == 32
     conditions = tuple(f"{number:010b}" for number in range(1, 41))
     made = settings(regime="independent", seeds=2, conditions=conditions)
-    todo = [Run(made, job, Writer(tmp_path, numel)) for job in jobs(made, conditions)]
+    todo = [JobRecord(made, job, Writer(tmp_path, numel)) for job in jobs(made, conditions)]
     found = teams(todo, workers)
     assert [len(team) for team in found] == sizes
     assert all(len({run.job.seed for run in team}) == 1 for team in found)

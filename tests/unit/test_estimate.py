@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from rpg.config import DiffusionConfig, GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
+from rpg.config import DiffusionConfig
 from rpg.devices import DEVICES, Device, measure
-from rpg.estimate import describe, estimate, sampling_remedy, training_remedy
+from rpg.diffusion import draw_noise, make_scheduler, sample, squared_error
 from rpg.meter import cost_of
-from rpg.models.diffusion import draw_noise, make_scheduler, sample, squared_error
-from rpg.models.generator import Generator
-from rpg.sizes import SIZES, adequate_sizes, size_of
-from rpg.windows import windows
+from rpg.methods.rpg.config import GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
+from rpg.methods.rpg.estimate import describe, estimate, sampling_remedy, training_remedy
+from rpg.methods.rpg.models.generator import Generator
+from rpg.methods.rpg.sizes import SIZES, adequate_sizes, size_of
+from rpg.methods.rpg.windows import windows
 from zoo.errors import MissingExtra
 from zoo.recipe import load_method, load_recipe, method_names, recipe_names
 from zoo.structure import Structure
@@ -175,7 +176,7 @@ def test_sampling_in_windows_costs_what_the_sampler_does(mode: str, monkeypatch:
 
 
 def test_a_long_lstm_is_extrapolated_to_its_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rpg.estimate.SHORT", 4)  # step by step is slow
+    monkeypatch.setattr("rpg.methods.rpg.estimate.SHORT", 4)  # step by step is slow
     config = small(recurrent="lstm")
     found = [estimate(config, GenerateConfig(n=1, steps=1), [(32 * n,)], 5, DEVICE) for n in (1000, 2000)]
     more = found[1]["training"]["flops_per_step"] - found[0]["training"]["flops_per_step"]
@@ -198,7 +199,7 @@ def test_what_does_not_fit_is_said_with_the_remedy() -> None:
     for memory, word in words.items():
         device = Device("toy", 1e12, 1e11, memory, "made up")
         found = estimate(small(), GenerateConfig(steps=1), SHAPES, 3, device)
-        assert word in describe("x", found)
+        assert word in describe(found)
 
 
 @pytest.mark.parametrize(

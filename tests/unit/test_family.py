@@ -10,7 +10,7 @@ from torch import nn
 
 from zoo.structure import Structure
 from zoo.tasks.base import TaskConfig
-from zoo.tasks.family import TaskBase, hold_out
+from zoo.tasks.family import TaskBase, split_off
 
 
 class ToyConfig(TaskConfig):
@@ -34,7 +34,7 @@ class ToyTask(TaskBase):
     samples = "pebbles"
 
     def _split(self):
-        return hold_out(10 * torch.arange(20), round(self.config.validation * 20))
+        return split_off(10 * torch.arange(20), round(self.config.validation * 20))
 
 
 def task(**options):
@@ -102,11 +102,11 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing(change, m
 @given(st.sets(st.integers(0, 1000), min_size=1, max_size=60), st.integers(0, 60))
 def test_what_is_held_out_and_the_rest_are_all_samples_once(samples, count):
     index = torch.tensor(sorted(samples))
-    rest, held = hold_out(index, count)
+    rest, held = split_off(index, count)
     assert len(held) == min(count, len(index))
     assert sorted([*rest.tolist(), *held.tolist()]) == index.tolist()
     assert (rest.tolist(), held.tolist()) == (sorted(rest.tolist()), sorted(held.tolist()))
-    assert all(torch.equal(a, b) for a, b in zip((rest, held), hold_out(index, count), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip((rest, held), split_off(index, count), strict=True))
 
 
 def test_batches_take_the_samples_that_are_trained_on():

@@ -1,8 +1,11 @@
 import errno
 import os
+import sys
+from types import SimpleNamespace
 
 import pytest
 
+import zoo.files
 from zoo.errors import Corrupt, Failed
 from zoo.files import Journal, atomic_path, read_records, write_bytes
 
@@ -116,3 +119,77 @@ def test_a_place_that_cannot_be_is_one_line(tmp_path):
         write_bytes(tmp_path / "file" / "a", b"x")
     with pytest.raises(Failed, match=r"cannot write .*file/j"):
         Journal(tmp_path / "file" / "j")
+
+
+class Msvcrt:
+    """The part of Windows' module that is used, as its documentation has it: bytes from the file's position on are
+    locked for one open file, until it is closed.
+    """
+
+    LK_NBLCK = 2
+
+    def __init__(self):
+        self.held = {}
+
+    def locking(self, descriptor, mode, count):
+        assert mode == self.LK_NBLCK
+        file = os.fstat(descriptor)
+        place = (file.st_dev, file.st_ino, os.lseek(descriptor, 0, os.SEEK_CUR), count)
+        owner = self.held.get(place)
+        if owner is not None and owner != descriptor and _is_open(owner):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        self.held[place] = descriptor
+
+
+def _is_open(descriptor):
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """As on Windows: no fcntl, directories cannot be opened, and only files that are open to write can be synced."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", module := Msvcrt())
+    monkeypatch.setattr(zoo.files, "WINDOWS", True)
+    real_open, real_sync, synced = os.open, os.fsync, []
+
+    def opened(path, flags, *mode, **options):
+        if os.path.isdir(path):  # noqa: PTH112  # os.open takes any path
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real_open(path, flags, *mode, **options)
+
+    def fsync(descriptor):
+        os.write(descriptor, b"")  # EBADF unless it is open to write
+        synced.append(os.fstat(descriptor).st_ino)
+        real_sync(descriptor)
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "fsync", fsync)
+    return SimpleNamespace(msvcrt=module, synced=synced)
+
+
+def test_on_windows_files_are_written_whole_and_synced(windows, tmp_path):
+    write_bytes(tmp_path / "deep" / "a", b"content")
+    assert (tmp_path / "deep" / "a").read_bytes() == b"content"
+    assert windows.synced == [(tmp_path / "deep" / "a").stat().st_ino]
+
+
+def test_on_windows_a_journal_is_held_by_one_and_read_by_all(windows, tmp_path):
+    path = tmp_path / "j"
+    with Journal(path) as journal:
+        journal.append({"n": 1})
+        with pytest.raises(Failed, match="another process is writing"):
+            Journal(path)
+        ((_, _, locked, count),) = windows.msvcrt.held
+        assert (locked, count) == (zoo.files.JOURNAL_BYTES, 1)  # none of the bytes that others read
+        journal.append({"n": 2})
+        assert read_records(path) == [{"n": 1}, {"n": 2}]
+        journal.keep(1)
+    assert path.read_bytes() == b'{"n":1}\n'
+    with Journal(path) as journal:
+        journal.append({"n": 3})
+    assert read_records(path) == [{"n": 1}, {"n": 3}]

@@ -16,21 +16,21 @@ from hypothesis import strategies as st
 
 import readers
 import zoo.files
-import zoo.store
-from rpg.layout import Layout
 from rpg.run import Run, RunRecord, read_losses
+from rpg.tokens.layout import Layout
 from zoo.checkpoint import load_tensors, save_tensors
 from zoo.cli import app
 from zoo.console import plain, run_cli
 from zoo.errors import Corrupt, MissingData
 from zoo.files import Journal, parse_json, read_limited
-from zoo.inert import load_pickle
+from zoo.formats.inert import load_pickle
+from zoo.formats.weights import read
 from zoo.manifest import Entry, Manifest
 from zoo.recipe import load_recipe, task_of
 from zoo.scoring import score
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
-from zoo.weights import read
+from zoo.writer import ZooWriter
 
 EXAMPLES = readers.examples()
 NAMES = sorted(EXAMPLES)
@@ -129,9 +129,9 @@ def test_a_key_that_stands_twice_is_refused_at_any_depth() -> None:
         ('"name":"digits"', '"name":"\\u001b]0;owned\\u0007"'),
         ('"condition":null', '"condition":"a\\nb"'),
         ('"metrics":{}', '"metrics":{"\\u001b":{"name":"\\u001b","value":1.0,"n":1,"stderr":0.0}}'),
-        ('"task":"classification"', '"task":"a\\u202eb"'),
+        ('"model":"cnn_digits"', '"model":"a\\u202eb"'),
         ('"kind":"collected"', '"kind":"executed"'),
-        ('"recipe":"', '"recipe":"' + "x" * 70_000),
+        ('"model":"', '"model":"' + "x" * 2_000_000),
     ],
 )  # fmt: skip
 def test_manifests_that_are_refused(old: str, new: str) -> None:
@@ -363,7 +363,7 @@ def test_verify_reports_a_broken_recipe(
     rewrite(found, "cnn_digits", "${oc.env:HOME}")
     code, out, _ = shell(monkeypatch, capsys, "verify", str(found.path))
     assert code == 1
-    assert "recipe in the manifest is broken" in out
+    assert "task in the manifest is broken" in out
 
 
 def test_entries_in_journals_are_checked(tmp_path: Path) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
+import shutil
 from itertools import islice
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from torchvision.transforms import functional as reference
 
+from zoo.data import images
 from zoo.errors import Corrupt, MissingData
-from zoo.tasks import images
 from zoo.tasks.classification import ClassificationTask, Config
 
 CPU = torch.device("cpu")
@@ -175,15 +178,67 @@ def test_what_is_missing_is_said_with_layout_and_source(tmp_path):
 
 def test_a_part_of_the_classes_is_refused_because_it_would_shift_the_others(tmp_path):
     root = write_folders(tmp_path)
-    for file in (root / "imagenet" / "train" / WNIDS[2]).iterdir():
+    for file in (root / "imagenet" / "val" / WNIDS[2]).iterdir():
         file.unlink()
-    with pytest.raises(Corrupt, match=r"ImageNet \(train\) has 3 classes; expected 4"):
+    with pytest.raises(Corrupt, match=r"ImageNet \(test\) has images of 3 classes; expected 4"):
         open_task(root)
+
+
+def test_a_class_of_another_name_is_refused_because_it_would_shift_the_others(tmp_path):
+    folder = write_folders(tmp_path) / "imagenet" / "val"
+    (folder / WNIDS[1]).rename(folder / "n77777777")
+    with pytest.raises(Corrupt, match=rf"val has no folder for 1 classes: {WNIDS[1]}; it has 1 others: n77777777"):
+        open_task(tmp_path)
+
+
+def test_hidden_files_are_none_of_the_images(tmp_path):
+    root = write_folders(tmp_path)
+    fingerprint = open_task(root).images.fingerprint()
+    folder = root / "imagenet" / "val"
+    (folder / ".ipynb_checkpoints").mkdir()
+    for place in (
+        folder / WNIDS[0] / "._x.JPEG",
+        folder / ".ipynb_checkpoints" / "x.JPEG",
+        folder / WNIDS[0] / "x.tmp",
+    ):
+        place.write_bytes(b"")
+    assert open_task(root).images.fingerprint() == fingerprint
+
+
+@pytest.mark.parametrize("write", [write_folders, write_parquet])
+def test_scoring_needs_no_training_images(tmp_path, write):
+    root = write(tmp_path)
+    whole = open_task(root)
+    for place in (root / "imagenet" / "train", *(root / "imagenet-1k" / "data").glob("train-*")):
+        shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+    alone = open_task(root)
+    assert alone.protocol == whole.protocol
+    assert alone.evaluate(alone.build(0), "test").metrics == whole.evaluate(whole.build(0), "test").metrics
+    with pytest.raises(MissingData, match=r"no ImageNet \(train\)"):
+        alone.start(0)
+
+
+def test_parquet_columns_of_other_names_and_empty_pictures(tmp_path):
+    path = write_parquet(tmp_path) / "imagenet-1k" / "data" / "validation-00000-of-00001.parquet"
+    whole = open_task(tmp_path)
+    table = pq.read_table(path)
+    pq.write_table(table.rename_columns({"image": "img", "label": "labels"}), path)
+    again = open_task(tmp_path)
+    assert again.evaluate(again.build(0), "test").metrics == whole.evaluate(whole.build(0), "test").metrics
+    pq.write_table(table.rename_columns({"image": "picture"}), path)
+    with pytest.raises(Corrupt, match="has the columns picture, label; expected images in img or image"):
+        open_task(tmp_path)
+    images = table["image"].to_pylist()
+    images[3] = {"bytes": b"", "path": "x"}
+    pq.write_table(table.set_column(0, "image", pa.array(images)), path)
+    task = open_task(tmp_path)
+    with pytest.raises(Corrupt, match=r"image 3 \(row 3 of .*validation-00000.*\) cannot be decoded: it is empty"):
+        task.evaluate(task.build(0), "test")
 
 
 def test_unsorted_validation_images_are_refused(tmp_path):
     root = write_folders(tmp_path)
     for file in (root / "imagenet" / "val").glob("*/*"):
         file.rename(root / "imagenet" / "val" / file.name)
-    with pytest.raises(Corrupt, match=r"ImageNet \(validation\) has 1 classes; expected 4.*have to be sorted"):
+    with pytest.raises(Corrupt, match=r"no images in the folders of .*have to be sorted"):
         open_task(root)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from zoo.data.images import Images, load_images, stratified_split
 from zoo.errors import Corrupt, MissingData
-from zoo.tasks.images import Images, load_images, stratified_split
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -24,12 +24,12 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def write_split(root: Path, split: str, pixels: np.ndarray, labels: list[int], shard: int = 0) -> Path:
+def write_split(root: Path, split: str, pixels: np.ndarray, labels: list[int], shard: int = 0, of: int = 1) -> Path:
     """A file in the layout of the Hub's repository, as pyarrow writes it: structs of encoded bytes and path."""
     folder = root / "cifar10" / "plain_text"
     folder.mkdir(parents=True, exist_ok=True)
     images = [{"bytes": png(image), "path": f"{i}.png"} for i, image in enumerate(pixels)]
-    path = folder / f"{split}-{shard:05d}-of-00002.parquet"
+    path = folder / f"{split}-{shard:05d}-of-{of:05d}.parquet"
     pq.write_table(pa.table({"img": images, "label": pa.array(labels, pa.int64())}), path)
     return path
 
@@ -90,8 +90,8 @@ def test_the_digits_statistics_are_those_of_the_training_images():
 
 def test_cifar10_is_read_in_order_from_all_parquet_files(tmp_path):
     train, test = random_pixels(5), random_pixels(3)
-    write_split(tmp_path, "train", train[:3], [3, 1, 4], shard=0)
-    write_split(tmp_path, "train", train[3:], [1, 5], shard=1)
+    write_split(tmp_path, "train", train[:3], [3, 1, 4], shard=0, of=2)
+    write_split(tmp_path, "train", train[3:], [1, 5], shard=1, of=2)
     write_split(tmp_path, "test", test, [9, 2, 6])
     images = load_images("cifar10", tmp_path)
     assert np.array_equal(images.train.permute(0, 2, 3, 1).numpy(), train)
@@ -122,13 +122,15 @@ def test_cifar10_as_the_datasets_library_writes_it_reads_the_same(tmp_path):
 
 def test_a_missing_folder_names_the_layout_and_the_source(tmp_path):
     with pytest.raises(MissingData, match=r"cifar10/plain_text/train-\*\.parquet.*uoft-cs/cifar10"):
-        load_images("cifar10", tmp_path)
+        _ = load_images("cifar10", tmp_path).test
 
 
 def test_a_missing_test_file_is_named(tmp_path):
     write_split(tmp_path, "train", random_pixels(2), [0, 1])
+    images = load_images("cifar10", tmp_path)
+    assert images.train_labels.tolist() == [0, 1]
     with pytest.raises(MissingData, match=r"no test-\*\.parquet in"):
-        load_images("cifar10", tmp_path)
+        _ = images.test
 
 
 def test_a_hub_out_of_reach_is_missing_data(monkeypatch):
@@ -137,7 +139,7 @@ def test_a_hub_out_of_reach_is_missing_data(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(MissingData, match=r"uoft-cs/cifar10.*--data-root DIR with DIR/cifar10/plain_text"):
-        load_images("cifar10", None)
+        _ = load_images("cifar10", None).train
 
 
 def test_damaged_parquet_is_corrupt(tmp_path):
@@ -146,24 +148,76 @@ def test_damaged_parquet_is_corrupt(tmp_path):
     middle_zeroed = whole[: len(whole) // 3] + bytes(len(whole) // 3) + whole[2 * (len(whole) // 3) :]
     for damaged in (b"", b"not parquet", whole[: len(whole) // 2], middle_zeroed):
         path.write_bytes(damaged)
-        with pytest.raises(Corrupt, match=r"the train split of cifar10 in .*cannot be read"):
-            load_images("cifar10", tmp_path)
+        with pytest.raises(Corrupt, match=r"train-00000-of-00001.parquet cannot be (read|decoded)"):
+            _ = load_images("cifar10", tmp_path).train
 
 
 def test_other_columns_sizes_and_labels_are_corrupt(tmp_path):
+    def said() -> str:
+        with pytest.raises(Corrupt) as error:
+            _ = load_images("cifar10", tmp_path).train
+        return str(error.value).replace(f"{tmp_path}/cifar10/plain_text/", "")
+
     path = write_split(tmp_path, "train", random_pixels(2), [0, 1])
-    pq.write_table(pq.read_table(path).rename_columns(["image", "label"]), path)
-    with pytest.raises(Corrupt, match="its columns are image, label; expected img and label"):
-        load_images("cifar10", tmp_path)
+    row = "row 1 of train-00000-of-00001.parquet"
+    for old, new in (("img", "image"), ("label", "labels")):
+        pq.write_table(pq.read_table(path).rename_columns({old: new}), path)
+        assert load_images("cifar10", tmp_path).train_labels.tolist() == [0, 1]
+    pq.write_table(pq.read_table(path).rename_columns({"image": "picture"}), path)
+    assert "has the columns picture, labels; expected images in img or image and labels in label or labels" in said()
     write_split(tmp_path, "train", random_pixels(2, size=16), [0, 1])
-    with pytest.raises(Corrupt, match=r"shape \(16, 16, 3\).*expected shape \(32, 32, 3\)"):
-        load_images("cifar10", tmp_path)
+    assert "has shape (16, 16, 3); expected (32, 32, 3)" in said()
     write_split(tmp_path, "train", random_pixels(2), [0, 10])
-    with pytest.raises(Corrupt, match=r"labels \[0, 10\].*labels from 0 to 9"):
-        load_images("cifar10", tmp_path)
+    assert said() == f"{row} has label 10; expected one from 0 to 9"
+    write_split(tmp_path, "train", random_pixels(2), [0, None])
+    assert said() == f"{row} has no label; expected one from 0 to 9"
+    table = pq.read_table(path)
+    for data, reason in ((b"", "it is empty"), (png(random_pixels(1)[0])[:60], "truncated"), (b"x", "cannot identify")):
+        images = [{"bytes": png(random_pixels(1)[0]), "path": ""}, {"bytes": data, "path": ""}]
+        pq.write_table(pa.table({"img": images, "label": [0, 1]}), path)
+        assert said().startswith(f"the image in {row} cannot be decoded: ")
+        assert reason in said()
+        assert "BytesIO" not in said()
+    pq.write_table(table.set_column(0, "img", pa.array([None, None], table.schema.field("img").type)), path)
+    assert "row 0 of train-00000-of-00001.parquet" in said()
     write_split(tmp_path, "train", random_pixels(0), [])
-    with pytest.raises(Corrupt, match="cannot be read"):
-        load_images("cifar10", tmp_path)
+    assert "there are no images" in said()
+
+
+def test_files_of_another_version_or_none_of_a_part_are_named(tmp_path):
+    write_split(tmp_path, "test", random_pixels(2), [0, 1])
+    folder = tmp_path / "cifar10" / "plain_text"
+
+    def said(name: str) -> str:
+        (folder / name).write_bytes((folder / "test-00000-of-00001.parquet").read_bytes())
+        with pytest.raises(Corrupt) as error:
+            _ = load_images("cifar10", tmp_path).test
+        (folder / name).unlink()
+        return str(error.value)
+
+    for name in ("test-00001-of-00003.parquet", "test-00000-of-00001 (1).parquet", "test-copy.parquet"):
+        assert name in said(name)
+    assert "different versions" in said("test-00000-of-00001-0123456789abcdef.parquet")
+    for name in (".test-00000-of-00009.parquet", "test-00000-of-00002.parquet.tmp"):  # hidden, half-written
+        (folder / name).write_bytes(b"")
+    assert load_images("cifar10", tmp_path).test_labels.tolist() == [0, 1]
+    (folder / "test-00000-of-00001.parquet").rename(folder / "test-00000-of-00002.parquet")
+    with pytest.raises(Corrupt, match=r"test-00001-of-00002.parquet is missing"):
+        _ = load_images("cifar10", tmp_path).test
+
+
+def test_splits_that_number_the_classes_otherwise_are_refused(tmp_path):
+    folder = tmp_path / "cifar10" / "plain_text"
+    folder.mkdir(parents=True)
+    names = [f"kind{k}" for k in range(10)]
+    for split, classes in (("train", names), ("test", [*names[:8], names[9], names[8]])):
+        features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=classes)})
+        rows = {"img": [Image.fromarray(image) for image in random_pixels(2)], "label": [0, 1]}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    with pytest.raises(Corrupt, match=r"label 8 is 'kind9' in .*test-00000.*, but 'kind8' in .*train-00000"):
+        _ = load_images("cifar10", tmp_path).test
+    (folder / "train-00000-of-00001.parquet").write_bytes(b"damaged")  # which scoring does not need
+    assert load_images("cifar10", tmp_path).test_labels.tolist() == [0, 1]
 
 
 def test_the_fingerprint_changes_with_test_pixels_labels_order_and_normalisation():
@@ -171,11 +225,11 @@ def test_the_fingerprint_changes_with_test_pixels_labels_order_and_normalisation
     changed = pixels.clone()
     changed[0, 0, 0, 0] += 1
     variants = [
-        Images(pixels, labels, pixels, labels, (0.5,), (0.5,), 2),
-        Images(pixels, labels, changed, labels, (0.5,), (0.5,), 2),
-        Images(pixels, labels, pixels, labels.flip(0), (0.5,), (0.5,), 2),
-        Images(pixels, labels, pixels.flip(0), labels, (0.5,), (0.5,), 2),
-        Images(pixels, labels, pixels, labels, (0.5,), (0.25,), 2),
+        Images.of((pixels, labels), (pixels, labels), (0.5,), (0.5,), 2),
+        Images.of((pixels, labels), (changed, labels), (0.5,), (0.5,), 2),
+        Images.of((pixels, labels), (pixels, labels.flip(0)), (0.5,), (0.5,), 2),
+        Images.of((pixels, labels), (pixels.flip(0), labels), (0.5,), (0.5,), 2),
+        Images.of((pixels, labels), (pixels, labels), (0.5,), (0.25,), 2),
     ]
     assert len({variant.fingerprint() for variant in variants}) == 5
 
@@ -199,4 +253,4 @@ def test_cifar100_has_its_fine_labels(tmp_path):
     assert torch.equal(images.test, torch.from_numpy(random_pixels(2)).permute(0, 3, 1, 2))
     assert images.classes == 100
     with pytest.raises(MissingData, match=r"cifar100/cifar100/train-\*\.parquet.*uoft-cs/cifar100"):
-        load_images("cifar100", tmp_path / "elsewhere")
+        _ = load_images("cifar100", tmp_path / "elsewhere").test

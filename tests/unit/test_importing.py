@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import zoo.importing
+import zoo.formats.importing
 from learning import train
-from rpg.config import DiffusionConfig, GeneratorConfig, RPGConfig, TrainConfig
+from rpg.config import DiffusionConfig
+from rpg.methods.rpg.config import GeneratorConfig, RPGConfig, TrainConfig
 from zoo.checkpoint import save_tensors
 from zoo.errors import Failed
-from zoo.foreign import Place, detect
-from zoo.importing import Plan, Report, import_zoo
+from zoo.formats.foreign import Place, detect
+from zoo.formats.importing import Plan, Report, import_zoo
 from zoo.recipe import Recipe, load_recipe, task_of
 from zoo.scoring import score
 from zoo.store import Zoo
@@ -203,13 +204,14 @@ def test_a_real_peft_adapter_and_that_of_nvlabs(tmp_path: Path) -> None:
     nvlabs = tmp_path / "src" / "theirs"
     nvlabs.mkdir()
     (nvlabs / "adapter_config.json").write_text(json.dumps({"peft_type": "DORA"}))
-    torch.save(weights, nvlabs / "adapter_model.bin")
+    other = {name: tensor + 1 for name, tensor in weights.items()}
+    torch.save(other, nvlabs / "adapter_model.bin")
     report = run(tmp_path / "src", tmp_path / "zoo")
     assert (report.form, report.skipped) == ("peft", [])
     zoo = Zoo.open(tmp_path / "zoo")
     assert [entry.id for entry in zoo.entries] == ["ours", "theirs"]
-    for entry in zoo.entries:
-        assert {n: t.tolist() for n, t in zoo.load(entry).items()} == {n: t.tolist() for n, t in weights.items()}
+    for entry, expected in zip(zoo.entries, (weights, other), strict=True):
+        assert {n: t.tolist() for n, t in zoo.load(entry).items()} == {n: t.tolist() for n, t in expected.items()}
 
 
 @pytest.mark.parametrize(("form", "key"), [("mmseg", "state_dict"), ("detectron2", "model")])
@@ -240,7 +242,7 @@ def test_an_interrupted_import_continues_to_the_same_bytes(tmp_path: Path, monke
     for k in range(5):
         torch.save(network(k), place / f"{k}.pth")
     run(place, tmp_path / "whole")
-    add, calls = zoo.importing.ZooWriter.add, []
+    add, calls = zoo.formats.importing.ZooWriter.add, []
 
     def failing(*args: object, **fields: object) -> object:
         calls.append(args)
@@ -248,7 +250,7 @@ def test_an_interrupted_import_continues_to_the_same_bytes(tmp_path: Path, monke
             raise Failed("the disk is full")
         return add(*args, **fields)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(zoo.importing.ZooWriter, "add", failing)
+    monkeypatch.setattr(zoo.formats.importing.ZooWriter, "add", failing)
     with pytest.raises(Failed):
         run(place, tmp_path / "zoo")
     assert len(run(place, tmp_path / "zoo").taken) == 5

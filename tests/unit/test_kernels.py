@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rpg.models.kernels import fast_scan
+from rpg.methods.rpg.models.kernels import fast_scan
 
 KERNEL = """
 def mamba_chunk_scan_combined(x, dt, A, B, C, chunk_size):

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from rpg.layout import Layout
+from rpg.tokens.layout import Layout
 from zoo.errors import Corrupt
 from zoo.structure import DTYPES, Structure
 
@@ -411,7 +411,7 @@ def test_pieces_of_every_size_are_the_same_tokens_and_statistics(monkeypatch, to
     structure = Structure.of(states[0])
     whole = Layout.fit(structure, lambda: states, 7, tokenisation)
     expected = whole.encode(states[1])
-    monkeypatch.setattr("rpg.layout.CHUNK", chunk)
+    monkeypatch.setattr("rpg.tokens.layout.CHUNK", chunk)
     pieces = list(whole.pieces(states[1]))
     assert torch.equal(torch.cat(pieces), expected.view(-1))
     assert max(map(len, pieces)) <= max(chunk, 7)
@@ -421,7 +421,7 @@ def test_pieces_of_every_size_are_the_same_tokens_and_statistics(monkeypatch, to
 
 @pytest.mark.parametrize("at", [0, 4, 5, 18])
 def test_a_value_that_is_not_finite_is_found_in_any_chunk(monkeypatch, at):
-    monkeypatch.setattr("rpg.layout.CHUNK", 5)
+    monkeypatch.setattr("rpg.tokens.layout.CHUNK", 5)
     good = {"a": torch.arange(19.0)}
     layout = Layout.fit(Structure.of(good), lambda: [good], 4)
     bad = {"a": good["a"].index_fill(0, torch.tensor([at]), math.nan)}

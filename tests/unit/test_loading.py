@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import namedtuple
 from itertools import islice
@@ -10,8 +11,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from zoo.data.loading import MAX_WORKERS, KeptBatches, epochs, keys, load, loader_workers, usable_cores
 from zoo.errors import Corrupt
-from zoo.tasks.loading import KeptBatches, epochs, keys, load
 
 INDEX = torch.arange(100, 117)
 
@@ -109,10 +110,22 @@ def test_a_disk_that_fills_meanwhile_costs_the_copy_not_the_pass(monkeypatch, ca
         calls.append(1)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("zoo.tasks.loading._mapped", full)
+    monkeypatch.setattr("zoo.data.loading._mapped", full)
     reads = Reads()
     kept = KeptBatches(reads, size=9 * 105)
     assert_same(list(kept), reads.batches)
     assert "No space left on device" in caplog.text
     assert_same(list(kept), reads.batches)
     assert (reads.passes, len(calls)) == (2, 1)
+
+
+def test_cores_that_a_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 5, 7})
+    assert usable_cores() == loader_workers() == 3
+
+
+@pytest.mark.parametrize(("cores", "usable", "workers"), [(12, 12, 12), (64, 64, MAX_WORKERS), (None, 1, 1)])
+def test_where_the_system_does_not_say_it_is_all_of_them(monkeypatch, cores, usable, workers):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert (usable_cores(), loader_workers()) == (usable, workers)

@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-import zoo.mixtures
-import zoo.store
-from zoo.errors import Failed
-from zoo.manifest import Origin
-from zoo.mixtures import (
+import zoo.derive.mixtures
+import zoo.writer
+from zoo.derive.mixtures import (
     Draft,
     Piece,
     Principal,
@@ -27,9 +25,12 @@ from zoo.mixtures import (
     tensor_deviations,
     write,
 )
-from zoo.ops import PerturbConfig, perturb
-from zoo.store import Zoo, ZooWriter
+from zoo.derive.perturb import PerturbConfig, perturb
+from zoo.errors import Failed
+from zoo.manifest import Origin
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 COUNT = 7
@@ -60,7 +61,7 @@ def zoo_of(path: Path, networks: list[dict[str, torch.Tensor]]) -> Zoo:
 @pytest.fixture
 def small_pieces(monkeypatch) -> None:
     """Four values of each network in a piece, so that most tensors come in several."""
-    monkeypatch.setattr(zoo.mixtures, "COLUMN_VALUES", 4 * zoo.mixtures.TOGETHER)
+    monkeypatch.setattr(zoo.derive.mixtures, "COLUMN_VALUES", 4 * zoo.derive.mixtures.TOGETHER)
     assert piece_values(COUNT) == 4
 
 
@@ -118,8 +119,8 @@ def test_a_single_network_with_coefficient_1_is_copied(toy, tmp_path):
 def test_networks_do_not_depend_on_what_is_written_beside_them(toy, tmp_path, monkeypatch, kind, together):
     config = {"kind": kind, "of": 3, "seed": 2}
     many = perturb(PerturbConfig.model_validate({**config, "n": 20}), toy, toy.entries, ORIGIN, tmp_path / "many")
-    monkeypatch.setattr(zoo.mixtures, "TOGETHER", together)
-    monkeypatch.setattr(zoo.mixtures, "COLUMN_VALUES", 4 * COUNT)  # pieces of the same size
+    monkeypatch.setattr(zoo.derive.mixtures, "TOGETHER", together)
+    monkeypatch.setattr(zoo.derive.mixtures, "COLUMN_VALUES", 4 * COUNT)  # pieces of the same size
     few = perturb(PerturbConfig.model_validate({**config, "n": 4}), toy, toy.entries, ORIGIN, tmp_path / "few")
     assert [entry.sha256 for entry in few.entries] == [entry.sha256 for entry in many.entries[:4]]
     other = PerturbConfig.model_validate({**config, "n": 4, "seed": 3})
@@ -135,8 +136,8 @@ class Killed(BaseException):
 @pytest.mark.parametrize("stacked", [True, False])
 def test_a_kill_before_any_disk_operation_is_repaired_to_the_same_bytes(toy, tmp_path, monkeypatch, kind, stacked):
     if not stacked:
-        monkeypatch.setattr(zoo.store, "STACK_BELOW", 0)
-    monkeypatch.setattr(zoo.mixtures, "TOGETHER", 2)
+        monkeypatch.setattr(zoo.writer, "STACK_BELOW", 0)
+    monkeypatch.setattr(zoo.derive.mixtures, "TOGETHER", 2)
     config = PerturbConfig(kind=kind, n=3, of=3)
     expected = content(perturb(config, toy, toy.entries, ORIGIN, tmp_path / "whole").path)
     real, finished, kill_at = os.fsync, False, 0
@@ -170,7 +171,7 @@ def test_values_that_are_not_finite_fail_and_nothing_stays(toy, tmp_path):
 
 
 def test_more_parents_than_anybody_reads_are_not_recorded(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(zoo.mixtures, "MOST_PARENTS", 3)
+    monkeypatch.setattr(zoo.derive.mixtures, "MOST_PARENTS", 3)
     made = drawn(toy, tmp_path / "made", lambda k: Draft((0,), shares(1), tuple(range(3 + k))), 2)
     assert [len(entry.parents) for entry in made.entries] == [3, 0]
 

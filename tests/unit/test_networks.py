@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from zoo.tasks.networks import ConvNet, cnn_digits, cnn_medium, cnn_small, create_network
+from zoo.networks.classifiers import ConvNet, cnn_digits, cnn_medium, cnn_small, create_network
 
 # Model, input, parameters of each layer, side of the feature map after each convolution and pooling.
 REFERENCE = [

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from zoo.derive.perturb import PerturbConfig, perturb
 from zoo.manifest import Origin
-from zoo.ops import PerturbConfig, perturb
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from rpg.config import TrainConfig
-from rpg.optimizer import EMA, make_optimizer, moment_bytes, require_optimizer
+from rpg.methods.rpg.config import TrainConfig
+from rpg.methods.rpg.optimizer import EMA, make_optimizer, moment_bytes, require_optimizer
 from zoo.errors import MissingExtra
-from zoo.state import pack_state, read_state, unpack_state, write_state
+from zoo.training.state import pack_state, read_state, unpack_state, write_state
 
 
 def network() -> nn.Module:
@@ -100,7 +100,7 @@ def test_moments_take_the_bytes_that_are_counted(kind: Any) -> None:
 
 
 def test_a_missing_library_is_said_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rpg.optimizer.find_spec", lambda name: None)
+    monkeypatch.setattr("rpg.methods.rpg.optimizer.find_spec", lambda name: None)
     require_optimizer(TrainConfig())
     with pytest.raises(MissingExtra, match=r"pip install 'rpg-zoo\[opt\]'"):
         require_optimizer(TrainConfig(optimizer="adamw8bit"))

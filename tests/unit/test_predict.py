@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from zoo.conditions import all_conditions, bits, distance, neighbours
+from zoo.derive.predict import PredictConfig, predict
 from zoo.manifest import Origin
-from zoo.predict import PredictConfig, predict
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 RNG = torch.Generator().manual_seed(0)

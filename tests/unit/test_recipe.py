@@ -2,7 +2,7 @@
 
 import pytest
 
-from rpg.config import GenerateConfig, RPGConfig
+from rpg.methods.rpg.config import GenerateConfig, RPGConfig
 from zoo.recipe import keyword_overrides, load_recipe
 
 SMALL = """

@@ -5,9 +5,9 @@ import torch
 
 from zoo.manifest import Origin
 from zoo.scoring import score, score_file
-from zoo.store import ZooWriter
 from zoo.structure import Structure
 from zoo.tasks.classification import Config
+from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 

@@ -5,13 +5,14 @@ import os
 import pytest
 import torch
 
-from zoo import split as split_module
 from zoo.conditions import PUBLISHED, Holdout, all_conditions, flipped, neighbours, splits
+from zoo.derive import split as split_module
+from zoo.derive.split import plan_split, split_zoo
 from zoo.errors import Corrupt
 from zoo.manifest import Origin
-from zoo.split import plan_split, split_zoo
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 NEW = ("rpg-zoo", "split")
@@ -102,7 +103,7 @@ def test_bad_input_is_refused_and_writes_nothing(zoo, tmp_path):
         plan_split(bare, Holdout(kind="published"))
     (tmp_path / "other").mkdir()
     for other in (zoo.path, tmp_path / "other"):
-        with pytest.raises(ValueError, match="is not this split of"):
+        with pytest.raises(ValueError, match="choose another place with --out"):
             split_zoo(zoo, Holdout(kind="published"), NEW, other)
     (zoo.path / zoo.entries[0].file).write_bytes(b"short")
     with pytest.raises(Corrupt, match="rpg-zoo verify"):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from zoo.errors import Corrupt
-from zoo.state import pack_state, read_state, unpack_state, write_state
+from zoo.training.state import pack_state, read_state, unpack_state, write_state
 
 
 def setup(kind):

@@ -13,13 +13,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 import zoo.store
+import zoo.writer
 from evaluators.metrics import Metric
 from zoo.checkpoint import content_hash, load_tensors, save_tensors, take_row, write_tensors
 from zoo.errors import Corrupt, Failed, MissingData
+from zoo.formats.weights import read
 from zoo.manifest import Entry, Manifest, Origin
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import DTYPES, Structure
-from zoo.weights import read
+from zoo.writer import ZooWriter
 
 ORIGIN = Origin(
     name="toy",
@@ -83,7 +85,7 @@ def content(path):
 @pytest.fixture(params=["stacked", "single"])
 def storage(request, monkeypatch):
     if request.param == "single":
-        monkeypatch.setattr(zoo.store, "STACK_BELOW", 0)
+        monkeypatch.setattr(zoo.writer, "STACK_BELOW", 0)
     return request.param
 
 
@@ -104,14 +106,14 @@ def test_round_trip_of_every_dtype_tie_and_shape(tmp_path, storage):
 
 
 def test_a_single_file_is_complete_for_plain_torch(tmp_path, monkeypatch):
-    monkeypatch.setattr(zoo.store, "STACK_BELOW", 0)
+    monkeypatch.setattr(zoo.writer, "STACK_BELOW", 0)
     write(tmp_path / "zoo")
     loaded = load_file(tmp_path / "zoo/checkpoints/net-1.safetensors")
     assert {name: t.tolist() for name, t in loaded.items()} == {name: t.tolist() for name, t in network(1).items()}
 
 
 def test_stacks_split_at_their_size_and_a_row_is_read_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(zoo.store, "STACK_ROWS", 2)
+    monkeypatch.setattr(zoo.writer, "STACK_ROWS", 2)
     made = write(tmp_path / "zoo", count=5)
     places = [(f"checkpoints/stack-{i // 2:05d}.safetensors", i % 2) for i in range(5)]
     assert [(entry.file, entry.row) for entry in made.entries] == places
@@ -279,7 +281,7 @@ def test_every_flipped_bit_is_found(tmp_path, storage, offset):
 
 
 def test_truncated_missing_swapped_and_extra_files_are_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(zoo.store, "STACK_BELOW", 0)
+    monkeypatch.setattr(zoo.writer, "STACK_BELOW", 0)
     made = write(tmp_path / "zoo")
     files = [made.path / entry.file for entry in made.entries]
     a, b = files[0].read_bytes(), files[1].read_bytes()
@@ -439,7 +441,7 @@ def test_iterating_gives_every_checkpoint_in_order_and_hashes_each_once(tmp_path
 
 @pytest.mark.parametrize("threads_from", [0, 10**9])
 def test_iterating_stops_at_the_damaged_checkpoint(tmp_path, monkeypatch, threads_from):
-    monkeypatch.setattr(zoo.store, "STACK_BELOW", 0)
+    monkeypatch.setattr(zoo.writer, "STACK_BELOW", 0)
     monkeypatch.setattr(zoo.store, "READ_AHEAD_FROM", threads_from)
     made = write(tmp_path / "zoo", count=5)
     path = made.path / made.entries[3].file

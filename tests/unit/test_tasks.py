@@ -14,12 +14,13 @@ from torch import nn
 
 from evaluators.classification import balanced_accuracy
 from evaluators.metrics import Evaluation, proportion
-from rpg.task_report import class_table, gap_table, headline, task_table, tasks_text, write_task_report
-from rpg.tasks import TaskComparison, compare_tasks, principal_axes
+from rpg.reports.task_report import class_table, gap_table, headline, task_table, tasks_text, write_task_report
+from rpg.reports.tasks import TaskComparison, compare_tasks, principal_axes
 from zoo.conditions import bits, flipped
 from zoo.manifest import Origin
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 UNSEEN, OTHER = "0100010111", "0000011111"
@@ -29,7 +30,7 @@ TRAIN = ("0100010110", "1100010111", OTHER)
 class LookupTask:
     """Ten samples, one of each class; a network answers with its ten head weights, rounded."""
 
-    evaluator, protocol, headline = "lookup/1", "ten samples", "top1"
+    evaluator, protocol, main_metric = "lookup/1", "ten samples", "top1"
     conditions = (UNSEEN, flipped(UNSEEN), *TRAIN)
     labels = torch.zeros(10)
 

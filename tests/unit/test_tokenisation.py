@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rpg.layout import Layout
-from rpg.tokenisation import place, positions, useful
+from rpg.tokens.layout import Layout
+from rpg.tokens.tokenisation import place, positions, useful
 from zoo.structure import Structure
 
 RULES = ("layer", "flatten", "channel")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from rpg.layout import Layout
-from rpg.tokens import gather, open_tokens, write_tokens
+from rpg.tokens.files import gather, open_tokens, write_tokens
+from rpg.tokens.layout import Layout
 from zoo.errors import Corrupt, Failed
 from zoo.structure import Structure
 

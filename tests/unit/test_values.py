@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from rpg.layout import Layout
-from rpg.tokens import open_tokens, write_tokens
-from rpg.values import ValueStatistics
+from rpg.tokens.files import open_tokens, write_tokens
+from rpg.tokens.layout import Layout
+from rpg.tokens.values import ValueStatistics
 from zoo.errors import Corrupt
 from zoo.structure import Structure
 

@@ -79,12 +79,12 @@ class Task(Protocol):
     """A model, its data, its loss and its evaluator.
 
     `evaluator` names the scoring code and its version, `protocol` the data and their preparation: scores are
-    comparable only where both are equal. `headline` is the metric that tables show. `conditions` are the tasks that
+    comparable only where both are equal. `main_metric` is the one that tables show. `conditions` are the tasks that
     this one consists of (zoo.conditions); mostly none.
     """
 
     evaluator: str
-    headline: str
+    main_metric: str
     conditions: tuple[str, ...]
 
     @property
@@ -143,7 +143,7 @@ class Task(Protocol):
 
     def batches(self, seed: int, first_step: int, batch_size: int) -> Iterator[Batch]:
         """Endless training batches from number `first_step` on. Batch k is a function of (seed, k) alone, so a
-        resumed run sees what an uninterrupted one would have seen.
+        resumed training sees what an uninterrupted one would have seen.
         """
         ...
 

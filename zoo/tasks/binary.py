@@ -1,7 +1,7 @@
 """Binary tasks on the ten classes of an image data set: every class is labelled 0 or 1 (paper, section 4.1).
 
-The networks have two outputs. All tasks share the images, their order and their augmentation; which labels they have
-is said by a condition (zoo.conditions).
+The networks have two outputs. All tasks share the images, their order and their augmentation; a condition
+(zoo.conditions) says which labels they have.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from evaluators.classification import balanced_accuracy, evaluate
 from evaluators.metrics import Evaluation
 from zoo.conditions import all_conditions, bits, check_condition
+from zoo.data.images import Images
 from zoo.tasks.base import Batch, Split
 from zoo.tasks.classification import ClassificationTask, ImagesConfig
-from zoo.tasks.images import Images
 
 if TYPE_CHECKING:
-    from zoo.tasks.imagenet import Photos
+    from zoo.data.imagenet import Photos
 
 
 class Config(ImagesConfig):

@@ -1,4 +1,4 @@
-"""Image classification: a network of timm's (or of zoo.tasks.networks), an image data set, cross entropy.
+"""Image classification: a network of timm's (or of zoo.networks.classifiers), an image data set, cross entropy.
 
 Shape suffixes: N images of a split, B images of a batch.
 """
@@ -21,16 +21,16 @@ from typing_extensions import Self
 
 from evaluators.classification import EVALUATOR, evaluate
 from evaluators.metrics import Evaluation
+from zoo.data.images import FORMATS, STATISTICS, Images, load_images, stratified_split
+from zoo.data.loading import KeptBatches
 from zoo.errors import brief
 from zoo.seeds import generator
 from zoo.structure import Structure
 from zoo.tasks.base import Batch, Option, Split, TaskConfig
 from zoo.tasks.family import VALIDATION_SEED, TaskBase
-from zoo.tasks.images import FORMATS, STATISTICS, Images, load_images, stratified_split
-from zoo.tasks.loading import KeptBatches
 
 if TYPE_CHECKING:
-    from zoo.tasks.imagenet import Photos
+    from zoo.data.imagenet import Photos
 
 EVALUATION_BATCH = 500
 LARGE = 64  # pixels a side; above, evaluation batches are smaller
@@ -116,13 +116,13 @@ class ImagesConfig(TaskConfig):
 
     def library_config(self) -> dict[str, Any]:
         """timm's `config.json`."""
-        from zoo.tasks import networks
+        from zoo.networks import classifiers as networks
 
         return networks.timm_config(self.model, self.options, self.classes, self.preparation())
 
     def preparation(self) -> dict[str, Any]:
         """How images become network inputs, in timm's terms. Small images are resized whole, bilinearly."""
-        from zoo.tasks.networks import data_config
+        from zoo.networks.classifiers import data_config
 
         found = data_config(self.model)
         if self.data != "imagenet":
@@ -134,7 +134,9 @@ class ImagesConfig(TaskConfig):
 
     def network(self, seed: int, pretrained: bool) -> nn.Module:
         """A new network; with `pretrained`, as the section says."""
-        from zoo.tasks.networks import create_network  # timm takes seconds to import; reading recipes does without
+        from zoo.networks.classifiers import (
+            create_network,  # timm takes seconds to import; reading recipes does without
+        )
 
         return create_network(
             self.model,
@@ -150,7 +152,7 @@ class ImagesConfig(TaskConfig):
         """The images, to be standardised as the network wants them. Raises MissingData or Corrupt."""
         prepared = self.preparation()
         if self.data == "imagenet":
-            from zoo.tasks.imagenet import load_photos
+            from zoo.data.imagenet import load_photos
 
             return load_photos(data_root, prepared)
         images = load_images(self.data, data_root)
@@ -176,7 +178,7 @@ class ClassificationTask(TaskBase):
     """
 
     evaluator = EVALUATOR
-    headline = "top1"
+    main_metric = "top1"
     config: ImagesConfig
 
     def __init__(self, config: ImagesConfig, images: Images | Photos, device: torch.device) -> None:
@@ -186,7 +188,6 @@ class ClassificationTask(TaskBase):
         count = len(images.test_labels)
         self.protocol = f"{config.data} test, {count} images{size}, data {images.fingerprint()}"
         self._evaluation_batches: dict[Split, Iterable[Batch]] = {}
-        self.steps_per_epoch(1)  # refuses a share for validation that leaves nothing to train on
 
     def _split(self) -> tuple[Tensor, Tensor]:
         """Every class has its share."""
@@ -198,7 +199,10 @@ class ClassificationTask(TaskBase):
         return self._ready(self.config.network(seed, pretrained=False))
 
     def start(self, seed: int) -> nn.Module:
-        """Raises what `build` and `frozen` raise, and MissingData or Corrupt for the pretrained weights."""
+        """Raises what `build` and `frozen` raise, and MissingData or Corrupt for the pretrained weights and for the
+        training data.
+        """
+        self.steps_per_epoch(1)  # refuses a share for validation that leaves nothing to train on
         self.config.frozen()  # refuses what would start at random
         return self._ready(self.config.network(seed, pretrained=True))
 
@@ -277,7 +281,7 @@ class ClassificationTask(TaskBase):
 
     def _augmentation(self) -> Any:
         """For a batch of small images, or for one photograph."""
-        from zoo.tasks import augment
+        from zoo.data import augment
 
         if isinstance(self.images, Images):
             return augment.of_batch(self.config.augment, self.config.crop_padding)

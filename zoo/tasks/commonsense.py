@@ -22,13 +22,13 @@ from typing_extensions import Self
 from evaluators.commonsense import EVALUATOR, Settings, evaluate, language_model
 from evaluators.metrics import Evaluation, Metric, proportion
 from evaluators.questions import Question
+from zoo.data.instructions import IGNORED, encode, fingerprint, load_questions, load_training
 from zoo.errors import MissingExtra
+from zoo.networks import adapters
+from zoo.networks.adapters import Adapted, Base, Dtype
 from zoo.structure import Structure
-from zoo.tasks import adapters
-from zoo.tasks.adapters import Adapted, Base, Dtype
 from zoo.tasks.base import Batch, Split, TaskConfig
-from zoo.tasks.family import TaskBase, hold_out
-from zoo.tasks.instructions import IGNORED, encode, fingerprint, load_questions, load_training
+from zoo.tasks.family import TaskBase, split_off
 
 EVALUATION_BATCH = 16
 
@@ -45,8 +45,8 @@ class Config(TaskConfig):
       it is for.
     - `cutoff`: tokens of a training text; `train_on_inputs`: learn all of it, not the response alone; `validation`: how
       many of the training texts are never trained on.
-    - `sets`, `limit`: the sets of questions to score on, or the first so many of each; `protocol`, `beams`,
-      `max_new_tokens`: how (evaluators.commonsense).
+    - `sets`, `limit`: the sets of questions to score on, or the first so many of each; `answer_by`, `beams`,
+      `max_new_tokens`: how the model answers (evaluators.commonsense).
     """
 
     library = "peft"
@@ -63,7 +63,7 @@ class Config(TaskConfig):
     validation: PositiveInt = 120
     sets: Annotated[tuple[SetName, ...], Field(min_length=1)] = ALL_SETS
     limit: PositiveInt | None = None
-    protocol: Literal["generate", "loglikelihood"] = "generate"
+    answer_by: Literal["generate", "loglikelihood"] = "generate"
     beams: PositiveInt = 4
     max_new_tokens: PositiveInt = 32
 
@@ -79,7 +79,7 @@ class Config(TaskConfig):
 
     @property
     def asking(self) -> Settings:
-        return Settings(self.protocol, self.beams, self.max_new_tokens)
+        return Settings(self.answer_by, self.beams, self.max_new_tokens)
 
     def build(self, data_root: Path | None, device: torch.device) -> CommonsenseTask:
         """The base and the training texts are read when they are needed. Raises MissingData or Corrupt for the
@@ -115,7 +115,7 @@ class CommonsenseTask(TaskBase):
     """
 
     evaluator = EVALUATOR
-    headline = "mean"
+    main_metric = "mean"
     samples = "texts"
     config: Config
 
@@ -137,7 +137,7 @@ class CommonsenseTask(TaskBase):
         return load_training(self.data_root)
 
     def _split(self) -> tuple[Tensor, Tensor]:
-        return hold_out(torch.arange(len(self._texts)), self.config.validation)
+        return split_off(torch.arange(len(self._texts)), self.config.validation)
 
     def build(self, seed: int) -> Adapted:
         """Raises MissingExtra, MissingData for the base, ValueError for `targets` that it does not have."""

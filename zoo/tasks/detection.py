@@ -1,4 +1,4 @@
-"""Object detection and instance segmentation on COCO: detectron2's ViTDet (zoo.tasks.detectron), AP of boxes and masks.
+"""Object detection and instance segmentation on COCO: detectron2's ViTDet, AP of boxes and masks.
 
 All values of a checkpoint are floating-point and generated. The network's constants (pixel mean and standard deviation,
 anchors) are in no checkpoint: building the network makes them.
@@ -18,15 +18,16 @@ from torch import Tensor, nn
 
 from evaluators.detection import EVALUATOR, evaluate
 from evaluators.metrics import Evaluation
+from zoo.data import coco
+from zoo.data.coco import Json
+from zoo.data.loading import keys, load, loader_workers
 from zoo.errors import MissingData
+from zoo.formats.weights import fitted, in_directory, plain, read, suffix
+from zoo.networks import detectron
 from zoo.seeds import global_seed
 from zoo.structure import Structure
-from zoo.tasks import coco, detectron
 from zoo.tasks.base import Split, TaskConfig
-from zoo.tasks.coco import Json
-from zoo.tasks.family import TaskBase, hold_out
-from zoo.tasks.loading import keys, load, loader_workers
-from zoo.weights import fitted, in_directory, plain, read, suffix
+from zoo.tasks.family import TaskBase, split_off
 
 
 class Config(TaskConfig):
@@ -71,7 +72,7 @@ class DetectionTask(TaskBase):
     """The Task protocol (zoo.tasks.base) for images with objects. A batch is a list of images in detectron2's form."""
 
     evaluator = EVALUATOR
-    headline = "box_AP"
+    main_metric = "box_AP"
     samples = "images with objects"
     config: Config
 
@@ -95,7 +96,7 @@ class DetectionTask(TaskBase):
     def _split(self) -> tuple[Tensor, Tensor]:
         """Of the images with something to learn from, as detectron2 has it."""
         usable = torch.tensor(self.train.whole(range(len(self.train.images))), dtype=torch.int64)
-        return hold_out(usable, math.ceil(self.config.validation * len(usable)))
+        return split_off(usable, math.ceil(self.config.validation * len(usable)))
 
     @cached_property
     def protocol(self) -> str:
@@ -149,20 +150,20 @@ class DetectionTask(TaskBase):
         return evaluate(data.truth(index), found)
 
 
-def pretrained_tensors(place: str) -> Mapping[str, Tensor]:
+def pretrained_tensors(source: str) -> Mapping[str, Tensor]:
     """The weights in this file, in `model.safetensors` of this directory, or of the timm network of this name.
 
     Raises MissingData when they are not there, ValueError for an unknown name, Corrupt for a damaged file.
     """
-    path = Path(place)
+    path = Path(source)
     file = in_directory(path) if path.is_dir() else path
     if file.is_file():
         return plain(read(file).tensors)
     if path.is_dir() or suffix(path.name):
         raise MissingData(f"there is no {file}; task.pretrained should be a file of weights, or a network of timm's")
-    from zoo.tasks.networks import create_network
+    from zoo.networks.classifiers import create_network
 
-    return create_network(place, 0, 3, seed=0, pretrained=True).state_dict()
+    return create_network(source, 0, 3, seed=0, pretrained=True).state_dict()
 
 
 def load_backbone(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zoo.data.loading import Draw, epochs
 from zoo.seeds import generator
 from zoo.structure import Structure
 from zoo.tasks.base import Task, TaskConfig
-from zoo.tasks.loading import Draw, epochs
 
-VALIDATION_SEED = 0  # the same samples are held out in every run, whatever its seed
+VALIDATION_SEED = 0  # the same samples are for validation whatever the seed of the training
 
 
 class TaskBase(ABC):
@@ -91,7 +91,7 @@ class TaskBase(ABC):
         return epochs(self.train_index, self.steps_per_epoch(batch_size), seed, first_step)
 
 
-def hold_out(index: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def split_off(index: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """All but `count` of the samples `index`, int64 (N,), and those, drawn at random; both sorted."""
     order = torch.randperm(len(index), generator=generator(VALIDATION_SEED, "validation"))
     return index[order[count:]].sort().values, index[order[:count]].sort().values

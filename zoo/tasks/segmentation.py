@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from evaluators.metrics import Evaluation
 from evaluators.segmentation import EVALUATOR, evaluate
 from zoo.errors import MissingData
+from zoo.formats.weights import fitted, plain, read
 from zoo.structure import Structure
 from zoo.tasks.base import Batch, Split, TaskConfig
-from zoo.tasks.family import TaskBase, hold_out
-from zoo.weights import fitted, plain, read
+from zoo.tasks.family import TaskBase, split_off
 
 if TYPE_CHECKING:
-    from zoo.tasks.ade20k import Scenes
+    from zoo.data.ade20k import Scenes
 
 CLASSES = 150
 RELEASE = "https://github.com/open-mmlab/mmsegmentation/tree/main/configs/mae"
@@ -60,14 +60,14 @@ class Config(TaskConfig):
         """Data are found. Raises MissingExtra without mmsegmentation, MissingData or Corrupt for the data, ValueError
         for classes that do not exist or a `validation` that is too small or too large for the data.
         """
-        from zoo.tasks.ade20k import load_scenes
+        from zoo.data.ade20k import load_scenes
 
         return SegmentationTask(self, load_scenes(data_root, self.classes, self.crop), device)
 
     def structure(self) -> Structure:
         """Raises MissingExtra, and ValueError for classes that do not exist."""
-        from zoo.tasks import openmmlab
-        from zoo.tasks.ade20k import class_numbers
+        from zoo.data.ade20k import class_numbers
+        from zoo.networks import openmmlab
 
         class_numbers(self.classes)
         state = openmmlab.empty_network(self.size, self.crop, self.outputs).state_dict(keep_vars=True)
@@ -75,13 +75,13 @@ class Config(TaskConfig):
 
     def chosen(self, names: Iterable[str]) -> list[str]:
         """All but the index buffers: integers that the size of a crop says, and which no training changes."""
-        from zoo.tasks.openmmlab import INDEX
+        from zoo.networks.openmmlab import INDEX
 
         return [name for name in names if not name.endswith(f".{INDEX}")]
 
     def frozen(self) -> dict[str, Tensor]:
         """The constants of these networks: for every layer which relative position two patches have, int64."""
-        from zoo.tasks import openmmlab
+        from zoo.networks import openmmlab
 
         index = openmmlab.position_index(self.crop)
         layers = range(openmmlab.SIZES[self.size].layers)
@@ -89,8 +89,8 @@ class Config(TaskConfig):
 
     def library_config(self) -> dict[str, Any]:
         """What mmsegmentation keeps in a checkpoint beside its `state_dict`: names and colours of the classes."""
-        from zoo.tasks import openmmlab
-        from zoo.tasks.ade20k import class_numbers
+        from zoo.data.ade20k import class_numbers
+        from zoo.networks import openmmlab
 
         names, palette = openmmlab.ade20k()
         chosen = class_numbers(self.classes)
@@ -102,11 +102,11 @@ class SegmentationTask(TaskBase):
     """The Task protocol (zoo.tasks.base) for photographs with a class for every pixel."""
 
     evaluator = EVALUATOR
-    headline = "mIoU"
+    main_metric = "mIoU"
     config: Config
 
     def __init__(self, config: Config, scenes: Scenes, device: torch.device) -> None:
-        from zoo.tasks import openmmlab
+        from zoo.networks import openmmlab
 
         super().__init__(config, device)
         self._mm = openmmlab
@@ -121,7 +121,7 @@ class SegmentationTask(TaskBase):
 
     def _split(self) -> tuple[Tensor, Tensor]:
         count = len(self.scenes.train)
-        return hold_out(torch.arange(count), round(self.config.validation * count))
+        return split_off(torch.arange(count), round(self.config.validation * count))
 
     def build(self, seed: int) -> nn.Module:
         return self._mm.network(self.config.size, self.config.crop, self.config.outputs, seed).to(self.device)

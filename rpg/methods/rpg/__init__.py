@@ -1,0 +1,1 @@
+"""RPG: recurrent diffusion on the tokens of whole networks."""

@@ -1,0 +1,167 @@
+"""RPG's sections `method:` and `generate:` of a recipe. Defaults are the paper's (Tables 11 and 12,
+RPG-Tiny).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, TypeAlias
+
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+from typing_extensions import Self
+
+from rpg.config import DiffusionConfig, Sampler
+from rpg.methods.base import DrawConfig, Method, MethodConfig
+from rpg.tokens.tokenisation import Rule
+from zoo.conditions import check_condition
+from zoo.seeds import Seed
+from zoo.structure import Frozen
+
+Width: TypeAlias = Annotated[int, Field(gt=0, le=2**16)]
+Depth: TypeAlias = Annotated[int, Field(gt=0, le=256)]
+TRANSFORMER_HEADS = 8  # of the published ablation, whatever the width
+
+
+class GeneratorConfig(Frozen):
+    """The generator's architecture: recurrent model, projection, denoiser (paper, Table 12 and section A.3).
+
+    `d_model` is the width of every block, or one width per block; the input has the first block's. `recurrent`,
+    `positions`, `tokenisation` and `permutation_state` are the paper's ablations (Tables 4, 5 and 15, Figure 4).
+
+    With `condition: binary` the generator is told what a network is for (section 4): the bits of its checkpoint's
+    condition are embedded and added to the positions of all tokens, or, as in the published code, of the last 8 alone
+    (`condition_scope: head`); then what comes before these does not depend on the task. The paper has no permutation
+    state then.
+
+    `statistics` are those that tokens are standardised with: two numbers per tensor, as in the paper, or two for every
+    value (rpg.tokens.values), which suits zoos whose networks all started from the same weights.
+    """
+
+    token_size: Annotated[int, Field(gt=0, le=2**16)] = 256
+    tokenisation: Rule = "layer"
+    statistics: Literal["tensor", "value"] = "tensor"
+    positions: Literal["layer", "index", "learned"] = "layer"
+    recurrent: Literal["mamba", "lstm", "transformer", "none"] = "mamba"
+    d_model: Width | tuple[Width, ...] = 256
+    d_state: Width = 32
+    d_conv: Width = 4
+    expand: Width = 2
+    head_dim: Width = 64
+    num_layers: Depth = 2
+    channels: Annotated[tuple[Width, ...], Field(max_length=256)] = (1, 32, 64, 128, 64, 32, 1)
+    kernel_size: Width = 7
+    permutation_state: Literal["one-hot", "learned", "none"] = "one-hot"
+    condition: Literal["none", "binary"] = "none"
+    condition_scope: Literal["all", "head"] = "all"
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The width of each block."""
+        return self.d_model if isinstance(self.d_model, tuple) else (self.d_model,) * self.num_layers
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if len(self.widths) != self.num_layers:
+            raise ValueError(
+                f"d_model = {list(self.widths)} has {len(self.widths)} widths, but num_layers = {self.num_layers}; "
+                f"give one width per block, or a single number for all"
+            )
+        if self.condition == "binary" and self.permutation_state != "none":
+            raise ValueError(
+                f"condition = binary takes the place of permutation_state = {self.permutation_state}; set "
+                f"method.generator.permutation_state to none"
+            )
+        if self.condition == "none" and self.condition_scope != "all":
+            raise ValueError(
+                "condition_scope = head is for generators with a condition; set method.generator.condition to binary"
+            )
+        if self.recurrent == "mamba":
+            for inner in (self.expand * width for width in self.widths):
+                if inner % self.head_dim:
+                    raise ValueError(f"expand * d_model = {inner} must be a multiple of head_dim = {self.head_dim}")
+        elif len(set(self.widths)) > 1:
+            raise ValueError(
+                f"d_model = {list(self.widths)}: blocks of different widths need recurrent = mamba; "
+                f"for recurrent = {self.recurrent} give a single number"
+            )
+        width = self.widths[0]
+        if width % 4:
+            raise ValueError(f"d_model = {width} must be a multiple of 4 (sine and cosine of two positions)")
+        if self.recurrent == "transformer" and width % TRANSFORMER_HEADS:
+            raise ValueError(f"d_model = {width} must be a multiple of {TRANSFORMER_HEADS}, the transformer's heads")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size = {self.kernel_size} must be odd, so that a token keeps its length")
+        if len(self.channels) < 3 or self.channels[0] != 1 or self.channels != self.channels[::-1]:
+            raise ValueError(f"channels = {list(self.channels)} must start and end with 1 and read the same backwards")
+        return self
+
+
+Precision: TypeAlias = Literal["bfloat16", "float32"]
+
+
+class TrainConfig(Frozen):
+    """How the generator is trained (paper, Table 11).
+
+    `batch_size` checkpoints and `diffusion_batch` tokens make a step, on any number of processes. `accumulation` cuts
+    the step into that many parts, computed one after the other to save memory: gradients are those of the whole step,
+    but each part is a batch of its own to the denoiser's BatchNorm. `gradient_clipping` is the largest norm of the
+    gradient, `ema` the decay per step of an average of the weights that is then the trained generator; the paper is
+    silent about both and the published code has neither. With `loss: token` the error is the mean over tokens of the
+    mean over their values, instead of over all values: a small head then counts as much as a token full of a layer.
+    """
+
+    batch_size: PositiveInt = 16
+    accumulation: PositiveInt = 1
+    steps: PositiveInt = 80_000
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    learning_rate: PositiveFloat = 3e-5
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    gradient_clipping: PositiveFloat | None = None
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    precision: Precision = "bfloat16"
+    loss: Literal["value", "token"] = "value"
+    diffusion_batch: PositiveInt = 1024
+    save_every: PositiveInt = 1000
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size = {self.batch_size} must be a multiple of accumulation = {self.accumulation}; "
+                f"every part of a step takes as many checkpoints"
+            )
+        return self
+
+
+class GenerateConfig(DrawConfig):
+    """Section `generate:` of method `rpg` (paper, sections 3.1 and B.3).
+
+    `sampler`: the paper's DDPM (1000 steps) and DDIM (60), or DPM-Solver++ with noise, made for about 20. `mode` says
+    how many tokens are denoised together at most: one (sequential), 256 (partial) or all in memory (full). It changes
+    time and memory, not the weights. `conditions` are the tasks to generate for, `n` networks each, by a run that was
+    trained with conditions.
+    """
+
+    conditions: tuple[Annotated[str, AfterValidator(check_condition)], ...] = ()
+    sampler: Sampler = "ddpm"
+    steps: PositiveInt = 1000
+    mode: Literal["sequential", "partial", "full"] = "partial"
+
+
+class RPGConfig(MethodConfig):
+    """Section `method:` of method `rpg`."""
+
+    draw_config: ClassVar[type[DrawConfig]] = GenerateConfig
+
+    name: Literal["rpg"]
+    generator: GeneratorConfig = GeneratorConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    train: TrainConfig = TrainConfig()
+
+    def build(self) -> Method:
+        from rpg.methods.rpg.method import RPG  # which trains: a recipe needs its settings alone
+
+        return RPG(self)
+
+
+Config = RPGConfig

@@ -1,0 +1,90 @@
+"""The generator: permutation state and positions -> recurrent model -> prototypes -> denoiser (paper, Figure 3).
+
+For tasks never seen, a condition takes the place of the permutation state (section 4.1).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rpg.methods.rpg.config import GeneratorConfig
+from rpg.methods.rpg.models.denoiser import Denoiser
+from rpg.methods.rpg.models.positions import by_index, by_layer
+from rpg.methods.rpg.models.recurrent import RecurrentModel
+from zoo.conditions import BITS
+
+CONDITION_HIDDEN = 1024  # width between the two layers of the condition's embedding, as published
+HEAD_TOKENS = 8  # that the condition is added to with `condition_scope: head`, as published
+
+
+class Generator(nn.Module):
+    """`positions` int64 (L, 2) are the tokens' places (Layout.positions); `num_states` is the number of training
+    checkpoints. What is fixed of positions and states is computed and not part of the state dict; what is learned is.
+
+    Raises ValueError when there are more checkpoints than one-hot states.
+    """
+
+    positions: Tensor
+    states: nn.Parameter
+
+    def __init__(self, config: GeneratorConfig, positions: Tensor, num_states: int) -> None:
+        super().__init__()
+        width = config.widths[0]
+        if config.permutation_state == "one-hot" and num_states > width:
+            raise ValueError(
+                f"{num_states} checkpoints need as many one-hot permutation states, but d_model is {width}; "
+                f"raise method.generator.d_model or set method.generator.permutation_state to learned or none"
+            )
+        self.config = config
+        self.num_states = num_states
+        if config.positions == "learned":
+            self.positions = nn.Parameter(by_layer(positions, width))
+        else:
+            embed = by_index if config.positions == "index" else by_layer
+            self.register_buffer("positions", embed(positions, width), persistent=False)
+        if config.permutation_state == "learned":
+            self.states = nn.Parameter(torch.full((num_states, width), 1 / width))  # all alike at first, as published
+        if config.condition == "binary":
+            self.condition = nn.Sequential(
+                nn.Linear(BITS, CONDITION_HIDDEN), nn.SiLU(), nn.Linear(CONDITION_HIDDEN, width)
+            )
+        self.recurrent = RecurrentModel(config)
+        self.denoiser = Denoiser(config.token_size, config.channels, config.kernel_size)
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, states: Tensor, row: Tensor, place: Tensor) -> Tensor:
+        """What training computes: the estimate of the noise (K, token_size) in the noisy tokens (K, token_size) at
+        timesteps int64 (K,); token k is the one at place[k] of the sequence of states[row[k]], states int64 (B,).
+        """
+        return self.denoiser(noisy, timesteps, self.prototypes(states, row, place))
+
+    def prototypes(self, states: Tensor, row: Tensor | None = None, place: Tensor | None = None) -> Tensor:
+        """Prototypes (B, L, token_size) for the permutation states int64 (B,), or for conditions float32 (B, BITS)
+        where the generator takes these; of the tokens `place` of the sequences `row`, int64 (K,) each, alone:
+        (K, token_size).
+        """
+        states = states.to(self.positions.device)
+        picked = None if row is None or place is None else (row, place)
+        if self.config.condition == "binary":
+            added = self.condition(states)
+            if self.config.condition_scope == "head":
+                return self.recurrent(self._at_the_end(added), None, picked)
+        elif self.config.permutation_state == "one-hot":
+            added = nn.functional.one_hot(states, self.config.widths[0]).to(self.positions.dtype)
+        elif self.config.permutation_state == "learned":
+            added = self.states[states]
+        elif picked is None:
+            return self.recurrent(self.positions[None]).expand(len(states), -1, -1)
+        else:  # all sequences are the same one
+            return self.recurrent(self.positions[None], None, (torch.zeros_like(picked[0]), picked[1]))
+        return self.recurrent(self.positions, added, picked)
+
+    def _at_the_end(self, added: Tensor) -> Tensor:
+        """The positions with `added` (B, width) on the last tokens: (B, L, width)."""
+        length = len(self.positions)
+        last_L1 = (torch.arange(length, device=added.device) >= length - HEAD_TOKENS)[:, None]
+        return self.positions + added[:, None] * last_L1
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())

@@ -1,0 +1,74 @@
+"""The optimisers (paper, Table 11) and the average of the weights. bitsandbytes is imported here only."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from rpg.methods.rpg.config import TrainConfig
+from zoo.errors import MissingExtra
+
+SMALLEST_8BIT, BLOCK = 4096, 256  # bitsandbytes: smaller tensors stay in 32 bits; values that share a scale
+
+
+def require_optimizer(settings: TrainConfig) -> None:
+    """Raise MissingExtra when the optimiser's library is not installed."""
+    if settings.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
+        raise MissingExtra(
+            "method.train.optimizer = adamw8bit needs bitsandbytes: `pip install 'rpg-zoo[opt]'`, "
+            "or --set method.train.optimizer=adamw with four times the memory for its moments"
+        )
+
+
+def make_optimizer(settings: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW with torch's betas, fused: one pass over the weights, without copies of them. In 8 bits with
+    `adamw8bit` (moments quantised in blocks; tensors below 4096 values stay in 32).
+    """
+    decay = settings.weight_decay
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=decay, fused=True)
+    import bitsandbytes
+
+    kind = bitsandbytes.optim.AdamW8bit
+    return kind(model.parameters(), settings.learning_rate, weight_decay=decay, min_8bit_size=SMALLEST_8BIT)
+
+
+def moment_bytes(settings: TrainConfig, model: nn.Module) -> int:
+    """What the optimiser keeps of gradients: two float32 per weight, or two bytes and two scales per block."""
+    counts = [parameter.numel() for parameter in model.parameters()]
+    if settings.optimizer == "adamw":
+        return 8 * sum(counts)
+    return sum(8 * n if n < SMALLEST_8BIT else 2 * n + 8 * -(-n // BLOCK) for n in counts)
+
+
+class EMA:
+    """The exponential moving average of a model's state dict, from its initial weights on.
+
+    BatchNorm's running statistics are averaged like the weights: as they stand they belong to the last weights, and
+    lie far from what the averaged ones produce. Counters are the model's own.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.values = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self._average = get_ema_multi_avg_fn(decay)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the model's weights after a step."""
+        averages: list[Tensor] = []
+        currents: list[Tensor] = []
+        for name, current in model.state_dict().items():
+            if current.is_floating_point():
+                averages.append(_local(self.values[name]))
+                currents.append(_local(current))
+            else:
+                self.values[name].copy_(current)
+        self._average(averages, currents, 0)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """This process's part, where FSDP2 has sharded it."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -1,0 +1,317 @@
+"""Train the recurrent diffusion on a Zoo (paper, section 2.3 and Table 11). Resumable at any step, to the same bytes
+on the same hardware.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from pydantic import JsonValue
+from torch import Tensor, nn
+
+from rpg.devices import memory_of, out_of_memory
+from rpg.diffusion import Scheduler, draw_noise, make_scheduler, squared_error
+from rpg.methods.base import Machine, TrainingSet
+from rpg.methods.rpg.config import GeneratorConfig, RPGConfig, TrainConfig
+from rpg.methods.rpg.estimate import training_remedy
+from rpg.methods.rpg.learnt import Learnt, RPGRecord, build_generator
+from rpg.methods.rpg.optimizer import EMA, make_optimizer, require_optimizer
+from rpg.processes import Processes, is_sharded, require_trackers, world_size
+from rpg.run import Run
+from rpg.tokens.files import gather, open_tokens, write_tokens
+from rpg.tokens.layout import Layout
+from rpg.tokens.values import ValueStatistics
+from zoo.checkpoint import save_tensors
+from zoo.conditions import bits, check_condition
+from zoo.errors import Corrupt, Failed
+from zoo.files import Journal, sha256_file
+from zoo.manifest import Entry, FileRecord
+from zoo.progress import Bar, progress
+from zoo.seeds import generator as seeded_generator
+from zoo.store import Zoo
+from zoo.training.malloc import keep_freed_memory
+from zoo.training.state import gather_full, pack_state, read_state, unpack_state, write_state
+
+LOG_EVERY = 10  # steps between lines of metrics.jsonl
+
+
+def fit(config: RPGConfig, data: TrainingSet, run: Run, machine: Machine) -> None:
+    """Train a generator on these checkpoints into a run that has begun, or continue an interrupted training. Under
+    `accelerate launch` all processes call this with the same arguments; the first writes.
+
+    Raises ValueError when the settings do not suit the device, MissingExtra when a library for them is not installed
+    (both before any work), Failed when the loss is not finite, memory does not suffice or the disk is full (the last
+    state is kept).
+    """
+    check(config.train, machine.device, machine.trackers)
+    processes = Processes(machine.device, machine.trackers, run.path / "logs")
+    learnt = Learnt(run)
+    if processes.rank == 0:
+        prepare(learnt, config, data)
+    processes.wait()
+    if not run.trained:
+        layout = learnt.layout()
+        with out_of_memory(lambda: _advice(config, layout.num_tokens, len(data.entries), processes)):
+            _optimise(learnt, config, layout, len(data.entries), processes)
+    processes.wait()  # until the first has sealed the run, which then is a trained one to all
+    processes.close()
+    if processes.rank == 0:
+        for leftover in (learnt.tokens_path, learnt.state_path):
+            leftover.unlink(missing_ok=True)
+
+
+def check(settings: TrainConfig, device: torch.device, trackers: Sequence[str] = ()) -> None:
+    """Refuse what cannot work here before any work: ValueError with the remedy, or MissingExtra."""
+    count = world_size()
+    require_optimizer(settings)
+    require_trackers(trackers)
+    if settings.batch_size % (count * settings.accumulation):
+        raise ValueError(
+            f"method.train.batch_size = {settings.batch_size} must be a multiple of {count} processes times "
+            f"method.train.accumulation = {settings.accumulation}; change one of them"
+        )
+    if is_sharded() and settings.optimizer == "adamw8bit":
+        raise ValueError(
+            "adamw8bit cannot be sharded by FSDP; use --set method.train.optimizer=adamw, or no --use_fsdp"
+        )
+    on_gpu = device.type == "cuda"
+    if settings.precision == "bfloat16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(
+            f"{torch.cuda.get_device_name(device)} does not compute in bfloat16; use "
+            "--set method.train.precision=float32"
+        )
+
+
+def _advice(config: RPGConfig, num_tokens: int, num_states: int, processes: Processes) -> str:
+    return training_remedy(config, num_tokens, num_states, memory_of(processes.device), processes.count)
+
+
+def prepare(learnt: Learnt, config: RPGConfig, data: TrainingSet) -> None:
+    """Everything but the optimisation: layout, statistics, tokenised zoo, record. What is already there is kept."""
+    run, zoo, entries = learnt.run, data.zoo, data.entries
+    if learnt.record_path.is_file():
+        if not run.trained:
+            run.check(learnt.record().files)
+        return
+    settings = config.generator
+    layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), settings.token_size, settings.tokenisation)
+    conditions = conditions_of(settings, zoo, entries)
+    num_parameters = build_generator(settings, layout, len(entries), config.train.seed).num_parameters
+    values = ValueStatistics.fit(layout, zoo.checkpoints(entries)) if settings.statistics == "value" else None
+    write_tokens(learnt.tokens_path, layout, zoo.checkpoints(entries), len(entries), values)
+    files = [learnt.tokens_path, learnt.layout_path]
+    if values:
+        save_tensors(learnt.values_path, values.tensors())
+        files.append(learnt.values_path)
+    run.write_json(learnt.layout_path, layout)
+    record = RPGRecord(
+        conditions=conditions,
+        num_parameters=num_parameters,
+        files={path.name: FileRecord.of(path) for path in files},
+    )
+    run.write_json(learnt.record_path, record)
+
+
+def conditions_of(settings: GeneratorConfig, zoo: Zoo, entries: Sequence[Entry]) -> tuple[str, ...]:
+    """The condition of each checkpoint, if the generator takes them, else none. Raises ValueError when one has none."""
+    if settings.condition == "none":
+        return ()
+    for entry in entries:
+        if entry.condition is None:
+            raise ValueError(
+                f"{entry.id} of {zoo.path} has no condition, which method.generator.condition = binary needs; expected "
+                f"a zoo of binary tasks, or condition = none"
+            )
+    return tuple(check_condition(str(entry.condition)) for entry in entries)
+
+
+def facts(learnt: Learnt) -> dict[str, JsonValue]:
+    """What a trained generator is, in a few numbers."""
+    layout = learnt.layout()
+    return {
+        "num_parameters": learnt.record().num_parameters,
+        "num_tokens": layout.num_tokens,
+        "useful": layout.useful,
+        "checkpoints": len(learnt.run.record().networks),
+    }
+
+
+def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints: int, processes: Processes) -> None:
+    settings, run = config.train, learnt.run
+    if processes.device.type == "cpu":
+        keep_freed_memory()
+    model = build_generator(config.generator, layout, num_checkpoints, settings.seed).to(processes.device).train()
+    parallel = processes.wrap(model, [*model.recurrent.layers, model.recurrent.projection, model.denoiser])
+    optimizer = make_optimizer(settings, model)
+    average = EMA(model, settings.ema) if settings.ema else None
+    extra = average.values if average else {}
+    step = unpack_state(read_state(learnt.state_path), model, optimizer, extra) if learnt.state_path.is_file() else 0
+    saved = step
+    tokens = open_tokens(learnt.tokens_path, layout, num_checkpoints)
+    schedule = make_scheduler(config.diffusion, "ddpm", config.diffusion.num_steps)
+    conditions = learnt.record().conditions
+    cond = torch.stack([bits(c) for c in conditions]) if conditions else None
+    batches = Batches(settings, tokens, layout.mask(), schedule, processes, cond)
+    processes.start_trackers(run.path.resolve().name, sha256_file(run.record_path)[:16], step)
+    with _curve(run, settings.steps, step, processes) as curve:
+        while step < settings.steps:
+            learning_rate = cosine(settings, step)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.zero_grad(set_to_none=True)
+            curve.window.append(batches.backward(parallel, step))
+            if settings.gradient_clipping:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clipping)
+            optimizer.step()
+            if average:
+                average.update(model)
+            step += 1
+            if step % LOG_EVERY == 0 or step == settings.steps:
+                curve.draw(step, learning_rate)
+                if step - saved >= settings.save_every:
+                    state = pack_state(model, optimizer, step, extra, keep=processes.rank == 0)
+                    if processes.rank == 0:
+                        write_state(learnt.state_path, state)
+                    saved = step
+    trained = gather_full(average.values if average else model.state_dict(), processes.rank == 0)
+    if processes.rank == 0:
+        save_tensors(learnt.generator_path, trained)
+        kept = [learnt.values_path] if config.generator.statistics == "value" else []
+        files = [learnt.record_path, learnt.layout_path, *kept, run.metrics_path, learnt.generator_path]
+        run.seal(files, facts(learnt))
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What a process computes at once of a step: K tokens of B checkpoints. `states` int64 (B,), or conditions
+    float32 (B, BITS); `row` and `place` int64 (K,) say whose and which tokens; `tokens` and `noise` (K, D), `mask` bool
+    (K, D), `levels` int64 (K,).
+    """
+
+    states: Tensor
+    row: Tensor
+    place: Tensor
+    tokens: Tensor
+    mask: Tensor
+    levels: Tensor
+    noise: Tensor
+
+
+class Batches:
+    """Training step k as a pure function of (seed, k): which checkpoints, which tokens, which noise.
+
+    A step is the same on any number of processes: all draw the whole of it, and the checkpoints are dealt out, first
+    over the parts that are computed one after the other (`accumulation`), then within a part over processes. A token
+    goes with its checkpoint, so no process has another's tokens or noise.
+
+    `cond` is what the generator is cond of each checkpoint: its condition, float32 (N, BITS), or by default the number
+    of its permutation state.
+    """
+
+    def __init__(
+        self,
+        settings: TrainConfig,
+        tokens: np.memmap,
+        mask: Tensor,
+        schedule: Scheduler,
+        processes: Processes,
+        cond: Tensor | None = None,
+    ) -> None:
+        self.settings, self.tokens, self.mask = settings, tokens, mask
+        self.cond = torch.arange(len(tokens)) if cond is None else cond
+        self.schedule = replace(schedule, timesteps=schedule.timesteps.to(processes.device))
+        self.processes = processes
+
+    def parts(self, step: int) -> tuple[list[MicroBatch], int]:
+        """This process's parts of the step, and how many count in the whole of it: unpadded values, or tokens."""
+        settings, processes = self.settings, self.processes
+        count, length, size = self.tokens.shape
+        rng = seeded_generator(settings.seed, "train", step)
+        states = torch.randint(count, (settings.batch_size,), generator=rng)
+        picked = torch.randperm(settings.batch_size * length, generator=rng)[: settings.diffusion_batch]
+        row, place = picked // length, picked % length
+        levels, noise = draw_noise(self.schedule, len(picked), size, rng)
+        share = settings.batch_size // (settings.accumulation * processes.count)  # checkpoints at once
+        parts = []
+        for number in range(settings.accumulation):
+            if not bool((row // (share * processes.count) == number).any()):
+                continue  # no process has a token here; BatchNorm needs some
+            first = (number * processes.count + processes.rank) * share
+            mine = (row // share == first // share).nonzero()[:, 0]
+            kept = (self.mask[place[mine]], levels[mine], noise[mine])
+            index = (self.cond[states[first : first + share]], row[mine] - first, place[mine])
+            part = MicroBatch(*index, gather(self.tokens, states[row[mine]], place[mine]), *kept)
+            parts.append(part)
+        return parts, len(place) if settings.loss == "token" else int(self.mask[place].sum())
+
+    def backward(self, model: nn.Module, step: int) -> Tensor:
+        """Add the step's gradients to the parameters' and return this process's share of its loss: the masked
+        noise-prediction error (Eq. 5) on `diffusion_batch` tokens drawn from the batch's sequences.
+        """
+        parts, counted = self.parts(step)
+        total = torch.zeros((), device=self.processes.device)
+        for number, part in enumerate(parts, 1):
+            with nullcontext() if number == len(parts) else self.processes.no_sync(model):
+                loss = self.loss(model, part) / counted
+                (loss * self.processes.count).backward()  # gradients are averaged over processes; here, a sum is due
+            total += loss.detach()
+        return total
+
+    def loss(self, model: nn.Module, part: MicroBatch) -> Tensor:
+        """The part's squared error, a scalar: of all values, or of tokens, each the mean of its values'."""
+        device = self.processes.device
+        data: tuple[Tensor, ...] = (part.tokens, part.mask, part.levels, part.noise, part.states, part.row, part.place)
+        if device.type == "cuda":  # from pinned memory a copy does not wait for the step before
+            data = tuple(tensor.pin_memory().to(device, non_blocking=True) for tensor in data)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+            weight = 1 / data[1].sum(1) if self.settings.loss == "token" else None
+            return squared_error(model, self.schedule, *data, weight=weight)
+
+
+class _Curve:
+    """What becomes of the losses in `window`, those since the last line: a line of metrics.jsonl, the bar, trackers."""
+
+    def __init__(self, journal: Journal | None, bar: Bar, processes: Processes) -> None:
+        self.journal, self.bar, self.processes = journal, bar, processes
+        self.window: list[Tensor] = []
+
+    def draw(self, step: int, learning_rate: float) -> None:
+        """Add the mean loss of the window. Raises Failed when it is not finite, in all processes."""
+        mean = self.processes.total(torch.stack(self.window).float().mean()).item()
+        if not math.isfinite(mean):
+            raise Failed(
+                f"the loss is {mean} at step {step}; lower method.train.learning_rate or set "
+                f"method.train.precision=float32 (the last saved state is kept)"
+            )
+        values = {"loss": mean, "learning_rate": learning_rate}
+        if self.journal:
+            self.journal.append({"step": step, **values})
+        self.processes.log(values, step)
+        self.bar.advance(len(self.window), f"loss {mean:.4f}")
+        self.window.clear()
+
+
+@contextmanager
+def _curve(run: Run, steps: int, step: int, processes: Processes) -> Iterator[_Curve]:
+    """The curve of a run that goes on after `step`; the first process writes it."""
+    if processes.rank > 0:
+        with progress("train", steps, show=False) as bar:
+            yield _Curve(None, bar, processes)
+        return
+    with Journal(run.metrics_path) as journal, progress(f"training {run.path.name}", steps) as bar:
+        logged = math.ceil(step / LOG_EVERY)
+        if len(journal.records) < logged:
+            raise Corrupt(f"{run.metrics_path} has lost lines; remove {run.path} and train again")
+        journal.keep(logged)
+        bar.skip(step)
+        yield _Curve(journal, bar, processes)
+
+
+def cosine(settings: TrainConfig, step: int) -> float:
+    """Learning rate of this step: half a cosine from `learning_rate` to 0 over all steps."""
+    return settings.learning_rate * (1 + math.cos(math.pi * step / settings.steps)) / 2

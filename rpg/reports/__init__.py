@@ -1,0 +1,1 @@
+"""Generated networks beside originals and baselines: comparisons, verdicts, tables, plots, pages."""

@@ -1,0 +1,304 @@
+"""Set generated networks beside what they must beat: originals, held-out originals, and baselines.
+
+Every group is a Zoo, or several: seeds of one generator. All are scored on the same test data, and compared with the
+training checkpoints in behaviour (largest error-IoU) and in weights (distance to the nearest). The yardstick are the
+training checkpoints, compared with one another; where they come from several runs (seeds), with those of other runs.
+Checkpoints of a run hardly differ: beside them a noisy copy would pass for a new network. Where nobody knows what the
+networks do, weights are compared alone.
+
+A measure of a group is computed in `_group`, kept in `Group` or `Behaviour` and shown by `rpg.reports.report.measures`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, PositiveInt
+
+from evaluators.metrics import Summary, summarize
+from evaluators.similarity import max_error_iou, nearest, novel_and_good, rms_spread
+from rpg.reports.distances import Distances, Part, distances
+from rpg.reports.inputs import Inputs, claim, networks
+from zoo.errors import Failed
+from zoo.manifest import Entry, Name
+from zoo.scoring import Score, score, summaries
+from zoo.store import Zoo
+from zoo.structure import Frozen
+from zoo.tasks.base import Task
+
+MARGIN = 2.0  # points below the originals' median that still count as good (CONTRIBUTING, Honesty)
+HELDOUT = "heldout"
+
+Kind = Literal["original", "heldout", "generated", "baseline"]
+ABOUT: dict[Kind, str] = {
+    "original": "the training checkpoints, each compared with the others; with several runs, with those of other runs",
+    "heldout": "originals that no generator saw",
+    "generated": "networks from a generator",
+    "baseline": "networks that take no generator",
+}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A finished zoo to set beside the originals. Several of one `name` are seeds of one generator. `about` says what
+    the networks are, for readers.
+    """
+
+    name: str
+    zoo: Zoo
+    kind: Literal["generated", "baseline"]
+    about: str = ""
+
+
+class Behaviour(Frozen):
+    """What a group's networks do on test data. Per network, in order: `accuracy` (the headline metric) and
+    `max_error_iou` with the training checkpoints. `stderr` is the largest standard error of one network's accuracy,
+    `novel_and_good` a share in percent (evaluators.similarity).
+    """
+
+    metrics: dict[str, Summary]
+    accuracy: tuple[float, ...]
+    stderr: NonNegativeFloat
+    max_error_iou: tuple[float, ...]
+    novel_and_good: float
+
+
+class Group(Frozen):
+    """One group of networks. `seeds` are how many networks each seed of its generator made, in their order.
+
+    Per network, in order: `nearest` distance to a training checkpoint, and `nearest_ratio`, the same over the
+    yardstick. For the originals these, and the error-IoU, leave out the network itself, or its whole run where there
+    are several. `spread` is the root mean square distance within the group (evaluators.similarity.rms_spread), also
+    over the yardstick. `behaviour` is there where scores are.
+    """
+
+    name: Name
+    kind: Kind
+    about: str
+    seeds: tuple[PositiveInt, ...]
+    nearest: tuple[float, ...]
+    nearest_ratio: tuple[float, ...]
+    spread: float
+    behaviour: Behaviour | None
+
+    @property
+    def scored(self) -> Behaviour:
+        """The behaviour, of a comparison with scores."""
+        assert self.behaviour
+        return self.behaviour
+
+    def over_seeds(self, values: Sequence[float]) -> Summary:
+        """Statistics over the generator's seeds of their means of these values, one for each network."""
+        ends = accumulate(self.seeds, initial=0)
+        return summarize([mean(values[start:end]) for start, end in pairwise(ends)])
+
+
+class Scoring(Frozen):
+    """The test data of all groups, and what is known of the training checkpoints there: the median of their largest
+    error-IoU, leaving one out (or one run), and the accuracy from which a network is good.
+    """
+
+    headline: str
+    protocol: str
+    evaluator: str
+    samples: PositiveInt
+    leave_one_out_iou: float
+    good_from: float
+
+
+class Comparison(Frozen):
+    """All groups, the originals first. `originals` is the name of their zoo, which come from so many `runs`;
+    `leave_one_out_distance` the yardstick, the median of their nearest distances, leaving one out (or one run).
+    Without `scoring` weights were compared alone.
+    """
+
+    inputs: Inputs
+    originals: Name
+    split: Name
+    runs: PositiveInt
+    leave_one_out_distance: float
+    scoring: Scoring | None
+    groups: tuple[Group, ...]
+
+    def group(self, name: str) -> Group:
+        return next(group for group in self.groups if group.name == name)
+
+    def of_kind(self, kind: Kind) -> list[Group]:
+        return [group for group in self.groups if group.kind == kind]
+
+    @property
+    def original(self) -> Group:
+        return self.groups[0]
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    """What `rpg report --json` prints: for every group its metrics as `rpg eval --json` does, and its similarity."""
+    groups = {}
+    for group in comparison.groups:
+        similarity: dict[str, Any] = {
+            "nearest_distance": summarize(group.nearest, higher_is_better=False).to_json(),
+            "nearest_ratio": summarize(group.nearest_ratio, higher_is_better=False).to_json(),
+            "spread": group.spread,
+        }
+        shown = groups[group.name] = {"kind": group.kind, "seeds": len(group.seeds), "similarity": similarity}
+        if behaviour := group.behaviour:
+            shown["metrics"] = {name: summary.to_json() for name, summary in behaviour.metrics.items()}
+            similarity["max_error_iou"] = summarize(behaviour.max_error_iou).to_json()
+            similarity["novel_and_good"] = behaviour.novel_and_good
+    protocol = comparison.scoring.protocol if comparison.scoring else None
+    return {"task": comparison.originals, "protocol": protocol, "groups": groups}
+
+
+@dataclass(frozen=True)
+class _Members:
+    """A group before the comparison: entries of one zoo or more."""
+
+    name: str
+    kind: Kind
+    about: str
+    parts: Sequence[Part]
+
+    @property
+    def key(self) -> str:
+        return self.name if self.name == self.kind else f"{self.kind} {self.name}"
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [entry for _, entries in self.parts for entry in entries]
+
+
+def compare(originals: Zoo, split: str, candidates: Sequence[Candidate], task: Task | None, out: Path) -> Comparison:
+    """Compare `candidates` with the networks of `split`, which they were made from, and with those held out. All are
+    scored under `out`, resumably; without a `task` weights are compared alone. No zoo is changed.
+
+    Raises ValueError for zoos of different models, names that do not tell groups apart, too few originals, and when
+    `out` holds another report; Failed for networks whose weights are not finite.
+    """
+    members = _members(originals, split, candidates)
+    inputs = {member.key: networks([entries for _, entries in member.parts]) for member in members}
+    if task:
+        inputs |= {"evaluator": task.evaluator, "protocol": task.protocol}
+    claim(out, inputs)
+    apart = distances([member.parts for member in members])
+    for member, found in zip(members, apart, strict=True):
+        _check_finite(member, found)
+    scores = [[s for zoo, entries in m.parts for s in score(zoo, task, out, entries)] if task else [] for m in members]
+    runs, itself = _runs(members[0].entries)
+    loo_distance = float(np.median(nearest(apart[0].to_first, itself)[0]))
+    scoring = _scoring(task, scores[0], itself) if task else None
+    groups = [
+        _group(member, found, own, itself if member is members[0] else None, loo_distance, scoring, scores[0])
+        for member, found, own in zip(members, apart, scores, strict=True)
+    ]
+    return Comparison(
+        inputs=inputs,
+        originals=originals.manifest.origin.name,
+        split=split,
+        runs=runs,
+        leave_one_out_distance=loo_distance,
+        scoring=scoring,
+        groups=tuple(groups),
+    )
+
+
+def _members(originals: Zoo, split: str, candidates: Sequence[Candidate]) -> list[_Members]:
+    """The groups: originals, held-out originals, generators, baselines. Raises ValueError as `compare` does."""
+    train = originals.select(split)
+    if len(train) < 2:
+        raise ValueError(
+            f"{originals.path} has one checkpoint of split {split}; expected two at least, for a yardstick"
+        )
+    found = [_Members("original", "original", ABOUT["original"], [(originals, train)])]
+    if split != HELDOUT and any(entry.split == HELDOUT for entry in originals.entries):
+        found.append(_Members(HELDOUT, "heldout", ABOUT["heldout"], [(originals, originals.select(HELDOUT))]))
+    groups: dict[str, list[Candidate]] = {}
+    for one in candidates:
+        if differences := originals.structure.diff(one.zoo.structure):
+            raise ValueError(f"{one.zoo.path} and {originals.path} hold different models: {'; '.join(differences[:3])}")
+        groups.setdefault(one.name, []).append(one)
+    if reserved := {"", *(member.name for member in found)} & set(groups):
+        raise ValueError(f"{groups[min(reserved)][0].zoo.path} is named {min(reserved)!r}; expected a name of its own")
+    for name, seeds in groups.items():
+        if len({one.kind for one in seeds}) > 1:
+            raise ValueError(f"{name} is the name of generated networks and of baselines; expected different names")
+        if len({networks([one.zoo.entries]) for one in seeds}) < len(seeds):
+            raise ValueError(f"{name} holds the same networks twice; expected others for each seed of a generator")
+    for kind in ("generated", "baseline"):
+        for name, (first, *more) in groups.items():
+            if first.kind == kind:
+                parts = [(one.zoo, one.zoo.entries) for one in (first, *more)]
+                found.append(_Members(name, first.kind, first.about or ABOUT[first.kind], parts))
+    return found
+
+
+def _check_finite(member: _Members, found: Distances) -> None:
+    """Raise Failed, naming the first network whose weights are not finite."""
+    for entry, row in zip(member.entries, found.to_first, strict=True):
+        if not np.isfinite(row).all():
+            zoo = next(zoo.path for zoo, entries in member.parts if entry in entries)
+            raise Failed(f"{entry.id} of {zoo}, or an original, holds weights that are NaN, infinite or beyond compare")
+
+
+def _wrong(scores: Sequence[Score]) -> NDArray[np.bool_]:
+    return ~np.stack([s.correct_per_sample() for s in scores])
+
+
+def _scoring(task: Task, originals: Sequence[Score], itself: NDArray[np.bool_]) -> Scoring:
+    wrong = _wrong(originals)
+    return Scoring(
+        headline=task.main_metric,
+        protocol=task.protocol,
+        evaluator=task.evaluator,
+        samples=originals[0].samples,
+        leave_one_out_iou=float(np.median(max_error_iou(wrong, wrong, itself))),
+        good_from=float(np.median([s.metrics[task.main_metric].value for s in originals])) - MARGIN,
+    )
+
+
+def _group(
+    member: _Members,
+    found: Distances,
+    scores: Sequence[Score],
+    leave_out: NDArray[np.bool_] | None,
+    loo_distance: float,
+    scoring: Scoring | None,
+    originals: Sequence[Score],
+) -> Group:
+    """All measures of one group."""
+    distance = nearest(found.to_first, leave_out)[0]
+    unit = loo_distance or 1.0
+    behaviour = None
+    if scoring:
+        metrics = [s.metrics[scoring.headline] for s in scores]
+        accuracy = np.array([metric.value for metric in metrics])
+        behaviour = Behaviour(
+            metrics=summaries(scores),
+            accuracy=tuple(accuracy.tolist()),
+            stderr=max(metric.stderr for metric in metrics),
+            max_error_iou=tuple(max_error_iou(_wrong(scores), _wrong(originals), leave_out).tolist()),
+            novel_and_good=novel_and_good(distance, loo_distance, accuracy, scoring.good_from),
+        )
+    return Group(
+        name=member.name,
+        kind=member.kind,
+        about=member.about,
+        seeds=tuple(len(entries) for _, entries in member.parts),
+        nearest=tuple(distance.tolist()),
+        nearest_ratio=tuple((distance / unit).tolist()),
+        spread=rms_spread(found.within) / unit,
+        behaviour=behaviour,
+    )
+
+
+def _runs(entries: Sequence[Entry]) -> tuple[int, NDArray[np.bool_]]:
+    """From how many runs these checkpoints come, and which pairs of them, bool (A, A), are not to be compared."""
+    seeds = np.array([entry.seed for entry in entries])
+    runs = len(np.unique(seeds))
+    return runs, seeds[:, None] == seeds if runs > 1 else np.eye(len(seeds), dtype=bool)

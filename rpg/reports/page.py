@@ -1,0 +1,139 @@
+"""A report as files: JSON and CSV for programs, Markdown for terminals and repositories, one HTML page for people, and
+its plots. What it says is a Page; who writes one is rpg.reports.report or rpg.reports.task_report.
+
+The HTML is self-contained: no script, no request, plots inlined from their files. The same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from rpg.reports.inputs import REPORT, Inputs, claim
+from rpg.reports.plots import FORMS, NAMES, Mark, Plot, check_forms, inline, render
+from zoo.files import unwritable_is_failed, write_bytes
+from zoo.manifest import versions
+from zoo.structure import Frozen
+from zoo.table import Table, markdown_text
+
+HTML = "report.html"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled part: terms with what is said of them, paragraphs, tables, plots with captions, in this order."""
+
+    title: str
+    terms: Sequence[tuple[str, str]] = ()
+    text: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    plots: Sequence[tuple[Plot, str]] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a report says. `about` is what it compares, `headlines` the answer. Rows of tables whose first cell is in
+    `marks` get its colour, those in `strong` stand out.
+    """
+
+    title: str
+    about: str
+    headlines: Sequence[str]
+    sections: Sequence[Section]
+    provenance: Mapping[str, str]
+    marks: Mapping[str, Mark] = field(default_factory=dict)
+    strong: frozenset[str] = frozenset()
+
+
+def write_page(page: Page, record: Frozen, inputs: Inputs, numbers: Table, out: Path, plots: Sequence[str]) -> Path:
+    """Write the report into `out`; the path of its HTML page. `record` becomes `report.json`, `numbers` `report.csv`;
+    plots are written as SVG and in the formats `plots`.
+
+    Raises ValueError for an unknown format, and when `out` holds the report of other `inputs`
+    (rpg.reports.inputs.claim).
+    """
+    check_forms(plots)
+    claim(out, inputs)
+    drawn: dict[str, str] = {}
+    written = set()
+    for plot, _ in (pair for section in page.sections for pair in section.plots):
+        for form in dict.fromkeys(("svg", *plots)):
+            path = out / "plots" / f"{plot.name}.{form}"
+            write_bytes(path, render(plot, form))
+            written.add(path)
+        drawn[plot.name] = inline((out / "plots" / f"{plot.name}.svg").read_bytes())
+    for path in {out / "plots" / f"{name}.{form}" for name in NAMES for form in FORMS} - written:
+        with unwritable_is_failed(path):  # of the same report as it was written before
+            path.unlink(missing_ok=True)
+    write_bytes(out / "report.csv", numbers.csv().encode())
+    write_bytes(out / "report.md", _markdown(page).encode())
+    write_bytes(out / HTML, _html(page, drawn).encode())
+    write_bytes(out / REPORT, (record.to_json(indent=1) + "\n").encode())
+    return out / HTML
+
+
+def provenance_of(command: Sequence[str]) -> dict[str, str]:
+    """How and where this process makes a report."""
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "command": shlex.join(command),
+        "commit": _commit(),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "hardware": ", ".join([f"{os.cpu_count()} CPUs", platform.machine(), *devices]),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _commit() -> str:
+    """The commit of this checkout, with `-dirty` where it was changed; an installed package has none."""
+    root = Path(__file__).resolve().parents[1]
+    git = shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return "not a git checkout"
+    describe = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    found = subprocess.run(describe, capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "no commit yet"
+
+
+def _markdown(page: Page) -> str:
+    parts = [f"# {markdown_text(page.title)}: {page.about}", *map(markdown_text, page.headlines)]
+    for section in page.sections:
+        parts.append(f"## {markdown_text(section.title)}")
+        if section.terms:
+            parts.append("\n".join(f"- **{markdown_text(a)}.** {markdown_text(b)}" for a, b in section.terms))
+        parts += map(markdown_text, section.text)
+        parts += [table.markdown() for table in section.tables]
+    parts += ["## Provenance", "\n".join(f"- {name}: {_code(value)}" for name, value in page.provenance.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def _code(text: str) -> str:
+    """A code span, which may hold backticks itself."""
+    fence = "``" if "`" in text else "`"
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
+
+
+def _html(page: Page, drawn: Mapping[str, str]) -> str:
+    """The HTML page; `drawn` are the plots by name, as SVG."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("rpg.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    plots = {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704  # our own, their texts escaped
+    return environment.get_template(HTML).render(page=page, plots=plots)

@@ -1,0 +1,310 @@
+"""The plots of reports, as files: SVG for pages, PNG and PDF for papers. The only file that draws.
+
+In SVG, text and axes take the ink of the page, light or dark. The same input gives the same bytes: no date, no library
+version, no random identifiers.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rpg.reports.compare import Comparison, Group, Kind, Scoring
+from rpg.reports.tasks import Picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAMES = ("loss", "similarity", "distance", "head", "picture")
+FORMS = ("svg", "png", "pdf")
+WIDTH = 5.2  # inches; pages scale it
+INK = "#010203"  # stands for the page's text colour, which SVG calls currentColor
+NAMESPACE = ' xmlns="http://www.w3.org/2000/svg"'
+INK_STYLE = """\
+<style>
+.ink { color: #1d2125 }
+@media (prefers-color-scheme: dark) { .ink { color: #e4e6e7 } }
+</style>"""
+"""The page's colours (templates/style.css), for a file that stands alone."""
+
+GUIDE: dict[str, Any] = {"color": INK, "alpha": 0.55, "linewidth": 0.9, "linestyle": (0, (4, 3))}
+STYLE = {
+    "figure.dpi": 72,  # SVG's: at another the layout is measured wrongly
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rpg-zoo",
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": INK,
+    "grid.alpha": 0.14,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+}
+ON_TOP = 8  # layers from here on get a white rim
+LONGEST = 30  # characters of a group's name in a plot
+
+
+class Mark(NamedTuple):
+    """How a group is drawn, the same in all plots."""
+
+    colour: str
+    marker: str
+    size: float = 6
+    layer: int = 5
+
+
+# After Okabe and Ito, safe for colour-blind readers: originals cold, generators warm and on top, baselines paler.
+# Numbers of colours and markers have no common factor, so a kind's groups differ until all pairs of them are used.
+COLOURS: dict[Kind, tuple[str, ...]] = {
+    "original": ("#0072B2",),
+    "heldout": ("#009E73",),
+    "generated": ("#D55E00", "#AA3377", "#7A3B00"),
+    "baseline": ("#CC79A7", "#E69F00", "#8C8C8C", "#56B4E9", "#7F4A9E", "#A8A032", "#5F5FA8"),
+}
+MARKERS: dict[Kind, str] = {"original": "o", "heldout": "s", "generated": "Dph8", "baseline": "^*XPv<>d"}
+SIZES = {"o": 4.5, "s": 5, "^": 5, "v": 5, "<": 5, ">": 5, "*": 10}
+LAYERS: dict[Kind, int] = {"original": 3, "heldout": 4, "generated": ON_TOP, "baseline": 5}
+
+
+class Plot(NamedTuple):
+    """A drawing, by the name of its files (one of NAMES), and what it shows, for those who cannot see it."""
+
+    name: str
+    figure: Figure
+    description: str
+
+
+def marks(groups: Sequence[Group]) -> dict[str, Mark]:
+    """The mark of each group, by name."""
+    found = {}
+    for kind in COLOURS:
+        for i, group in enumerate(one for one in groups if one.kind == kind):
+            found[group.name] = _mark(kind, i)
+    return found
+
+
+def _mark(kind: Kind, number: int = 0) -> Mark:
+    marker = MARKERS[kind][number % len(MARKERS[kind])]
+    return Mark(COLOURS[kind][number % len(COLOURS[kind])], marker, SIZES.get(marker, 6), LAYERS[kind])
+
+
+def check_forms(forms: Sequence[str]) -> None:
+    """Raise ValueError for a format that plots cannot have."""
+    if unknown := [form for form in forms if form not in FORMS]:
+        raise ValueError(f"no plot format named {unknown[0]!r}; expected {', '.join(FORMS)}")
+
+
+def render(plot: Plot, form: str) -> bytes:
+    """The plot as a file of one of FORMS."""
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    metadata: dict[str, Any] = {
+        "svg": {"Date": None},
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }[form]
+    with rc_context(STYLE):
+        plot.figure.savefig(buffer, format=form, transparent=form == "svg", dpi=72 if form == "svg" else 300,
+                            metadata=metadata)  # fmt: skip
+    return _svg(buffer.getvalue().decode(), plot.description).encode() if form == "svg" else buffer.getvalue()
+
+
+def _svg(text: str, description: str) -> str:
+    """An <svg> that stands alone as well as in a page: no prolog, no metadata, scalable, in the page's font and ink."""
+    body = text[text.index("<defs>") : text.rindex("</svg>")]
+    view = re.search(r'viewBox="([^"]+)"', text)
+    assert view
+    body = re.sub(r'<g id="[^"]+"', "<g", body)  # not unique within a page; nothing refers to them
+    body = body.replace("xlink:href", "href").replace("'DejaVu Sans'", "system-ui")
+    body = re.sub(r"\n\s*", "\n", body).replace(INK, "currentColor")
+    head = f'<svg{NAMESPACE} class="ink" viewBox="{view[1]}" role="img" aria-label="{escape(description)}">'
+    return f"{head}\n{INK_STYLE}\n{body}</svg>\n"
+
+
+def inline(svg: bytes) -> str:
+    """The content of an SVG file as an element of an HTML page, which knows the namespace."""
+    return svg.decode().replace(NAMESPACE, "", 1)
+
+
+def _figure(height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+def _laid_out(name: str, figure: Figure, description: str) -> Plot:
+    """The plot, its layout decided once for all formats: matplotlib would do it again for each, on top of the last."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return Plot(name, figure, description)
+
+
+def _label(name: str) -> str:
+    """A group's name as matplotlib shows it literally: not as mathematics, and not hidden for a leading underscore."""
+    short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+    return ("\u2009" if short.startswith("_") else "") + short.replace("$", r"\$")
+
+
+def loss_plot(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Plot:
+    """Training losses by step, logarithmic, each with its running mean over a 25th of the curve.
+
+    `curves` are (step, loss) by name of the generator; none is empty, losses are positive.
+    """
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        figure = _figure(2.8)
+        axes = figure.subplots()
+        texts = []
+        for number, (name, losses) in enumerate(curves.items()):
+            steps, values = np.array([step for step, _ in losses]), np.array([loss for _, loss in losses])
+            colour = _mark("generated", number).colour
+            pale = _mark("original").colour if len(curves) == 1 else colour
+            window = max(1, len(values) // 25)
+            axes.plot(steps, values, color=pale, alpha=0.35, linewidth=0.8, label="loss" if len(curves) == 1 else None)
+            mean = np.convolve(values, np.full(window, 1 / window), mode="valid")
+            middle = steps[(window - 1) // 2 :][: len(mean)]
+            label = f"mean of {window} records" if len(curves) == 1 else _label(name)
+            if window > 1 or len(curves) > 1:
+                axes.plot(middle, mean, color=colour, linewidth=1.8, label=label)
+            texts.append(f"of {name} goes from {values[0]:.3g} to {values[-1]:.3g} in {steps[-1]} steps")
+        axes.legend()
+        axes.set(yscale="log", xlabel="training step", ylabel="loss")
+        axes.grid(True, which="both", axis="y")
+        return _laid_out("loss", figure, f"Training loss {'; '.join(texts)}.")
+
+
+def similarity_plot(comparison: Comparison, scoring: Scoring) -> Plot:
+    """Accuracy against the largest error-IoU with a training checkpoint, a point per network (paper, figure 9).
+
+    The accuracy axis is cut a little below the originals and the generated networks; what lies deeper is drawn
+    hollow, at its edge.
+    """
+    from matplotlib import rc_context
+
+    floor = _floor(comparison)
+    with rc_context(STYLE):
+        figure = _figure(4.0 + 0.2 * -(-len(comparison.groups) // 3))  # a legend of three columns below
+        axes = figure.subplots()
+        drawn = marks(comparison.groups)
+        for group in comparison.groups:
+            iou, accuracy = np.array(group.scored.max_error_iou), np.array(group.scored.accuracy)
+            _points(axes, iou, np.maximum(accuracy, floor), accuracy < floor, drawn[group.name], _label(group.name))
+        axes.axvline(scoring.leave_one_out_iou, label="yardstick", zorder=1, **GUIDE)
+        axes.set(xlabel="largest error-IoU with a training checkpoint", ylabel=f"{scoring.headline}, %")
+        axes.grid(True)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.45, -0.17), "borderaxespad": 0}
+        axes.legend(ncols=3, handletextpad=0.4, columnspacing=1.2, **below)
+        text = "Accuracy of every network against its likeness to the nearest training checkpoint."
+        return _laid_out("similarity", figure, text)
+
+
+def _points(
+    axes: Any, x: NDArray[np.float64], y: NDArray[np.float64], hollow: NDArray[np.bool_], mark: Mark, name: str
+) -> None:
+    style = {"linestyle": "none", "marker": mark.marker, "markersize": mark.size, "zorder": mark.layer}
+    rim = "white" if mark.layer >= ON_TOP else mark.colour
+    axes.plot(x[~hollow], y[~hollow], color=mark.colour, markeredgecolor=rim, markeredgewidth=0.6, label=name, **style)
+    axes.plot(x[hollow], y[hollow], color=mark.colour, fillstyle="none", clip_on=False, **style)
+
+
+def _floor(comparison: Comparison) -> float:
+    """Where the accuracy axis ends: two ranges of the groups of interest below them."""
+    shown = [group for group in comparison.groups if group.kind != "baseline"]
+    accuracy = [value for group in shown for value in group.scored.accuracy]
+    return min(accuracy) - 2 * max(1.0, max(accuracy) - min(accuracy))
+
+
+def distance_plot(comparison: Comparison) -> Plot:
+    """Distributions of the distance to the nearest training checkpoint over the yardstick, a row per
+    group, with the same bins: a group left of the originals lies closer to them than they lie to one another.
+    """
+    from matplotlib import rc_context
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    groups, drawn = comparison.groups, marks(comparison.groups)
+    bins, log = _bins(np.concatenate([group.nearest_ratio for group in groups]))
+    with rc_context(STYLE):
+        figure = _figure(0.8 + 0.42 * len(groups))
+        rows = figure.subplots(len(groups), sharex=True, squeeze=False)[:, 0]
+        for axes, group in zip(rows, groups, strict=True):
+            ratio = np.clip(group.nearest_ratio, bins[0], bins[-1])
+            share = np.full(len(ratio), 1 / len(ratio))
+            axes.hist(ratio, bins=bins, weights=share, color=drawn[group.name].colour)
+            axes.axvline(1, **GUIDE)
+            axes.set(yticks=[], xscale="log" if log else "linear")
+            axes.set_ylabel(_label(group.name), rotation=0, ha="right", va="center")
+            axes.spines["left"].set_visible(False)
+            axes.grid(True, axis="x")
+            axes.set_axisbelow(True)
+            axes.tick_params(bottom=axes is rows[-1], which="both")
+        rows[-1].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        if log:
+            rows[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            rows[-1].xaxis.set_minor_formatter(NullFormatter())
+        rows[-1].set_xlabel("distance to the nearest training checkpoint, ratio")
+        text = "Distance to the nearest training checkpoint, by group, over the yardstick."
+        return _laid_out("distance", figure, text)
+
+
+def _bins(ratios: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
+    """40 bins for all groups, and whether they are logarithmic: when the largest is over 8 times the smallest.
+
+    A logarithmic axis spans four decades at most; exact copies (0) fall into its first bin.
+    """
+    high = max(float(ratios.max()), 1.0) * 1.02
+    positive = ratios[ratios > 0]
+    low = max(float(positive.min(initial=1.0)) * 0.98, high * 1e-4)
+    if high / low > 8:
+        return np.geomspace(low, high, 41), True
+    return np.linspace(0, high, 41), False
+
+
+def head_plot(points: Mapping[str, Sequence[tuple[float, float]]]) -> Plot:
+    """Networks along two principal components: `original` of seen tasks, `heldout` and `generated` of the others."""
+    from matplotlib import rc_context
+
+    kinds: dict[str, tuple[Kind, str]] = {
+        "original": ("original", "original, seen"),
+        "heldout": ("heldout", "original, unseen"),
+        "generated": ("generated", "generated"),
+    }
+    with rc_context(STYLE):
+        figure = _figure(4.4)
+        axes = figure.subplots()
+        for name, own in points.items():
+            kind, text = kinds[name]
+            x, y = np.array(own).T
+            _points(axes, x, y, np.zeros(len(x), bool), _mark(kind), text)
+        axes.set(xlabel="first principal component", ylabel="second")
+        axes.grid(True)
+        axes.legend()
+        return _laid_out("head", figure, "Head weights of all networks along their first two principal components.")
+
+
+def picture_plot(rows: Sequence[Picture]) -> Plot:
+    """Weights as colours, a row per network; rows of a task and a group lie together."""
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        figure = _figure(0.7 + 0.2 * len(rows))
+        axes = figure.subplots()
+        mesh = axes.pcolormesh(np.array([row.values for row in rows]), cmap="RdBu", vmin=-3, vmax=3)
+        axes.invert_yaxis()
+        axes.set_yticks(np.arange(len(rows)) + 0.5, [f"{row.condition} {row.group}" for row in rows], fontsize=7)
+        axes.set_xlabel("weights of the head")
+        figure.colorbar(mesh, label="standard deviations")
+        return _laid_out("picture", figure, "Head weights of original and generated networks of some tasks.")

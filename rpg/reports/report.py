@@ -1,0 +1,177 @@
+"""A comparison as tables and as a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from evaluators.metrics import summarize
+from rpg.reports.compare import Comparison, Group
+from rpg.reports.page import Page, Section, write_page
+from rpg.reports.plots import distance_plot, loss_plot, marks, similarity_plot
+from rpg.reports.verdict import headline_metric, judge
+from zoo.table import Record, Table
+
+WHERE = ("originals", "group", "kind", "metric", "protocol")
+SCORES = ("best", "mean", "median", "min", "std", "stderr", "networks")
+SIMILARITY = ("error-IoU, median", "error-IoU, max", "distance, median", "spread", "novel and good, %")
+SEEDS = ("seeds", "mean of seeds", "std of seeds", "distance, mean of seeds", "distance, std of seeds")
+DIGITS = {"error-IoU, median": 3, "error-IoU, max": 3, "novel and good, %": 0}
+
+READING = (
+    "Distance is the Euclidean distance of all weights to the nearest training checkpoint, divided by the median of "
+    "the same distance among the training checkpoints, the yardstick; with several runs (seeds), to those of other "
+    "runs. At 1 a network lies as far away as they lie from one another; well below 1 it is a near-copy. By definition "
+    "about half of the originals lie below 1. Spread is how far a group's networks scatter around one another, in the "
+    "same unit.",
+)
+READING_SCORES = (
+    "Every network is scored on the same test samples; the toolkit chooses, calibrates and stops nothing on them. "
+    "Best and min are picked on the test data, so the best of many networks flatters; compare means. Stderr is "
+    "the largest standard error of one network's score, because the test set is finite; std is the spread between "
+    "networks.",
+    "Error-IoU: of the test samples that either of two networks gets wrong, the share that both get wrong. A network's "
+    "value is its largest with any training checkpoint: 1 is the same behaviour, lower is more different.",
+    "Novel and good is the share that lies above 1 and scores at most 2 points below the median original. Noise can "
+    "reach it too, so a generator has shown something only where no trivial baseline does as well.",
+)
+READING_SEEDS = (
+    "Seeds: networks of one seed of a generator share what its training happened to learn, so two generators differ "
+    "only where the means of their seeds do. Columns of seeds are the mean and the standard deviation of these means; "
+    "the others take all networks together.",
+)
+SIMILARITY_CAPTION = (
+    "A point per network; up and left is better. A generator that only copies sits among the originals, one that only "
+    "adds noise where noised copies do. Hollow marks lie below the axis."
+)
+DISTANCE_CAPTION = (
+    "Shares of each group by distance to the nearest training checkpoint. Clearly left of the dashed line: closer than "
+    "training checkpoints are to one another. The bars of each row have their own height."
+)
+LOSS_CAPTION = "Losses of different methods are different quantities: compare their shapes, not their heights."
+
+Losses = Mapping[str, Sequence[tuple[int, float]]]
+"""Training losses as (step, loss), by the name of the generator. None is empty."""
+
+
+def measures(comparison: Comparison, group: Group) -> Record:
+    """All that is known of a group, by title."""
+    distance, distances = summarize(group.nearest_ratio), group.over_seeds(group.nearest_ratio)
+    found: Record = {"originals": comparison.originals, "group": group.name, "kind": group.kind}
+    found |= {"networks": distance.n, "distance, median": distance.median, "spread": group.spread}
+    found |= {"seeds": distances.n, "distance, mean of seeds": distances.mean}
+    found |= {"distance, std of seeds": distances.std if distances.n > 1 else None}
+    if scoring := comparison.scoring:
+        s, behaviour = headline_metric(scoring, group), group.scored
+        iou, scores = summarize(behaviour.max_error_iou), group.over_seeds(behaviour.accuracy)
+        found |= {"metric": scoring.headline, "protocol": scoring.protocol, "stderr": behaviour.stderr}
+        found |= {"best": s.best, "mean": s.mean, "median": s.median, "min": s.min, "std": s.std}
+        found |= {"error-IoU, median": iou.median, "error-IoU, max": iou.best}
+        found |= {"novel and good, %": behaviour.novel_and_good}
+        found |= {"mean of seeds": scores.mean, "std of seeds": scores.std if scores.n > 1 else None}
+    return found
+
+
+def _table(groups: Sequence[tuple[Comparison, Group]], titles: Sequence[str]) -> Table:
+    """A row for each group, with those of the measures `titles` that there are."""
+    table = Table.of([measures(comparison, group) for comparison, group in groups], DIGITS)
+    return table.only([title for title in titles if title in table.columns])
+
+
+def score_table(comparison: Comparison) -> Table:
+    """The paper's statistics of the headline metric over networks, a row per group."""
+    return _table([(comparison, group) for group in comparison.groups], ("group", *SCORES))
+
+
+def similarity_table(comparison: Comparison) -> Table:
+    """Likeness to the training checkpoints, a row per group; the row of the originals is the yardstick."""
+    return _table([(comparison, group) for group in comparison.groups], ("group", *SIMILARITY))
+
+
+def seed_table(comparison: Comparison) -> Table:
+    """Means and deviations over seeds, a row per generator that has several."""
+    return _table([(comparison, group) for group in comparison.groups if len(group.seeds) > 1], ("group", *SEEDS))
+
+
+def whole_table(comparisons: Sequence[Comparison]) -> Table:
+    """All measures of all groups of all comparisons, a row each."""
+    groups = [(comparison, group) for comparison in comparisons for group in comparison.groups]
+    return _table(groups, (*WHERE, *SCORES, *SIMILARITY, *SEEDS))
+
+
+def tables(comparison: Comparison) -> list[tuple[str, Table]]:
+    """The tables of a report with their titles."""
+    found = [("Similarity to the training checkpoints", similarity_table(comparison))]
+    if scoring := comparison.scoring:
+        found.insert(0, (f"Scores: {scoring.headline}, %", score_table(comparison)))
+    if any(len(group.seeds) > 1 for group in comparison.groups):
+        found.append(("Over seeds", seed_table(comparison)))
+    return found
+
+
+def summary(comparison: Comparison) -> str:
+    """The tables and the verdicts, for the terminal."""
+    parts = [f"{title}\n{table.text()}" for title, table in tables(comparison)]
+    return "\n\n".join([*parts, *_headlines(comparison)])
+
+
+def write_report(
+    comparison: Comparison, losses: Losses, provenance: Mapping[str, str], out: Path, plots: Sequence[str] = ()
+) -> Path:
+    """Write `report.json` (the comparison), `report.csv`, `report.md`, `report.html` and `plots/*.svg` into `out`; the
+    path of the page. `plots` are further formats of the plots, png or pdf; `provenance` says how and where the numbers
+    were made (rpg.reports.page.provenance_of).
+
+    Raises ValueError for an unknown format, and when `out` holds the report of other networks or another protocol.
+    """
+    made_of = {"originals": f"{comparison.originals}, split {comparison.split}"}
+    if scoring := comparison.scoring:
+        made_of |= {"protocol": f"{scoring.protocol}, {scoring.samples} test samples", "evaluator": scoring.evaluator}
+    page = Page(
+        title=comparison.originals,
+        about="originals, generated networks and baselines",
+        headlines=_headlines(comparison),
+        sections=_sections(comparison, losses),
+        provenance=made_of | dict(provenance),
+        marks=marks(comparison.groups),
+        strong=frozenset(group.name for group in comparison.of_kind("generated")),
+    )
+    return write_page(page, comparison, comparison.inputs, whole_table([comparison]), out, plots)
+
+
+def _headlines(comparison: Comparison) -> list[str]:
+    verdicts = judge(comparison)
+    if not verdicts:
+        return ["There are no generated networks among these, so there is no verdict."]
+    return [f"{v.group}: {v.headline}" if len(verdicts) > 1 else v.headline for v in verdicts]
+
+
+def _sections(comparison: Comparison, losses: Losses) -> list[Section]:
+    plots, reading = [(distance_plot(comparison), DISTANCE_CAPTION)], [*READING]
+    if scoring := comparison.scoring:
+        plots.insert(0, (similarity_plot(comparison, scoring), SIMILARITY_CAPTION))
+        reading = [*READING_SCORES[:2], *READING, *READING_SCORES[2:]]
+    if any(len(group.seeds) > 1 for group in comparison.groups):
+        reading += READING_SEEDS
+    verdicts = judge(comparison)
+    return [
+        *(Section(title, tables=[table]) for title, table in tables(comparison)),
+        Section("Networks one by one", plots=plots),
+        *(Section(f"Verdict on {v.group}" if len(verdicts) > 1 else "Verdict", v.findings) for v in verdicts),
+        training_section(losses),
+        Section("How to read this", _groups(comparison), reading),
+    ]
+
+
+def training_section(losses: Losses) -> Section:
+    if not losses:
+        return Section("Training", text=["No losses of a training run at hand."])
+    return Section("Training", plots=[(loss_plot(losses), LOSS_CAPTION if len(losses) > 1 else "")])
+
+
+def _groups(comparison: Comparison) -> list[tuple[str, str]]:
+    """What the groups are; those that are the same but for their settings together."""
+    names: dict[str, list[str]] = {}
+    for group in comparison.groups:
+        names.setdefault(group.about, []).append(group.name)
+    return [(", ".join(found), about) for about, found in names.items()]

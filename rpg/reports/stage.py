@@ -1,0 +1,334 @@
+"""The stage that reports: generated zoos beside the originals they were learnt from, and what they have to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from rpg.api import load, plan_generation, plan_training
+from rpg.config import EvalConfig
+from rpg.evaluation import Place, find_source
+from rpg.reports.compare import Candidate, Comparison, compare, comparison_json
+from rpg.reports.comparisons import read_comparison
+from rpg.reports.inputs import REPORT
+from rpg.reports.page import provenance_of
+from rpg.reports.report import summary, write_report
+from rpg.reports.task_report import headline, tasks_json, tasks_text, write_task_report
+from rpg.reports.tasks import TaskComparison, compare_tasks
+from rpg.run import Run, read_losses
+from zoo.api import PYTHON
+from zoo.console import pick_device
+from zoo.errors import MissingData
+from zoo.manifest import Origin
+from zoo.recipe import eval_of, load_recipe, task_of
+from zoo.store import Zoo, find
+from zoo.tasks.base import LabelledTask, Task
+
+Losses = dict[str, list[tuple[int, float]]]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished report: its HTML page, and the comparison behind it."""
+
+    path: Path
+    comparison: Comparison | TaskComparison
+
+    def text(self) -> str:
+        """The tables and the verdict."""
+        if isinstance(self.comparison, TaskComparison):
+            return f"{tasks_text(self.comparison)}\n\n{headline(self.comparison)}\n\nreport: {self.path}"
+        return f"{summary(self.comparison)}\n\nreport: {self.path}"
+
+    def show(self) -> None:
+        """Print the tables, the verdict and where the page is."""
+        print(self.text())
+
+    def to_json(self) -> dict[str, Any]:
+        """What `rpg report --json` prints."""
+        if isinstance(self.comparison, TaskComparison):
+            return tasks_json(self.comparison) | {"report": str(self.path)}
+        return comparison_json(self.comparison) | {"report": str(self.path)}
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """What `report` does, before it is done."""
+
+    originals: Zoo
+    split: str
+    zoos: Sequence[Zoo]
+    baselines: bool
+    config: EvalConfig
+    task_overrides: Sequence[str]
+    path: Path
+    runs: Sequence[str] = ()
+    data_root: Path | None = None
+    device: str = "auto"
+    plots: Sequence[str] = ()
+    command: tuple[str, ...] = field(default=PYTHON)
+
+    def carry_out(self) -> Report:
+        """Score, compare and write, or continue, into `path`."""
+        task, origin = None, self.originals.manifest.origin
+        if origin.task:
+            task = task_of(origin, self.task_overrides).build(self.data_root, pick_device(self.device))
+        if task is not None and task.conditions:
+            return self._task_by_task(cast("LabelledTask", task))
+        comparison = self.compared(task)
+        page = write_report(comparison, self._losses(), provenance_of(self.command), self.path, self.plots)
+        return Report(page, comparison)
+
+    def compared(self, task: Task | None) -> Comparison:
+        """All groups beside the originals; without a task by their weights alone."""
+        names = labels(self.zoos)
+        candidates = [Candidate(names[zoo.sha256], zoo, kind_of(zoo)) for zoo in self.zoos]
+        if self.baselines:
+            candidates += make_baselines(self.originals, self.split, self.config, self.path / "baselines", self.device)
+        return compare(self.originals, self.split, candidates, task, self.path)
+
+    def _task_by_task(self, task: LabelledTask) -> Report:
+        if len(self.zoos) > 1:
+            raise ValueError(
+                f"got {len(self.zoos)} zoos of networks for many tasks; a report task by task takes one, so give one"
+            )
+        origin = self.originals.manifest.origin.model_copy(update={"command": self.command})
+        tasks = compare_tasks(self.originals, self.zoos[0], task, origin, self.path, self.split)
+        page = write_task_report(tasks, self._losses(), provenance_of(self.command), self.path, self.plots)
+        return Report(page, tasks)
+
+    def _losses(self) -> Losses:
+        """The loss curves of the runs that are at hand, by the labels of their groups."""
+        names = labels(self.zoos)
+        found = {}
+        for zoo in self.zoos:
+            run = find_run(zoo, self.runs)
+            if run and (losses := read_losses(run)):
+                found[names[zoo.sha256]] = losses
+        return found
+
+
+def report(
+    *zoos: Zoo | Place,
+    originals: Zoo | Place | None = None,
+    split: str | None = None,
+    baselines: bool = True,
+    runs: Sequence[str] = (),
+    out: Place | None = None,
+    overrides: Sequence[str] = (),
+    data_root: Path | None = None,
+    device: str = "auto",
+    plots: Sequence[str] = (),
+) -> Report:
+    """Set generated networks beside the originals that they were learnt from, held-out originals, and with `baselines`
+    what has to be beaten; write Markdown, HTML, CSV and JSON (default place: reports/<zoo>).
+
+    The originals may be among the zoos, or are found by their hash; zoos of one method that differ in their seeds alone
+    are seeds of one generator. Networks of which nobody knows what they do are compared by their weights. `overrides`
+    change the sections `eval:` and `task:`. Raises ValueError for zoos that do not go together, MissingData when
+    originals or data are not there.
+    """
+    return plan_report(
+        zoos,
+        originals=originals,
+        split=split,
+        baselines=baselines,
+        runs=runs,
+        out=out,
+        overrides=overrides,
+        data_root=data_root,
+        device=device,
+        plots=plots,
+    ).carry_out()
+
+
+def plan_report(
+    zoos: Sequence[Zoo | Place],
+    *,
+    originals: Zoo | Place | None = None,
+    split: str | None = None,
+    out: Place | None = None,
+    overrides: Sequence[str] = (),
+    recipe: str | None = None,
+    baselines: bool = True,
+    **where: Any,
+) -> Reporting:
+    """What `report` does; with a `recipe`, its section `eval:` holds. Raises what it raises before any work."""
+    opened = [zoo if isinstance(zoo, Zoo) else Zoo.open(zoo) for zoo in zoos]
+    source = None if originals is None else originals if isinstance(originals, Zoo) else Zoo.open(originals)
+    if source is None:
+        source, opened = _split_off_originals(opened)
+    if not opened:
+        raise ValueError("say which networks are to be compared with the originals: a generated zoo at least")
+    source = source or _source_of(opened[0])
+    splits = {_split_of(zoo, source) for zoo in opened} - {None}
+    if split is None and len(splits) > 1:
+        raise ValueError(f"these zoos were learnt from splits {', '.join(sorted(map(str, splits)))}; give --split")
+    mine = [pair for pair in overrides if pair.startswith("eval.")]
+    config = load_recipe(recipe, mine).eval if recipe else eval_of(mine)
+    assert isinstance(config, EvalConfig)
+    return Reporting(
+        originals=source,
+        split=split or str(next(iter(splits), "train")),
+        zoos=opened,
+        baselines=baselines,
+        config=config,
+        task_overrides=[pair for pair in overrides if pair not in mine],
+        path=Path(out or Path("reports") / "+".join(zoo.name for zoo in opened)[:200]),
+        **where,
+    )
+
+
+def _split_off_originals(zoos: list[Zoo]) -> tuple[Zoo | None, list[Zoo]]:
+    """The zoo that all others were learnt from, if it is among them, and the others."""
+    for zoo in zoos:
+        others = [other for other in zoos if other is not zoo]
+        sources = [other.manifest.origin.source for other in others]
+        if others and all(source and source.zoo == zoo.sha256 for source in sources):
+            return zoo, others
+    return None, zoos
+
+
+def _source_of(zoo: Zoo) -> Zoo:
+    source = zoo.manifest.origin.source
+    if source is None:
+        raise ValueError(
+            f"{zoo.path} is a {zoo.manifest.origin.kind} zoo and was learnt from none; say what to compare it with: "
+            "--originals ZOO"
+        )
+    found = find_source(zoo)
+    if found is None:
+        raise MissingData(
+            f"{zoo.path} was learnt from the zoo {source.name} ({source.zoo[:12]}), which is neither beside it nor "
+            "under zoos/; say where it is: --originals ZOO"
+        )
+    return found
+
+
+def _split_of(zoo: Zoo, originals: Zoo) -> str | None:
+    """The split of the originals that a zoo was learnt from. Raises ValueError for one that was learnt from others."""
+    source = zoo.manifest.origin.source
+    if source is None:
+        return None
+    if source.zoo != originals.sha256:
+        raise ValueError(
+            f"{zoo.path} was learnt from another zoo than {originals.path}: from {source.name} ({source.zoo[:12]}); "
+            "compare them apart"
+        )
+    return source.split
+
+
+def kind_of(zoo: Zoo) -> Any:
+    """Whether its networks come from a generator, or are a baseline."""
+    return "generated" if zoo.manifest.origin.kind == "generated" else "baseline"
+
+
+def labels(zoos: Sequence[Zoo]) -> dict[str, str]:
+    """What each zoo is called, by its hash. Zoos that differ in nothing but seeds are called alike. A single kind of
+    generated networks is `generated`; several are called as their methods, or where two have the same as their zoos.
+    """
+    groups: dict[str, list[Zoo]] = {}
+    for zoo in zoos:
+        groups.setdefault(_without_seeds(zoo.manifest.origin), []).append(zoo)
+    firsts = [members[0] for members in groups.values()]
+    generated = [zoo for zoo in firsts if zoo.manifest.origin.kind == "generated"]
+    methods = [_method_name(zoo) for zoo in firsts]
+    names: dict[str, str] = {}
+    for members, method in zip(groups.values(), methods, strict=True):
+        first = members[0]
+        name = first.name if methods.count(method) > 1 or method is None else method
+        if len(generated) == 1 and first is generated[0]:
+            name = "generated"
+        names |= {zoo.sha256: name for zoo in members}
+    return names
+
+
+def _method_name(zoo: Zoo) -> str | None:
+    method = zoo.manifest.origin.settings.get("method")
+    return str(method.get("name")) if isinstance(method, dict) else None
+
+
+def _without_seeds(origin: Origin) -> str:
+    def strip(tree: Any) -> Any:
+        return {k: strip(v) for k, v in sorted(tree.items()) if k != "seed"} if isinstance(tree, dict) else tree
+
+    return repr([origin.kind, origin.task, strip(origin.settings), origin.source])
+
+
+def find_run(zoo: Zoo, named: Sequence[str]) -> Run | None:
+    """The run that made a generated zoo: a named one, or one under runs/ if it is there."""
+    parents = set(zoo.manifest.origin.parents)
+    runs = [load(name) for name in named] or [Run(path.parent) for path in sorted(Path("runs").glob("*/trained.json"))]
+    for run in runs:
+        if run.sha256 in parents:
+            return run
+    if named:
+        places = ", ".join(str(run.path) for run in runs)
+        raise ValueError(f"{zoo.path} was not made by {places}; leave --run out for a report without losses")
+    return None
+
+
+def make_baselines(originals: Zoo, split: str, config: EvalConfig, out: Path, device: str) -> list[Candidate]:
+    """What a generator has to beat (CONTRIBUTING, Honesty): closed-form methods, drawn into zoos under `out`. Those
+    that need more networks than there are stay away.
+    """
+    count = len(originals.select(split))
+    wanted = [(f"noised_{sigma:g}", "noise", [f"method.sigma={sigma}"], config.n, NOISED) for sigma in config.noise]
+    wanted.append(("mean_of_all", "soup", ["method.of=null"], 1, MEAN))
+    if config.average_of < count:
+        wanted.append(
+            (f"average_of_{config.average_of}", "soup", [f"method.of={config.average_of}"], config.n, AVERAGE)
+        )
+    if count > 1:
+        wanted.append(("gaussian", "gaussian", [], config.n, GAUSSIAN))
+    found = []
+    for name, method, overrides, n, about in wanted:
+        place = out / name
+        learnt = plan_training(
+            originals, method, split=split, out=place / "run", overrides=overrides, device=device
+        ).carry_out()
+        request = {"n": n, "seed": config.seed}
+        made = plan_generation(learnt, request, out=place / "zoo", device=device).carry_out()
+        found.append(Candidate(name, made, "baseline", about))
+    return found
+
+
+NOISED = "a training checkpoint plus Gaussian noise, so many standard deviations of each tensor"
+MEAN = "the mean of the weights of all training checkpoints, one network"
+AVERAGE = "means of that many training checkpoints drawn at random"
+GAUSSIAN = "draws from independent Gaussians fitted to every weight over the training checkpoints"
+
+
+def comparisons_of(
+    places: Sequence[str],
+    baselines: bool,
+    overrides: Sequence[str],
+    data_root: Path | None,
+    device: str,
+    command: tuple[str, ...],
+) -> list[Comparison]:
+    """The comparisons behind these reports, and of these zoos, those of the same originals together. Raises ValueError
+    for zoos of binary tasks, whose reports are task by task.
+    """
+    found: list[Comparison] = []
+    zoos: dict[str, list[Zoo]] = {}
+    for place in places:
+        if (find(place, "reports") / REPORT).is_file():
+            found.append(read_comparison(find(place, "reports")))
+        else:
+            zoo = Zoo.open(place)
+            source = zoo.manifest.origin.source
+            zoos.setdefault(source.zoo if source else zoo.sha256, []).append(zoo)
+    for group in zoos.values():
+        plan = plan_report(
+            group, baselines=baselines, overrides=overrides, data_root=data_root, device=device, command=command
+        )
+        made = plan.carry_out().comparison
+        if isinstance(made, TaskComparison):
+            raise ValueError(
+                f"{group[0].path} is for many binary tasks; `rpg report {group[0].path}` sets them side by side"
+            )
+        found.append(made)
+    return found

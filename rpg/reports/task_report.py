@@ -1,0 +1,139 @@
+"""A comparison of tasks as tables and as a report, in the same forms as that of one task (rpg.reports.report)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rpg.reports.page import Page, Section, write_page
+from rpg.reports.plots import head_plot, picture_plot
+from rpg.reports.report import Losses, training_section
+from rpg.reports.tasks import BASELINES, TaskComparison
+from zoo.table import Record, Table
+
+READING = (
+    "Every network is scored on its own task, on the same test images. Original, best, average and std are over the "
+    "networks of a task; best is picked on the test data, so compare averages. Gap is the original average less the "
+    "generated one. Binary tasks are unequal: report.json has the balanced accuracy, too.",
+    "Nearest is the network of the seen task that labels the fewest classes differently, neighbours the mean of all "
+    "such networks, regression what least squares says from the bits. None needs a generator: it has shown something "
+    "only where it beats them.",
+    "Flipped is the accuracy, on this task, of networks generated for its complement. It should be near 100 less what "
+    "they reach on their own; a generator that ignores its condition has the same accuracy on both.",
+    "Class by class: the share of each class's test images that get the task's label, in percent, as a mean over "
+    "networks (paper, table 10).",
+)
+HEAD_CAPTION = (
+    "A point per network, along the two directions in which the networks of seen tasks vary most (paper, figure 10)."
+)
+PICTURE_CAPTION = (
+    "A row per network, a column per weight, in units of its spread over the seen tasks (paper, figure 6)."
+)
+CLASS_TASKS = 10  # in the tables; `report.json` has all
+
+
+def write_task_report(
+    comparison: TaskComparison, losses: Losses, provenance: Mapping[str, str], out: Path, plots: Sequence[str] = ()
+) -> Path:
+    """Write the same files as `rpg.reports.report.write_report`; the path of the page. `report.csv` has a row per task.
+
+    Raises ValueError as it does.
+    """
+    page = Page(
+        title=comparison.originals,
+        about="networks for binary tasks: trained, generated, predicted",
+        headlines=[headline(comparison)],
+        sections=[
+            *(Section(title, tables=[table]) for title, table in _tables(comparison)),
+            Section(
+                "Weights of the classification head",
+                plots=[
+                    (head_plot(comparison.head), HEAD_CAPTION),
+                    (picture_plot(comparison.picture), PICTURE_CAPTION),
+                ],
+            ),
+            training_section(losses),
+            Section("How to read this", text=READING),
+        ],
+        provenance={
+            "originals": comparison.originals,
+            "protocol": f"{comparison.protocol}, {comparison.samples} test samples",
+            "evaluator": comparison.evaluator,
+        }
+        | dict(provenance),
+    )
+    return write_page(page, comparison, comparison.inputs, task_table(comparison), out, plots)
+
+
+def headline(comparison: TaskComparison) -> str:
+    """The answer in a sentence: the mean gap on the tasks never seen, and whether a baseline does better."""
+    split = comparison.splits[0]
+    gaps = comparison.mean_gaps(split)
+    count = sum(row.split == split for row in comparison.rows)
+    if not gaps:
+        return f"Networks for {count} tasks; the zoo has no originals of them to compare with."
+    best = min(BASELINES, key=lambda name: gaps[name])
+    verdict = "better than" if gaps["generated"] < gaps[best] else "no better than"
+    return (
+        f"On {count} tasks of split {split} the generated networks lie {gaps['generated']:.2f} points below the "
+        f"originals on average: {verdict} the best baseline without a generator ({best}: {gaps[best]:.2f})."
+    )
+
+
+def tasks_text(comparison: TaskComparison) -> str:
+    """All tables, for the terminal."""
+    return "\n\n".join(f"{title}\n{table.text()}" for title, table in _tables(comparison))
+
+
+def _tables(comparison: TaskComparison) -> list[tuple[str, Table]]:
+    gaps = gap_table(comparison)
+    found = [("Tasks", task_table(comparison)), ("Class by class", class_table(comparison))]
+    return [("Points below the originals, on average", gaps), *found] if gaps.rows else found
+
+
+def task_table(comparison: TaskComparison) -> Table:
+    """Table 14, a row per task, with the baselines beside it."""
+    records: list[Record] = []
+    for row in comparison.rows:
+        original, generated = row.accuracy.get("original"), row.accuracy["generated"]
+        record: Record = {"task": row.condition, "split": row.split}
+        record |= {"original": original.mean if original else None}
+        record |= {"best": generated.best, "average": generated.mean, "std": generated.std}
+        record |= {"gap": row.gaps.get("generated")} | {name: row.accuracy[name].mean for name in BASELINES}
+        record |= {"flipped": row.flipped.mean if row.flipped else None, "networks": generated.n}
+        records.append(record)
+    return Table.of(records)
+
+
+def class_table(comparison: TaskComparison) -> Table:
+    """Table 10: accuracy class by class, a row per task and group; tasks with a complement among them come first."""
+    chosen = sorted(comparison.rows, key=lambda row: row.flipped is None)[:CLASS_TASKS]
+    records: list[Record] = [
+        {"task": row.condition, "group": group} | {str(k): value for k, value in enumerate(values)}
+        for row in chosen
+        for group, values in row.classes.items()
+    ]
+    return Table.of(records, {title: 1 for record in records for title in record})
+
+
+def gap_table(comparison: TaskComparison) -> Table:
+    """Mean points below the originals, a row per split."""
+    records: list[Record] = []
+    for split in comparison.splits:
+        if gaps := comparison.mean_gaps(split):
+            count = sum(row.split == split and "original" in row.accuracy for row in comparison.rows)
+            record: Record = {"split": split, **{name: gaps[name] for name in ("generated", *BASELINES)}}
+            records.append(record | {"tasks": count})
+    return Table.of(records)
+
+
+def tasks_json(comparison: TaskComparison) -> dict[str, Any]:
+    """What `rpg eval --json` and `rpg report --json` print."""
+    rows = [row.model_dump(mode="json") | {"gaps": row.gaps} for row in comparison.rows]
+    return {
+        "task": comparison.originals,
+        "protocol": comparison.protocol,
+        "tasks": rows,
+        "mean_gaps": {split: comparison.mean_gaps(split) for split in comparison.splits},
+    }

@@ -1,0 +1,244 @@
+"""What a comparison says, in words that are computed from its numbers.
+
+Three questions decide: are the generated networks as accurate as the originals; are they copies of training
+checkpoints; does a trivial baseline (noise, averaging, a Gaussian) do as well? Nothing is softened: a score that a
+baseline reaches as well is reported as such. Where weights were compared alone, only the second is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from evaluators.metrics import Summary
+from rpg.reports.compare import Comparison, Group, Scoring
+
+# A network from the originals' own distribution is nearer than the yardstick half of the time. Three
+# quarters of the group on one side is more than that: of ten such networks, eight or more in one case of eighteen.
+CLEARLY = 75.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """On one group: a `headline` of three sentences, and the `findings` behind it as (topic, sentences)."""
+
+    group: str
+    headline: str
+    findings: tuple[tuple[str, str], ...]
+
+
+def judge(comparison: Comparison) -> tuple[Verdict, ...]:
+    """A verdict on each group of generated networks."""
+    return tuple(_judge(comparison, group) for group in comparison.of_kind("generated"))
+
+
+def headline_metric(scoring: Scoring, group: Group) -> Summary:
+    return group.scored.metrics[scoring.headline]
+
+
+def _judge(comparison: Comparison, group: Group) -> Verdict:
+    weights = ("Weights", _weights(comparison, group))
+    scoring = comparison.scoring
+    if scoring is None:
+        headline = (
+            "Weights were compared alone, since it is unknown what these networks do: whether they work is not said "
+            f"here. {_copies(comparison, [('weights', _weights_side(comparison, group))])}"
+        )
+        findings = [weights, ("Variety", _spread(comparison, group) + ".")]
+    else:
+        headline = _headline(comparison, scoring, group)
+        findings = [
+            ("Accuracy", _accuracy(comparison, scoring, group)),
+            weights,
+            ("Errors", _errors(comparison, scoring, group)),
+            ("Baselines", _baselines(comparison, scoring, group)),
+            ("Variety", _variety(comparison, scoring, group)),
+        ]
+    if len(group.seeds) > 1:
+        findings.append(("Seeds", _seeds(scoring, group)))
+    findings += [("Held-out originals", _heldout(scoring, heldout)) for heldout in comparison.of_kind("heldout")]
+    return Verdict(group.name, headline, tuple(findings))
+
+
+def _headline(comparison: Comparison, scoring: Scoring, group: Group) -> str:
+    score, bar = headline_metric(scoring, group).mean, headline_metric(scoring, comparison.original).mean
+    sides = [("weights", _weights_side(comparison, group)), ("errors", _errors_side(scoring, group))]
+    rivals = [rival for rival in _as_accurate(comparison, scoring, group) if _like(rival) <= _like(group)]
+    if rivals:
+        trivial = (
+            f"{'A trivial baseline does' if len(rivals) == 1 else 'Trivial baselines do'} as well, at least as "
+            "accurate and with errors at least as unlike those of the training checkpoints: "
+            f"{_listed(scoring, rivals)}."
+        )
+    elif comparison.of_kind("baseline"):
+        trivial = "No trivial baseline is at once as accurate and as different from the training checkpoints."
+    else:
+        trivial = "No trivial baseline was set beside them, so this shows little."
+    return (
+        f"The generated networks score {score:.2f} on average, {_versus(score, bar)} the originals. "
+        f"{_copies(comparison, sides)} {trivial}"
+    )
+
+
+def _copies(comparison: Comparison, sides: Sequence[tuple[str, int]]) -> str:
+    """Whether they are copies, by what was compared and its side."""
+    near = [what for what, side in sides if side > 0]
+    than = f"than training checkpoints{'' if comparison.runs == 1 else ' of different runs'} are to one another"
+    if near:
+        return f"By their {' and their '.join(near)} they are near-copies: closer to a training checkpoint {than}."
+    return f"They are not closer to a training checkpoint {than}."
+
+
+def _accuracy(comparison: Comparison, scoring: Scoring, group: Group) -> str:
+    generated, original = headline_metric(scoring, group), headline_metric(scoring, comparison.original)
+    error = comparison.original.scored.stderr
+    gap = abs(generated.mean - original.mean)
+    return (
+        f"The best of {generated.n} generated networks scores {generated.best:.2f}, "
+        f"{_versus(generated.best, original.best)} the best of {original.n} originals ({original.best:.2f}). "
+        "The best is picked on the test data, which favours larger groups; the means are the fairer comparison: "
+        f"{generated.mean:.2f} and {original.mean:.2f}. On {scoring.samples} test samples the score of one "
+        f"network has a standard error of {error:.2f} points; the means differ by "
+        f"{'less' if gap < error else 'more'} than that."
+    )
+
+
+def _weights(comparison: Comparison, group: Group) -> str:
+    ratio = group.nearest_ratio
+    verdict = {
+        1: "On this measure they are near-copies.",
+        0: "On this measure they lie as near as the training checkpoints lie to one another.",
+        -1: "On this measure they are not copies; adding noise also moves networks away, so it takes accuracy as well.",
+    }[_weights_side(comparison, group)]
+    text = (
+        f"{_share([value < 1 for value in ratio])} of the generated networks are closer to a training checkpoint than "
+        f"the typical training checkpoint is to its nearest {_other(comparison)}; of the training checkpoints "
+        f"themselves about half are. The median distance is {median(ratio):.2f} of that yardstick. {verdict}"
+    )
+    if comparison.leave_one_out_distance == 0:
+        text += " Most training checkpoints have an identical twin, so distances are absolute, not ratios."
+    return text
+
+
+def _errors(comparison: Comparison, scoring: Scoring, group: Group) -> str:
+    iou, typical = group.scored.max_error_iou, scoring.leave_one_out_iou
+    verdict = {
+        1: "On this measure they are near-copies.",
+        0: "On this measure they are as alike as the training checkpoints are among themselves.",
+        -1: "On this measure they are not copies.",
+    }[_errors_side(scoring, group)]
+    return (
+        f"{_share([value > typical for value in iou])} of the generated networks share more of their errors with a "
+        f"training checkpoint than the typical training checkpoint does with its most similar {_other(comparison)}. "
+        f"The median of the largest error-IoU is {median(iou):.3f}, theirs {typical:.3f}. {verdict}"
+    )
+
+
+def _baselines(comparison: Comparison, scoring: Scoring, group: Group) -> str:
+    baselines = comparison.of_kind("baseline")
+    if not baselines:
+        return "None was set beside them. A score alone is no evidence for a generator."
+    best = max(baselines, key=lambda one: headline_metric(scoring, one).mean)
+    top, score = headline_metric(scoring, best).mean, headline_metric(scoring, group).mean
+    accurate = _as_accurate(comparison, scoring, group)
+    reach = (
+        f"These reach their mean score: {_listed(scoring, accurate)}. Accuracy alone is then no evidence for the "
+        "generator."
+        if accurate
+        else "None reaches their mean score."
+    )
+    return (
+        f"The most accurate trivial baseline is {best.name}: {top:.2f} on average, {_versus(top, score)} the generated "
+        f"networks. {reach}"
+    )
+
+
+def _spread(comparison: Comparison, group: Group) -> str:
+    return (
+        f"The generated networks spread by {group.spread:.2f} around one another, the training checkpoints by "
+        f"{comparison.original.spread:.2f} (1 is the yardstick)"
+    )
+
+
+def _variety(comparison: Comparison, scoring: Scoring, group: Group) -> str:
+    baselines = comparison.of_kind("baseline")
+    text = (
+        f"{_spread(comparison, group)}. {group.scored.novel_and_good:.0f}% are novel and good: farther from all "
+        f"training checkpoints than the yardstick, with a score of at least {scoring.good_from:.2f}"
+    )
+    if not baselines:
+        return f"{text}."
+    best = max(baselines, key=lambda one: one.scored.novel_and_good)
+    return f"{text}; of the trivial baselines at most {best.scored.novel_and_good:.0f}% ({best.name})."
+
+
+def _seeds(scoring: Scoring | None, group: Group) -> str:
+    ratio = group.over_seeds(group.nearest_ratio)
+    text = (
+        f"They come from {len(group.seeds)} seeds of the generator. The means of the seeds are {ratio.mean:.2f} of "
+        f"the yardstick away from training checkpoints, with a standard deviation of {ratio.std:.2f}"
+    )
+    if scoring is None:
+        return f"{text}."
+    score = group.over_seeds(group.scored.accuracy)
+    return f"{text}, and score {score.mean:.2f} with one of {score.std:.2f} points."
+
+
+def _heldout(scoring: Scoring | None, heldout: Group) -> str:
+    behaviour = (
+        f"score {headline_metric(scoring, heldout).mean:.2f} on average, with a median largest error-IoU of "
+        f"{_like(heldout):.3f} and"
+        if scoring
+        else "have"
+    )
+    return (
+        f"{len(heldout.nearest)} originals that the generator never saw are the yardstick for new networks: they "
+        f"{behaviour} a median nearest distance of {median(heldout.nearest_ratio):.2f}."
+    )
+
+
+def _other(comparison: Comparison) -> str:
+    """Whom the yardstick compares a training checkpoint with."""
+    return "other one" if comparison.runs == 1 else "one of another run"
+
+
+def _side(nearer: Sequence[bool], farther: Sequence[bool]) -> int:
+    """1: clearly nearer to training checkpoints than these to one another, -1: clearly farther, 0: neither."""
+    bar = CLEARLY / 100 * len(nearer)
+    return int(sum(nearer) >= bar) - int(sum(farther) >= bar)
+
+
+def _weights_side(comparison: Comparison, group: Group) -> int:
+    yardstick = comparison.leave_one_out_distance
+    return _side([value < yardstick for value in group.nearest], [value > yardstick for value in group.nearest])
+
+
+def _errors_side(scoring: Scoring, group: Group) -> int:
+    iou, typical = group.scored.max_error_iou, scoring.leave_one_out_iou
+    return _side([value > typical for value in iou], [value < typical for value in iou])
+
+
+def _as_accurate(comparison: Comparison, scoring: Scoring, group: Group) -> list[Group]:
+    """Trivial baselines whose mean score reaches the generated networks', to within one test sample."""
+    bar = headline_metric(scoring, group).mean - 100 / scoring.samples
+    return [one for one in comparison.of_kind("baseline") if headline_metric(scoring, one).mean >= bar]
+
+
+def _like(group: Group) -> float:
+    return median(group.scored.max_error_iou)
+
+
+def _listed(scoring: Scoring, groups: Sequence[Group]) -> str:
+    return ", ".join(f"{group.name} ({headline_metric(scoring, group).mean:.2f})" for group in groups)
+
+
+def _share(true: Sequence[bool]) -> str:
+    return f"{100 * sum(true) / len(true):.0f}% ({sum(true)} of {len(true)})"
+
+
+def _versus(value: float, reference: float) -> str:
+    difference = round(value - reference, 2)
+    if difference == 0:
+        return "the same as"
+    return f"{abs(difference):.2f} points {'above' if difference > 0 else 'below'}"

@@ -1,0 +1,1 @@
+"""Whole networks as tokens and back: layout, tokenisation, statistics, tokens on disk."""

@@ -1,0 +1,1 @@
+"""Data sets: images, photographs, segmentations, objects, instructions; and how batches are read."""

@@ -1,0 +1,1 @@
+"""From zoo to zoo, without learning: perturbed, predicted and newly split ones."""

@@ -1,0 +1,54 @@
+"""A zoo of binary tasks with another choice of unseen tasks: the same checkpoints, nothing is trained again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from zoo.conditions import Holdout, splits
+from zoo.files import write_bytes
+from zoo.index import write_index
+from zoo.links import link_file, new_directory
+from zoo.manifest import Entry, FileRecord, Manifest, settings_of, versions
+from zoo.store import INDEX, Zoo
+
+
+def split_zoo(zoo: Zoo, holdout: Holdout, command: tuple[str, ...], path: Path) -> Zoo:
+    """The same checkpoints as a zoo at `path`, with the splits that `holdout` gives their conditions. Its files are
+    hard links, or copies where there can be none. It appears whole or not at all; doing it again changes nothing.
+
+    Raises ValueError when there are entries without conditions, when nothing is left to train on or to test, or when
+    `path` holds something else.
+    """
+    entries, old = _entries(zoo, holdout), zoo.manifest
+    settings = {**old.origin.settings, "holdout": settings_of(holdout)}
+    made_by = {"parents": (zoo.sha256,), "settings": settings, "command": command, "versions": versions()}
+    origin = old.origin.model_copy(update=made_by)
+    if path.exists():
+        if not (path / "manifest.json").is_file():
+            raise ValueError(f"{path} exists and is not a zoo; choose another place with --out")
+        there = Zoo.open(path)
+        if changed := there.manifest.origin.differences(origin):
+            raise ValueError(f"{path} holds another zoo: {'; '.join(changed[:3])}; choose another place with --out")
+        return there
+    with new_directory(path) as temporary:
+        for name, record in old.files.items():
+            if name != INDEX:
+                link_file(zoo.file(name), record, temporary / name)
+        write_index(temporary / INDEX, entries)
+        files = dict(old.files) | {INDEX: FileRecord.of(temporary / INDEX)}
+        manifest = Manifest(origin=origin, structure=old.structure, frozen=old.frozen, files=files, entries=entries)
+        write_bytes(temporary / "manifest.json", manifest.to_json(indent=1).encode())
+    return Zoo.open(path)
+
+
+def plan_split(zoo: Zoo, holdout: Holdout) -> dict[str, int]:
+    """How many checkpoints each split would have. Raises as `split_zoo` does."""
+    return dict(sorted(Counter(entry.split for entry in _entries(zoo, holdout)).items()))
+
+
+def _entries(zoo: Zoo, holdout: Holdout) -> tuple[Entry, ...]:
+    if bare := [entry.id for entry in zoo.entries if entry.condition is None]:
+        raise ValueError(f"{bare[0]} of {zoo.path} has no condition; expected a zoo of binary tasks")
+    found = splits(sorted({str(entry.condition) for entry in zoo.entries}), holdout)
+    return tuple(entry.model_copy(update={"split": found[str(entry.condition)]}) for entry in zoo.entries)

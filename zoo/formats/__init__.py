@@ -1,0 +1,1 @@
+"""Checkpoints of other projects: found, read safely, imported; and ours written for other libraries."""

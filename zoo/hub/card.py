@@ -1,0 +1,166 @@
+"""Cards: the README.md of a published zoo, checkpoint or generator, with the metadata that the Hub reads."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zoo.files import read_records
+from zoo.hub.licenses import ingredients
+from zoo.manifest import Origin
+from zoo.recipe import task_of
+from zoo.scoring import Score, summaries
+from zoo.store import Zoo
+
+SITE = "rpg-zoo"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+LOADING = {
+    "timm": 'import timm\n\nmodel = timm.create_model("hf-hub:{repo}", pretrained=True)',
+    "peft": "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+    'base = AutoModelForCausalLM.from_pretrained("{base}")\nmodel = PeftModel.from_pretrained(base, "{repo}")',
+    "mmseg": "from huggingface_hub import hf_hub_download\nfrom mmengine.runner import load_checkpoint\n\n"
+    'load_checkpoint(model, hf_hub_download("{repo}", "{file}"))',
+    "detectron2": "from detectron2.checkpoint import DetectionCheckpointer\n"
+    "from huggingface_hub import hf_hub_download\n\n"
+    'DetectionCheckpointer(model).load(hf_hub_download("{repo}", "{file}"))',
+}
+"""How the Python of each library loads one of its models from the Hub."""
+
+
+def zoo_card(
+    zoo: Zoo, repo_id: str, license: str, scores: list[Score] | None = None, report: str = "", plots: Sequence[str] = ()
+) -> str:
+    """The card of a dataset repository that holds a zoo. `report` is Markdown, `plots` are names of images there."""
+    metadata = {
+        "license": license,
+        "pretty_name": f"Neural networks: {zoo.manifest.origin.name}",
+        "tags": [SITE, "neural-network-weights", "model-zoo", zoo.manifest.origin.kind],
+        "size_categories": [_size_category(len(zoo.entries))],
+        "configs": [{"config_name": "default", "data_files": "index.parquet"}],
+    }
+    tick = "```"
+    first = zoo.entries[0].id
+    parts = [
+        f"# {zoo.manifest.origin.name}: {len(zoo.entries)} neural networks as data",
+        f"{_what(zoo)} `index.parquet` has a row per checkpoint; it is what the viewer shows and what "
+        f'`datasets.load_dataset("{repo_id}")` reads. `manifest.json` has the hash of every file and checkpoint.',
+        "## Loading",
+        f'{tick}python\nfrom zoo.store import Zoo\n\nzoo = Zoo.open("hf://{repo_id}")  # downloads what is looked at\n'
+        f'weights = zoo.load(zoo.entry("{first}"))  # a state dict, checked against its hash\n{tick}',
+        f"{tick}sh\nrpg-zoo pull {repo_id}                          # everything, verified\n"
+        f"rpg-zoo pull {repo_id} --select 'split=={zoo.entries[0].split}'\nrpg-zoo pull {repo_id} --id {first}\n{tick}",
+        *_results(scores, report, plots),
+        *_provenance(zoo, license),
+    ]
+    return _front_matter(metadata) + "\n\n".join(parts) + "\n"
+
+
+def checkpoint_card(zoo: Zoo, id: str, repo_id: str, license: str, library: str, file: str) -> str:
+    """The card of a model repository that holds one checkpoint, in a file, in the format of its library."""
+    origin = zoo.manifest.origin
+    metadata: dict[str, Any] = {"license": license, "library_name": library, "tags": [SITE, library, origin.kind]}
+    base = task_of(origin).library_config().get("base_model_name_or_path", "")
+    if HUB_ID.fullmatch(base):
+        metadata["base_model"] = base
+    tick = "```"
+    loading = LOADING[library].format(repo=repo_id, file=file, base=base)
+    entry = zoo.entry(id)
+    parts = [
+        f"# {id} of {origin.name}",
+        f"One network out of a zoo. {_what(zoo)}",
+        f"## Loading\n\n{tick}python\n{loading}\n{tick}",
+        f"SHA-256 of the checkpoint: `{entry.sha256}`, of the zoo's manifest: `{zoo.sha256}`.",
+        *_provenance(zoo, license),
+    ]
+    return _front_matter(metadata) + "\n\n".join(parts) + "\n"
+
+
+def generator_card(
+    origin: Origin, what: str, facts: Mapping[str, Any], checkpoints: int, repo_id: str, license: str
+) -> str:
+    """The card of a model repository that holds a trained generator: `origin` is its run's, `what` its method in words,
+    `facts` what that says of what it has learnt.
+    """
+    metadata = {"license": license, "library_name": SITE, "tags": [SITE, "weight-generation", "diffusion"]}
+    parts = [
+        f"# A generator of neural networks: {origin.name}",
+        f"It draws the weights of whole networks, learnt from {checkpoints} checkpoints of task {origin.family}. "
+        f"Method: {what}. {', '.join(f'{name} {value}' for name, value in facts.items())}.",
+        f"## Generating\n\n```sh\nrpg generate hf://{repo_id} -n 10\n```",
+        *_made(origin, license),
+    ]
+    return _front_matter(metadata) + "\n\n".join(parts) + "\n"
+
+
+def read_scores(zoo: Zoo, directory: Path) -> list[Score] | None:
+    """The scores of exactly this zoo's checkpoints under one protocol in `directory`, or None when some are missing."""
+    path = directory / "scores.jsonl"
+    if not path.is_file():
+        return None
+    found: dict[tuple[str, str], dict[str, Score]] = {}
+    for record in read_records(path):
+        score = Score.model_validate(record)
+        found.setdefault((score.evaluator, score.protocol), {})[score.sha256] = score
+    for scores in found.values():
+        if all(entry.sha256 in scores for entry in zoo.entries):
+            return [scores[entry.sha256] for entry in zoo.entries]
+    return None
+
+
+def read_plots(report: Path) -> list[bytes]:
+    """The plots of a report (`rpg report`), as SVG files, by their names."""
+    return [path.read_bytes() for path in sorted((report / "plots").glob("*.svg"))]
+
+
+def _front_matter(metadata: dict[str, Any]) -> str:
+    return f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n"
+
+
+def _what(zoo: Zoo) -> str:
+    origin, splits = zoo.manifest.origin, [entry.split for entry in zoo.entries]
+    counts = ", ".join(f"{splits.count(split)} of split `{split}`" for split in sorted(set(splits)))
+    return (
+        f"{len(zoo.entries)} checkpoints ({counts}) of {zoo.structure.numel:,} values each, {origin.kind} for task "
+        f"{origin.family} with recipe {origin.name}."
+    )
+
+
+def _results(scores: list[Score] | None, report: str, plots: Sequence[str]) -> list[str]:
+    parts = ["## Results"] if scores or report else []
+    if scores:
+        rows = [
+            f"| {name} | {s.best:.3f} | {s.mean:.3f} | {s.median:.3f} | {s.min:.3f} | {s.std:.3f} | {s.n} |"
+            for name, s in summaries(scores).items()
+        ]
+        head = "| metric | best | mean | median | min | std | n |\n|---|---:|---:|---:|---:|---:|---:|"
+        note = f"On test data: {scores[0].protocol}, {scores[0].samples} samples per network."
+        parts += ["\n".join([head, *rows]), note]
+    if report:
+        parts.append(re.sub(r"^#", "###", report, flags=re.MULTILINE))
+    return [*parts, *(f"![plot]({name})" for name in plots)]
+
+
+def _provenance(zoo: Zoo, license: str) -> list[str]:
+    return [*_made(zoo.manifest.origin, license), f"Manifest: `{zoo.sha256}`."]
+
+
+def _made(origin: Origin, license: str) -> list[str]:
+    versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
+    terms = f"The weights: {license}. They were made of {'; '.join(map(str, ingredients(origin)))}."
+    return [
+        "## How it was made",
+        f"`{shlex.join(origin.command)}`\n\nwith {versions}.",
+        f"<details><summary>The whole recipe</summary>\n\n```yaml\n{origin.recipe_text().rstrip()}\n```\n\n</details>",
+        "## Licence",
+        terms,
+    ]
+
+
+def _size_category(count: int) -> str:
+    bounds = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
+    return next((name for bound, name in bounds.items() if count < bound), "100K<n<1M")
