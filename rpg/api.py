@@ -115,13 +115,11 @@ def plan_training(
     originals = place if isinstance(place, Zoo) else Zoo.open(place)
     if recipe and recipe.method is None:
         recipe = load_recipe(str(what), overrides, fitting_size(originals))
-    elif recipe is None:
-        method = method or fitting_size(originals)
     if recipe:
         _refuse_another_task(recipe, originals)
         config, request = recipe.method, recipe.generate
     else:
-        config, request = load_method(str(method), overrides)
+        config, request = load_method(method or fitting_size(originals), overrides)
     assert isinstance(config, MethodConfig)
     assert isinstance(request, DrawConfig)
     data = TrainingSet(originals, split, tuple(originals.select(split)))

@@ -280,7 +280,7 @@ def test_the_whole_way(done: Path, data: Path) -> None:
     alone = json.loads(call(f"rpg eval made.pth --task tiny.yaml --data-root {data} --json"))["checkpoints"][0]
     assert alone["metrics"] == scored["checkpoints"][1]["metrics"]
     call(f"rpg report --task tiny --data-root {data}")
-    report = (done / "reports/tiny/report.md").read_text()
+    report = (done / "reports/tiny-generated/report.md").read_text()
     assert "mIoU" in report
 
 

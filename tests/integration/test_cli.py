@@ -227,7 +227,7 @@ def test_bad_input_is_one_line_and_the_right_exit_code(shell, place):
     shell.fails("rpg generate nothing", 4, "runs/nothing", "rpg train")
     shell.fails("rpg generate tiny --steps 5000 --out y", 2, "5000")
     shell.fails("rpg generate tiny --sampler dpm --out y", 2, "sampler", '"dpm"')
-    shell.fails("rpg generate tiny -n 7", 2, "perturb.sigma 0.1 -> 0.2")
+    shell.fails("rpg generate tiny -n 7", 2, "generate.n 3 -> 7")
     shell.fails("rpg eval --task nothing", 4, "no generated zoo for 'nothing'")
     shell.fails("rpg-zoo score zoos/tiny --device tpu", 2, "--device tpu")
     shell.fails(

@@ -48,7 +48,7 @@ class Survey:
 def survey(found: Sequence[Source], form: str) -> Survey | None:
     """None where no file can be read."""
     looks: list[Look] = []
-    with progress("look", len(found)) as bar:
+    with progress("looking through files", len(found)) as bar:
         for source in found:
             if not source.problem and (look := _look(source, form)):
                 looks.append(look)
