@@ -146,8 +146,8 @@ def align(
 
 
 def unalign(zoo: Zoo | Path | str, *, out: Path | str | None = None, command: tuple[str, ...] = PYTHON) -> Zoo:
-    """The networks that an aligned zoo was made of, to the byte (default place: zoos/<zoo>-original). Raises MissingData
-    for a zoo that is not aligned, Corrupt when its alignment does not lead back.
+    """The networks that an aligned zoo was made of, to the byte (default place: zoos/<zoo>-original). Raises
+    MissingData for a zoo that is not aligned, Corrupt when its alignment does not lead back.
     """
     opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
     origin = opened.manifest.origin.model_copy(update={"command": command})

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rpg.run import Run
 
 GRAM = "gram.safetensors"
-PASS_BYTES = 24 * COLUMN_VALUES  # a column as it is stored, in float64, and what is computed from it
+PASS_BYTES = 64 * COLUMN_VALUES  # columns as they are stored and in float64, what is computed from them, buffers
 
 
 class ClosedForm(ABC):

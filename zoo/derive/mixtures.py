@@ -51,7 +51,8 @@ class Piece:
     @cached_property
     def deviation(self) -> Tensor:
         """Of every value over the networks (ddof 1), float64 (k,)."""
-        return self.values.std(0, correction=1)
+        squares = (self.values - self.values.mean(0)).square_()  # torch.std takes twice as long along this axis
+        return squares.sum(0).div_(len(self.rows) - 1).sqrt_()
 
 
 Deviation = Callable[[Piece], Tensor | float]

@@ -207,7 +207,7 @@ def floats(structure: Structure) -> list[TensorSpec]:
 
 
 def finished(structure: Structure, values: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Values in float64 as a network: own dtypes, ties, constants of an original. Running variances stay non-negative."""
+    """Values in float64 as a network: own dtypes, ties, constants of an original; no running variance is negative."""
     out: dict[str, Tensor] = {}
     for spec in structure:
         if spec.tied_to is not None:
