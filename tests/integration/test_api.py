@@ -1,0 +1,75 @@
+"""Zoos and generators from Python: the README's example, the docstrings' examples, and what names cost."""
+
+from __future__ import annotations
+
+import doctest
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import rpg
+import zoo
+import zoo.api
+from zoo.store import Zoo
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def python(code: str, place: Path) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "RPG_NO_PROGRESS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=place, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_example_of_the_readme(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(import rpg\n.*?)```", README.read_text(), re.DOTALL)
+    assert len([line for line in code.splitlines() if line and not line.startswith(("import", "from"))]) <= 10
+    shorter = code.replace("steps=500", "steps=2").replace("n=5)", "n=5, steps=2)")
+    assert shorter.count("steps=2") == 2
+    out = python(shorter, tmp_path)
+    assert "Weights were compared alone" in out
+    assert len(Zoo.open(tmp_path / "zoos/mine-rpg-tiny-generated")) == 5
+    assert (tmp_path / "reports/mine-rpg-tiny-generated/report.html").is_file()
+
+
+def test_the_examples_of_docstrings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = doctest.testmod(zoo.api)
+    assert (found.failed, found.attempted) == (0, 2)
+
+
+def test_names_are_found_when_they_are_asked_for(tmp_path: Path) -> None:
+    code = "import sys, rpg, zoo; print([m for m in ('torch', 'numpy', 'typer', 'zoo.store') if m in sys.modules])"
+    assert python(code, tmp_path) == "[]\n"
+    for package in (rpg, zoo):
+        assert sorted(dir(package)) == package.__all__ == sorted(package.__all__)
+        assert all(getattr(package, name) is not None for name in package.__all__)
+        with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+            package.nothing  # noqa: B018  # the name is what is tested
+
+
+def test_state_dicts_become_a_zoo(tmp_path: Path) -> None:
+    layer = torch.nn.Linear(3, 2)
+    tied = {"a": layer.weight.detach(), "b": layer.weight.detach(), "n": torch.tensor(4)}
+    other = {"a": torch.ones(2, 3), "b": torch.ones(2, 3), "n": torch.tensor(4)}
+    other["b"] = other["a"]
+    made = zoo.from_state_dicts([tied, other], "tied", heldout=1, out=tmp_path / "tied")
+    assert [entry.split for entry in made.entries] == ["train", "heldout"]
+    assert made[0]["a"].data_ptr() == made[0]["b"].data_ptr()
+    assert torch.equal(made[1]["a"], other["a"])
+    again = zoo.from_state_dicts([tied, other], "tied", heldout=1, out=tmp_path / "tied")
+    assert again.sha256 == made.sha256
+    with pytest.raises(ValueError, match="holds another zoo: state_dicts"):
+        zoo.from_state_dicts([other, tied], "tied", heldout=1, out=tmp_path / "tied")
+    with pytest.raises(ValueError, match="does not fit"):
+        zoo.from_state_dicts([tied, {"a": torch.ones(1)}], "odd", out=tmp_path / "odd")
+    with pytest.raises(ValueError, match="expected one to learn from"):
+        zoo.from_state_dicts([tied], "none", heldout=1, out=tmp_path / "none")
