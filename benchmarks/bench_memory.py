@@ -6,7 +6,8 @@ generator for a few steps; or sums the distances of 10 other networks to all of 
 resident memory (Linux) has two parts, reported apart:
 
 - anonymous memory is what the process has allocated, before (imports alone) and at its peak. The growth between them
-  must not depend on the zoo: goal, within 10%.
+  must not depend on the zoo: goal, within 10% for training, below 64 MB for a comparison, which holds pieces of the
+  networks and a few numbers for every pair of them.
 - mapped file pages are the system's own cache of checkpoints, tokens and libraries, counted to whoever maps them. They
   need no room of their own: the system drops them when a program asks for memory.
 

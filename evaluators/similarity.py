@@ -17,7 +17,7 @@ from torch import Tensor
 
 Float64Array = NDArray[np.float64]
 
-CHUNK = 2**20  # numbers at a time, of all networks together
+CHUNK = 2**18  # numbers at a time, of all networks together: they fit the cache
 
 
 def error_iou(wrong: NDArray[np.bool_], reference: NDArray[np.bool_]) -> Float64Array:

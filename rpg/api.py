@@ -21,7 +21,16 @@ from zoo.console import is_first_process, pick_device
 from zoo.errors import MissingData, MissingExtra, suggest
 from zoo.hub.client import is_address, parse_address
 from zoo.manifest import Origin, Source, differences, settings_of, versions
-from zoo.recipe import Recipe, keyword_overrides, load_method, load_recipe, method_names, recipe_names, validate
+from zoo.recipe import (
+    Recipe,
+    is_recipe,
+    keyword_overrides,
+    load_method,
+    load_recipe,
+    method_names,
+    recipe_names,
+    validate,
+)
 from zoo.store import Zoo, find
 from zoo.structure import Structure, TensorSpec
 from zoo.training.collect import jobs
@@ -145,7 +154,7 @@ def _recipe_and_zoo(
     if what is None or isinstance(what, Zoo):
         return None, what
     name = str(what)
-    if name in recipe_names() or name.endswith((".yaml", ".yml")):
+    if is_recipe(name):
         recipe = load_recipe(name, overrides, method)
         return recipe, Path("zoos") / recipe.name
     if is_address(what) or find(what, "zoos").is_dir():

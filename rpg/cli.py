@@ -217,7 +217,9 @@ def report(
     zoos: Annotated[
         list[str], typer.Argument(metavar="ZOO...", help="Generated zoos (default: the newest of --task).")
     ] = [],  # noqa: B006
-    task: Annotated[str | None, typer.Option("--task", help="A recipe or task name.")] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="A recipe or task name; of a recipe the section eval: holds.")
+    ] = None,
     originals: Originals = None,
     split: Split = None,
     runs: Annotated[
@@ -240,6 +242,7 @@ def report(
     """
     from rpg.evaluation import find_generated
     from rpg.reports.stage import plan_report
+    from zoo.recipe import is_recipe
 
     if not zoos and task is None:
         raise ValueError("say which networks: generated zoos, or --task RECIPE for the newest of a recipe")
@@ -251,6 +254,7 @@ def report(
         runs=runs,
         out=out,
         overrides=overrides,
+        recipe=task if task and is_recipe(task) else None,
         data_root=data_root,
         device=device,
         plots=[form for form in plots.split(",") if form],

@@ -43,6 +43,12 @@ def demo(
     made = stage("generate", generation.carry_out)
     evaluation = [pair for pair in overrides if pair.startswith("eval.")]
     reporting = plan_report(
-        [zoo, made], out=out / "report", overrides=evaluation, runs=[str(run.path)], device=device, command=command
+        [zoo, made],
+        recipe=RECIPE,
+        out=out / "report",
+        overrides=evaluation,
+        runs=[str(run.path)],
+        device=device,
+        command=command,
     )
     return stage("compare", reporting.carry_out), seconds

@@ -143,7 +143,7 @@ def find_source(zoo: Zoo) -> Zoo | None:
     source = zoo.manifest.origin.source
     if source is None:
         return None
-    for folder in dict.fromkeys([zoo.path.resolve().parent, Path("zoos").resolve()]):
+    for folder in (zoo.path.parent, Path("zoos")):
         for manifest in sorted(folder.glob("*/manifest.json")):
             if sha256_file(manifest) == source.zoo:
                 return Zoo.open(manifest.parent)

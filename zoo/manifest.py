@@ -196,7 +196,8 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def _shown(leaves: Mapping[str, Any], key: str) -> str:
     if key not in leaves:
         return "(default)"
-    text = json.dumps(leaves[key])
+    value = leaves[key]
+    text = json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -81,6 +81,11 @@ def recipe_names() -> dict[str, Path]:
     return {file.stem: file for file in files if "_methods" not in file.parts}
 
 
+def is_recipe(name: str) -> bool:
+    """Whether this is a recipe's short name, or the name of a YAML file."""
+    return name.endswith((".yaml", ".yml")) or name in recipe_names()
+
+
 def method_names() -> dict[str, Path]:
     """Names of the settings that come with the package, for `--method` and `extends: _methods/NAME`."""
     return {file.stem: file for file in sorted((recipes_root() / "_methods").glob("*.yaml"))}
@@ -99,6 +104,24 @@ def load_recipe(source: str, overrides: Sequence[str] = (), method: str | None =
             tree.pop(key, None)
         tree = OmegaConf.merge(tree, _read_method(method))
     return _validated(path.stem, _merged(tree, overrides))
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What networks do, and the name of the recipe that says so."""
+
+    name: str
+    task: TaskConfig
+
+
+def load_purpose(source: str, overrides: Sequence[str] = ()) -> Purpose:
+    """The task of the recipe with this short name or path, which need not say how to collect or learn its networks.
+    Raises ValueError as `load_recipe` does.
+    """
+    path = _find(source)
+    tree = _merged(_read_extended(path, ()), overrides)
+    _known_sections(path.stem, tree)
+    return Purpose(path.stem, _task(path.stem, tree.get("task", {})))
 
 
 def load_method(name: str, overrides: Sequence[str] = ()) -> tuple[Frozen, Frozen]:
@@ -135,11 +158,9 @@ def task_of(origin: Origin, overrides: Sequence[str] = ()) -> TaskConfig:
     return _task(origin.name, tree["task"])
 
 
-def eval_of(overrides: Sequence[str]) -> tuple[Frozen, list[str]]:
-    """The section `eval:` out of `eval.a=b` overrides, and the other overrides."""
-    mine = [pair for pair in overrides if pair.startswith("eval.")]
-    tree = _merged(OmegaConf.create({}), mine)
-    return _section("--set", "eval", tree.get("eval", {})), [pair for pair in overrides if pair not in mine]
+def eval_of(overrides: Sequence[str]) -> Frozen:
+    """The section `eval:` out of `eval.a=b` overrides alone."""
+    return _section("--set", "eval", _merged(OmegaConf.create({}), overrides).get("eval", {}))
 
 
 def keyword_overrides(schemas: Mapping[str, type[BaseModel]], keywords: Mapping[str, Any]) -> list[str]:
@@ -197,13 +218,17 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> Any:
     if base is None:
         return tree
     candidates = [path.parent / f"{base}.yaml", recipes_root() / f"{base}.yaml"]
-    for candidate in candidates:
+    named = recipe_names().get(str(base))  # by its short name, which a file beside this one goes before
+    for candidate in [*candidates, *([named] if named and named.resolve() != path.resolve() else [])]:
         if candidate.is_file():
             try:
                 return OmegaConf.merge(_read_extended(candidate, (*seen, path.resolve())), tree)
             except OmegaConfBaseException as error:
                 raise ValueError(f"{path} does not fit onto {candidate}: {brief(error)}") from error
-    raise ValueError(f"{path} extends {base!r}, which is neither {candidates[0]} nor {candidates[1]}")
+    raise ValueError(
+        f"{path} extends {str(base)[:80]!r}, which is neither {candidates[0]} nor {candidates[1]}, nor the short name "
+        f"of a recipe{suggest(str(base), recipe_names())}"
+    )
 
 
 def _parse(text: str, where: str) -> Any:
@@ -250,9 +275,7 @@ def _validated(name: str, tree: Any) -> Recipe:
     task, zoo = _task(name, tree.get("task", {})), _section(name, "zoo", tree.get("zoo", {}))
     assert isinstance(zoo, CollectConfig)
     method, draw = _method(name, tree)
-    return Recipe(
-        name, _task(name, tree.get("task", {})), zoo, method, draw, _section(name, "eval", tree.get("eval", {}))
-    )
+    return Recipe(name, task, zoo, method, draw, _section(name, "eval", tree.get("eval", {})))
 
 
 def _task(name: str, tree: Any) -> TaskConfig:

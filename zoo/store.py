@@ -239,10 +239,13 @@ class Zoo:
 
 
 def find(place: Path | str, folder: str) -> Path:
-    """Where an artefact is: a path, or a plain name under its usual folder (`zoos`, `runs`)."""
+    """Where an artefact is: under its usual folder (`zoos`, `runs`) if a plain name is given and it is there, else at
+    that path. A plain name that is nowhere is looked for in the usual folder.
+    """
     path = Path(place)
     usual = Path(folder) / path
-    return usual if len(path.parts) == 1 and not path.exists() and usual.is_dir() else path
+    plain = "/" not in str(place) and len(path.parts) == 1
+    return usual if plain and (usual.is_dir() or not path.exists()) else path
 
 
 def derivation(zoo: Zoo, entries: Sequence[Entry], operation: str, settings: dict[str, JsonValue]) -> dict[str, Any]:

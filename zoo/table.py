@@ -22,6 +22,7 @@ from zoo.errors import suggest
 Cell: TypeAlias = str | int | float | None
 Record: TypeAlias = dict[str, Cell]
 DIGITS = 2
+LARGE = 1e6  # floats from here on are shown with an exponent
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
@@ -142,7 +143,9 @@ def check_form(form: str) -> None:
 def _shown(cell: Cell, digits: int) -> str:
     if cell is None:
         return "-"
-    return f"{cell:.{digits}f}" if isinstance(cell, float) else plain(str(cell))
+    if isinstance(cell, float):
+        return f"{cell:.{digits}f}" if abs(cell) < LARGE else f"{cell:.{digits}e}"
+    return plain(str(cell))
 
 
 def markdown_text(text: str) -> str:

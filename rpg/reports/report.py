@@ -41,8 +41,8 @@ READING_SEEDS = (
     "the others take all networks together.",
 )
 SIMILARITY_CAPTION = (
-    "A point per network; up and left is better. A generator that only copies sits among the originals, one that adds "
-    "noise among the noised copies. Hollow marks lie below the axis."
+    "A point per network; up and left is better. A generator that only copies sits among the originals, one that only "
+    "adds noise where noised copies do. Hollow marks lie below the axis."
 )
 DISTANCE_CAPTION = (
     "Shares of each group by distance to the nearest training checkpoint. Clearly left of the dashed line: closer than "

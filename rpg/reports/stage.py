@@ -22,7 +22,7 @@ from zoo.api import PYTHON
 from zoo.console import pick_device
 from zoo.errors import MissingData
 from zoo.manifest import Origin
-from zoo.recipe import eval_of, task_of
+from zoo.recipe import eval_of, load_recipe, task_of
 from zoo.store import Zoo, find
 from zoo.tasks.base import LabelledTask, Task
 
@@ -151,10 +151,11 @@ def plan_report(
     split: str | None = None,
     out: Place | None = None,
     overrides: Sequence[str] = (),
+    recipe: str | None = None,
     baselines: bool = True,
     **where: Any,
 ) -> Reporting:
-    """What `report` does. Raises what it raises before any work."""
+    """What `report` does; with a `recipe`, its section `eval:` holds. Raises what it raises before any work."""
     opened = [zoo if isinstance(zoo, Zoo) else Zoo.open(zoo) for zoo in zoos]
     source = None if originals is None else originals if isinstance(originals, Zoo) else Zoo.open(originals)
     if source is None:
@@ -165,7 +166,8 @@ def plan_report(
     splits = {_split_of(zoo, source) for zoo in opened} - {None}
     if split is None and len(splits) > 1:
         raise ValueError(f"these zoos were learnt from splits {', '.join(sorted(map(str, splits)))}; give --split")
-    config, others = eval_of(overrides)
+    mine = [pair for pair in overrides if pair.startswith("eval.")]
+    config = load_recipe(recipe, mine).eval if recipe else eval_of(mine)
     assert isinstance(config, EvalConfig)
     return Reporting(
         originals=source,
@@ -173,7 +175,7 @@ def plan_report(
         zoos=opened,
         baselines=baselines,
         config=config,
-        task_overrides=others,
+        task_overrides=[pair for pair in overrides if pair not in mine],
         path=Path(out or Path("reports") / "+".join(zoo.name for zoo in opened)[:200]),
         **where,
     )
@@ -263,7 +265,8 @@ def find_run(zoo: Zoo, named: Sequence[str]) -> Run | None:
         if run.sha256 in parents:
             return run
     if named:
-        raise ValueError(f"{zoo.path} was not made by {', '.join(named)}; leave --run out for a report without losses")
+        places = ", ".join(str(run.path) for run in runs)
+        raise ValueError(f"{zoo.path} was not made by {places}; leave --run out for a report without losses")
     return None
 
 

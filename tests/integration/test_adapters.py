@@ -38,7 +38,8 @@ RECIPE = """
 task: {name: commonsense, model: llama, dtype: float32, rank: 2, alpha: 4, targets: [q_proj, v_proj, down_proj],
        cutoff: 64, validation: 4, beams: 2, max_new_tokens: 4}
 zoo: {checkpoints: 3, optimizer: adamw, learning_rate: 0.05, batch_size: 10, epochs: 1, save_learning_rate: 0.05}
-rpg:
+method:
+  name: rpg
   generator: {token_size: 64, d_model: 32, d_state: 16, channels: [1, 4, 1]}
   train: {steps: 4, batch_size: 2, learning_rate: 1.0e-3, diffusion_batch: 16, precision: float32}
 generate: {n: 2, sampler: ddim, steps: 2}
@@ -293,7 +294,7 @@ def test_an_absent_extra_is_named(library: str, command: str, shell: Shell, monk
 def test_a_report_sets_them_beside_the_baselines(shell: Shell) -> None:
     few = "--set task.sets=[boolq,piqa] --set task.answer_by=loglikelihood"
     found = json.loads(shell(f"rpg report --task mini --data-root data {few} --json"))
-    assert "mean" in found["generated"]["metrics"]
+    assert "mean" in found["groups"]["generated"]["metrics"]
     assert Path(found["report"]).is_file()
 
 

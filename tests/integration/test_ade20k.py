@@ -36,7 +36,8 @@ RECIPE = """
 extends: ade20k/ade20k
 task: {size: tiny, crop: 64, classes: [wall, building, sky, floor, tree], pretrained: false, validation: 0.15}
 zoo: {checkpoints: 3, batch_size: 3, epochs: 8, learning_rate: 2.0e-3, save_learning_rate: 1.0e-4, save_every: 1}
-rpg:
+method:
+  name: rpg
   generator: {token_size: 4096, d_model: 32, d_state: 16, channels: [1, 4, 1]}
   train: {steps: 3, batch_size: 2, learning_rate: 1.0e-3, diffusion_batch: 8, precision: float32, optimizer: adamw}
 generate: {n: 2, sampler: ddim, steps: 2}

@@ -284,7 +284,7 @@ def test_the_compiled_extension_is_not_needed(task: Any, root: Path) -> None:
 
 def test_a_tiny_network_goes_the_whole_way(root: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("mini.yaml").write_text(f"task: {TASK}\nzoo: {ZOO}\nrpg:{RPG}")
+    Path("mini.yaml").write_text(f"task: {TASK}\nzoo: {ZOO}\nmethod:\n  name: rpg{RPG}")
     for command in (
         f"rpg-zoo collect mini.yaml --data-root {root}",
         "rpg train mini.yaml",

@@ -31,7 +31,7 @@ ZOO = "{checkpoints: 2, optimizer: adamw, learning_rate: 1.0e-3, batch_size: 8, 
 
 
 def write_recipe(name: str, task: str, zoo: str = ZOO) -> str:
-    Path(f"{name}.yaml").write_text(f"task: {task}\nzoo: {zoo}\nrpg:{RPG}")
+    Path(f"{name}.yaml").write_text(f"task: {task}\nzoo: {zoo}\nmethod:\n  name: rpg{RPG}")
     return f"{name}.yaml"
 
 

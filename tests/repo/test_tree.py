@@ -1,14 +1,8 @@
-"""The README's annotated tree is the tree that exists; files stay small; nothing depends on one machine's paths.
+"""README.md has a paragraph for every room, and for none that does not exist; files stay small; nothing depends on one
+machine's paths.
 
-The tree is the first fenced block of README.md that contains `evaluators/`. A line is a name, two or more spaces, and
-what it is for. Names of directories end with `/`; what is deeper indented than a directory lies in it:
-
-    evaluators/            models in, metrics out
-      metrics.py           a number with n and standard error
-    tests/                 unit, integration, numerics, repo
-
-Every Python file of the packages has its line, except `__init__.py`: the directory's line speaks for it. Other files
-and directories may have one; what has one must exist.
+A room is a directory with Python files of its own. Its paragraph is an item of README's list that begins with the
+directory's name: - **`zoo/tasks/`**: what networks do.
 """
 
 from __future__ import annotations
@@ -22,51 +16,23 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("evaluators", "zoo", "rpg")
 MAX_LINES = 450
-LINE = re.compile(r"(?P<indent> *)(?P<name>\S+)(?: {2,}(?P<purpose>\S.*))?")
+ROOM = re.compile(r"^- \*\*`(?P<name>[\w/]+/)`\*\*: \S", re.MULTILINE)
 # An absolute path into somebody's home or workspace; not the middle of an address or of a longer path.
 MACHINE_PATH = re.compile(r"(?<![\w.:/~<>-])/(?:work|root|home|Users)/\w")
 
 
-def find_tree(readme: str) -> str:
-    """The fenced block that holds the tree. Raises ValueError if there is none."""
-    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
-    for block in blocks:
-        if "evaluators/" in block:
-            return block
-    raise ValueError("README.md has no fenced block with a tree that contains evaluators/")
+def rooms(root: Path) -> set[str]:
+    """The directories of the packages that hold more Python than what makes them packages."""
+    files = {path for package in PACKAGES for path in (root / package).rglob("*.py") if path.name != "__init__.py"}
+    return {f"{path.parent.relative_to(root).as_posix()}/" for path in files}
 
 
-def parse_tree(block: str) -> dict[str, str]:
-    """Purpose by path. Raises ValueError for a line without a purpose or one that lies in a file."""
-    entries: dict[str, str] = {}
-    open_directories: list[tuple[int, str]] = [(-1, "")]
-    for line in filter(str.strip, block.splitlines()):
-        match = LINE.fullmatch(line.rstrip())
-        if match is None or match["purpose"] is None:
-            raise ValueError(f"expected `name  purpose`, two spaces between them, in the tree's line {line!r}")
-        indent = len(match["indent"])
-        while open_directories[-1][0] >= indent:
-            open_directories.pop()
-        parent = open_directories[-1][1]
-        if parent and not parent.endswith("/"):
-            raise ValueError(f"{line.strip()!r} is indented under the file {parent}")
-        path = parent + match["name"]
-        entries[path] = match["purpose"]
-        open_directories.append((indent, path))
-    return entries
-
-
-def compare_tree(entries: dict[str, str], root: Path) -> list[str]:
-    """Python files without a line, and lines without a file."""
-    files = {path.relative_to(root).as_posix() for package in PACKAGES for path in (root / package).rglob("*.py")}
-    files = {path for path in files if not path.endswith("__init__.py")}
-    missing = [f"{path} is not in the tree" for path in sorted(files - entries.keys())]
-    stale = [
-        f"{path} does not exist"
-        for path in entries
-        if not ((root / path).is_dir() if path.endswith("/") else (root / path).is_file())
-    ]
-    return missing + stale
+def compare_rooms(readme: str, root: Path) -> list[str]:
+    """Rooms without a paragraph, and paragraphs without a directory."""
+    named = ROOM.findall(readme)
+    missing = [f"{name} has no paragraph" for name in sorted(rooms(root) - set(named))]
+    stale = [f"{name} does not exist" for name in named if not (root / name).is_dir()]
+    return missing + stale + [f"{name} has two paragraphs" for name in sorted(set(named)) if named.count(name) > 1]
 
 
 def project_files() -> list[Path]:
@@ -78,58 +44,20 @@ def project_files() -> list[Path]:
     return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
-def test_readme_tree_is_the_tree() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert compare_tree(parse_tree(find_tree(readme)), ROOT) == []
+def test_readme_has_a_paragraph_for_every_room() -> None:
+    assert compare_rooms((ROOT / "README.md").read_text(encoding="utf-8"), ROOT) == []
 
 
-README = """
-```
-make demo
-```
-```text
-evaluators/      scores
-  metrics.py     numbers
-zoo/             checkpoints
-  tasks/         tasks
-    base.py      the protocol
-  store.py       zoos
-Makefile         commands
-```
-"""
-
-
-def test_a_tree_is_read() -> None:
-    assert parse_tree(find_tree(README)) == {
-        "evaluators/": "scores",
-        "evaluators/metrics.py": "numbers",
-        "zoo/": "checkpoints",
-        "zoo/tasks/": "tasks",
-        "zoo/tasks/base.py": "the protocol",
-        "zoo/store.py": "zoos",
-        "Makefile": "commands",
-    }
-
-
-def test_a_tree_that_lies_is_found(tmp_path: Path) -> None:
-    for name in ("evaluators/__init__.py", "evaluators/metrics.py", "zoo/tasks/base.py", "zoo/hub.py", "Makefile"):
+def test_a_readme_that_lies_is_found(tmp_path: Path) -> None:
+    for name in ("evaluators/__init__.py", "evaluators/metrics.py", "zoo/tasks/base.py", "rpg/run.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert compare_tree(parse_tree(find_tree(README)), tmp_path) == [
-        "zoo/hub.py is not in the tree",
-        "zoo/store.py does not exist",
+    readme = "- **`evaluators/`**: scores\n- **`zoo/hub/`**: the Hub\n- **`rpg/`**: runs\n- **`rpg/`**: again\n"
+    assert compare_rooms(readme, tmp_path) == [
+        "zoo/tasks/ has no paragraph",
+        "zoo/hub/ does not exist",
+        "rpg/ has two paragraphs",
     ]
-
-
-@pytest.mark.parametrize("block", ["evaluators/\n", "evaluators/ scores\n", "a.py  one\n  b.py  two\n"])
-def test_a_malformed_tree_is_refused(block: str) -> None:
-    with pytest.raises(ValueError, match=r"purpose|under the file"):
-        parse_tree(block)
-
-
-def test_a_readme_without_a_tree_is_refused() -> None:
-    with pytest.raises(ValueError, match="no fenced block"):
-        find_tree("evaluators/ outside of any block\n```\nmake demo\n```\n")
 
 
 def test_files_are_small() -> None:

@@ -41,6 +41,10 @@ def test_text_is_aligned_with_numbers_on_the_right() -> None:
     ]
 
 
+def test_huge_numbers_keep_columns_narrow() -> None:
+    assert Table(("x",), ((999999.4,), (-1.7787710009942074e16,))).text().splitlines()[1:] == ["999999.40", "-1.78e+16"]
+
+
 def test_long_cells_never_run_into_the_next_column() -> None:
     long = "x" * 200
     table = Table(("recipe", "task"), ((long, "classification"), ("b", "binary")))

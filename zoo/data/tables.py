@@ -1,4 +1,4 @@
-"""Data sets as tables of rows: parquet files, whole and of one data set, and the Hub: the way to `datasets`."""
+"""Data sets as tables of rows: parquet files of one data set, whole, and the Hub. Only this file imports `datasets`."""
 
 from __future__ import annotations
 

@@ -58,6 +58,7 @@ def fit(config: RPGConfig, data: TrainingSet, run: Run, machine: Machine) -> Non
         layout = learnt.layout()
         with out_of_memory(lambda: _advice(config, layout.num_tokens, len(data.entries), processes)):
             _optimise(learnt, config, layout, len(data.entries), processes)
+    processes.wait()  # until the first has sealed the run, which then is a trained one to all
     processes.close()
     if processes.rank == 0:
         for leftover in (learnt.tokens_path, learnt.state_path):
