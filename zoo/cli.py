@@ -121,14 +121,14 @@ def import_checkpoints(
     from zoo.conditions import Holdout
     from zoo.formats.importing import Plan, import_zoo
     from zoo.formats.weights import suffix
-    from zoo.recipe import load_recipe, validate
+    from zoo.recipe import load_purpose, validate
 
     if overrides and recipe is None:
         say("--set is ignored without --recipe")
     plan = Plan(
         place,
         form,
-        load_recipe(recipe, overrides) if recipe else None,
+        load_purpose(recipe, overrides) if recipe else None,
         cast,
         validate(Holdout, {"kind": holdout}, "") if holdout else None,
     )

@@ -106,6 +106,24 @@ def load_recipe(source: str, overrides: Sequence[str] = (), method: str | None =
     return _validated(path.stem, _merged(tree, overrides))
 
 
+@dataclass(frozen=True)
+class Purpose:
+    """What networks do, and the name of the recipe that says so."""
+
+    name: str
+    task: TaskConfig
+
+
+def load_purpose(source: str, overrides: Sequence[str] = ()) -> Purpose:
+    """The task of the recipe with this short name or path, which need not say how to collect or learn its networks.
+    Raises ValueError as `load_recipe` does.
+    """
+    path = _find(source)
+    tree = _merged(_read_extended(path, ()), overrides)
+    _known_sections(path.stem, tree)
+    return Purpose(path.stem, _task(path.stem, tree.get("task", {})))
+
+
 def load_method(name: str, overrides: Sequence[str] = ()) -> tuple[Frozen, Frozen]:
     """The sections `method:` and `generate:` of settings in `_methods`, or of a file. Raises ValueError as
     `load_recipe` does.
@@ -200,13 +218,17 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> Any:
     if base is None:
         return tree
     candidates = [path.parent / f"{base}.yaml", recipes_root() / f"{base}.yaml"]
-    for candidate in candidates:
+    named = recipe_names().get(str(base))  # by its short name, which a file beside this one goes before
+    for candidate in [*candidates, *([named] if named and named.resolve() != path.resolve() else [])]:
         if candidate.is_file():
             try:
                 return OmegaConf.merge(_read_extended(candidate, (*seen, path.resolve())), tree)
             except OmegaConfBaseException as error:
                 raise ValueError(f"{path} does not fit onto {candidate}: {brief(error)}") from error
-    raise ValueError(f"{path} extends {base!r}, which is neither {candidates[0]} nor {candidates[1]}")
+    raise ValueError(
+        f"{path} extends {str(base)[:80]!r}, which is neither {candidates[0]} nor {candidates[1]}, nor the short name "
+        f"of a recipe{suggest(str(base), recipe_names())}"
+    )
 
 
 def _parse(text: str, where: str) -> Any:

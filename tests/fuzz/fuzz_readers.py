@@ -30,7 +30,7 @@ def main() -> None:
     read = readers.readers(folder)[name]
 
     def one(data: bytes) -> None:
-        structured, data = data[:1] > b"\0" and name != "pickle", data[1:]
+        structured, data = data[:1] > b"\0" and name not in readers.BINARY, data[1:]
         if structured:  # the bytes choose mutations of the example
             choices = atheris.FuzzedDataProvider(data)
             data = readers.mutated(name, example, lambda n: choices.ConsumeIntInRange(0, n - 1))

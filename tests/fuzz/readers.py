@@ -13,17 +13,27 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import yaml
+from PIL import Image
 
 from evaluators.questions import compose
 from rpg.run import RunRecord
 from rpg.tokens.layout import Layout
 from zoo.checkpoint import content_hash, load_tensors, read_header, save_tensors
+from zoo.data.ade20k import read_labels
+from zoo.data.coco import read as read_annotations
+from zoo.data.images import load_images
 from zoo.data.instructions import load_questions
+from zoo.data.pictures import read_picture
 from zoo.errors import Corrupt
 from zoo.files import Journal, parse_json
-from zoo.formats.weights import read
+from zoo.formats.sources import Sources
+from zoo.formats.trials import checkpoints
+from zoo.formats.weights import parts, read
 from zoo.manifest import Entry, FileRecord, Manifest, Origin
 from zoo.networks.adapters import Settings, adapter_config, check_config
 from zoo.recipe import load_recipe, recipes_root, task_of
@@ -60,6 +70,7 @@ def examples() -> dict[str, bytes]:
     pickled = io.BytesIO()
     torch.save({"state_dict": WEIGHTS}, pickled)
     question = compose("arc_e", "Which?", ("a", "b", "c"), 1)
+    records = {"format": "timm", "networks": {"a": {"file": "a/x.pth", "config": 0}}, "configs": [{"num_classes": 3}]}
     journal = [JournalHeader(origin=origin(), structure=Structure.of(WEIGHTS)), entry()]
     with tempfile.TemporaryDirectory() as folder:
         save_tensors(Path(folder) / "x", WEIGHTS)
@@ -77,7 +88,43 @@ def examples() -> dict[str, bytes]:
         "journal": b"".join(line.to_json().encode() + b"\n" for line in journal),
         "adapter": json.dumps(adapter_config(ADAPTER)).encode(),
         "questions": json.dumps([{"instruction": question.instruction, "answer": question.word}]).encode(),
+        "coco": json.dumps(annotations()).encode(),
+        "parquet": rows(),
+        "picture": picture(),
+        "labels": picture(labels=True),
+        "index": json.dumps({"weight_map": dict.fromkeys(WEIGHTS, "x-00001-of-00001.safetensors")}).encode(),
+        "sources": json.dumps(records).encode(),
+        "results": b'{"training_iteration": 0, "test_acc": 0.5}\n{"training_iteration": 1, "test_acc": NaN}\n',
     }
+
+
+BINARY = ("pickle", "parquet", "picture", "labels")
+"""Readers of what has no values to change, only bytes."""
+
+
+def annotations() -> dict[str, object]:
+    """COCO's file of two images, with a polygon, a mask and a packed mask."""
+    one = {"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 1, 4, 4], "area": 16.0, "iscrowd": 0}
+    shapes = ([[1, 1, 5, 1, 5, 5.5, 1, 5]], {"size": [8, 6], "counts": [8, 5, 35]}, {"size": [8, 6], "counts": "85S1"})
+    objects = [one | {"id": i, "image_id": 7 + i % 2, "segmentation": shape} for i, shape in enumerate(shapes)]
+    images = [{"id": 7 + i, "file_name": f"{i}.jpg", "height": 8, "width": 6} for i in range(2)]
+    return {"images": images, "annotations": objects, "categories": [{"id": 3, "name": "cup"}]}
+
+
+def picture(labels: bool = False) -> bytes:
+    """A PNG of 32 x 32 pixels: colours, or labels of ADE20K."""
+    pixels = np.arange(32 * 32 * (1 if labels else 3)).reshape(32, 32, -1) % 150
+    file = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8).squeeze()).save(file, "PNG")
+    return file.getvalue()
+
+
+def rows() -> bytes:
+    """Two rows of CIFAR-10 in parquet."""
+    file = io.BytesIO()
+    images = [{"bytes": picture(), "path": None}] * 2
+    pq.write_table(pa.table({"img": images, "label": pa.array([3, 7], pa.int64())}), file)
+    return file.getvalue()
 
 
 HOSTILE: tuple[object, ...] = (
@@ -96,7 +143,7 @@ def mutated(name: str, example: bytes, pick: Callable[[int], int]) -> bytes:
         size = int.from_bytes(example[:8], "little")
         header = mutated("json", example[8 : 8 + size], pick)
         return len(header).to_bytes(8, "little") + header + example[8 + size :]
-    if name == "journal":
+    if name in ("journal", "results"):
         lines = example.splitlines()
         line = pick(len(lines))
         lines[line] = mutated("json", lines[line], pick)
@@ -143,6 +190,15 @@ def readers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
     def read_task(data: bytes) -> object:
         return task_of(Origin.parse(json.dumps({"task": parse_json(data, "task"), **named}), "manifest.json"))
 
+    def coco(place: Path) -> object:
+        found = read_annotations(place, "test", 1)
+        return found.truth(found.whole(range(len(found.images)))), found.fingerprint()
+
+    def trial(path: Path) -> object:
+        (path.parent / "checkpoint_000000").mkdir(exist_ok=True)
+        (path.parent / "params.json").write_bytes(path.read_bytes()[:40])
+        return list(checkpoints([path.parent / "params.json"]))
+
     def read_layout(data: bytes) -> object:
         layout = Layout.parse(data, "layout.json")
         return layout.positions() if layout.num_tokens < 10_000 else None
@@ -160,4 +216,13 @@ def readers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
         "journal": file("journal.jsonl", journal),
         "adapter": file("adapter_config.json", lambda path: check_config(path, ADAPTER)),
         "questions": file("commonsense/ARC-Easy/test.json", lambda path: load_questions("arc_e", folder, None)),
+        "coco": file("coco/annotations/instances_val2017.json", lambda path: coco(folder)),
+        "parquet": file(
+            "cifar10/plain_text/test-00000-of-00001.parquet", lambda path: load_images("cifar10", folder).test
+        ),
+        "picture": file("x.png", read_picture),
+        "labels": file("x.png", read_labels),
+        "index": file("x.safetensors.index.json", parts),
+        "sources": lambda data: Sources.parse(data, "sources.json"),
+        "results": file("trial/result.json", trial),
     }

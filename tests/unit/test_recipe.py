@@ -3,7 +3,7 @@
 import pytest
 
 from rpg.methods.rpg.config import GenerateConfig, RPGConfig
-from zoo.recipe import keyword_overrides, load_recipe
+from zoo.recipe import keyword_overrides, load_purpose, load_recipe
 
 SMALL = """
 method: {name: rpg}
@@ -137,3 +137,19 @@ def test_a_recipe_without_a_task_says_so(write, text):
 def test_odd_overrides_are_one_line(write, pair):
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
         load_recipe(write(SMALL), [pair])
+
+
+def test_extends_takes_short_names(write):
+    assert load_recipe(write("extends: ade20k\ntask: {crop: 64}\n")).task.crop == 64  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"extends 'ade2k', which is neither .* nor the short name.*mean ade20k"):
+        load_recipe(write("extends: ade2k\n"))
+
+
+def test_a_task_alone_says_what_networks_do(write):
+    text = "task: {name: classification, model: cnn_digits, data: digits}\n"
+    assert load_purpose(write(text)).task == load_recipe("digits", ["task.augment=none"]).task
+    assert load_purpose(write(text), ["task.image_size=16"]).task.image_size == 16  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"zoo\.optimizer is required"):
+        load_recipe(write(text))
+    with pytest.raises(ValueError, match="unknown section 'tusk'"):
+        load_purpose(write(text + "tusk: {}\n"))

@@ -25,7 +25,7 @@ from zoo.formats.trials import activations, by_order
 from zoo.formats.weights import bare, check_tensors, fitted, plain, suffix
 from zoo.manifest import Origin, settings_of, versions
 from zoo.progress import progress
-from zoo.recipe import Recipe
+from zoo.recipe import Purpose
 from zoo.structure import Structure
 from zoo.writer import ZooWriter
 
@@ -83,7 +83,7 @@ class Plan:
 
     place: Path
     form: str | None = None
-    recipe: Recipe | None = None
+    recipe: Purpose | None = None
     cast: bool = False
     holdout: Holdout | None = None
 
