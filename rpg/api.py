@@ -6,7 +6,7 @@ then carried out, or only shown (`--dry-run`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from zoo.recipe import (
 from zoo.store import Zoo, find
 from zoo.structure import Structure, TensorSpec
 from zoo.training.collect import jobs
-from zoo.writer import ZooWriter
+from zoo.writer import ZooWriter, refuse_another
 
 
 def load(place: Path | str) -> Run:
@@ -88,12 +88,9 @@ def train(
     Raises ValueError for what does not fit together, MissingData when there is no such zoo, Failed when learning
     diverges.
     """
-    places: dict[str, Any] = {"zoo": zoo, "split": split, "out": out, "device": device, "track": track}
-    plan = plan_training(what, method, overrides=overrides, **places)
-    if settings:
-        overrides = [*overrides, *keyword_overrides({"method": type(plan.config)}, settings)]
-        plan = plan_training(what, method, overrides=overrides, **places)
-    return plan.carry_out()
+    return plan_training(
+        what, method, zoo=zoo, split=split, out=out, overrides=overrides, settings=settings, device=device, track=track
+    ).carry_out()
 
 
 def plan_training(
@@ -104,12 +101,17 @@ def plan_training(
     split: str = "train",
     out: Path | str | None = None,
     overrides: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
     device: str = "auto",
     track: Sequence[str] = (),
     command: tuple[str, ...] = PYTHON,
 ) -> Training:
     """What `train` does. Raises what it raises before any work."""
+    if settings:
+        overrides = [*overrides, *keyword_overrides({"method": _schema(what, method, zoo)}, settings)]
     recipe, place = _recipe_and_zoo(what, overrides, method)
+    if zoo is not None and what is not None and recipe is None:
+        raise ValueError(f"two zoos to learn from, {what} and {zoo}; expected one, or a recipe and a zoo")
     place = zoo or place
     assert place is not None
     originals = place if isinstance(place, Zoo) else Zoo.open(place)
@@ -136,8 +138,20 @@ def plan_training(
         command=command,
         versions=versions(),
     )
-    default = Path("runs") / (f"{name}-{Path(method).stem}" if method else name)
-    return Training(config, request, data, origin, Path(out or default), machine)
+    path = Path(out or Path("runs") / (f"{name}-{Path(method).stem}" if method else name))
+    Run(path).refuse_another(origin)
+    return Training(config, request, data, origin, path, machine)
+
+
+def _schema(what: Zoo | Path | str | None, method: str | None, zoo: Zoo | Path | str | None) -> type[MethodConfig]:
+    """The settings of the method that would learn this."""
+    recipe, place = _recipe_and_zoo(what, (), method)
+    config: Any = recipe.method if recipe else load_method(method)[0] if method else None
+    if config is None:
+        found = zoo or place
+        assert found is not None
+        config = load_method(fitting_size(found if isinstance(found, Zoo) else Zoo.open(found)))[0]
+    return type(config)
 
 
 def fitting_size(zoo: Zoo) -> str:
@@ -239,6 +253,7 @@ def plan_generation(
         versions=versions(),
     )
     path = Path(out or Path("zoos") / f"{trained.name}-generated")
+    refuse_another(path, origin)
     count = method.requested(trained, request)
     return Generation(trained, method, request, count, origin, path, Machine(pick_device(device)))
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zoo.checkpoint import content_hash
@@ -89,7 +91,9 @@ def from_state_dicts(
     train = len(found) - heldout
     if train < 1 or heldout < 0:
         raise ValueError(f"got {len(found)} networks of which {heldout} are held out; expected one to learn from")
-    structure = Structure.of(found[0])
+    if not re.fullmatch(r"[\w.+-][\w .+-]{0,199}", name) or not name.strip("."):
+        raise ValueError(f"{name!r} is no name for a zoo; expected letters, digits, '-', '_' and '.'")
+    structure = _common_structure(found)
     hashes = [content_hash(network) for network in found]
     settings = {"state_dicts": hashlib.sha256(json.dumps([hashes, train]).encode()).hexdigest()}
     origin = Origin(name=name, kind="imported", settings=dict(settings), command=PYTHON, versions=versions())
@@ -98,6 +102,34 @@ def from_state_dicts(
             split = "train" if number < train else "heldout"
             writer.add(f"network-{number:05d}", network, seed=number, split=split)
         return writer.finish()
+
+
+def _common_structure(networks: Sequence[Mapping[str, Tensor]]) -> Structure:
+    """The structure of all these networks; tied are the tensors that are tied, or equal, in each of them. Raises
+    ValueError for what is no state dict, and for networks of other structures.
+    """
+    for number, network in enumerate(networks):
+        for key, tensor in network.items():
+            if not (isinstance(key, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided):
+                raise ValueError(f"network {number}: {key!r} is no dense tensor under a name; expected a state dict")
+            if tensor.is_meta:
+                raise ValueError(f"network {number}: {key} has no values (it is on the meta device)")
+    if not networks[0]:
+        raise ValueError("network 0 holds no tensors; expected a state dict")
+    structure = Structure.of(networks[0])
+    for number, network in enumerate(networks):
+        structure.check(network, f"network {number}")
+
+    def tied_everywhere(name: str, other: str) -> bool:
+        return all(torch.equal(network[name], network[other]) for network in networks)
+
+    specs = [
+        spec
+        if spec.tied_to is None or tied_everywhere(spec.name, spec.tied_to)
+        else spec.model_copy(update={"tied_to": None})
+        for spec in structure
+    ]
+    return Structure(tensors=tuple(specs))
 
 
 def score(

@@ -108,7 +108,8 @@ class Zoo:
         if not chosen:
             splits = sorted({entry.split for entry in self.entries})
             raise ValueError(
-                f"{self.path} has no checkpoints of split {split!r}; it has {', '.join(splits) or 'none at all'}"
+                f"{self.path} has no checkpoints of split {split!r}; it has {', '.join(splits) or 'none at all'} "
+                "(--split)"
             )
         return chosen
 

@@ -12,8 +12,9 @@ from rpg.config import EvalConfig
 from rpg.evaluation import Place, find_source
 from rpg.reports.compare import Candidate, Comparison, compare, comparison_json
 from rpg.reports.comparisons import read_comparison
-from rpg.reports.inputs import REPORT
+from rpg.reports.inputs import REPORT, refuse_foreign
 from rpg.reports.page import provenance_of
+from rpg.reports.plots import check_forms
 from rpg.reports.report import summary, write_report
 from rpg.reports.task_report import headline, tasks_json, tasks_text, write_task_report
 from rpg.reports.tasks import TaskComparison, compare_tasks
@@ -169,6 +170,12 @@ def plan_report(
     mine = [pair for pair in overrides if pair.startswith("eval.")]
     config = load_recipe(recipe, mine).eval if recipe else eval_of(mine)
     assert isinstance(config, EvalConfig)
+    path = Path(out or Path("reports") / "+".join(zoo.name for zoo in opened)[:200])
+    refuse_foreign(path)
+    check_forms(where.get("plots", ()))
+    if len({zoo.sha256 for zoo in opened}) < len(opened):
+        raise ValueError("the same zoo is given twice; expected different ones")
+    source.select(split or str(next(iter(splits), "train")))  # refuses a split that does not exist
     return Reporting(
         originals=source,
         split=split or str(next(iter(splits), "train")),
@@ -176,7 +183,7 @@ def plan_report(
         baselines=baselines,
         config=config,
         task_overrides=[pair for pair in overrides if pair not in mine],
-        path=Path(out or Path("reports") / "+".join(zoo.name for zoo in opened)[:200]),
+        path=path,
         **where,
     )
 
@@ -220,6 +227,9 @@ def _split_of(zoo: Zoo, originals: Zoo) -> str | None:
     return source.split
 
 
+BASELINES = ("gaussian", "mean_of_all")  # which no group of the user's is called
+
+
 def kind_of(zoo: Zoo) -> Any:
     """Whether its networks come from a generator, or are a baseline."""
     return "generated" if zoo.manifest.origin.kind == "generated" else "baseline"
@@ -238,7 +248,8 @@ def labels(zoos: Sequence[Zoo]) -> dict[str, str]:
     names: dict[str, str] = {}
     for members, method in zip(groups.values(), methods, strict=True):
         first = members[0]
-        name = first.name if methods.count(method) > 1 or method is None else method
+        unclear = method is None or methods.count(method) > 1 or method in BASELINES
+        name = first.name if unclear else str(method)
         if len(generated) == 1 and first is generated[0]:
             name = "generated"
         names |= {zoo.sha256: name for zoo in members}

@@ -10,12 +10,10 @@ from zoo.derive.align import align
 from zoo.derive.alignment import AlignConfig
 from zoo.derive.worth import participation, recalibrate, round_trip, table, vectors, worth
 from zoo.manifest import Origin
-from zoo.store import ZooWriter
 from zoo.structure import Structure
+from zoo.writer import ZooWriter
 
-ORIGIN = Origin(
-    name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
-)
+ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 
 
 def normal(*shape, seed=0):

@@ -100,14 +100,14 @@ def test_what_cannot_be_traced_or_moved_is_told():
     ],
 )
 def test_recipes_have_their_symmetries(recipe, groups):
-    task = load_recipe(recipe).sections["task"]
+    task = load_recipe(recipe).task
     specification = symmetry_of(task)
     specification.check(task.structure())
     assert len(specification.groups) == groups
 
 
 def test_a_network_without_a_builder_gets_a_derived_specification():
-    task = load_recipe("cifar10-cnn-small", ["task.model=test_efficientnet.r160_in1k"]).sections["task"]
+    task = load_recipe("cifar10-cnn-small", ["task.model=test_efficientnet.r160_in1k"]).task
     specification = symmetry_of(task)
     specification.check(task.structure())
     assert specification.groups
@@ -115,4 +115,4 @@ def test_a_network_without_a_builder_gets_a_derived_specification():
 
 
 def test_other_families_have_none():
-    assert symmetry_of(load_recipe("ade20k").sections["task"]) is None
+    assert symmetry_of(load_recipe("ade20k").task) is None

@@ -9,14 +9,13 @@ from zoo.derive.align import align, read_alignment, unalign
 from zoo.derive.alignment import AlignConfig, runs
 from zoo.errors import Corrupt, MissingData
 from zoo.manifest import Origin
-from zoo.store import Zoo, ZooWriter
+from zoo.store import Zoo
 from zoo.structure import Structure
 from zoo.symmetry.activations import recorder
 from zoo.symmetry.refine import Images, Refinement
+from zoo.writer import ZooWriter
 
-ORIGIN = Origin(
-    name="toy", kind="collected", task="toy", recipe="task: {}\n", recipe_sha256="0" * 64, command=("x",), versions={}
-)
+ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
 
 
 def make(path, name, n=6, noise=0.4, held_out=1, steps=1, order=None, dtype=torch.float32):
