@@ -11,7 +11,7 @@ from zoo.console import command_line, describe_push, emit, plain, run_cli, say
 from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, Set
 
 if TYPE_CHECKING:
-    from zoo.store import Zoo
+    pass
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
 
@@ -48,6 +48,7 @@ def collect(
     --engine local, and as many as the cluster has GPUs (or CPUs) with --engine ray.
     """
     from zoo.api import collection
+    from zoo.listing import describe
     from zoo.recipe import load_recipe
     from zoo.training.collect import jobs
     from zoo.training.engines import collect_zoos
@@ -160,6 +161,7 @@ def ls(path: ZooPath, as_json: Json = False) -> None:
 @app.command()
 def show(path: ZooPath, as_json: Json = False) -> None:
     """Show what a zoo is and where it came from."""
+    from zoo.listing import describe
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
@@ -178,10 +180,11 @@ def show(path: ZooPath, as_json: Json = False) -> None:
 @app.command()
 def verify(path: ZooPath, as_json: Json = False) -> int:
     """Check every file and every checkpoint against the manifest. Exit code 1 when something is wrong."""
+    from zoo.listing import recipe_problem
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
-    problems = [*_recipe_problem(zoo), *map(plain, zoo.problems())]
+    problems = [*recipe_problem(zoo), *map(plain, zoo.problems())]
     sound = f"{path} is sound: {len(zoo.entries)} checkpoints, {len(zoo.manifest.files)} files"
     emit({"zoo": str(path), "sound": not problems, "problems": problems}, as_json, "\n".join(problems) or sound)
     return 1 if problems else 0
@@ -257,6 +260,7 @@ def perturb(
     """Make a zoo of noised, mixed or Gaussian networks from a zoo (default place: zoos/<zoo>-<kind>)."""
     from zoo.derive.perturb import PerturbConfig
     from zoo.derive.perturb import perturb as perturb_zoo
+    from zoo.listing import derived_place, describe
     from zoo.recipe import validate
     from zoo.store import Zoo
 
@@ -292,6 +296,7 @@ def split(
     """
     from zoo.conditions import Holdout
     from zoo.derive.split import plan_split, split_zoo
+    from zoo.listing import derived_place, describe
     from zoo.recipe import validate
     from zoo.store import Zoo
 
@@ -325,6 +330,7 @@ def align(
     """
     from zoo.api import align as align_zoo
     from zoo.api import unalign as unalign_zoo
+    from zoo.listing import derived_place, describe
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
@@ -394,6 +400,7 @@ def pull(
     """Fetch a published zoo and check all of it (default place: zoos/<name>). Run it again to continue."""
     from zoo.hub.client import Address, parse_address
     from zoo.hub.publish import pull_zoo
+    from zoo.listing import describe
     from zoo.store import Zoo
 
     given = parse_address(repo_id)
@@ -429,41 +436,6 @@ def card(
         files = write_card(zoo, parse_address(repo_id), license, place, report, Path(folder))
         text = files["README.md"].read_text(encoding="utf-8")
     emit({"zoo": str(path), "card": text}, as_json, text)
-
-
-def _recipe_problem(zoo: Zoo) -> list[str]:
-    """What is wrong with the recipe in the manifest, if anything is."""
-    from zoo.recipe import task_of
-
-    try:
-        if zoo.manifest.origin.task:
-            task_of(zoo.manifest.origin)
-    except ValueError as error:
-        return [plain(f"the task in the manifest is broken: {error}")]
-    return []
-
-
-def derived_place(source: Path, zoo: Zoo, suffix: str, out: Path | None) -> Path:
-    """Where a zoo derived from another goes: beside it, or where --out says."""
-    from zoo.hub.client import is_address
-
-    return out or (Path("zoos") if is_address(source) else zoo.path.resolve().parent) / f"{zoo.name}-{suffix}"
-
-
-def describe(zoo: Zoo) -> dict[str, object]:
-    """A zoo in a few fields, for `--json`."""
-    splits = [entry.split for entry in zoo.entries]
-    return {
-        "zoo": str(zoo.path),
-        "sha256": zoo.sha256,
-        "kind": zoo.manifest.origin.kind,
-        "recipe": zoo.manifest.origin.name,
-        "task": zoo.manifest.origin.family,
-        "checkpoints": len(zoo.entries),
-        "splits": {split: splits.count(split) for split in sorted(set(splits))},
-        "values": zoo.structure.numel,
-        "bytes": sum(record.bytes for record in zoo.manifest.files.values()),
-    }
 
 
 def main() -> None:

@@ -84,7 +84,7 @@ class Reporting:
 
     def compared(self, task: Task | None) -> Comparison:
         """All groups beside the originals; without a task by their weights alone."""
-        names = labels(self.zoos)
+        names = labels(self.zoos, BASELINES if self.baselines else ())
         candidates = [Candidate(names[zoo.sha256], zoo, kind_of(zoo)) for zoo in self.zoos]
         if self.baselines:
             candidates += make_baselines(self.originals, self.split, self.config, self.path / "baselines", self.device)
@@ -102,7 +102,7 @@ class Reporting:
 
     def _losses(self) -> Losses:
         """The loss curves of the runs that are at hand, by the labels of their groups."""
-        names = labels(self.zoos)
+        names = labels(self.zoos, BASELINES if self.baselines else ())
         found = {}
         for zoo in self.zoos:
             run = find_run(zoo, self.runs)
@@ -227,7 +227,7 @@ def _split_of(zoo: Zoo, originals: Zoo) -> str | None:
     return source.split
 
 
-BASELINES = ("gaussian", "mean_of_all")  # which no group of the user's is called
+BASELINES = ("gaussian", "mean_of_all")  # of their names those that a method could have
 
 
 def kind_of(zoo: Zoo) -> Any:
@@ -235,9 +235,10 @@ def kind_of(zoo: Zoo) -> Any:
     return "generated" if zoo.manifest.origin.kind == "generated" else "baseline"
 
 
-def labels(zoos: Sequence[Zoo]) -> dict[str, str]:
+def labels(zoos: Sequence[Zoo], taken: Sequence[str] = ()) -> dict[str, str]:
     """What each zoo is called, by its hash. Zoos that differ in nothing but seeds are called alike. A single kind of
-    generated networks is `generated`; several are called as their methods, or where two have the same as their zoos.
+    generated networks is `generated`; several are called as their methods, or as
+    their zoos where two have the same, or the name is taken.
     """
     groups: dict[str, list[Zoo]] = {}
     for zoo in zoos:
@@ -248,7 +249,7 @@ def labels(zoos: Sequence[Zoo]) -> dict[str, str]:
     names: dict[str, str] = {}
     for members, method in zip(groups.values(), methods, strict=True):
         first = members[0]
-        unclear = method is None or methods.count(method) > 1 or method in BASELINES
+        unclear = method is None or methods.count(method) > 1 or method in taken
         name = first.name if unclear else str(method)
         if len(generated) == 1 and first is generated[0]:
             name = "generated"

@@ -63,7 +63,8 @@ def test_state_dicts_become_a_zoo(tmp_path: Path) -> None:
     other["b"] = other["a"]
     made = zoo.from_state_dicts([tied, other], "tied", heldout=1, out=tmp_path / "tied")
     assert [entry.split for entry in made.entries] == ["train", "heldout"]
-    assert made[0]["a"].data_ptr() == made[0]["b"].data_ptr()
+    first = made[0]
+    assert first["a"].data_ptr() == first["b"].data_ptr()
     assert torch.equal(made[1]["a"], other["a"])
     again = zoo.from_state_dicts([tied, other], "tied", heldout=1, out=tmp_path / "tied")
     assert again.sha256 == made.sha256
@@ -73,3 +74,32 @@ def test_state_dicts_become_a_zoo(tmp_path: Path) -> None:
         zoo.from_state_dicts([tied, {"a": torch.ones(1)}], "odd", out=tmp_path / "odd")
     with pytest.raises(ValueError, match="expected one to learn from"):
         zoo.from_state_dicts([tied], "none", heldout=1, out=tmp_path / "none")
+    assert not any((tmp_path / name).exists() for name in ("odd", "none"))  # nothing half-made blocks the place
+    looser = {"a": torch.ones(2, 3), "b": torch.zeros(2, 3), "n": torch.tensor(4)}
+    untied = zoo.from_state_dicts([tied, looser], "untied", out=tmp_path / "untied")
+    assert torch.equal(untied[1]["b"], looser["b"])
+    for odd in ({}, {"a": 1}, {"a": torch.ones(2, device="meta")}, {"a": torch.eye(2).to_sparse()}):
+        with pytest.raises(ValueError, match=r"^network 0[^\n]*$"):
+            zoo.from_state_dicts([odd], "odd", out=tmp_path / "odd")
+    with pytest.raises(ValueError, match="is no name for a zoo"):
+        zoo.from_state_dicts([tied], "../up")
+
+
+def test_a_report_leaves_other_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    networks = [{"w": torch.randn(4, generator=torch.Generator().manual_seed(k))} for k in range(5)]
+    originals = zoo.from_state_dicts(networks, "lines")
+    new = rpg.generate(rpg.train(originals, "soup", of=3), n=3)
+    Path("keep").mkdir()
+    Path("keep/report.md").write_text("precious")
+    for place in ("keep", "zoos/lines", "keep/report.md"):
+        with pytest.raises(ValueError, match="choose another place with --out"):
+            rpg.report(originals, new, out=place)
+    assert Path("keep/report.md").read_text() == "precious"
+    with pytest.raises(ValueError, match="twice"):
+        rpg.report(new, new)
+    assert not Path("reports").exists()
+    nan = zoo.from_state_dicts([*networks, {"w": torch.full((4,), torch.nan)}], "nan")
+    for method in ("gaussian", "pca-gaussian", "kde", "noise"):
+        with pytest.raises(ValueError, match="w of network-00005 of zoos/nan holds values that are NaN"):
+            rpg.train(nan, method)

@@ -174,7 +174,7 @@ def test_dry_runs_write_nothing(shell, tmp_path, monkeypatch, place):
     assert shell.json("rpg-zoo collect digits --dry-run")["checkpoints"] == 50
     planned = shell.json("rpg train digits --zoo zoos/tiny --dry-run --set method.train.steps=7")
     assert planned["settings"]["method"]["train"]["steps"] == 7
-    assert shell.json("rpg generate tiny -n 5 --dry-run")["n"] == 5
+    assert shell.json("rpg generate tiny -n 5 --out zoos/five --dry-run")["n"] == 5
     assert shell.json("rpg-zoo perturb zoos/tiny --dry-run")["kind"] == "noise"
     assert shell.json("rpg-zoo score zoos/tiny --dry-run")["checkpoints"] == 8
     assert shell.json("rpg eval --task tiny --dry-run")["zoo"] == "zoos/tiny-generated"

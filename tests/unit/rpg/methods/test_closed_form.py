@@ -40,7 +40,7 @@ MODULES = {
     "soup": rpg.methods.soup,
     "noise": rpg.methods.noise,
 }
-RECIPES = Path(__file__).parents[2] / "recipes" / "_methods"
+RECIPES = Path(__file__).parents[4] / "recipes" / "_methods"
 CPU = Machine(torch.device("cpu"))
 COUNT, SIZE = 6, 12
 

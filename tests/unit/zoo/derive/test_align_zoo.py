@@ -162,7 +162,7 @@ def test_interrupted_it_continues_to_the_same_bytes(tmp_path, monkeypatch):
     assert {p.relative_to(parts.path): p.read_bytes() for p in parts.path.rglob("*") if p.is_file()} == files
     again = align(config, zoo, specification, ORIGIN, tmp_path / "parts")
     assert again.sha256 == whole.sha256
-    with pytest.raises(ValueError, match="another recipe, parent or setting"):
+    with pytest.raises(ValueError, match="holds another zoo"):
         align(AlignConfig(restarts=2), zoo, specification, ORIGIN, tmp_path / "parts")
 
 
