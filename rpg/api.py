@@ -40,6 +40,9 @@ from zoo.writer import ZooWriter, refuse_another
 def load(place: Path | str) -> Run:
     """A trained run: its directory, its name under runs/, or `hf://user/name`, its files checked. Raises MissingData
     when there is none, Corrupt when a file has changed.
+
+    >>> rpg.load("linear-gaussian").facts
+    {'networks': 4}
     """
     run = fetch_run(parse_address(str(place))) if is_address(place) else Run(find(place, "runs"))
     return run.require_trained()
@@ -87,6 +90,9 @@ def train(
 
     Raises ValueError for what does not fit together, MissingData when there is no such zoo, Failed when learning
     diverges.
+
+    >>> rpg.train("linear", method="gaussian", width=0.5)
+    Run('runs/linear-gaussian')
     """
     return plan_training(
         what, method, zoo=zoo, split=split, out=out, overrides=overrides, settings=settings, device=device, track=track
@@ -226,6 +232,9 @@ def generate(run: Run | Path | str, *, out: Path | str | None = None, device: st
     `settings` are fields of the recipe's section `generate:` (`n=10`, `seed=1`, of RPG `sampler="ddim"`, ...). Raises
     ValueError for one that the method does not have, MissingData when there is no such run, Failed when networks are
     not finite.
+
+    >>> rpg.generate("linear-gaussian", n=3)
+    Zoo('zoos/linear-gaussian-generated', 3 checkpoints of 8 values)
     """
     return plan_generation(run, settings, out=out, device=device).carry_out()
 

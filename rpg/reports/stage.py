@@ -130,6 +130,9 @@ def report(
     are seeds of one generator. Networks of which nobody knows what they do are compared by their weights. `overrides`
     change the sections `eval:` and `task:`. Raises ValueError for zoos that do not go together, MissingData when
     originals or data are not there.
+
+    >>> rpg.report("linear-gaussian-generated", baselines=False).path.as_posix()
+    'reports/linear-gaussian-generated/report.html'
     """
     return plan_report(
         zoos,
