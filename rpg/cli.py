@@ -50,13 +50,12 @@ def demo(
 @app.command()
 def methods(as_json: Json = False) -> None:
     """List the methods: what each is, what it suits, and the settings that come with it."""
-    from rpg.methods import METHODS, describe_methods
+    from rpg.methods import describe_methods
     from zoo.table import Table
 
     rows = describe_methods()
     columns = ("method", "trained", "settings", "what it is")
     cells = [(r["name"], "yes" if r["trained"] else "no", ", ".join(r["settings"]), r["what"]) for r in rows]
-    assert len(rows) == len(METHODS)
     emit({"methods": rows}, as_json, Table(columns, tuple(cells)).text())
 
 
@@ -355,7 +354,7 @@ def push(
 
     given = parse_address(repo_id)
     address = Address(given.repo_id, revision or given.revision)
-    found = push_run(load(run), address, license, private=private, dry_run=dry_run, say=say)
+    found = push_run(load(run), address, license, private=private, dry_run=dry_run)
     emit(found, as_json, describe_push(found))
 
 

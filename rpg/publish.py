@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,9 +15,7 @@ from zoo.hub.licenses import license_for
 LAST = "trained.json"
 
 
-def push_run(
-    run: Run, address: hub.Address, license: str | None, *, private: bool, dry_run: bool, say: Callable[[str], None]
-) -> dict[str, Any]:
+def push_run(run: Run, address: hub.Address, license: str | None, *, private: bool, dry_run: bool) -> dict[str, Any]:
     """Publish a trained run; what was sent, and by `dry_run` only what would be. Raises ValueError when no licence is
     known.
     """
@@ -35,7 +32,7 @@ def push_run(
             return {"repo": address.repo_id, "files": plan, "bytes": sum(plan.values())}
         hub.check_card(card, "model")
         tag = f"generator-{run.sha256[:12]}"
-        return hub.publish(address, files, LAST, "model", owned=(), private=private, tag=tag, say=say)
+        return hub.publish(address, files, LAST, "model", owned=(), private=private, tag=tag)
 
 
 def fetch_run(address: hub.Address) -> Run:

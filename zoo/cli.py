@@ -21,13 +21,11 @@ ZooPath = Annotated[Path, typer.Argument(metavar="ZOO", help="A zoo's directory,
 @app.command()
 def recipes(as_json: Json = False) -> None:
     """List the recipes that come with the package."""
+    from zoo.listing import recipes_table
     from zoo.recipe import load_recipe, recipe_names
 
-    rows = {name: load_recipe(name).task.model_dump(mode="json") for name in recipe_names()}
-    text = "\n".join(
-        f"{name:<28}{row['name']:<16}{row.get('model') or row['size']} on {row['data']}" for name, row in rows.items()
-    )
-    emit({"recipes": rows}, as_json, text)
+    tasks = {name: load_recipe(name).task.model_dump(mode="json") for name in recipe_names()}
+    emit({"recipes": tasks}, as_json, recipes_table(tasks).text())
 
 
 @app.command()
@@ -147,15 +145,12 @@ def import_checkpoints(
 @app.command()
 def ls(path: ZooPath, as_json: Json = False) -> None:
     """List a zoo's checkpoints."""
+    from zoo.listing import checkpoints_table
     from zoo.store import Zoo
 
-    zoo = Zoo.open(path)
-    rows = [entry.model_dump(mode="json") for entry in zoo.entries]
-    lines = [f"{'id':<24}{'split':<12}{'seed':>8}{'step':>9}  metrics"]
-    for entry in zoo.entries:
-        metrics = "  ".join(f"{m.name} {m.value:.3f}±{m.stderr:.3f}" for m in entry.metrics.values())
-        lines.append(f"{entry.id:<24}{entry.split:<12}{entry.seed:>8}{entry.step:>9}  {metrics}")
-    emit({"zoo": str(path), "checkpoints": rows}, as_json, "\n".join(lines))
+    entries = Zoo.open(path).entries
+    rows = [entry.model_dump(mode="json") for entry in entries]
+    emit({"zoo": str(path), "checkpoints": rows}, as_json, checkpoints_table(entries).text())
 
 
 @app.command()
@@ -378,10 +373,10 @@ def push(
     if id is not None:
         if scores or report:
             say("--scores and --report are ignored: they are about zoos, not about one checkpoint")
-        found = push_checkpoint(zoo, id, address, license, private=private, dry_run=dry_run, say=say)
+        found = push_checkpoint(zoo, id, address, license, private=private, dry_run=dry_run)
     else:
         place = scores or Path("scores") / zoo.name
-        found = push_zoo(zoo, address, license, place, report, private=private, dry_run=dry_run, say=say)
+        found = push_zoo(zoo, address, license, place, report, private=private, dry_run=dry_run)
     emit(found, as_json, describe_push(found))
 
 
@@ -410,7 +405,7 @@ def pull(
         found = describe(Zoo.open(str(address))) | {"out": str(target)}
         emit(found, as_json, f"would pull from {found['checkpoints']} checkpoints of {address} into {target}")
         return
-    zoo = pull_zoo(address, target, select, ids, say)
+    zoo = pull_zoo(address, target, select, ids)
     emit(describe(zoo), as_json, f"{len(zoo.entries)} checkpoints in {target}")
 
 

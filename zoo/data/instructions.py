@@ -17,7 +17,7 @@ from typing import Any
 
 from evaluators.questions import SETS, Question, parse, published
 from zoo.data.tables import open_hub
-from zoo.errors import Corrupt, MissingData
+from zoo.errors import Corrupt, MissingData, brief
 from zoo.files import parse_json, read_limited
 
 FILE_BYTES = 2**29  # of one file; commonsense_170k has 2**27
@@ -52,7 +52,7 @@ def load_questions(name: str, data_root: Path | None, limit: int | None) -> list
         try:
             questions.append(read(name, row))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise Corrupt(f"question {number} in {where} is not one of {name}: {_brief(error)}") from error
+            raise Corrupt(f"question {number} in {where} is not one of {name}: {brief(error)}") from error
     if not questions:
         raise Corrupt(f"there are no questions in {where}; expected {_layout(name)}")
     return questions
@@ -141,7 +141,3 @@ def _first(rows: Iterable[Any], limit: int | None) -> Iterable[Any]:
         if number == limit:
             return
         yield row
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]

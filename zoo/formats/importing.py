@@ -27,6 +27,7 @@ from zoo.manifest import Origin, settings_of, versions
 from zoo.progress import progress
 from zoo.recipe import Purpose
 from zoo.structure import Structure
+from zoo.table import Table
 from zoo.writer import ZooWriter
 
 SPLIT = "train"  # of all imported checkpoints, unless their names or --holdout say otherwise
@@ -68,11 +69,8 @@ class Report:
         }
 
     def table(self) -> str:
-        width = max(len(row.file) for row in self.rows)
-        lines = [
-            f"{row.file:<{width}}  {row.id if row.reason is None else 'skipped: ' + row.reason}" for row in self.rows
-        ]
-        return "\n".join([*lines, *self.notes])
+        rows = [(row.file, row.id if row.reason is None else f"skipped: {row.reason}") for row in self.rows]
+        return "\n".join([Table(("file", "id"), tuple(rows)).text(), *self.notes])
 
 
 @dataclass(frozen=True)

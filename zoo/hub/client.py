@@ -7,6 +7,7 @@ messages quote no address and no request, so that none can slip out.
 from __future__ import annotations
 
 import errno
+import logging
 import re
 import shutil
 import time
@@ -21,6 +22,8 @@ from typing import Any, Literal, TypeVar
 
 from zoo.errors import Corrupt, Failed, MissingData, MissingExtra
 from zoo.files import sha256_file
+
+log = logging.getLogger(__name__)
 
 RepoType = Literal["dataset", "model"]
 T = TypeVar("T")
@@ -116,7 +119,6 @@ def publish(
     owned: tuple[str, ...],
     private: bool,
     tag: str,
-    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Put these files into the repository, by their names there; returns repo, commit, tag and what was sent. Files
     under the `owned` prefixes that are not among them are removed; others are left alone.
@@ -168,7 +170,7 @@ def publish(
             commit([CommitOperationDelete(name) for name in withdrawn], "Withdraw what is being replaced")
         before = [name for name in changed if name != last]
         for number, group in enumerate(_groups(before, files), 1):
-            say(f"uploading {len(group)} of {len(before)} files to {address} (part {number})")
+            log.info("uploading %s of %s files to %s (part %s)", len(group), len(before), address, number)
             commit([add(name) for name in group], f"Add files, part {number}")
         commit([add(last)], f"Complete {tag}")
     assert head

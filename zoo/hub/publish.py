@@ -8,6 +8,7 @@ same ids and hashes, newly stacked, whose origin names the parent's manifest in 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Collection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +26,8 @@ from zoo.store import FROZEN, Zoo
 from zoo.structure import Frozen
 from zoo.writer import ZooWriter
 
+log = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
 OWNED = ("checkpoints/", "plots/", FROZEN)  # what an older zoo may have left in the repository
 PULL = "pull.json"
@@ -40,7 +43,6 @@ def push_zoo(
     *,
     private: bool,
     dry_run: bool,
-    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Publish a zoo; what was sent, and by `dry_run` only what would be. Raises ValueError when no licence is known,
     Corrupt when the zoo is not sound.
@@ -56,7 +58,7 @@ def push_zoo(
             raise Corrupt(f"{problem}; a zoo is published when `rpg-zoo verify {zoo.path}` finds it sound")
         hub.check_card(files["README.md"].read_text(encoding="utf-8"), "dataset")
         tag = f"zoo-{zoo.sha256[:12]}"
-        return hub.publish(address, files, MANIFEST, "dataset", owned=OWNED, private=private, tag=tag, say=say)
+        return hub.publish(address, files, MANIFEST, "dataset", owned=OWNED, private=private, tag=tag)
 
 
 def write_card(
@@ -85,7 +87,6 @@ def push_checkpoint(
     *,
     private: bool,
     dry_run: bool,
-    say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Publish one checkpoint as a model repository in the format of its networks' library: what
     `timm.create_model("hf-hub:...")` or `PeftModel.from_pretrained` load, or a file for mmseg or detectron2.
@@ -105,7 +106,7 @@ def push_checkpoint(
             return {"repo": address.repo_id, "files": plan, "bytes": sum(plan.values())}
         hub.check_card(card, "model")
         tag = f"weights-{entry.sha256[:12]}"
-        return hub.publish(address, files, last, "model", owned=(), private=private, tag=tag, say=say)
+        return hub.publish(address, files, last, "model", owned=(), private=private, tag=tag)
 
 
 class Pull(Frozen):
@@ -116,16 +117,14 @@ class Pull(Frozen):
     manifest: Sha256
 
 
-def pull_zoo(
-    address: hub.Address, out: Path, select: str | None, ids: Collection[str], say: Callable[[str], None]
-) -> Zoo:
+def pull_zoo(address: hub.Address, out: Path, select: str | None, ids: Collection[str]) -> Zoo:
     """A published zoo, or the checkpoints that `select` and `ids` choose, at `out`; continues after an interruption.
 
     Every file and checkpoint is checked against the manifest's hashes. Raises ValueError when `out` holds something
     else or nothing is selected.
     """
     if select is None and not ids:
-        return _pull_whole(address, out, say)
+        return _pull_whole(address, out)
     remote = Zoo.open(str(address))
     keep = parse_selection(select) if select else lambda entry: True
     entries = [entry for entry in remote.entries if keep(entry) and (not ids or entry.id in ids)]
@@ -141,7 +140,7 @@ def pull_zoo(
             "settings": origin.settings | {"selection": selection},
         }
     )
-    say(f"pulling {len(entries)} of {len(remote.entries)} checkpoints of {address} into {out}")
+    log.info("pulling %s of %s checkpoints of %s into %s", len(entries), len(remote.entries), address, out)
     with ZooWriter(out, origin, remote.structure, remote.frozen()) as writer:
         left = [entry for entry in entries if entry.id not in writer.done]
         for entry, tensors in zip(left, remote.checkpoints(left), strict=True):
@@ -158,7 +157,7 @@ def pull_zoo(
         return writer.finish()
 
 
-def _pull_whole(address: hub.Address, out: Path, say: Callable[[str], None]) -> Zoo:
+def _pull_whole(address: hub.Address, out: Path) -> Zoo:
     """The zoo's files as they are, the manifest last."""
     there = out / PULL
     if there.is_file():  # the commit that was begun with, though the repository may have moved on
@@ -177,7 +176,7 @@ def _pull_whole(address: hub.Address, out: Path, say: Callable[[str], None]) -> 
     assert address.revision
     manifest = Manifest.parse(data, source)
     write_bytes(there, Pull(repo=address.repo_id, commit=address.revision, manifest=sha256).to_json(indent=1).encode())
-    say(f"pulling {len(manifest.entries)} checkpoints of {address.repo_id} into {out}")
+    log.info("pulling %s checkpoints of %s into %s", len(manifest.entries), address.repo_id, out)
     for name, record in manifest.files.items():
         path = out / name
         if record.problem(path) is None:

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import Corrupt, MissingData, MissingExtra
+from zoo.errors import Corrupt, MissingData, MissingExtra, brief
 from zoo.files import parse_json, read_limited
 from zoo.seeds import global_seed
 from zoo.structure import DTYPES, Structure
@@ -133,7 +133,7 @@ def load_base(name: str, dtype: Dtype, device: torch.device) -> Base:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
         model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype], **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise MissingData(f"no language model at {name} ({_brief(error)}); {wanted}") from error
+        raise MissingData(f"no language model at {name} ({brief(error)}); {wanted}") from error
     tokenizer.pad_token_id = PAD
     tokenizer.padding_side = "left"
     return Base(model.to(device).eval().requires_grad_(False), tokenizer)
@@ -215,7 +215,7 @@ def _base_config(name: str) -> Any:
     try:
         return transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise MissingData(f"no language model at {name} ({_brief(error)}); {wanted}") from error
+        raise MissingData(f"no language model at {name} ({brief(error)}); {wanted}") from error
 
 
 def _check_place(name: str, wanted: str) -> None:
@@ -266,7 +266,3 @@ def _peft() -> Any:
 
 def _missing(library: str) -> MissingExtra:
     return MissingExtra(f"language models need {library}; install it with `pip install 'rpg-zoo[llm]'`")
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]

@@ -21,7 +21,7 @@ from timm.models import PretrainedCfg, build_model_with_cfg, register_model
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from zoo.errors import MissingData, suggest
+from zoo.errors import MissingData, brief, suggest
 from zoo.formats.weights import Fitted, fitted, in_directory, plain, read
 from zoo.seeds import global_seed
 from zoo.structure import Structure
@@ -213,12 +213,12 @@ def _created(name: str, seed: int, pretrained: bool, given: Mapping[str, Any]) -
             network: nn.Module = timm.create_model(name, pretrained=pretrained, **given)
     except OSError as error:
         raise MissingData(
-            f"cannot get the weights {name} from the Hugging Face Hub ({_brief(error)}); without network, put "
+            f"cannot get the weights {name} from the Hugging Face Hub ({brief(error)}); without network, put "
             f"config.json and model.safetensors of https://huggingface.co/{config.hf_hub_id} into a directory and give "
             "--set task.pretrained=DIR, or train from scratch with --set task.pretrained=false"
         ) from error
     except (RuntimeError, TypeError, AssertionError, ValueError, KeyError) as error:
-        raise ValueError(f"cannot make {name} with {_listed(given)}: {_brief(error)}") from error
+        raise ValueError(f"cannot make {name} with {_listed(given)}: {brief(error)}") from error
     return network
 
 
@@ -306,10 +306,6 @@ def _converted(
         return fitted(caught[-1], structure, name, head=head)
     except Exception:  # whatever conversions of another network stumble over: the caller says what does not fit
         return None
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
 
 
 def _listed(given: Mapping[str, Any]) -> str:

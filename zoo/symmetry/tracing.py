@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from zoo.errors import brief
 from zoo.structure import Structure
 from zoo.symmetry.axes import Axis, concatenation, product, reshaped
 from zoo.symmetry.check import TOLERANCE, function_change
@@ -48,7 +49,7 @@ def derive(network: nn.Module, inputs: Tensor) -> Specification:
         try:
             program = torch.export.export(network, (inputs,), strict=False)
         except Exception as error:  # whatever a network does that cannot be traced
-            reason = " ".join(str(error).split())[:160]
+            reason = brief(error)
             raise ValueError(f"{type(network).__name__} cannot be traced: {reason}") from error
     trace = _Trace(dict(program.graph_signature.inputs_to_parameters | program.graph_signature.inputs_to_buffers))
     for node in program.graph.nodes:
