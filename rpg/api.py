@@ -6,7 +6,7 @@ then carried out, or only shown (`--dry-run`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,15 @@ from zoo.recipe import (
 from zoo.store import Zoo, find
 from zoo.structure import Structure, TensorSpec
 from zoo.training.collect import jobs
-from zoo.writer import ZooWriter
+from zoo.writer import ZooWriter, refuse_another
 
 
 def load(place: Path | str) -> Run:
     """A trained run: its directory, its name under runs/, or `hf://user/name`, its files checked. Raises MissingData
     when there is none, Corrupt when a file has changed.
+
+    >>> rpg.load("linear-gaussian").facts
+    {'networks': 4}
     """
     run = fetch_run(parse_address(str(place))) if is_address(place) else Run(find(place, "runs"))
     return run.require_trained()
@@ -87,13 +90,13 @@ def train(
 
     Raises ValueError for what does not fit together, MissingData when there is no such zoo, Failed when learning
     diverges.
+
+    >>> rpg.train("linear", method="gaussian", width=0.5)
+    Run('runs/linear-gaussian')
     """
-    places: dict[str, Any] = {"zoo": zoo, "split": split, "out": out, "device": device, "track": track}
-    plan = plan_training(what, method, overrides=overrides, **places)
-    if settings:
-        overrides = [*overrides, *keyword_overrides({"method": type(plan.config)}, settings)]
-        plan = plan_training(what, method, overrides=overrides, **places)
-    return plan.carry_out()
+    return plan_training(
+        what, method, zoo=zoo, split=split, out=out, overrides=overrides, settings=settings, device=device, track=track
+    ).carry_out()
 
 
 def plan_training(
@@ -104,24 +107,27 @@ def plan_training(
     split: str = "train",
     out: Path | str | None = None,
     overrides: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
     device: str = "auto",
     track: Sequence[str] = (),
     command: tuple[str, ...] = PYTHON,
 ) -> Training:
     """What `train` does. Raises what it raises before any work."""
+    if settings:
+        overrides = [*overrides, *keyword_overrides({"method": _schema(what, method, zoo)}, settings)]
     recipe, place = _recipe_and_zoo(what, overrides, method)
+    if zoo is not None and what is not None and recipe is None:
+        raise ValueError(f"two zoos to learn from, {what} and {zoo}; expected one, or a recipe and a zoo")
     place = zoo or place
     assert place is not None
     originals = place if isinstance(place, Zoo) else Zoo.open(place)
     if recipe and recipe.method is None:
         recipe = load_recipe(str(what), overrides, fitting_size(originals))
-    elif recipe is None:
-        method = method or fitting_size(originals)
     if recipe:
         _refuse_another_task(recipe, originals)
         config, request = recipe.method, recipe.generate
     else:
-        config, request = load_method(str(method), overrides)
+        config, request = load_method(method or fitting_size(originals), overrides)
     assert isinstance(config, MethodConfig)
     assert isinstance(request, DrawConfig)
     data = TrainingSet(originals, split, tuple(originals.select(split)))
@@ -138,8 +144,20 @@ def plan_training(
         command=command,
         versions=versions(),
     )
-    default = Path("runs") / (f"{name}-{Path(method).stem}" if method else name)
-    return Training(config, request, data, origin, Path(out or default), machine)
+    path = Path(out or Path("runs") / (f"{name}-{Path(method).stem}" if method else name))
+    Run(path).refuse_another(origin)
+    return Training(config, request, data, origin, path, machine)
+
+
+def _schema(what: Zoo | Path | str | None, method: str | None, zoo: Zoo | Path | str | None) -> type[MethodConfig]:
+    """The settings of the method that would learn this."""
+    recipe, place = _recipe_and_zoo(what, (), method)
+    config: Any = recipe.method if recipe else load_method(method)[0] if method else None
+    if config is None:
+        found = zoo or place
+        assert found is not None
+        config = load_method(fitting_size(found if isinstance(found, Zoo) else Zoo.open(found)))[0]
+    return type(config)
 
 
 def fitting_size(zoo: Zoo) -> str:
@@ -214,6 +232,9 @@ def generate(run: Run | Path | str, *, out: Path | str | None = None, device: st
     `settings` are fields of the recipe's section `generate:` (`n=10`, `seed=1`, of RPG `sampler="ddim"`, ...). Raises
     ValueError for one that the method does not have, MissingData when there is no such run, Failed when networks are
     not finite.
+
+    >>> rpg.generate("linear-gaussian", n=3)
+    Zoo('zoos/linear-gaussian-generated', 3 checkpoints of 8 values)
     """
     return plan_generation(run, settings, out=out, device=device).carry_out()
 
@@ -241,6 +262,7 @@ def plan_generation(
         versions=versions(),
     )
     path = Path(out or Path("zoos") / f"{trained.name}-generated")
+    refuse_another(path, origin)
     count = method.requested(trained, request)
     return Generation(trained, method, request, count, origin, path, Machine(pick_device(device)))
 

@@ -100,9 +100,14 @@ def eval_zoo(
 def refuse_another_task(zoo: Zoo, task: str) -> None:
     """Raise ValueError unless the zoo is of this recipe or task family."""
     origin = zoo.manifest.origin
-    if task not in (origin.name, origin.family):
+    if recipe_name(task) not in (origin.name, origin.family):
         _known(task)
         raise ValueError(f"{zoo.path} was made for {origin.name} ({origin.family}), not for --task {task}")
+
+
+def recipe_name(task: str) -> str:
+    """A recipe's own name, where a file is given; any other name as it is."""
+    return Path(task).stem if task.endswith((".yaml", ".yml")) else task
 
 
 def _known(task: str) -> None:
@@ -118,11 +123,11 @@ def find_generated(task: str) -> Zoo:
     """
     for zoo in _zoos_under(Path("zoos")):
         origin = zoo.manifest.origin
-        if origin.kind == "generated" and task in (origin.name, origin.family):
+        if origin.kind == "generated" and recipe_name(task) in (origin.name, origin.family):
             return zoo
     _known(task)
     raise MissingData(
-        f"no generated zoo for {task!r} under zoos/; make one with `rpg generate runs/{task}`, or name one"
+        f"no generated zoo for {task!r} under zoos/; make one with `rpg generate {recipe_name(task)}`, or name one"
     )
 
 

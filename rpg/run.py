@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -30,10 +31,12 @@ from zoo.conditions import check_condition, flipped
 from zoo.errors import Corrupt, MissingData, suggest
 from zoo.files import read_limited, read_records, write_bytes
 from zoo.links import link_zoo
-from zoo.manifest import MANIFEST_BYTES, Entry, FileName, FileRecord, Origin, Sha256, settings_of
+from zoo.manifest import MANIFEST_BYTES, Entry, FileName, FileRecord, Origin, Sha256, differences, settings_of
 from zoo.recipe import validate
 from zoo.store import Zoo
 from zoo.structure import Frozen, Structure
+
+log = logging.getLogger(__name__)
 
 
 class RunRecord(Frozen):
@@ -81,19 +84,16 @@ class Run:
         """Record what is to be learnt, or find that the same was begun here. Raises ValueError, naming what differs,
         when the directory holds something else.
         """
+        self.refuse_another(origin)
         if self.record_path.is_file():
             begun = self.record()
-            if changed := begun.origin.differences(origin):
-                raise ValueError(
-                    f"{self.path} holds another run: {'; '.join(changed[:3])}; choose another place with --out or "
-                    "remove it"
+            if ignored := differences({"generate": begun.draw}, {"generate": settings_of(draw)}):
+                log.warning(
+                    f"{'; '.join(ignored)}: ignored, {self.path} keeps what it was begun with; say it to `rpg generate`"
                 )
             if not self.trained:
                 self.check(begun.files)
             return
-        prepared = {self.constants_path.name, self.frozen_path.name}
-        if {path.name for path in self.path.glob("[!.]*")} - prepared:
-            raise ValueError(f"{self.path} exists and is not a run; choose another place with --out")
         structure, frozen, first = data.zoo.structure, data.zoo.frozen(), data.zoo.load(data.entries[0])
         save_tensors(self.constants_path, {s.name: first[s.name] for s in structure if s.kind == "constant"})
         if frozen:
@@ -108,6 +108,19 @@ class Run:
             files=self._records(files),
         )
         self.write_json(self.record_path, record)
+
+    def refuse_another(self, origin: Origin) -> None:
+        """Raise ValueError when the directory holds something else than a run of this origin, naming what differs."""
+        if self.record_path.is_file():
+            if changed := self.record().origin.differences(origin):
+                raise ValueError(
+                    f"{self.path} holds another run: {'; '.join(changed[:3])}; choose another place with --out or "
+                    "remove it"
+                )
+        elif self.path.is_file():
+            raise ValueError(f"{self.path} is a file; expected a directory for the run, choose another with --out")
+        elif {path.name for path in self.path.glob("[!.]*")} - {self.constants_path.name, self.frozen_path.name}:
+            raise ValueError(f"{self.path} exists and is not a run; choose another place with --out")
 
     @property
     def trained(self) -> bool:

@@ -12,17 +12,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo.api import collect, from_state_dicts, open, score
+    from zoo.api import align, collect, from_state_dicts, open, score, unalign
     from zoo.store import Zoo
 
-__all__ = ["Zoo", "__version__", "collect", "from_state_dicts", "open", "score"]
+__all__ = ["Zoo", "__version__", "align", "collect", "from_state_dicts", "open", "score", "unalign"]
 
 NAMES = {
     "Zoo": "zoo.store",
+    "align": "zoo.api",
     "collect": "zoo.api",
     "from_state_dicts": "zoo.api",
     "open": "zoo.api",
     "score": "zoo.api",
+    "unalign": "zoo.api",
 }
 """Where what this package offers is defined: imported when it is asked for."""
 

@@ -10,14 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from zoo.checkpoint import content_hash
 from zoo.console import pick_device
+from zoo.derive.align import align as align_zoo
+from zoo.derive.align import unalign as unalign_zoo
+from zoo.derive.alignment import AlignConfig
 from zoo.manifest import Origin, versions
 from zoo.recipe import Recipe, keyword_overrides, load_recipe, task_of
 from zoo.scoring import Score
@@ -34,6 +39,9 @@ PYTHON = ("python",)  # the command on record where there is no command line
 def open(place: Path | str) -> Zoo:
     """A finished zoo: its directory, its name under zoos/, or `hf://user/zoo`, of which files are downloaded when they
     are read. Raises MissingData when there is none, Corrupt when its manifest is damaged.
+
+    >>> sorted(zoo.open("linear")[0])
+    ['bias', 'weight']
     """
     return Zoo.open(place)
 
@@ -86,7 +94,9 @@ def from_state_dicts(
     train = len(found) - heldout
     if train < 1 or heldout < 0:
         raise ValueError(f"got {len(found)} networks of which {heldout} are held out; expected one to learn from")
-    structure = Structure.of(found[0])
+    if not re.fullmatch(r"[\w.+-][\w .+-]{0,199}", name) or not name.strip("."):
+        raise ValueError(f"{name!r} is no name for a zoo; expected letters, digits, '-', '_' and '.'")
+    structure = _common_structure(found)
     hashes = [content_hash(network) for network in found]
     settings = {"state_dicts": hashlib.sha256(json.dumps([hashes, train]).encode()).hexdigest()}
     origin = Origin(name=name, kind="imported", settings=dict(settings), command=PYTHON, versions=versions())
@@ -95,6 +105,34 @@ def from_state_dicts(
             split = "train" if number < train else "heldout"
             writer.add(f"network-{number:05d}", network, seed=number, split=split)
         return writer.finish()
+
+
+def _common_structure(networks: Sequence[Mapping[str, Tensor]]) -> Structure:
+    """The structure of all these networks; tied are the tensors that are tied, or equal, in each of them. Raises
+    ValueError for what is no state dict, and for networks of other structures.
+    """
+    for number, network in enumerate(networks):
+        for key, tensor in network.items():
+            if not (isinstance(key, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided):
+                raise ValueError(f"network {number}: {key!r} is no dense tensor under a name; expected a state dict")
+            if tensor.is_meta:
+                raise ValueError(f"network {number}: {key} has no values (it is on the meta device)")
+    if not networks[0]:
+        raise ValueError("network 0 holds no tensors; expected a state dict")
+    structure = Structure.of(networks[0])
+    for number, network in enumerate(networks):
+        structure.check(network, f"network {number}")
+
+    def tied_everywhere(name: str, other: str) -> bool:
+        return all(torch.equal(network[name], network[other]) for network in networks)
+
+    specs = [
+        spec
+        if spec.tied_to is None or tied_everywhere(spec.name, spec.tied_to)
+        else spec.model_copy(update={"tied_to": None})
+        for spec in structure
+    ]
+    return Structure(tensors=tuple(specs))
 
 
 def score(
@@ -112,3 +150,40 @@ def score(
     opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
     task = task_of(opened.manifest.origin, overrides).build(data_root, pick_device(device))
     return score_zoo(opened, task, Path(out or Path("scores") / opened.name), precision=precision)
+
+
+def align(
+    zoo: Zoo | Path | str,
+    *,
+    to: str = "universe",
+    restarts: int = 4,
+    scale: bool = True,
+    seed: int = 0,
+    out: Path | str | None = None,
+    command: tuple[str, ...] = PYTHON,
+) -> Zoo:
+    """The same networks, each brought as near as its symmetries allow to the mean of all (`universe`), the `medoid`, or
+    the network with an id (default place: zoos/<zoo>-aligned). Each computes what it computed.
+
+    Raises ValueError when nobody knows what the networks do, or which symmetries they have.
+    """
+    opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
+    origin = opened.manifest.origin
+    specification = task_of(origin).symmetries()
+    if specification is None:
+        raise ValueError(
+            f"the symmetries of the networks of {opened.path} ({origin.name}) are not known; they are of image "
+            "classifiers that zoo.symmetry describes or torch.export can trace, and of adapters"
+        )
+    config = AlignConfig.model_validate({"to": to, "restarts": restarts, "scale": scale, "seed": seed})
+    path = Path(out or Path("zoos") / f"{opened.name}-aligned")
+    return align_zoo(config, opened, specification, origin.model_copy(update={"command": command}), path)
+
+
+def unalign(zoo: Zoo | Path | str, *, out: Path | str | None = None, command: tuple[str, ...] = PYTHON) -> Zoo:
+    """The networks that an aligned zoo was made of, to the byte (default place: zoos/<zoo>-original). Raises
+    MissingData for a zoo that is not aligned, Corrupt when its alignment does not lead back.
+    """
+    opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
+    origin = opened.manifest.origin.model_copy(update={"command": command})
+    return unalign_zoo(opened, origin, Path(out or Path("zoos") / f"{opened.name}-original"))

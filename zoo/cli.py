@@ -11,7 +11,7 @@ from zoo.console import command_line, describe_push, emit, plain, run_cli, say
 from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, Set
 
 if TYPE_CHECKING:
-    from zoo.store import Zoo
+    pass
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
 
@@ -48,6 +48,7 @@ def collect(
     --engine local, and as many as the cluster has GPUs (or CPUs) with --engine ray.
     """
     from zoo.api import collection
+    from zoo.listing import describe
     from zoo.recipe import load_recipe
     from zoo.training.collect import jobs
     from zoo.training.engines import collect_zoos
@@ -160,6 +161,7 @@ def ls(path: ZooPath, as_json: Json = False) -> None:
 @app.command()
 def show(path: ZooPath, as_json: Json = False) -> None:
     """Show what a zoo is and where it came from."""
+    from zoo.listing import describe
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
@@ -178,12 +180,20 @@ def show(path: ZooPath, as_json: Json = False) -> None:
 @app.command()
 def verify(path: ZooPath, as_json: Json = False) -> int:
     """Check every file and every checkpoint against the manifest. Exit code 1 when something is wrong."""
+    from zoo.hub.client import is_address
+    from zoo.listing import recipe_problem
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
-    problems = [*_recipe_problem(zoo), *map(plain, zoo.problems())]
+    problems = [*recipe_problem(zoo), *map(plain, zoo.problems())]
+    skipped = [] if is_address(path) else zoo.unlisted()
     sound = f"{path} is sound: {len(zoo.entries)} checkpoints, {len(zoo.manifest.files)} files"
-    emit({"zoo": str(path), "sound": not problems, "problems": problems}, as_json, "\n".join(problems) or sound)
+    lines = [
+        *(problems or [sound]),
+        *(f"{plain(name)} is no part of the zoo and was not looked at" for name in skipped),
+    ]
+    found = {"zoo": str(path), "sound": not problems, "problems": problems, "skipped": skipped}
+    emit(found, as_json, "\n".join(lines))
     return 1 if problems else 0
 
 
@@ -257,13 +267,13 @@ def perturb(
     """Make a zoo of noised, mixed or Gaussian networks from a zoo (default place: zoos/<zoo>-<kind>)."""
     from zoo.derive.perturb import PerturbConfig
     from zoo.derive.perturb import perturb as perturb_zoo
-    from zoo.hub.client import is_address
+    from zoo.listing import derived_place, describe
     from zoo.recipe import validate
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
     entries = zoo.select(split)
-    target = out or (Path("zoos") if is_address(path) else zoo.path.resolve().parent) / f"{zoo.name}-{kind}"
+    target = derived_place(path, zoo, kind, out)
     settings = {"kind": kind, "n": n, "seed": seed, "sigma": sigma, "of": of}
     config = validate(PerturbConfig, settings, "")
     if dry_run:
@@ -293,12 +303,12 @@ def split(
     """
     from zoo.conditions import Holdout
     from zoo.derive.split import plan_split, split_zoo
-    from zoo.hub.client import is_address
+    from zoo.listing import derived_place, describe
     from zoo.recipe import validate
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
-    target = out or (Path("zoos") if is_address(path) else zoo.path.resolve().parent) / f"{zoo.name}-{holdout}"
+    target = derived_place(path, zoo, holdout, out)
     settings = {"kind": holdout, "seed": seed} | ({} if n is None else {"n": n})
     config = validate(Holdout, settings, "")
     if dry_run:
@@ -307,6 +317,40 @@ def split(
         emit({"out": str(target), **settings, "splits": counts}, as_json, f"would write {text} to {target}")
         return
     made = split_zoo(zoo, config, command_line("rpg-zoo"), target)
+    emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
+
+
+@app.command()
+def align(
+    path: ZooPath,
+    to: Annotated[str, typer.Option(help="universe (the mean of all), medoid, or the id of a network.")] = "universe",
+    restarts: Annotated[int, typer.Option(help="Starts for every network, of which the best is kept.")] = 4,
+    scale: Annotated[bool, typer.Option(help="Take scales to their balanced point first.")] = True,
+    seed: int = 0,
+    undo: Annotated[bool, typer.Option("--undo", help="From an aligned zoo, the original one, to the byte.")] = False,
+    out: Out = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Bring networks that differ by their symmetries together: the order of units, scales, signs, heads (default place:
+    zoos/<zoo>-aligned). Each computes what it computed.
+    """
+    from zoo.api import align as align_zoo
+    from zoo.api import unalign as unalign_zoo
+    from zoo.listing import derived_place, describe
+    from zoo.store import Zoo
+
+    zoo = Zoo.open(path)
+    target = derived_place(path, zoo, "original" if undo else "aligned", out)
+    if dry_run:
+        what = "undo the alignment of" if undo else "align"
+        emit({"out": str(target), "to": to}, as_json, f"would {what} {len(zoo.entries)} networks into {target}")
+        return
+    command = command_line("rpg-zoo")
+    if undo:
+        made = unalign_zoo(zoo, out=target, command=command)
+    else:
+        made = align_zoo(zoo, to=to, restarts=restarts, scale=scale, seed=seed, out=target, command=command)
     emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
 
 
@@ -363,6 +407,7 @@ def pull(
     """Fetch a published zoo and check all of it (default place: zoos/<name>). Run it again to continue."""
     from zoo.hub.client import Address, parse_address
     from zoo.hub.publish import pull_zoo
+    from zoo.listing import describe
     from zoo.store import Zoo
 
     given = parse_address(repo_id)
@@ -398,34 +443,6 @@ def card(
         files = write_card(zoo, parse_address(repo_id), license, place, report, Path(folder))
         text = files["README.md"].read_text(encoding="utf-8")
     emit({"zoo": str(path), "card": text}, as_json, text)
-
-
-def _recipe_problem(zoo: Zoo) -> list[str]:
-    """What is wrong with the recipe in the manifest, if anything is."""
-    from zoo.recipe import task_of
-
-    try:
-        if zoo.manifest.origin.task:
-            task_of(zoo.manifest.origin)
-    except ValueError as error:
-        return [plain(f"the task in the manifest is broken: {error}")]
-    return []
-
-
-def describe(zoo: Zoo) -> dict[str, object]:
-    """A zoo in a few fields, for `--json`."""
-    splits = [entry.split for entry in zoo.entries]
-    return {
-        "zoo": str(zoo.path),
-        "sha256": zoo.sha256,
-        "kind": zoo.manifest.origin.kind,
-        "recipe": zoo.manifest.origin.name,
-        "task": zoo.manifest.origin.family,
-        "checkpoints": len(zoo.entries),
-        "splits": {split: splits.count(split) for split in sorted(set(splits))},
-        "values": zoo.structure.numel,
-        "bytes": sum(record.bytes for record in zoo.manifest.files.values()),
-    }
 
 
 def main() -> None:

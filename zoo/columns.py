@@ -18,7 +18,7 @@ from zoo.errors import Corrupt
 from zoo.manifest import Entry
 from zoo.structure import DTYPES, Kind, Structure, TensorSpec
 
-COLUMN_VALUES = 2**22  # of all networks together
+COLUMN_VALUES = 2**21  # of all networks together; in float64, malloc still reuses its memory
 VALUES: tuple[Kind, ...] = ("float", "running_var")  # what differs from network to network
 CONSTANTS: tuple[Kind, ...] = ("constant",)
 

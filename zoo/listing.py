@@ -1,11 +1,16 @@
-"""Lists that the command lines print, as tables."""
+"""What the command lines print of zoos: lists as tables, a zoo in a few fields, and where a derived one goes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from zoo.console import plain
+from zoo.hub.client import is_address
 from zoo.manifest import Entry
+from zoo.recipe import task_of
+from zoo.store import Zoo
 from zoo.table import Record, Table
 
 
@@ -36,3 +41,34 @@ def recipes_table(tasks: Mapping[str, Mapping[str, Any]]) -> Table:
             for name, task in tasks.items()
         ]
     )
+
+
+def recipe_problem(zoo: Zoo) -> list[str]:
+    """What is wrong with the recipe in the manifest, if anything is."""
+    try:
+        if zoo.manifest.origin.task:
+            task_of(zoo.manifest.origin)
+    except ValueError as error:
+        return [plain(f"the task in the manifest is broken: {error}")]
+    return []
+
+
+def derived_place(source: Path, zoo: Zoo, suffix: str, out: Path | None) -> Path:
+    """Where a zoo derived from another goes: beside it, or where --out says."""
+    return out or (Path("zoos") if is_address(source) else zoo.path.resolve().parent) / f"{zoo.name}-{suffix}"
+
+
+def describe(zoo: Zoo) -> dict[str, object]:
+    """A zoo in a few fields, for `--json`."""
+    splits = [entry.split for entry in zoo.entries]
+    return {
+        "zoo": str(zoo.path),
+        "sha256": zoo.sha256,
+        "kind": zoo.manifest.origin.kind,
+        "recipe": zoo.manifest.origin.name,
+        "task": zoo.manifest.origin.family,
+        "checkpoints": len(zoo.entries),
+        "splits": {split: splits.count(split) for split in sorted(set(splits))},
+        "values": zoo.structure.numel,
+        "bytes": sum(record.bytes for record in zoo.manifest.files.values()),
+    }

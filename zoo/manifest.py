@@ -128,6 +128,10 @@ class Origin(Frozen):
 
     @model_validator(mode="after")
     def _plain(self) -> Self:
+        if reserved := {"kind", "task", "parents"} & set(self.settings):
+            raise ValueError(f"settings hold {min(reserved)!r}, which has a place of its own")
+        if self.task and not isinstance(self.task.get("name"), str):
+            raise ValueError("the task has no name")
         text = json.dumps([self.task, self.settings], ensure_ascii=False)
         if len(text) > SETTINGS_CHARACTERS:
             raise ValueError(
@@ -145,7 +149,7 @@ class Origin(Frozen):
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the content, as plain JSON."""
-        return {"kind": self.kind, "task": self.task, **self.settings, "parents": list(self.parents)}
+        return {**self.settings, "kind": self.kind, "task": self.task, "parents": list(self.parents)}
 
     @property
     def fingerprint(self) -> str:
@@ -187,7 +191,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -93,16 +93,18 @@ def method_names() -> dict[str, Path]:
 
 def load_recipe(source: str, overrides: Sequence[str] = (), method: str | None = None) -> Recipe:
     """The recipe with this short name or path, with `a.b=c` overrides applied under the same validation. `method` is
-    the name of settings in `_methods`, or a file, that take the place of the recipe's `method:` and `generate:`.
+    the name of settings in `_methods`, or a file, that take the place of the recipe's `method:` and, but for `n` and
+    `seed`, its `generate:`.
 
     Raises ValueError, in one line, for an unknown name, key, type or value.
     """
     path = _find(source)
     tree = _read_extended(path, ())
     if method is not None:
-        for key in ("method", "generate"):
-            tree.pop(key, None)
-        tree = OmegaConf.merge(tree, _read_method(method))
+        tree.pop("method", None)
+        asked = tree.pop("generate", None) or {}
+        kept = {key: asked[key] for key in ("n", "seed") if key in asked}  # which any method has
+        tree = OmegaConf.merge(tree, _read_method(method), {"generate": kept})
     return _validated(path.stem, _merged(tree, overrides))
 
 
@@ -175,7 +177,10 @@ def keyword_overrides(schemas: Mapping[str, type[BaseModel]], keywords: Mapping[
             raise ValueError(f"there is no setting {name}{suggest(name, {path.rpartition('.')[2] for path in paths})}")
         if len(fitting) > 1:
             raise ValueError(f"{name} could be {' or '.join(fitting)}; give overrides=['{fitting[0]}=...']")
-        found.append(f"{fitting[0]}={json.dumps(value)}")
+        try:
+            found.append(f"{fitting[0]}={json.dumps(value)}")
+        except TypeError as error:
+            raise ValueError(f"{name} is a {type(value).__name__}; expected a plain number, text or list") from error
     return found
 
 

@@ -108,7 +108,8 @@ class Zoo:
         if not chosen:
             splits = sorted({entry.split for entry in self.entries})
             raise ValueError(
-                f"{self.path} has no checkpoints of split {split!r}; it has {', '.join(splits) or 'none at all'}"
+                f"{self.path} has no checkpoints of split {split!r}; it has {', '.join(splits) or 'none at all'} "
+                "(--split)"
             )
         return chosen
 
@@ -223,6 +224,14 @@ class Zoo:
                 self.load(entry)
             except Corrupt as error:
                 yield str(error)
+
+    def unlisted(self) -> list[str]:
+        """What else lies in the directory, by its path there: no part of the zoo, so neither checked nor published.
+        What lies among the checkpoints is a problem instead.
+        """
+        listed = {*self.manifest.files, "manifest.json"}
+        found = [path.relative_to(self.path).as_posix() for path in self.path.rglob("*") if not path.is_dir()]
+        return sorted(name for name in found if name not in listed and not name.startswith("checkpoints/"))
 
     def file(self, name: str) -> Path:
         """Where a file of the zoo is, downloaded if the zoo is not a directory. Raises Corrupt for a way out of it."""

@@ -26,7 +26,7 @@ from zoo.checkpoint import (
     write_tensors,
 )
 from zoo.errors import Corrupt
-from zoo.files import Journal, write_bytes
+from zoo.files import Journal, read_records, write_bytes
 from zoo.index import write_index
 from zoo.manifest import Entry, FileRecord, Manifest, Origin, Sha256
 from zoo.store import FROZEN, INDEX, Zoo
@@ -42,6 +42,29 @@ class JournalHeader(Frozen):
     origin: Origin
     structure: Structure
     frozen: Sha256 | None = None
+
+
+def refuse_another(path: Path, origin: Origin, more: Sequence[str] = ()) -> None:
+    """Raise ValueError when `path` holds something else than a zoo of this origin, finished or begun, naming what
+    differs: the keys of its identity, and `more`.
+    """
+    if path.is_file():
+        raise ValueError(f"{path} is a file; expected a directory for the zoo, choose another place with --out")
+    journal = path / "journal.jsonl"
+    if (path / "manifest.json").is_file():
+        begun = Zoo.open(path).manifest.origin
+    elif journal.is_file() and (records := read_records(journal)):
+        begun = JournalHeader.parse(json.dumps(records[0]), journal).origin
+    elif path.is_dir() and any(path.iterdir()) and not journal.exists():
+        raise ValueError(f"{path} exists and is not a zoo; choose another place with --out")
+    else:
+        return
+    changed = [*begun.differences(origin), *more]
+    if changed:
+        rest = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
+        raise ValueError(
+            f"{path} holds another zoo: {'; '.join(changed[:3])}{rest}; choose another place with --out or remove it"
+        )
 
 
 class ZooWriter:
@@ -69,8 +92,7 @@ class ZooWriter:
             self.done = {entry.id: entry for entry in manifest.entries}
             self._clean()
             return
-        if path.is_dir() and any(path.iterdir()) and not (path / "journal.jsonl").exists():
-            raise ValueError(f"{path} exists and is not a zoo; choose another place with --out")
+        refuse_another(path, origin)
         self._journal = Journal(path / "journal.jsonl")
         try:
             if not self._journal.records:
@@ -94,15 +116,10 @@ class ZooWriter:
 
     def _continue_as(self, begun: Origin, structure: Structure, frozen: Sha256 | None) -> None:
         """Take over the origin of what is there. Raises ValueError, naming what differs, when it is something else."""
-        changed = begun.differences(self.origin) or structure.diff(self.structure)
+        more = [] if begun.differences(self.origin) else structure.diff(self.structure)
         if frozen != self.frozen:
-            changed.append("its networks have other frozen tensors")
-        if changed:
-            more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
-            raise ValueError(
-                f"{self.path} holds another zoo: {'; '.join(changed[:3])}{more}; choose another place with --out or "
-                "remove it"
-            )
+            more.append("its networks have other frozen tensors")
+        refuse_another(self.path, self.origin, more)
         self.origin = begun
 
     @property
@@ -160,8 +177,9 @@ class ZooWriter:
         self._journal.append(entry.model_dump(mode="json"))
         self.done[entry.id] = entry
 
-    def finish(self, extra: Mapping[str, bytes] | None = None) -> Zoo:
-        """Stack, index and seal the zoo, with `extra` files by their names. Doing it again, after a kill or on a
+    def finish(self, extra: Mapping[str, bytes] | None = None, beside: Sequence[Path] = ()) -> Zoo:
+        """Stack, index and seal the zoo, with `extra` files by their names, and files that already lie in its directory
+        `beside` the checkpoints. Doing it again, after a kill or on a
         finished zoo, changes nothing.
         """
         if not self.complete:
@@ -175,6 +193,7 @@ class ZooWriter:
                 write_bytes(self.path / name, data)
             frozen = {FROZEN} if self.frozen else set()
             names = sorted({entry.file for entry in entries} | {INDEX} | frozen | set(extra or ()))
+            names += sorted(path.relative_to(self.path).as_posix() for path in beside)
             manifest = Manifest(
                 origin=self.origin,
                 structure=self.structure,

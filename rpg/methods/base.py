@@ -6,10 +6,10 @@ A method is named by `method.name` of a recipe (rpg.methods.METHODS) and known t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field
 
 from zoo.manifest import Entry
 from zoo.seeds import Seed
@@ -27,7 +27,7 @@ class DrawConfig(Frozen):
     (seed, k).
     """
 
-    n: PositiveInt = 10
+    n: Annotated[int, Field(gt=0, le=10**6)] = 10
     seed: Seed = 0
 
 

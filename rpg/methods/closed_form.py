@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rpg.run import Run
 
 GRAM = "gram.safetensors"
-PASS_BYTES = 24 * COLUMN_VALUES  # a column as it is stored, in float64, and what is computed from it
+PASS_BYTES = 64 * COLUMN_VALUES  # columns as they are stored and in float64, what is computed from them, buffers
 
 
 class ClosedForm(ABC):
@@ -52,8 +52,6 @@ class ClosedForm(ABC):
         """What to draw."""
 
     def check(self, data: TrainingSet, machine: Machine) -> None:
-        if not dimensions(data.zoo.structure):
-            raise ValueError(f"{data.zoo.path} has no floating-point tensors, so there is nothing to learn")
         if world_size() > 1:
             raise ValueError("there is nothing to train in several processes; run it without `accelerate launch`")
         if machine.trackers:
@@ -61,6 +59,9 @@ class ClosedForm(ABC):
         self.refuse(data.zoo, data.entries)
 
     def fit(self, data: TrainingSet, run: Run, machine: Machine) -> None:
+        if run.trained:
+            return
+        refuse_infinite(data.zoo, data.entries)
         learnt = [run.keep_networks(data)]
         if self.uses_gram:
             path = run.path / GRAM
@@ -94,6 +95,16 @@ class ClosedForm(ABC):
             f"drawing takes {found.draw_bytes / GB:.2f} GB whatever their size"
         )
         return Estimate(**{**vars(found), "figures": dict(vars(found)), "text": text})
+
+
+def refuse_infinite(zoo: Zoo, entries: Sequence[Entry]) -> None:
+    """Raise ValueError, naming the network, where values are not finite. Reads everything once."""
+    for column in zoo.columns(entries):
+        for entry, finite in zip(entries, column.block.isfinite().all(1).tolist(), strict=True):
+            if not finite:
+                raise ValueError(
+                    f"{column.spec.name} of {entry.id} of {zoo.path} holds values that are NaN or infinite"
+                )
 
 
 def load_gram(run: Run, networks: int) -> Tensor:

@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 from rpg.methods.base import About, DrawConfig, MethodConfig
 from rpg.methods.closed_form import ClosedForm, load_gram
 from zoo.derive.mixtures import Draft, Drafts, around_mean
-from zoo.derive.perturb import check_soup, soups
+from zoo.derive.perturb import soups
 from zoo.errors import Failed
 from zoo.manifest import Entry
 from zoo.store import Zoo
@@ -59,7 +59,11 @@ class Soup(ClosedForm):
         return self.config.mix == "uniform" and self.config.of in (None, networks)
 
     def refuse(self, zoo: Zoo, entries: Sequence[Entry]) -> None:
-        check_soup(zoo, entries, self.config.of)
+        if self.config.of is not None and self.config.of > len(entries):
+            raise ValueError(
+                f"method.of = {self.config.of}, but {zoo.path} has {len(entries)} networks to learn from; "
+                f"use --set method.of={len(entries)} or fewer"
+            )
         if self.config.rescale and self._is_mean(len(entries)):
             raise ValueError("the mean of all networks has no radius to rescale; set method.of, or method.mix=positive")
 
@@ -68,7 +72,7 @@ class Soup(ClosedForm):
         if self._is_mean(networks) and request.n > 1:
             raise ValueError(
                 f"asked for {request.n} networks, but the mean of all {networks} is one; ask for one (-n 1), or train "
-                "with --set method.of=16 or --set method.mix=positive"
+                f"with method.of below {networks}, or with --set method.mix=positive"
             )
         return request.n
 

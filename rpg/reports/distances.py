@@ -41,7 +41,7 @@ def distances(groups: Sequence[Sequence[Part]]) -> list[Distances]:
     within = [np.zeros((size, size)) for size in sizes]
     width = max(1, PIECE // sum(sizes))
     streams = [zoo.columns(entries, values=width * len(entries)) for group in groups for zoo, entries in group]
-    with progress("distances", groups[0][0][0].structure.numel) as bar:
+    with progress("measuring distances", groups[0][0][0].structure.numel) as bar:
         for columns in zip(*streams, strict=True):  # the same piece of the same tensor
             first, *others = torch.cat([column.block for column in columns]).split(sizes)
             within[0] += squared_distances_within(first)

@@ -12,6 +12,8 @@ from zoo.files import parse_json, read_limited
 from zoo.manifest import Entry
 
 REPORT = "report.json"
+BEGUN = {REPORT, "baselines", "scores.jsonl", "plots"}  # some of these are there first
+OURS = {*BEGUN, "report.csv", "report.md", "report.html"}
 REPORT_BYTES = 2**28  # a larger report is none of ours
 
 Inputs = dict[str, str]
@@ -25,10 +27,20 @@ def networks(parts: Sequence[Sequence[Entry]]) -> str:
     return f"{sum(map(len, parts))} networks {digest}"
 
 
+def refuse_foreign(out: Path) -> None:
+    """Raise ValueError when `out` holds files and is no report, finished or begun."""
+    if out.is_file():
+        raise ValueError(f"{out} is a file; expected a directory for the report, choose another place with --out")
+    names = {path.name for path in out.glob("[!.]*")} if out.is_dir() else set()
+    if names and (names - OURS or not names & BEGUN):
+        raise ValueError(f"{out} exists and is not a report; choose another place with --out")
+
+
 def claim(out: Path, inputs: Mapping[str, str]) -> None:
     """Raise ValueError when `out` holds the report of other inputs, naming what differs; Corrupt when what it holds is
     no report.
     """
+    refuse_foreign(out)
     path = out / REPORT
     if not path.exists():
         return

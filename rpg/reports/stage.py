@@ -12,8 +12,9 @@ from rpg.config import EvalConfig
 from rpg.evaluation import Place, find_source
 from rpg.reports.compare import Candidate, Comparison, compare, comparison_json
 from rpg.reports.comparisons import read_comparison
-from rpg.reports.inputs import REPORT
+from rpg.reports.inputs import REPORT, refuse_foreign
 from rpg.reports.page import provenance_of
+from rpg.reports.plots import check_forms
 from rpg.reports.report import summary, write_report
 from rpg.reports.task_report import headline, tasks_json, tasks_text, write_task_report
 from rpg.reports.tasks import TaskComparison, compare_tasks
@@ -83,7 +84,7 @@ class Reporting:
 
     def compared(self, task: Task | None) -> Comparison:
         """All groups beside the originals; without a task by their weights alone."""
-        names = labels(self.zoos)
+        names = labels(self.zoos, BASELINES if self.baselines else ())
         candidates = [Candidate(names[zoo.sha256], zoo, kind_of(zoo)) for zoo in self.zoos]
         if self.baselines:
             candidates += make_baselines(self.originals, self.split, self.config, self.path / "baselines", self.device)
@@ -101,7 +102,7 @@ class Reporting:
 
     def _losses(self) -> Losses:
         """The loss curves of the runs that are at hand, by the labels of their groups."""
-        names = labels(self.zoos)
+        names = labels(self.zoos, BASELINES if self.baselines else ())
         found = {}
         for zoo in self.zoos:
             run = find_run(zoo, self.runs)
@@ -129,6 +130,9 @@ def report(
     are seeds of one generator. Networks of which nobody knows what they do are compared by their weights. `overrides`
     change the sections `eval:` and `task:`. Raises ValueError for zoos that do not go together, MissingData when
     originals or data are not there.
+
+    >>> rpg.report("linear-gaussian-generated", baselines=False).path.as_posix()
+    'reports/linear-gaussian-generated/report.html'
     """
     return plan_report(
         zoos,
@@ -169,6 +173,12 @@ def plan_report(
     mine = [pair for pair in overrides if pair.startswith("eval.")]
     config = load_recipe(recipe, mine).eval if recipe else eval_of(mine)
     assert isinstance(config, EvalConfig)
+    path = Path(out or Path("reports") / "+".join(zoo.name for zoo in opened)[:200])
+    refuse_foreign(path)
+    check_forms(where.get("plots", ()))
+    if len({zoo.sha256 for zoo in opened}) < len(opened):
+        raise ValueError("the same zoo is given twice; expected different ones")
+    source.select(split or str(next(iter(splits), "train")))  # refuses a split that does not exist
     return Reporting(
         originals=source,
         split=split or str(next(iter(splits), "train")),
@@ -176,7 +186,7 @@ def plan_report(
         baselines=baselines,
         config=config,
         task_overrides=[pair for pair in overrides if pair not in mine],
-        path=Path(out or Path("reports") / "+".join(zoo.name for zoo in opened)[:200]),
+        path=path,
         **where,
     )
 
@@ -220,14 +230,18 @@ def _split_of(zoo: Zoo, originals: Zoo) -> str | None:
     return source.split
 
 
+BASELINES = ("gaussian", "mean_of_all")  # of their names those that a method could have
+
+
 def kind_of(zoo: Zoo) -> Any:
     """Whether its networks come from a generator, or are a baseline."""
     return "generated" if zoo.manifest.origin.kind == "generated" else "baseline"
 
 
-def labels(zoos: Sequence[Zoo]) -> dict[str, str]:
+def labels(zoos: Sequence[Zoo], taken: Sequence[str] = ()) -> dict[str, str]:
     """What each zoo is called, by its hash. Zoos that differ in nothing but seeds are called alike. A single kind of
-    generated networks is `generated`; several are called as their methods, or where two have the same as their zoos.
+    generated networks is `generated`; several are called as their methods, or as
+    their zoos where two have the same, or the name is taken.
     """
     groups: dict[str, list[Zoo]] = {}
     for zoo in zoos:
@@ -238,7 +252,8 @@ def labels(zoos: Sequence[Zoo]) -> dict[str, str]:
     names: dict[str, str] = {}
     for members, method in zip(groups.values(), methods, strict=True):
         first = members[0]
-        name = first.name if methods.count(method) > 1 or method is None else method
+        unclear = method is None or methods.count(method) > 1 or method in taken
+        name = first.name if unclear else str(method)
         if len(generated) == 1 and first is generated[0]:
             name = "generated"
         names |= {zoo.sha256: name for zoo in members}

@@ -301,7 +301,7 @@ def test_a_tiny_network_goes_the_whole_way(root: Path, tmp_path: Path, monkeypat
     again = json.loads(call(f"rpg-zoo score zoos/back --data-root {root} --json"))
     assert again["checkpoints"][0]["metrics"] == scored["checkpoints"][1]["metrics"]
     assert {"box_AP", "mask_AP", "box_AP50"} <= set(scored["metrics"])
-    assert "box_AP" in Path("reports/mini/report.md").read_text()
+    assert "box_AP" in Path("reports/mini-generated/report.md").read_text()
     exported_file_loads(made.load(entry), root)
 
     refused = call("rpg-zoo export zoos/mini seed00000-0001 --format timm", 2)

@@ -16,6 +16,7 @@ from commands import call
 from PIL import Image
 
 from zoo.data import images
+from zoo.data.imagenet import class_folders
 from zoo.formats.weights import read
 from zoo.recipe import task_of
 from zoo.store import Zoo
@@ -41,8 +42,8 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setitem(images.FORMATS, "imagenet", images.Format(4, 3, 224))
     rng = np.random.default_rng(0)
     for split, each in (("train", 5), ("val", 1)):
-        for label in range(4):
-            folder = tmp_path / "data" / "imagenet" / split / f"n0000000{label}"
+        for name in class_folders():
+            folder = tmp_path / "data" / "imagenet" / split / name
             folder.mkdir(parents=True)
             for i in range(each):
                 buffer = io.BytesIO()
@@ -94,7 +95,7 @@ def test_a_family_goes_the_whole_way_on_photographs(model, options, photos):
     loaded = timm.create_model("local-dir:original", pretrained=True).eval()
     (pixels, _), *_ = opened.images.plain("test", torch.arange(1), 1)
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(loaded))
-    with Image.open(photos / "imagenet/val/n00000000/0.JPEG") as image, torch.no_grad():
+    with Image.open(photos / "imagenet/val/n01440764/0.JPEG") as image, torch.no_grad():
         theirs = loaded(transform(image.convert("RGB"))[None])
         torch.testing.assert_close(theirs, mine.eval()(opened._prepared(pixels)))
 
@@ -146,7 +147,7 @@ def test_batchnorm_subset_is_generated_scored_and_exported_with_the_frozen_rest(
     assert sorted(spec.name for spec in collected.structure) == sorted(names)
     first = collected.load(collected.entries[0])
     assert all(not torch.equal(first[name], start[name]) for name in names if name.endswith("bias"))
-    for zoo_ in (collected, made, Zoo.open(Path("zoos/part-mean"))):
+    for zoo_ in (collected, made, Zoo.open(Path("zoos/part-soup"))):
         assert list(zoo_.problems()) == []
         frozen = zoo_.frozen()
         assert set(frozen) == set(start) - set(names)

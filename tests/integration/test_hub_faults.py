@@ -122,7 +122,7 @@ def test_large_files_go_in_parts(client, server, tmp_path, fault):
     parts = -(-size // PART)
     assert parts > 3
     server.fault("PUT", "/storage/.*/3", **fault)
-    options = {"zoo__hub__COMMIT_FILES": 1}
+    options = {"zoo__hub__client__COMMIT_FILES": 1}
     if fault.get("times"):
         client.fails("rpg-zoo push zoo user/zoo", 1, "same command", **options)
         server.faults.clear()

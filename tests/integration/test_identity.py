@@ -153,7 +153,8 @@ def test_what_stands_at_a_place_is_named_by_the_keys_that_differ() -> None:
     changed = call(f"rpg-zoo collect {TINY} --set zoo.epochs=5 --set task.augment=flip", 2)
     assert 'zoo.epochs 3 -> 5; task.augment (default) -> "flip"' in changed
     assert "generate.n 3 -> 5" in call("rpg generate tiny -n 5", 2)
-    assert "parents" in call(f"rpg train {TINY} --zoo half --out runs/tiny", 2)
+    other = call(f"rpg train {TINY} --zoo zoos/tiny-generated --split generated --out runs/tiny", 2)
+    assert 'split "train" -> "generated"; parents [' in other
 
 
 def test_methods_of_many_kinds_stand_in_one_table() -> None:

@@ -63,13 +63,13 @@ def test_option_trains_and_generates(
     assert list(made.problems()) == []
     assert len({entry.sha256 for entry in made.entries}) == 2
     assert len(run.metrics_path.read_text().splitlines()) == 2
-    recorded = [line.split()[0] for line in differences({}, made.manifest.origin.settings)]
+    recorded = [line.split()[0].rpartition(".")[2] for line in differences({}, made.manifest.origin.settings)]
     assert all(setting.split("=")[0] in recorded for setting in settings)
     learnt = Learnt(run)
     assert learnt.values_path.is_file() == ("statistics=value" in settings)
     names = load_tensors(learnt.generator_path).keys()
     assert ("positions" in names) == ("positions=learned" in settings)
     assert ("states" in names) == ("permutation_state=learned" in settings)
-    assert json.loads(run.layout_path.read_text())["tokenisation"] == next(
+    assert json.loads(learnt.layout_path.read_text())["tokenisation"] == next(
         (setting.split("=")[1] for setting in settings if setting.startswith("tokenisation")), "layer"
     )

@@ -51,7 +51,8 @@ class Piece:
     @cached_property
     def deviation(self) -> Tensor:
         """Of every value over the networks (ddof 1), float64 (k,)."""
-        return self.values.std(0, correction=1)
+        squares = (self.values - self.values.mean(0)).square_()  # torch.std takes twice as long along this axis
+        return squares.sum(0).div_(len(self.rows) - 1).sqrt_()
 
 
 Deviation = Callable[[Piece], Tensor | float]
@@ -106,7 +107,7 @@ def write(
     network whose values are not finite.
     """
     todo = [(id, k) for k, id in enumerate(ids) if id not in writer.done]
-    with progress("write", -(-len(todo) // TOGETHER) * dimensions(zoo.structure)) as bar:
+    with progress(f"writing {writer.path.name}", -(-len(todo) // TOGETHER) * dimensions(zoo.structure)) as bar:
         for start in range(0, len(todo), TOGETHER):
             group = {id: drafts(k) for id, k in todo[start : start + TOGETHER]}
             with ExitStack() as stack:

@@ -89,24 +89,21 @@ def soups(
 
     Raises ValueError when there are fewer networks.
     """
-    of = check_soup(zoo, entries, of)
+    if of is not None and of > len(entries):
+        raise ValueError(
+            f"cannot mix {of} networks of {zoo.path}, there are {len(entries)}; use --of {len(entries)} or fewer"
+        )
+    count = of or len(entries)
 
     def draft(k: int) -> Draft:
         rng = generator(seed, "soup", k)
-        rows = tuple(sorted(torch.randperm(len(entries), generator=rng)[:of].tolist()))
+        rows = tuple(sorted(torch.randperm(len(entries), generator=rng)[:count].tolist()))
         if mix == "uniform":
-            return Draft(rows, shares(of), rows)
-        weights = torch.empty(of, dtype=torch.float64).exponential_(generator=rng)
+            return Draft(rows, shares(count), rows)
+        weights = torch.empty(count, dtype=torch.float64).exponential_(generator=rng)
         return Draft(rows, weights / weights.sum(), rows)
 
     return draft
-
-
-def check_soup(zoo: Zoo, entries: Sequence[Entry], of: int | None) -> int:
-    """How many networks a soup takes. Raises ValueError when there are fewer."""
-    if of is not None and of > len(entries):
-        raise ValueError(f"cannot mix {of} networks of {zoo.path}, there are {len(entries)}; ask for fewer")
-    return of or len(entries)
 
 
 def gaussians(zoo: Zoo, entries: Sequence[Entry], seed: int, width: float = 1.0) -> Drafts:

@@ -233,7 +233,7 @@ def _taken(found: Sequence[Source], checker: Checker, writer: ZooWriter, held_ou
     files = {source.id: source.name for source in found if not source.problem}
     names = {entry.sha256: files[entry.id] for entry in writer.done.values()}
     rows = []
-    with progress("import", len(found)) as bar:
+    with progress("importing", len(found)) as bar:
         for source in found:
             against = None
             if source.problem or source.id not in writer.done:

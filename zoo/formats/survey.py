@@ -51,7 +51,7 @@ def survey(found: Sequence[Source], form: str) -> Survey | None:
     """None where no file can be read."""
     looks: list[Look] = []
     read: dict[Path, Weights] = {}
-    with progress("look", len(found)) as bar:
+    with progress("looking through files", len(found)) as bar:
         for source in found:
             if not source.problem and (found_there := _look(source, form)):
                 look, weights = found_there

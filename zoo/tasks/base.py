@@ -7,13 +7,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from evaluators.metrics import Evaluation
 from zoo.structure import Frozen, Structure
+
+if TYPE_CHECKING:
+    from zoo.symmetry.specification import Specification
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 Split: TypeAlias = Literal["validation", "test"]
@@ -68,6 +71,14 @@ class TaskConfig(Frozen):
     def conditions(self) -> tuple[str, ...]:
         """The tasks that this one consists of, as `Task.conditions` says: mostly none."""
         return ()
+
+    def symmetries(self) -> Specification | None:
+        """What may be permuted, scaled or turned in these networks without changing what they compute; None where that
+        is not known. To be found by tracing, a network is built.
+        """
+        from zoo.symmetry.architectures import symmetry_of
+
+        return symmetry_of(self)
 
     def check_source(self, path: Path) -> None:
         """Raise ValueError or Corrupt if what lies beside the checkpoint file at `path` says that it is not one of this

@@ -55,7 +55,7 @@ def test_a_method_takes_the_place_of_the_recipes(write):
         4096,
     )
     assert recipe.generate is not None
-    assert recipe.generate.model_dump()["n"] == 10
+    assert recipe.generate.model_dump()["n"] == 3
     with pytest.raises(ValueError, match=r"no method named 'rpg-smal'; did you mean rpg-small\?"):
         load_recipe(write(text), method="rpg-smal")
 

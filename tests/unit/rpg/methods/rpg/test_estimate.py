@@ -148,8 +148,8 @@ def test_sampling_costs_what_the_sampler_does(sampler: str, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["sequential", "full"])
 def test_sampling_in_windows_costs_what_the_sampler_does(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("estimate", "generate"):
-        monkeypatch.setattr(f"rpg.{module}.GROUP_VALUES", 60 * 32)
+    for module in ("estimate", "generate", "windows"):
+        monkeypatch.setattr(f"rpg.methods.rpg.{module}.GROUP_VALUES", 60 * 32)
     config = small()
     settings = GenerateConfig.model_validate({"n": 6, "steps": 2, "mode": mode})
     found = estimate(config, settings, [(32 * 210,)], 5, DEVICE)["sampling"]

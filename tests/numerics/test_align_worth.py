@@ -1,0 +1,106 @@
+"""What alignment is worth: the numbers of the table against closed forms, and their direction on a planted zoo."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from symmetry_cases import case, copies, moved_copies, random_weights
+from zoo.derive.align import align
+from zoo.derive.alignment import AlignConfig
+from zoo.derive.worth import participation, recalibrate, round_trip, table, vectors, worth
+from zoo.manifest import Origin
+from zoo.structure import Structure
+from zoo.writer import ZooWriter
+
+ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_participation_counts_equal_directions():
+    rows = torch.cat([torch.eye(7), -torch.eye(7)]).double() @ torch.diag(torch.tensor([1.0] * 5 + [0.0] * 2).double())
+    assert participation(3 + rows) == pytest.approx(5)
+    eigenvalues = torch.linalg.eigvalsh(torch.cov(normal(20, 6).mT))
+    assert participation(normal(20, 6)) == pytest.approx(float(eigenvalues.sum() ** 2 / eigenvalues.square().sum()))
+
+
+def test_the_round_trip_is_a_projection_on_principal_components():
+    training, new = normal(12, 30), normal(4, 30, seed=1)
+    found = round_trip(training, new, 5)
+    mean = training.mean(0)
+    basis = torch.linalg.svd(training - mean, full_matrices=False).Vh[:5]
+    torch.testing.assert_close(found, mean + (new - mean) @ basis.mT @ basis)
+    torch.testing.assert_close(round_trip(training, found, 5), found)
+    torch.testing.assert_close(round_trip(training, training, 11), training)
+
+
+def test_recalibration_gives_the_statistics_of_the_images():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
+    model[0].running_mean.fill_(9.0)
+    batches = [normal(40, 3, seed=k).float() * 2 + 1 for k in range(5)]
+    recalibrate(model, batches)
+    torch.testing.assert_close(model[0].running_mean, torch.stack([b.mean(0) for b in batches]).mean(0))
+    torch.testing.assert_close(model[0].running_var, torch.stack([b.var(0) for b in batches]).mean(0))
+    assert model[0].momentum == 0.1
+    assert not model.training
+
+
+def planted_zoo(path, n=40):
+    """Noised copies of one network, each moved: a zoo whose mean is that network, if only it is aligned."""
+    network, build, inputs = case("relu")
+    specification = build(network)
+    weights = random_weights(network)
+    stack, _ = moved_copies(specification, copies(weights, n, noise=0.1))
+    with ZooWriter(path, ORIGIN, Structure.of(network.state_dict())) as writer:
+        for k in range(n):
+            writer.add(f"n{k:02d}", {m: t[k] for m, t in stack.items()}, seed=k, split="train" if k < n - 4 else "held")
+        zoo = writer.finish()
+    inputs = normal(200, inputs.shape[1])
+
+    def outputs(w):
+        network.load_state_dict(dict(w))
+        with torch.no_grad():
+            return network(inputs)
+
+    labels = outputs({m: t[0] for m, t in weights.items()}).argmax(1)
+
+    def measure(w):
+        out = outputs(w)
+        return float(F.cross_entropy(out, labels)), 100 * float((out.argmax(1) == labels).double().mean())
+
+    return zoo, specification, measure
+
+
+def test_alignment_gains_what_it_should_on_a_planted_zoo(tmp_path):
+    zoo, specification, measure = planted_zoo(tmp_path / "zoo")
+    aligned = align(AlignConfig(restarts=2), zoo, specification, ORIGIN, tmp_path / "aligned")
+    found = worth(zoo, aligned, measure, draws=4)
+    assert (found.networks, found.held_out) == (36, 4)
+    assert found.mean.aligned > 97
+    assert found.mean.raw < 75
+    assert found.midpoint.aligned > found.midpoint.raw + 10
+    assert found.soup.aligned > found.soup.raw + 20
+    assert found.share.aligned > 0.9
+    assert found.share.raw < 0.3
+    assert found.barrier.aligned < 0.1 * found.barrier.raw
+    assert list(found.codes) == [32]
+    assert found.codes[32].aligned > found.codes[32].raw + 10
+    matrix = vectors(aligned, aligned.select("train"))
+    assert found.participation.aligned == pytest.approx(participation(matrix))
+    assert found.aligned_line[0] == pytest.approx(found.raw_line[0], rel=1e-4)  # the ends are what they were
+    text = table(found)
+    assert f"{found.mean.aligned:.2f}" in text
+    assert "36 networks, 4 held out" in text
+
+
+def test_the_same_zoo_twice_shows_that_nothing_was_gained(tmp_path):
+    zoo, _, measure = planted_zoo(tmp_path / "zoo", n=12)
+    found = worth(zoo, zoo, measure, draws=4)
+    assert found.share.raw == found.share.aligned
+    assert found.mean.raw == found.mean.aligned
+    other, *_ = planted_zoo(tmp_path / "other", n=8)
+    with pytest.raises(ValueError, match="does not hold the networks"):
+        worth(zoo, other, measure)

@@ -1,0 +1,220 @@
+"""What an alignment is worth, in numbers: what averages, lines and a linear code of networks keep of their accuracy.
+
+Every row is measured twice, on the networks as they were and aligned, with the same draws. Averages of networks with
+BatchNorm need their statistics from training images again (`recalibrate`), in every row alike: `Measure` is where that
+belongs. Accuracies are in percent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from zoo.columns import VALUES
+from zoo.manifest import Entry
+from zoo.progress import progress
+from zoo.seeds import generator
+from zoo.store import Zoo
+from zoo.structure import DTYPES, Frozen, Structure, TensorSpec
+
+Measure: TypeAlias = Callable[[Mapping[str, Tensor]], tuple[float, float]]
+"""Weights -> loss, and accuracy in percent, on test data."""
+SOUP = 16  # networks in a soup, if there are as many
+CODES = (32, 99, 300)  # components
+POINTS = 11  # along a line
+
+
+class Pair(Frozen):
+    """A number for the networks as they were, and aligned."""
+
+    raw: float
+    aligned: float
+
+
+class Worth(Frozen):
+    """`networks` were aligned with each other, `held_out` afterwards; `accuracy` is the mean of all of them.
+
+    - `share`: of the training networks' energy, what their mean has: the objective. An alignment that found nothing
+      leaves it as it was.
+    - `participation`: participation ratio of the training networks' covariance: how many directions they vary in.
+    - `midpoint`, `soup`: mean accuracy over draws; `mean`: of the mean of all.
+    - `codes`: mean accuracy of held-out networks after a round trip through the first k principal components of the
+      training networks.
+    - `raw_line`, `aligned_line`: mean loss at equal steps from one network to another; `barrier`: the largest rise over
+      the straight line between the ends.
+    """
+
+    networks: int
+    held_out: int
+    accuracy: float
+    share: Pair
+    participation: Pair
+    midpoint: Pair
+    mean: Pair
+    soup: Pair
+    codes: dict[int, Pair]
+    raw_line: tuple[float, ...]
+    aligned_line: tuple[float, ...]
+    barrier: Pair
+
+
+def worth(raw: Zoo, aligned: Zoo, measure: Measure, draws: int = 8, seed: int = 0) -> Worth:
+    """Measure an alignment: `draws` midpoints, soups and held-out networks (or all there are), one line in four.
+
+    Networks are of split train; held out is every other one. Where that is none, the codes are left out. Raises
+    ValueError when the zoos hold other networks or fewer than two for training.
+    """
+    if [entry.id for entry in raw.entries] != [entry.id for entry in aligned.entries]:
+        raise ValueError(f"{aligned.path} does not hold the networks of {raw.path}")
+    training = [k for k, entry in enumerate(raw.entries) if entry.split == "train"] or list(range(len(raw.entries)))
+    others = [k for k in range(len(raw.entries)) if k not in set(training)]
+    if len(training) < 2:
+        raise ValueError(f"{raw.path} has {len(training)} networks to train on; expected two at least")
+    with progress("worth", 2) as bar:
+        sides = []
+        for zoo in (raw, aligned):
+            sides.append(_side(zoo, training, others[:draws], measure, draws, seed))
+            bar.advance(1)
+    (one, raw_line), (two, aligned_line) = sides
+    return Worth(
+        networks=len(training),
+        held_out=len(others),
+        accuracy=one["accuracy"],
+        codes={k: Pair(raw=one[f"code {k}"], aligned=two[f"code {k}"]) for k in CODES if f"code {k}" in one},
+        raw_line=raw_line,
+        aligned_line=aligned_line,
+        **{
+            name: Pair(raw=one[name], aligned=two[name])
+            for name in ("share", "participation", "midpoint", "mean", "soup", "barrier")
+        },
+    )
+
+
+def _side(
+    zoo: Zoo, training: Sequence[int], held_out: Sequence[int], measure: Measure, draws: int, seed: int
+) -> tuple[dict[str, float], tuple[float, ...]]:
+    """The numbers of one zoo by name, and the mean loss along lines."""
+    structure, entries = zoo.structure, zoo.entries
+    constants = zoo.load(entries[0])
+    matrix = vectors(zoo, [entries[k] for k in training])
+
+    def measured(vector: Tensor) -> tuple[float, float]:
+        return measure(finished(structure, _split(structure, vector), constants))
+
+    mean = matrix.mean(0)
+    rng = generator(seed, "worth")
+    orders = [torch.randperm(len(training), generator=rng) for _ in range(draws)]
+    soup = min(SOUP, len(training))
+    found = {
+        "accuracy": _mean(measured(matrix[order[0]])[1] for order in orders),
+        "share": float(mean.square().sum() / matrix.square().sum(1).mean()),
+        "participation": participation(matrix),
+        "midpoint": _mean(measured(matrix[order[:2]].mean(0))[1] for order in orders),
+        "mean": measured(mean)[1],
+        "soup": _mean(measured(matrix[order[:soup]].mean(0))[1] for order in orders),
+    }
+    lines = []
+    for order in orders[: max(1, draws // 4)]:
+        a, b = matrix[order[0]], matrix[order[1]]
+        lines.append([measured(a + t * (b - a))[0] for t in torch.linspace(0, 1, POINTS).tolist()])
+    line = torch.tensor(lines, dtype=torch.float64).mean(0)
+    straight = line[0] + torch.linspace(0, 1, POINTS, dtype=torch.float64) * (line[-1] - line[0])
+    found["barrier"] = float((line - straight).max())
+    if held_out:
+        new = vectors(zoo, [entries[k] for k in held_out])
+        for k in [k for k in CODES if k < len(training)]:
+            found[f"code {k}"] = _mean(measured(vector)[1] for vector in round_trip(matrix, new, k))
+    return found, tuple(line.tolist())
+
+
+def vectors(zoo: Zoo, entries: Sequence[Entry]) -> Tensor:
+    """(N, D) float64: all floating-point values of each network, tied ones once."""
+    names = [spec.name for spec in floats(zoo.structure)]
+    rows = [torch.cat([w[name].double().flatten() for name in names]) for w in zoo.checkpoints(entries)]
+    return torch.stack(rows)
+
+
+def participation(matrix: Tensor) -> float:
+    """(sum of eigenvalues)^2 / sum of their squares, of the covariance of rows (N, D): from the Gram matrix."""
+    centred = matrix - matrix.mean(0)
+    gram = centred @ centred.mT
+    return float(gram.trace().square() / gram.square().sum())
+
+
+def round_trip(training: Tensor, new: Tensor, k: int) -> Tensor:
+    """New rows (M, D) through the first k < N principal components of training rows (N, D) and back."""
+    mean = training.mean(0)
+    centred = training - mean
+    values, directions = torch.linalg.eigh(centred @ centred.mT)
+    basis = (directions[:, -k:] / values[-k:].clamp_min(1e-30).sqrt()).mT @ centred  # (k, D), orthonormal rows
+    return mean + (new - mean) @ basis.mT @ basis
+
+
+def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """BatchNorm's statistics from these batches of training images, in place, each batch with equal weight."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average
+    model.train()
+    with torch.no_grad():
+        for images in batches:
+            model(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
+
+
+def table(found: Worth) -> str:
+    """The same for people."""
+    rows = {
+        "share of energy in the mean": (found.share, 3),
+        "participation ratio": (found.participation, 1),
+        "midpoint of two, accuracy": (found.midpoint, 2),
+        "mean of all, accuracy": (found.mean, 2),
+        f"soup of {min(SOUP, found.networks)}, accuracy": (found.soup, 2),
+        **{f"held out through PCA-{k}, accuracy": (pair, 2) for k, pair in found.codes.items()},
+        "loss barrier": (found.barrier, 3),
+    }
+    lines = [f"{found.networks} networks, {found.held_out} held out; accuracy {found.accuracy:.2f}"]
+    lines.append(f"{'':<36}{'raw':>10}{'aligned':>10}")
+    lines += [f"{name:<36}{p.raw:>10.{digits}f}{p.aligned:>10.{digits}f}" for name, (p, digits) in rows.items()]
+    return "\n".join(lines)
+
+
+def _split(structure: Structure, vector: Tensor) -> dict[str, Tensor]:
+    found, start = {}, 0
+    for spec in floats(structure):
+        found[spec.name] = vector[start : start + spec.numel].view(spec.shape)
+        start += spec.numel
+    return found
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return sum(numbers) / len(numbers)
+
+
+def floats(structure: Structure) -> list[TensorSpec]:
+    """The tensors that networks differ in; of tied ones the first."""
+    return [spec for spec in structure if spec.kind in VALUES and spec.tied_to is None]
+
+
+def finished(structure: Structure, values: Mapping[str, Tensor], constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Values in float64 as a network: own dtypes, ties, constants of an original; no running variance is negative."""
+    out: dict[str, Tensor] = {}
+    for spec in structure:
+        if spec.tied_to is not None:
+            out[spec.name] = out[spec.tied_to]
+        elif spec.kind == "constant":
+            out[spec.name] = constants[spec.name]
+        else:
+            value = values[spec.name].clamp_min(0) if spec.kind == "running_var" else values[spec.name]
+            out[spec.name] = value.to(DTYPES[spec.dtype])
+    return out
