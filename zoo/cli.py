@@ -175,13 +175,20 @@ def show(path: ZooPath, as_json: Json = False) -> None:
 @app.command()
 def verify(path: ZooPath, as_json: Json = False) -> int:
     """Check every file and every checkpoint against the manifest. Exit code 1 when something is wrong."""
+    from zoo.hub.client import is_address
     from zoo.listing import recipe_problem
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
     problems = [*recipe_problem(zoo), *map(plain, zoo.problems())]
+    skipped = [] if is_address(path) else zoo.unlisted()
     sound = f"{path} is sound: {len(zoo.entries)} checkpoints, {len(zoo.manifest.files)} files"
-    emit({"zoo": str(path), "sound": not problems, "problems": problems}, as_json, "\n".join(problems) or sound)
+    lines = [
+        *(problems or [sound]),
+        *(f"{plain(name)} is no part of the zoo and was not looked at" for name in skipped),
+    ]
+    found = {"zoo": str(path), "sound": not problems, "problems": problems, "skipped": skipped}
+    emit(found, as_json, "\n".join(lines))
     return 1 if problems else 0
 
 

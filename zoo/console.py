@@ -121,7 +121,10 @@ def describe_push(found: dict[str, Any]) -> str:
     """What was published, or would be, for people."""
     if "files" in found:
         lines = [f"{size:>14,}  {name}" for name, size in found["files"].items()]
-        return "\n".join([*lines, f"{found['bytes']:>14,}  bytes would be published in {found['repo']}"])
+        lines.append(f"{found['bytes']:>14,}  bytes would be published in {found['repo']}")
+        return "\n".join(
+            [*lines, *(f"{name} is no part of the zoo and stays here" for name in found.get("skipped", ()))]
+        )
     return f"{found['repo']} at {found['tag']}: {found['uploaded']} files, {found['bytes']:,} bytes uploaded"
 
 

@@ -225,6 +225,14 @@ class Zoo:
             except Corrupt as error:
                 yield str(error)
 
+    def unlisted(self) -> list[str]:
+        """What else lies in the directory, by its path there: no part of the zoo, so neither checked nor published.
+        What lies among the checkpoints is a problem instead.
+        """
+        listed = {*self.manifest.files, "manifest.json"}
+        found = [path.relative_to(self.path).as_posix() for path in self.path.rglob("*") if not path.is_dir()]
+        return sorted(name for name in found if name not in listed and not name.startswith("checkpoints/"))
+
     def file(self, name: str) -> Path:
         """Where a file of the zoo is, downloaded if the zoo is not a directory. Raises Corrupt for a way out of it."""
         if self._fetch:

@@ -38,6 +38,11 @@ def test_networks_that_are_trained_together_are_killed_together(tmp_path):
     assert kill_and_compare(tmp_path, 0, 5, "collect", recipe="binary.yaml") >= 1
 
 
+def test_killed_imports_and_splits_end_in_the_same_bytes(tmp_path):
+    assert kill_and_compare(tmp_path, 0, 8, "import") >= 2
+    assert len(list((tmp_path / "whole" / "split").glob("*.parquet"))) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 11))
 def test_killed_commands_end_in_the_same_bytes_many_times(tmp_path, seed):

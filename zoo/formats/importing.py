@@ -22,7 +22,7 @@ from zoo.formats.naming import is_binary_task
 from zoo.formats.sources import SOURCES, Recorder, read_config
 from zoo.formats.survey import survey
 from zoo.formats.trials import activations, by_order
-from zoo.formats.weights import bare, check_tensors, fitted, plain, suffix
+from zoo.formats.weights import Weights, bare, check_tensors, fitted, plain, suffix
 from zoo.manifest import Origin, settings_of, versions
 from zoo.progress import progress
 from zoo.recipe import Purpose
@@ -97,6 +97,7 @@ class Checker:
     plan: Plan
     structure: Structure
     constants: dict[str, Tensor]
+    read: dict[Path, Weights] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
 
     def load(self, source: Source) -> dict[str, Tensor]:
@@ -105,7 +106,7 @@ class Checker:
             raise ValueError(source.problem)
         if self.plan.recipe:
             self.plan.recipe.task.check_source(source.path)
-        weights = source.load(self.form)
+        weights = self.read.pop(source.path, None) or source.load(self.form)
         tensors = plain(weights.tensors)
         if not tensors:
             raise ValueError("holds no tensors")
@@ -192,7 +193,7 @@ def _checker(place: Place, form: str, plan: Plan, found: Sequence[Source]) -> Ch
     if plan.recipe:
         checker = Checker(place, form, plan, plan.recipe.task.structure(), plan.recipe.task.frozen())
     elif common := survey(found, form):
-        checker = Checker(place, form, plan, common.structure, common.constants)
+        checker = Checker(place, form, plan, common.structure, common.constants, common.read)
     else:
         checker = Checker(place, form, plan, Structure(tensors=()), {})
     if not any(checker.why_not(source) is None for source in found):

@@ -40,7 +40,7 @@ CONSTRUCTORS = (
 """What is called to make values that others keep beside weights. Of `getattr` (how HistoryBuffer names its methods)
 nothing is looked up, and what stands for its result cannot be called.
 """
-MOST_CLASSES = 64  # that are learnt from one file
+MOST_STAND_INS = 128  # for one file
 TEXT = {
     b"version https://git-lfs": "a pointer of Git LFS; `git lfs pull` fetches the file itself",
     b"<!doctype html": "a page of HTML, not a checkpoint; the download went wrong",
@@ -107,19 +107,21 @@ def load_pickle(path: Path) -> object:
         raise Corrupt(f"{path} is missing, or not a regular file")
     if reason := no_weights(path) or _other_archive(path):
         raise Corrupt(f"{path} is {reason}")
-    learnt: list[Any] = []
+    stand_ins: list[Any] = []  # none at first: most files need none, and torch looks through all of them at every step
     while True:
         try:
-            with warnings.catch_warnings(), torch.serialization.safe_globals([*_known(), *learnt]):
+            with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
                 warnings.simplefilter("ignore")  # about protocols and deprecated storages
                 # Memory-mapped, which the format before zip archives does not allow: what is not looked at is not read.
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except Exception as error:  # whatever the unpickler stumbles over
             wanted = re.search(r"GLOBAL (\w[\w.]*)", str(error))
-            known = {name for _, name in learnt}
+            known = {name for _, name in stand_ins}
             blocked = "is blocked" in str(error)
-            if wanted and not blocked and wanted[1] not in known and len(known) < MOST_CLASSES:
-                learnt += [(_class(name), name) for name in _spellings(wanted[1])]
+            if wanted and not blocked and wanted[1] not in known and len(known) < MOST_STAND_INS:
+                stand_ins = stand_ins or list(_known())
+                known = {name for _, name in stand_ins}
+                stand_ins += [(_class(name), name) for name in _spellings(wanted[1]) if name not in known]
                 continue
             raise _refusal(path, error, wanted[1] if wanted else None) from error
 

@@ -57,6 +57,10 @@ class Sources(Frozen):
         record = self.networks.get(id)
         return None if record is None or record.config is None else self.configs[record.config]
 
+    def to_bytes(self) -> bytes:
+        """The file."""
+        return self.to_json(indent=1).encode()
+
     def only(self, ids: Collection[str]) -> Self:
         """The records of some checkpoints."""
         return self.model_copy(update={"networks": {id: r for id, r in self.networks.items() if id in ids}})
@@ -81,8 +85,7 @@ class Recorder:
 
     def to_bytes(self) -> bytes:
         networks = dict(sorted(self._networks.items()))
-        found = Sources(format=self._form, networks=networks, configs=tuple(self._configs))
-        return found.to_json(indent=1).encode()
+        return Sources(format=self._form, networks=networks, configs=tuple(self._configs)).to_bytes()
 
 
 def _plain(text: str) -> str:

@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from zoo.errors import Corrupt
 from zoo.formats.foreign import Source
-from zoo.formats.weights import COUNTER, bare, check_tensors, plain
+from zoo.formats.weights import COUNTER, Weights, bare, check_tensors, plain
 from zoo.progress import progress
 from zoo.structure import Structure
 
-Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+KEPT = 10_000  # files that are read once only: an operating system maps so many
 
 
 @dataclass(frozen=True)
@@ -37,41 +38,48 @@ class Look:
 
 @dataclass(frozen=True)
 class Survey:
-    """The structure of most files, and the constants that they all have: masks, whose values are infinite."""
+    """The structure of most files, and the constants that they all have: masks, whose values are infinite. `read` are
+    the files that were read, memory-mapped, so that they need not be read again.
+    """
 
     structure: Structure
     constants: dict[str, Tensor]
-    alike: int
-    of: int
+    read: dict[Path, Weights]
 
 
 def survey(found: Sequence[Source], form: str) -> Survey | None:
     """None where no file can be read."""
     looks: list[Look] = []
+    read: dict[Path, Weights] = {}
     with progress("looking through files", len(found)) as bar:
         for source in found:
-            if not source.problem and (look := _look(source, form)):
+            if not source.problem and (found_there := _look(source, form)):
+                look, weights = found_there
                 looks.append(look)
+                if len(read) < KEPT:
+                    read[source.path] = weights
             bar.advance(1)
     if not looks:
         return None
     kinds = Counter(look.kind for look in looks)
-    kind, alike = kinds.most_common(1)[0]  # the first of several
+    kind = kinds.most_common(1)[0][0]  # the first of several
     group = [look for look in looks if look.kind == kind]
     model = _model(group)
     tensors = dict(plain(model.source.load(form).tensors))
     constants = {name: tensor.clone() for name, tensor in tensors.items() if _is_mask(name, tensor)}
     structure = Structure.of({name: tensor for name, tensor in tensors.items() if name not in constants})
-    return Survey(_untied(structure, group, form), constants, alike, len(looks))
+    return Survey(_untied(structure, group, form), constants, read)
 
 
-def _look(source: Source, form: str) -> Look | None:
+def _look(source: Source, form: str) -> tuple[Look, Weights] | None:
     try:
-        tensors = plain(source.load(form).tensors)
+        weights = source.load(form)
+        tensors = plain(weights.tensors)
         check_tensors(tensors)
     except (Corrupt, ValueError, OSError):  # loading it again says why
         return None
-    return Look(source, *_glance(tensors, form), ordered=not source.path.name.lower().endswith("safetensors"))
+    ordered = not source.path.name.lower().endswith("safetensors")
+    return Look(source, *_glance(tensors, form), ordered=ordered), weights
 
 
 def _glance(tensors: dict[str, Tensor], form: str) -> tuple[Hashable, str, tuple[str, ...], int]:

@@ -17,6 +17,7 @@ from typing import Any
 from zoo.errors import Corrupt, suggest
 from zoo.files import read_limited, sha256_file, unwritable_is_failed, write_bytes
 from zoo.formats.exporting import FORMATS, export_checkpoint
+from zoo.formats.sources import SOURCES, Sources
 from zoo.hub import client as hub
 from zoo.hub.card import checkpoint_card, read_plots, read_scores, zoo_card
 from zoo.hub.licenses import license_for
@@ -29,7 +30,7 @@ from zoo.writer import ZooWriter
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-OWNED = ("checkpoints/", "plots/", FROZEN)  # what an older zoo may have left in the repository
+OWNED = ("checkpoints/", "plots/", FROZEN, SOURCES)  # what an older zoo may have left in the repository
 PULL = "pull.json"
 SELECTABLE = ("id", "file", "row", "sha256", "seed", "step", "split", "condition")
 
@@ -53,7 +54,8 @@ def push_zoo(
         files[MANIFEST] = zoo.path / MANIFEST
         plan = {name: path.stat().st_size for name, path in files.items()}
         if dry_run:
-            return {"repo": address.repo_id, "files": plan, "bytes": sum(plan.values())}
+            skipped = zoo.unlisted()
+            return {"repo": address.repo_id, "files": plan, "bytes": sum(plan.values()), "skipped": skipped}
         if problem := next(zoo.problems(), None):
             raise Corrupt(f"{problem}; a zoo is published when `rpg-zoo verify {zoo.path}` finds it sound")
         hub.check_card(files["README.md"].read_text(encoding="utf-8"), "dataset")
@@ -154,7 +156,9 @@ def pull_zoo(address: hub.Address, out: Path, select: str | None, ids: Collectio
                 metrics=list(entry.metrics.values()),
                 parents=entry.parents,
             )
-        return writer.finish()
+        sources = Sources.of(remote)
+        extra = {SOURCES: sources.only({entry.id for entry in entries}).to_bytes()} if sources else None
+        return writer.finish(extra)
 
 
 def _pull_whole(address: hub.Address, out: Path) -> Zoo:
