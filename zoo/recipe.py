@@ -206,13 +206,20 @@ def _read_method(name: str) -> Any:
 def _find(source: str) -> Path:
     if source.endswith((".yaml", ".yml")) or "/" in source:
         path = Path(source)
-        if not path.is_file():
+        if not _is_file(path):
             raise ValueError(f"no recipe file {source}; `rpg-zoo recipes` lists the short names")
         return path
     names = recipe_names()
     if source not in names:
         raise ValueError(f"no recipe named {source!r}{suggest(source, names)}")
     return names[source]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have, as one that is too long
+        return False
 
 
 def _read_extended(path: Path, seen: tuple[Path, ...]) -> Any:
@@ -225,14 +232,14 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> Any:
     candidates = [path.parent / f"{base}.yaml", recipes_root() / f"{base}.yaml"]
     named = recipe_names().get(str(base))  # by its short name, which a file beside this one goes before
     for candidate in [*candidates, *([named] if named and named.resolve() != path.resolve() else [])]:
-        if candidate.is_file():
+        if _is_file(candidate):
             try:
                 return OmegaConf.merge(_read_extended(candidate, (*seen, path.resolve())), tree)
             except OmegaConfBaseException as error:
                 raise ValueError(f"{path} does not fit onto {candidate}: {brief(error)}") from error
     raise ValueError(
-        f"{path} extends {str(base)[:80]!r}, which is neither {candidates[0]} nor {candidates[1]}, nor the short name "
-        f"of a recipe{suggest(str(base), recipe_names())}"
+        f"{path} extends {str(base)[:80]!r}, which is neither a file beside it, nor one in {recipes_root()}, nor the "
+        f"short name of a recipe{suggest(str(base), recipe_names())}"
     )
 
 

@@ -153,3 +153,9 @@ def test_a_task_alone_says_what_networks_do(write):
         load_recipe(write(text))
     with pytest.raises(ValueError, match="unknown section 'tusk'"):
         load_purpose(write(text + "tusk: {}\n"))
+
+
+def test_names_that_no_file_can_have_are_no_recipes(write):
+    for source in (write(f"extends: {'x' * 5000}\n"), f"{'x' * 5000}.yaml"):
+        with pytest.raises(ValueError, match=r"^[^\n]*(extends 'xxx|no recipe file xxx)[^\n]*$"):
+            load_recipe(source)
