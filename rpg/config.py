@@ -11,6 +11,7 @@ from zoo.seeds import Seed
 from zoo.structure import Frozen
 
 Sampler: TypeAlias = Literal["ddpm", "ddim", "dpm++"]
+Prediction: TypeAlias = Literal["epsilon", "sample", "v"]
 
 
 class DiffusionConfig(Frozen):

@@ -15,7 +15,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
-from rpg.config import DiffusionConfig, Sampler
+from rpg.config import DiffusionConfig, Prediction, Sampler
 
 if TYPE_CHECKING:
     from rpg.methods.rpg.models.denoiser import Denoiser
@@ -80,6 +80,57 @@ def _even_in_log_snr(signal: Tensor, steps: int) -> Tensor:
     return torch.minimum(different, len(log_snr) - steps + order)
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What a denoiser estimates of a noisy token sqrt(a) x + sqrt(1 - a) noise, where a is the share of signal of its
+    level and a / (1 - a) its SNR: the noise (`epsilon`, Eq. 5), the clean token x (`sample`), or
+    v = sqrt(a) noise - sqrt(1 - a) x (Salimans and Ho 2022, https://arxiv.org/abs/2202.00512).
+
+    `min_snr` weighs the error of every level so that the implied error of the clean token counts min(SNR, min_snr)
+    times (Hang et al. 2023, https://arxiv.org/abs/2303.09556); without it, errors of the estimate count alike.
+
+    `readout` is the weight of the error of an estimate of the clean token that knows no noisy token, where a generator
+    makes one beside the denoiser's; the denoiser then estimates what is left of its target.
+    """
+
+    prediction: Prediction = "epsilon"
+    min_snr: float | None = None
+    readout: float = 0.0
+
+    def target(self, clean: Tensor, noise: Tensor, signal: Tensor) -> Tensor:
+        """What is to be estimated, of shape (K, D); `signal` is a, (K, 1), here and below."""
+        if self.prediction == "epsilon":
+            return noise
+        return clean if self.prediction == "sample" else signal.sqrt() * noise - (1 - signal).sqrt() * clean
+
+    def of_clean(self, signal: Tensor) -> Tensor:
+        """The share (K, 1) of a read-out clean token in the estimate: what the target holds of the clean token, but
+        for `epsilon`, which holds none.
+        """
+        if self.prediction == "epsilon":
+            return torch.zeros_like(signal)
+        return torch.ones_like(signal) if self.prediction == "sample" else -(1 - signal).sqrt()
+
+    def noise(self, estimate: Tensor, noisy: Tensor, signal: Tensor) -> Tensor:
+        """The noise (K, D) that an estimate means."""
+        if self.prediction == "epsilon":
+            return estimate
+        if self.prediction == "v":
+            return signal.sqrt() * estimate + (1 - signal).sqrt() * noisy
+        return (noisy - signal.sqrt() * estimate) / (1 - signal).sqrt()
+
+    def weight(self, signal: Tensor) -> Tensor:
+        """How much the squared error of an estimate counts, (K, 1)."""
+        if self.min_snr is None:
+            return torch.ones_like(signal)
+        snr = signal / (1 - signal)
+        of_clean = {"epsilon": snr, "sample": torch.ones_like(snr), "v": snr + 1}[self.prediction]
+        return snr.clamp(max=self.min_snr) / of_clean
+
+
+PUBLISHED = Objective()
+
+
 def draw_noise(schedule: Scheduler, count: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """A level int64 (K,) and noise (K, D) of its own for each of K = `count` tokens of D = `size` values, drawn where
     `generator` is: on the CPU they do not depend on the device. `schedule` has all levels.
@@ -97,16 +148,29 @@ def squared_error(
     noise: Tensor,
     *condition: Tensor,
     weight: Tensor | None = None,
+    objective: Objective = PUBLISHED,
 ) -> Tensor:
-    """Squared error of the noise estimate, summed over unpadded values, a scalar; over their number: the loss (Eq. 5).
-    `weight` float32 (K,) is that of each token, 1 by default.
+    """Weighted squared error of the estimate, summed over unpadded values, a scalar; of the noise and over their
+    number: the loss (Eq. 5). `weight` float32 (K,) is that of each token, 1 by default.
 
     tokens and noise (K, D), mask bool (K, D), levels int64 (K,). `predict(noisy, timesteps, *condition)` estimates the
-    noise: a denoiser with the tokens' prototypes, or a whole generator. What padding holds is ignored.
+    objective's target: a denoiser with the tokens' prototypes, or a whole generator. Where the objective has a read-out
+    it gives a pair: what the read-out leaves of the target, and the clean token read out, whose error is added. What
+    padding holds is ignored.
     """
-    noisy = schedule.steps.add_noise(tokens.masked_fill(~mask, 0), noise, levels)
-    estimate = predict(noisy, schedule.timesteps.to(tokens.device)[levels], *condition)
-    error = (estimate - noise).square() * mask
+    clean = tokens.masked_fill(~mask, 0)
+    noisy = schedule.steps.add_noise(clean, noise, levels)
+    signal = schedule.steps.alphas_cumprod.to(tokens.device)[levels, None]
+    found = predict(noisy, schedule.timesteps.to(tokens.device)[levels], *condition)
+    estimate, readout = found if objective.readout else (found, None)
+    if readout is not None:
+        estimate = estimate + objective.of_clean(signal) * readout
+    error = (estimate - objective.target(clean, noise, signal)).square()
+    if objective.min_snr is not None:
+        error = error * objective.weight(signal)
+    if readout is not None:
+        error = error + objective.readout * (readout - clean).square()
+    error = error * mask
     return error.sum() if weight is None else (error * weight[:, None]).sum()
 
 
@@ -119,8 +183,11 @@ def sample(
     generators: Sequence[torch.Generator],
     chunk_size: int,
     on_step: Callable[[], object] | None = None,
+    objective: Objective = PUBLISHED,
+    readouts: Tensor | None = None,
 ) -> Tensor:
-    """Denoise K tokens from pure noise under their prototypes (K, D) -> tokens (K, D), float32.
+    """Denoise K tokens from pure noise under their prototypes (K, D) -> tokens (K, D), float32. `objective` is what the
+    denoiser was trained for, `readouts` (K, D) the clean tokens read out of the prototypes, where it has these.
 
     Padding (mask bool (K, D) False) is known to be zero, so there the noise is what is left of it: padding stays as it
     was in training. The loss never saw the estimate there; following it, as the published code does, lets padding
@@ -139,11 +206,14 @@ def sample(
     eta = {"eta": DDIM_ETA} if isinstance(steps, DDIMScheduler) else {}
     tokens = torch.stack([torch.randn(prototypes.shape[1], generator=g, device=g.device) for g in streams]).to(device)
     timesteps, mask = scheduler.timesteps.to(device), mask.to(device)
-    noise_share = (1 - steps.alphas_cumprod).sqrt().to(device)
+    signals = steps.alphas_cumprod.to(device)
     for level in reversed(range(len(timesteps))):
         time = denoiser.time_embedding(timesteps[level : level + 1])
-        noise = torch.cat([denoiser.denoise(tokens[chunk], time, prototypes[chunk]) for chunk in chunks])
-        noise = torch.where(mask, noise, tokens / noise_share[level])
+        estimate = torch.cat([denoiser.denoise(tokens[chunk], time, prototypes[chunk]) for chunk in chunks])
+        if readouts is not None:
+            estimate = estimate + objective.of_clean(signals[level]) * readouts
+        noise = objective.noise(estimate, tokens, signals[level])
+        noise = torch.where(mask, noise, tokens / (1 - signals[level]).sqrt())
         tokens = steps.step(noise, level, tokens, generator=streams, **eta).prev_sample
         if on_step is not None:
             on_step()

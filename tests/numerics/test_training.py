@@ -79,6 +79,26 @@ def test_generated_networks_are_nearest_to_the_checkpoint_of_their_state(trained
     assert len(states) > 1
 
 
+def test_supervised_prototypes_learn_in_a_fifth_of_the_steps(trained, tmp_path):
+    """As near to the checkpoints as the published loss comes; the read-out is as good without any diffusion."""
+    zoo, published = trained
+    sections = {**SETTINGS, "train": {**SETTINGS["train"], "steps": 120}}
+    options = {"prediction": "sample", "min_snr": 5.0, "prototype_loss": 1.0}
+    supervised = train(rpg_config(**sections, **options), zoo, tmp_path / "run")
+    by_hash = {entry.sha256: network(seed)["weight"] for seed, entry in enumerate(zoo.entries)}
+
+    def error(run, name, sampler="ddpm"):
+        made = generate(run, tmp_path / name, GenerateConfig(n=8, sampler=sampler, steps=20))
+        found = [(made.load(entry)["weight"] - by_hash[entry.parents[0]]).square().mean() for entry in made.entries]
+        return torch.stack(found).mean().sqrt().item()
+
+    assert error(supervised, "supervised") < error(published, "published")
+    assert error(supervised, "read-out", "readout") < error(published, "again")
+    with pytest.raises(ValueError, match="readout needs supervised prototypes"):
+        generate(published, tmp_path / "none", GenerateConfig(sampler="readout"))
+    assert not (tmp_path / "none").exists()
+
+
 def test_the_learning_rate_is_half_a_cosine():
     config = rpg_config().train.model_copy(update={"steps": 100, "learning_rate": 2.0})
     assert [cosine(config, step) for step in (0, 50, 100)] == pytest.approx([2.0, 1.0, 0.0])

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
-from rpg.config import DiffusionConfig, Sampler
+from rpg.config import DiffusionConfig, Prediction, Sampler
 from rpg.methods.base import DrawConfig, Method, MethodConfig
 from rpg.tokens.tokenisation import Rule
 from zoo.conditions import check_condition
@@ -49,7 +49,7 @@ class GeneratorConfig(Frozen):
     num_layers: Depth = 2
     channels: Annotated[tuple[Width, ...], Field(max_length=256)] = (1, 32, 64, 128, 64, 32, 1)
     kernel_size: Width = 7
-    permutation_state: Literal["one-hot", "learned", "none"] = "one-hot"
+    permutation_state: Literal["one-hot", "learned", "fourier", "none"] = "one-hot"
     condition: Literal["none", "binary"] = "none"
     condition_scope: Literal["all", "head"] = "all"
 
@@ -136,27 +136,43 @@ class TrainConfig(Frozen):
 class GenerateConfig(DrawConfig):
     """Section `generate:` of method `rpg` (paper, sections 3.1 and B.3).
 
-    `sampler`: the paper's DDPM (1000 steps) and DDIM (60), or DPM-Solver++ with noise, made for about 20. `mode` says
+    `sampler`: the paper's DDPM (1000 steps) and DDIM (60), or DPM-Solver++ with noise, made for about 20; or `readout`,
+    no diffusion at all: the clean tokens that are read out of supervised prototypes, one network per state. `mode` says
     how many tokens are denoised together at most: one (sequential), 256 (partial) or all in memory (full). It changes
     time and memory, not the weights. `conditions` are the tasks to generate for, `n` networks each, by a run that was
     trained with conditions.
     """
 
     conditions: tuple[Annotated[str, AfterValidator(check_condition)], ...] = ()
-    sampler: Sampler = "ddpm"
+    sampler: Sampler | Literal["readout"] = "ddpm"
     steps: PositiveInt = 1000
     mode: Literal["sequential", "partial", "full"] = "partial"
 
 
 class RPGConfig(MethodConfig):
-    """Section `method:` of method `rpg`."""
+    """Section `method:` of method `rpg`.
+
+    `prediction` is what the denoiser estimates and `min_snr` caps how much its error counts at each level
+    (rpg.diffusion.Objective); the paper's are the noise, and no cap. With `prototype_loss`, the weight of this term,
+    prototypes are supervised: a linear read-out of each is trained to give the clean token, and the denoiser estimates
+    what that leaves. With Eq. 5 alone the recurrent model learns through the denoiser, to which a noisy token says more
+    than its prototype, and so hardly (docs/results.md).
+    """
 
     draw_config: ClassVar[type[DrawConfig]] = GenerateConfig
 
     name: Literal["rpg"]
+    prediction: Prediction = "epsilon"
+    prototype_loss: Annotated[float, Field(ge=0)] = 0.0
+    min_snr: PositiveFloat | None = None
     generator: GeneratorConfig = GeneratorConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     train: TrainConfig = TrainConfig()
+
+    @property
+    def has_readout(self) -> bool:
+        """Whether clean tokens are read out of prototypes."""
+        return self.prototype_loss > 0
 
     def build(self) -> Method:
         from rpg.methods.rpg.method import RPG  # which trains: a recipe needs its settings alone

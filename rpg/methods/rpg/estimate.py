@@ -17,6 +17,7 @@ from rpg.diffusion import Scheduler, draw_noise, make_scheduler, squared_error
 from rpg.meter import Cost, cost_of, without_memory
 from rpg.methods.rpg.config import GenerateConfig, RPGConfig
 from rpg.methods.rpg.models.generator import Generator
+from rpg.methods.rpg.objective import objective, sampling_schedule
 from rpg.methods.rpg.optimizer import moment_bytes
 from rpg.methods.rpg.sizes import adequate_sizes, beside_the_paper
 from rpg.methods.rpg.windows import CHUNK, GROUP_VALUES, windows
@@ -43,9 +44,9 @@ def estimate(
     if not length:
         raise ValueError("this network has no floating-point tensors, so there is nothing to generate")
     schedule = make_scheduler(config.diffusion, "ddpm", config.diffusion.num_steps)
-    make_scheduler(config.diffusion, sampling.sampler, sampling.steps)  # refuses bad steps
+    sampling_schedule(config, sampling)  # refuses bad steps
     with without_memory():
-        model = Generator(settings, torch.zeros(length, 2, dtype=torch.int64), num_states)
+        model = Generator(settings, torch.zeros(length, 2, dtype=torch.int64), num_states, config.has_readout)
         recurrent, denoiser = (sum(p.numel() for p in part.parameters()) for part in (model.recurrent, model.denoiser))
         count = model.num_parameters
         kept = kept_bytes(config, model)
@@ -125,7 +126,8 @@ def training_step(config: RPGConfig, model: Generator, schedule: Scheduler, leng
         index = (_cond(config, checkpoints), picked, picked)
         levels, noise = draw_noise(schedule, tokens_in_loss, size, torch.Generator())
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            loss = squared_error(model, schedule, clean, mask, levels, noise, *index) / clean.numel()
+            error = squared_error(model, schedule, clean, mask, levels, noise, *index, objective=objective(config))
+            loss = error / clean.numel()
         loss.backward()
 
     if config.generator.recurrent == "lstm" and length > 2 * SHORT:
@@ -174,7 +176,7 @@ def training_remedy(config: RPGConfig, length: int, num_states: int, memory: int
 def _training_bytes(config: RPGConfig, length: int, num_states: int) -> int:
     schedule = make_scheduler(config.diffusion, "ddpm", config.diffusion.num_steps)
     with without_memory():
-        model = Generator(config.generator, torch.zeros(length, 2, dtype=torch.int64), num_states)
+        model = Generator(config.generator, torch.zeros(length, 2, dtype=torch.int64), num_states, config.has_readout)
         return kept_bytes(config, model) + training_step(config, model, schedule, length).peak
 
 
@@ -189,7 +191,9 @@ def sampling_remedy(
         candidates.append((f"--mode {modes[-1]} -n 1", {"mode": modes[-1], "n": 1}))
     for flags, changed in candidates:
         with without_memory():
-            model = Generator(config.generator, torch.zeros(length, 2, dtype=torch.int64), num_states)
+            model = Generator(
+                config.generator, torch.zeros(length, 2, dtype=torch.int64), num_states, config.has_readout
+            )
             needed = 4 * model.num_parameters
             needed += sampled_network(config, sampling.model_copy(update=changed), model, length).peak
         if memory is None or needed <= memory:
@@ -225,7 +229,8 @@ def sampled_network(config: RPGConfig, sampling: GenerateConfig, model: Generato
     denoised = cost_of(lambda: denoiser.denoise(noisy, time, noisy))
     timed = cost_of(lambda: denoiser.time_embedding(torch.zeros(1, dtype=torch.int64)))
     per_step = denoised.flops * length / chunk + timed.flops * len(passes) / group
-    flops = round(prototypes.flops / group + sampling.steps * per_step)
+    steps = 0 if sampling.sampler == "readout" else sampling.steps
+    flops = round(prototypes.flops / group + steps * per_step)
     sampled = waiting + max(DENOISING_COPIES * values + denoised.peak, SAMPLER_COPIES * values)
     return Cost(flops, max(prototypes.peak, sampled))
 

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from rpg.devices import memory_of, out_of_memory
-from rpg.diffusion import Scheduler, make_scheduler, sample
+from rpg.diffusion import Objective, Scheduler, sample
 from rpg.methods.rpg.config import GenerateConfig
 from rpg.methods.rpg.estimate import sampling_remedy
 from rpg.methods.rpg.learnt import Learnt, RPGRecord
-from rpg.methods.rpg.models.denoiser import Denoiser
+from rpg.methods.rpg.models.generator import Generator
+from rpg.methods.rpg.objective import objective, sampling_schedule
 from rpg.methods.rpg.windows import GROUP_VALUES, chunk_size, windows
 from rpg.run import Run
 from rpg.tokens.layout import Layout
@@ -34,10 +35,11 @@ from zoo.writer import ZooWriter
 class Sampling:
     """What all passes of a call share."""
 
-    denoiser: Denoiser
+    generator: Generator
+    objective: Objective
     layout: Layout
     values: ValueStatistics | None
-    scheduler: Scheduler
+    scheduler: Scheduler | None
     seed: int
     chunk: int
     bar: Bar
@@ -46,19 +48,26 @@ class Sampling:
         """The tokens of a network, pass by pass; chunks end where they would without windows."""
         return windows(self.layout.num_tokens, self.layout.token_size, self.chunk)
 
+    @torch.no_grad()
     def denoise(self, members: Sequence[Member], window: range, prototypes_NKD: Tensor) -> Tensor:
         """The tokens of a window, (N, K, D) on the CPU. Raises Failed when one is not finite."""
-        mask_ND = self.layout.mask(window).repeat(len(members), 1)
-        streams = [seeded_generator(self.seed, "noise", *m.path, token) for m in members for token in window]
-        tokens_ND = sample(
-            self.denoiser,
-            self.scheduler,
-            prototypes_NKD.flatten(0, 1),
-            mask_ND,
-            streams,
-            self.chunk,
-            self.bar.advance,
-        )
+        mask_ND, prototypes_ND = self.layout.mask(window).repeat(len(members), 1), prototypes_NKD.flatten(0, 1)
+        readouts_ND = None if self.generator.readout is None else self.generator.readout(prototypes_ND)
+        if self.scheduler is None:
+            assert readouts_ND is not None
+            tokens_ND = readouts_ND * mask_ND.to(readouts_ND.device)
+        else:
+            tokens_ND = sample(
+                self.generator.denoiser,
+                self.scheduler,
+                prototypes_ND,
+                mask_ND,
+                [seeded_generator(self.seed, "noise", *m.path, token) for m in members for token in window],
+                self.chunk,
+                self.bar.advance,
+                self.objective,
+                readouts_ND,
+            )
         tokens_NKD = tokens_ND.view(prototypes_NKD.shape).cpu()
         for member, tokens_KD in zip(members, tokens_NKD, strict=True):
             if not bool(tokens_KD.isfinite().all()):
@@ -133,11 +142,11 @@ def draw(run: Run, config: GenerateConfig, writer: ZooWriter, device: torch.devi
     """
     learnt = Learnt(run)
     layout, constants, everything = learnt.layout(), run.constants(), requested(learnt, config)
-    scheduler = make_scheduler(learnt.config().diffusion, config.sampler, config.steps)
+    scheduler = sampling_schedule(learnt.config(), config)
     size = max(1, GROUP_VALUES // max(layout.num_tokens * layout.token_size, 1))
     groups = [everything[start : start + size] for start in range(0, len(everything), size)]
     chunk = chunk_size(config.mode, layout.token_size, device)
-    steps = config.steps * len(windows(layout.num_tokens, layout.token_size, chunk))
+    steps = (config.steps if scheduler else 0) * len(windows(layout.num_tokens, layout.token_size, chunk))
     with (
         progress(f"generating {writer.path.name}", len(groups) * steps) as bar,
         out_of_memory(lambda: _advice(learnt, config, layout, device)),
@@ -150,7 +159,16 @@ def draw(run: Run, config: GenerateConfig, writer: ZooWriter, device: torch.devi
                 keep_freed_memory()
             generator = learnt.generator(device)
             generator.denoiser.fuse_conv_bn()
-            sampling = Sampling(generator.denoiser, layout, learnt.values(layout), scheduler, config.seed, chunk, bar)
+            sampling = Sampling(
+                generator,
+                objective(learnt.config()),
+                layout,
+                learnt.values(layout),
+                scheduler,
+                config.seed,
+                chunk,
+                bar,
+            )
         for group in todo:
             with torch.no_grad():
                 prototypes_NLD = generator.prototypes(torch.stack([member.cond for member in group]))

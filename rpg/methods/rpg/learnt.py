@@ -69,15 +69,17 @@ class Learnt:
         config, layout, tensors = self.config(), self.layout(), load_tensors(self.generator_path)
         num_states = len(self.run.record().networks)
         with torch.device("meta"):  # before memory is taken for what settings from elsewhere claim
-            claimed = Generator(config.generator, layout.positions(), num_states).state_dict()
+            claimed = Generator(config.generator, layout.positions(), num_states, config.has_readout).state_dict()
         if {n: t.shape for n, t in claimed.items()} != {n: t.shape for n, t in tensors.items()}:
             raise Corrupt(f"{self.generator_path} is not the generator of this run's settings and layout")
-        generator = build_generator(config.generator, layout, num_states, config.train.seed)
+        generator = build_generator(config.generator, layout, num_states, config.train.seed, config.has_readout)
         generator.load_state_dict(tensors)
         return generator.to(device).eval()
 
 
-def build_generator(config: GeneratorConfig, layout: Layout, num_states: int, seed: int) -> Generator:
+def build_generator(
+    config: GeneratorConfig, layout: Layout, num_states: int, seed: int, readout: bool = False
+) -> Generator:
     """A freshly initialised generator for this layout, the same for the same seed."""
     with global_seed(seed, "generator"):
-        return Generator(config, layout.positions(), num_states)
+        return Generator(config, layout.positions(), num_states, readout)

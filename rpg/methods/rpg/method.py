@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 from rpg.devices import Device
-from rpg.diffusion import make_scheduler
 from rpg.methods.base import About, DrawConfig, Estimate, Machine, TrainingSet
 from rpg.methods.rpg.config import GenerateConfig, RPGConfig
 from rpg.methods.rpg.estimate import describe, estimate
 from rpg.methods.rpg.generate import draw, requested
 from rpg.methods.rpg.learnt import Learnt
+from rpg.methods.rpg.objective import sampling_schedule
 from rpg.methods.rpg.train import check, conditions_of, fit
 from rpg.run import Run
 from rpg.tokens.layout import generated
@@ -41,7 +41,7 @@ class RPG:
     def requested(self, run: Run, request: DrawConfig) -> int:
         assert isinstance(request, GenerateConfig)
         learnt = Learnt(run)
-        make_scheduler(learnt.config().diffusion, request.sampler, request.steps)  # refuses more steps than levels
+        sampling_schedule(learnt.config(), request)  # refuses what does not suit the generator
         return len(requested(learnt, request))
 
     def draw(self, run: Run, request: DrawConfig, writer: ZooWriter, machine: Machine) -> None:

@@ -15,11 +15,12 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from rpg.devices import memory_of, out_of_memory
-from rpg.diffusion import Scheduler, draw_noise, make_scheduler, squared_error
+from rpg.diffusion import PUBLISHED, Objective, Scheduler, draw_noise, make_scheduler, squared_error
 from rpg.methods.base import Machine, TrainingSet
 from rpg.methods.rpg.config import GeneratorConfig, RPGConfig, TrainConfig
 from rpg.methods.rpg.estimate import training_remedy
 from rpg.methods.rpg.learnt import Learnt, RPGRecord, build_generator
+from rpg.methods.rpg.objective import objective
 from rpg.methods.rpg.optimizer import EMA, make_optimizer, require_optimizer
 from rpg.processes import Processes, is_sharded, require_trackers, world_size
 from rpg.run import Run
@@ -101,7 +102,9 @@ def prepare(learnt: Learnt, config: RPGConfig, data: TrainingSet) -> None:
     settings = config.generator
     layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), settings.token_size, settings.tokenisation)
     conditions = conditions_of(settings, zoo, entries)
-    num_parameters = build_generator(settings, layout, len(entries), config.train.seed).num_parameters
+    num_parameters = build_generator(
+        settings, layout, len(entries), config.train.seed, config.has_readout
+    ).num_parameters
     values = ValueStatistics.fit(layout, zoo.checkpoints(entries)) if settings.statistics == "value" else None
     write_tokens(learnt.tokens_path, layout, zoo.checkpoints(entries), len(entries), values)
     files = [learnt.tokens_path, learnt.layout_path]
@@ -145,7 +148,8 @@ def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints
     settings, run = config.train, learnt.run
     if processes.device.type == "cpu":
         keep_freed_memory()
-    model = build_generator(config.generator, layout, num_checkpoints, settings.seed).to(processes.device).train()
+    model = build_generator(config.generator, layout, num_checkpoints, settings.seed, config.has_readout)
+    model.to(processes.device).train()
     parallel = processes.wrap(model, [*model.recurrent.layers, model.recurrent.projection, model.denoiser])
     optimizer = make_optimizer(settings, model)
     average = EMA(model, settings.ema) if settings.ema else None
@@ -156,7 +160,7 @@ def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints
     schedule = make_scheduler(config.diffusion, "ddpm", config.diffusion.num_steps)
     conditions = learnt.record().conditions
     cond = torch.stack([bits(c) for c in conditions]) if conditions else None
-    batches = Batches(settings, tokens, layout.mask(), schedule, processes, cond)
+    batches = Batches(settings, tokens, layout.mask(), schedule, processes, cond, objective(config))
     processes.start_trackers(run.path.resolve().name, sha256_file(run.record_path)[:16], step)
     with _curve(run, settings.steps, step, processes) as curve:
         while step < settings.steps:
@@ -221,8 +225,9 @@ class Batches:
         schedule: Scheduler,
         processes: Processes,
         cond: Tensor | None = None,
+        objective: Objective = PUBLISHED,
     ) -> None:
-        self.settings, self.tokens, self.mask = settings, tokens, mask
+        self.settings, self.tokens, self.mask, self.objective = settings, tokens, mask, objective
         self.cond = torch.arange(len(tokens)) if cond is None else cond
         self.schedule = replace(schedule, timesteps=schedule.timesteps.to(processes.device))
         self.processes = processes
@@ -251,7 +256,7 @@ class Batches:
 
     def backward(self, model: nn.Module, step: int) -> Tensor:
         """Add the step's gradients to the parameters' and return this process's share of its loss: the masked
-        noise-prediction error (Eq. 5) on `diffusion_batch` tokens drawn from the batch's sequences.
+        error of the objective (by default Eq. 5) on `diffusion_batch` tokens drawn from the batch's sequences.
         """
         parts, counted = self.parts(step)
         total = torch.zeros((), device=self.processes.device)
@@ -270,7 +275,7 @@ class Batches:
             data = tuple(tensor.pin_memory().to(device, non_blocking=True) for tensor in data)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             weight = 1 / data[1].sum(1) if self.settings.loss == "token" else None
-            return squared_error(model, self.schedule, *data, weight=weight)
+            return squared_error(model, self.schedule, *data, weight=weight, objective=self.objective)
 
 
 class _Curve:

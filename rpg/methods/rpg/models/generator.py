@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rpg.methods.rpg.config import GeneratorConfig
 from rpg.methods.rpg.models.denoiser import Denoiser
-from rpg.methods.rpg.models.positions import by_index, by_layer
+from rpg.methods.rpg.models.positions import by_index, by_layer, sinusoid
 from rpg.methods.rpg.models.recurrent import RecurrentModel
 from zoo.conditions import BITS
 
@@ -22,13 +22,15 @@ class Generator(nn.Module):
     """`positions` int64 (L, 2) are the tokens' places (Layout.positions); `num_states` is the number of training
     checkpoints. What is fixed of positions and states is computed and not part of the state dict; what is learned is.
 
+    With `readout`, a linear map estimates the clean token from its prototype alone.
+
     Raises ValueError when there are more checkpoints than one-hot states.
     """
 
     positions: Tensor
     states: nn.Parameter
 
-    def __init__(self, config: GeneratorConfig, positions: Tensor, num_states: int) -> None:
+    def __init__(self, config: GeneratorConfig, positions: Tensor, num_states: int, readout: bool = False) -> None:
         super().__init__()
         width = config.widths[0]
         if config.permutation_state == "one-hot" and num_states > width:
@@ -51,12 +53,18 @@ class Generator(nn.Module):
             )
         self.recurrent = RecurrentModel(config)
         self.denoiser = Denoiser(config.token_size, config.channels, config.kernel_size)
+        self.readout = nn.Linear(config.token_size, config.token_size) if readout else None
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, states: Tensor, row: Tensor, place: Tensor) -> Tensor:
-        """What training computes: the estimate of the noise (K, token_size) in the noisy tokens (K, token_size) at
-        timesteps int64 (K,); token k is the one at place[k] of the sequence of states[row[k]], states int64 (B,).
+    def forward(
+        self, noisy: Tensor, timesteps: Tensor, states: Tensor, row: Tensor, place: Tensor
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """What training computes: the denoiser's estimate (K, token_size) of the noisy tokens (K, token_size) at
+        timesteps int64 (K,), and the read-out clean tokens, if there is a read-out; token k is the one at place[k] of
+        the sequence of states[row[k]], states int64 (B,).
         """
-        return self.denoiser(noisy, timesteps, self.prototypes(states, row, place))
+        prototypes = self.prototypes(states, row, place)
+        estimate = self.denoiser(noisy, timesteps, prototypes)
+        return estimate if self.readout is None else (estimate, self.readout(prototypes).float())
 
     def prototypes(self, states: Tensor, row: Tensor | None = None, place: Tensor | None = None) -> Tensor:
         """Prototypes (B, L, token_size) for the permutation states int64 (B,), or for conditions float32 (B, BITS)
@@ -73,6 +81,8 @@ class Generator(nn.Module):
             added = nn.functional.one_hot(states, self.config.widths[0]).to(self.positions.dtype)
         elif self.config.permutation_state == "learned":
             added = self.states[states]
+        elif self.config.permutation_state == "fourier":
+            added = sinusoid(states, self.config.widths[0])
         elif picked is None:
             return self.recurrent(self.positions[None]).expand(len(states), -1, -1)
         else:  # all sequences are the same one
