@@ -99,6 +99,32 @@ def test_supervised_prototypes_learn_in_a_fifth_of_the_steps(trained, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_checkpoints_of_a_seed_can_share_a_state(tmp_path):
+    """Two checkpoints of each of two seeds: the read-out of a seed's state is their mean, both are its parents."""
+    with ZooWriter(tmp_path / "zoo", ORIGIN, Structure.of(network(0))) as writer:
+        for seed in (5, 9):
+            for step in range(2):
+                writer.add(f"net-{seed}-{step}", network(seed + 0.2 * step), seed=seed, split="train")
+        zoo = writer.finish()
+    options = {"prediction": "sample", "prototype_loss": 1.0}
+    generator = {**SETTINGS["generator"], "state_per": "seed"}
+    sections = {"generator": generator, "train": {**SETTINGS["train"], "steps": 150}}
+    run = train(rpg_config(**sections, **options), zoo, tmp_path / "run")
+    made = generate(run, tmp_path / "made", GenerateConfig(n=6, sampler="readout"))
+    seed_of = {entry.sha256: entry.seed for entry in zoo.entries}
+    found = set()
+    for entry in made.entries:
+        assert len(entry.parents) == 2
+        (seed,) = {seed_of[parent] for parent in entry.parents}
+        found.add(seed)
+        mean = (network(seed)["weight"] + network(seed + 0.2)["weight"]) / 2
+        errors = [(made.load(entry)["weight"] - w).norm() for w in (mean, network(seed)["weight"])]
+        assert errors[0] < 0.5 * errors[1]
+    assert found == {5, 9}
+    with pytest.raises(ValueError, match="state_per = seed says which checkpoints share a permutation state"):
+        rpg_config(generator={"permutation_state": "none", "state_per": "seed"})
+
+
 def test_the_learning_rate_is_half_a_cosine():
     config = rpg_config().train.model_copy(update={"steps": 100, "learning_rate": 2.0})
     assert [cosine(config, step) for step in (0, 50, 100)] == pytest.approx([2.0, 1.0, 0.0])

@@ -93,9 +93,12 @@ class Member:
         return {"seed": self.seed, "split": "generated", "parents": self.parents, "condition": self.condition}
 
 
-def members(name: str, networks: Sequence[str], record: RPGRecord, config: GenerateConfig) -> list[Member]:
-    """The networks to generate, in order, by a run of this name on training checkpoints with these hashes. The parents
-    of a condition's networks are the checkpoints that were trained with it: none, where the task is one never seen.
+def members(
+    name: str, networks: Sequence[str], states: Sequence[int], record: RPGRecord, config: GenerateConfig
+) -> list[Member]:
+    """The networks to generate, in order, by a run of this name on training checkpoints with these hashes and
+    permutation states. The parents of a network are the checkpoints of its state, or those that were trained with its
+    condition: none, where the task is one never seen.
 
     Raises ValueError for conditions without a run trained with them, and the other way round.
     """
@@ -110,10 +113,11 @@ def members(name: str, networks: Sequence[str], record: RPGRecord, config: Gener
             f"with a split of its zoo, as in --split unseen"
         )
     if not config.conditions:
-        states = [_state(config.seed, k, len(networks)) for k in range(config.n)]
-        return [
-            Member(_id(k), (k,), torch.tensor(state), config.seed, (networks[state],)) for k, state in enumerate(states)
-        ]
+        parents_of: dict[int, list[str]] = {}
+        for sha256, state in zip(networks, states, strict=True):
+            parents_of.setdefault(state, []).append(sha256)
+        drawn = [_state(config.seed, k, len(parents_of)) for k in range(config.n)]
+        return [Member(_id(k), (k,), torch.tensor(s), config.seed, tuple(parents_of[s])) for k, s in enumerate(drawn)]
     parents: dict[str, list[str]] = {condition: [] for condition in config.conditions}
     for sha256, condition in zip(networks, record.conditions, strict=True):
         if condition in parents:
@@ -181,7 +185,7 @@ def draw(run: Run, config: GenerateConfig, writer: ZooWriter, device: torch.devi
 def requested(learnt: Learnt, config: GenerateConfig) -> list[Member]:
     """The networks that a run is to generate. Raises ValueError as `members` does."""
     record = learnt.run.record()
-    return members(record.origin.name, record.networks, learnt.record(), config)
+    return members(record.origin.name, record.networks, learnt.states(), learnt.record(), config)
 
 
 def _add(

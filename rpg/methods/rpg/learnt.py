@@ -27,10 +27,11 @@ from zoo.structure import Frozen
 
 class RPGRecord(Frozen):
     """`rpg.json`. `conditions` are those of the training checkpoints in their order, where the generator was trained
-    with them.
+    with them; `states` their permutation states, where they do not all have their own.
     """
 
     conditions: tuple[str, ...] = ()
+    states: tuple[int, ...] = ()
     num_parameters: int
     files: dict[FileName, FileRecord]
 
@@ -55,6 +56,10 @@ class Learnt:
         assert isinstance(config, RPGConfig)
         return config
 
+    def states(self) -> tuple[int, ...]:
+        """The permutation state of each training checkpoint."""
+        return self.record().states or tuple(range(len(self.run.record().networks)))
+
     def layout(self) -> Layout:
         return Layout.parse(read_limited(self.layout_path, MANIFEST_BYTES), self.layout_path)
 
@@ -67,7 +72,7 @@ class Learnt:
     def generator(self, device: torch.device) -> Generator:
         """The trained generator in evaluation mode. Raises Corrupt when the file's tensors are not the settings'."""
         config, layout, tensors = self.config(), self.layout(), load_tensors(self.generator_path)
-        num_states = len(self.run.record().networks)
+        num_states = len(set(self.states()))
         with torch.device("meta"):  # before memory is taken for what settings from elsewhere claim
             claimed = Generator(config.generator, layout.positions(), num_states, config.has_readout).state_dict()
         if {n: t.shape for n, t in claimed.items()} != {n: t.shape for n, t in tensors.items()}:

@@ -102,9 +102,8 @@ def prepare(learnt: Learnt, config: RPGConfig, data: TrainingSet) -> None:
     settings = config.generator
     layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), settings.token_size, settings.tokenisation)
     conditions = conditions_of(settings, zoo, entries)
-    num_parameters = build_generator(
-        settings, layout, len(entries), config.train.seed, config.has_readout
-    ).num_parameters
+    states = states_of(settings, entries)
+    generator = build_generator(settings, layout, len(set(states)), config.train.seed, config.has_readout)
     values = ValueStatistics.fit(layout, zoo.checkpoints(entries)) if settings.statistics == "value" else None
     write_tokens(learnt.tokens_path, layout, zoo.checkpoints(entries), len(entries), values)
     files = [learnt.tokens_path, learnt.layout_path]
@@ -114,7 +113,8 @@ def prepare(learnt: Learnt, config: RPGConfig, data: TrainingSet) -> None:
     run.write_json(learnt.layout_path, layout)
     record = RPGRecord(
         conditions=conditions,
-        num_parameters=num_parameters,
+        states=states if settings.state_per == "seed" else (),
+        num_parameters=generator.num_parameters,
         files={path.name: FileRecord.of(path) for path in files},
     )
     run.write_json(learnt.record_path, record)
@@ -133,6 +133,14 @@ def conditions_of(settings: GeneratorConfig, zoo: Zoo, entries: Sequence[Entry])
     return tuple(check_condition(str(entry.condition)) for entry in entries)
 
 
+def states_of(settings: GeneratorConfig, entries: Sequence[Entry]) -> tuple[int, ...]:
+    """The permutation state of each checkpoint: its own, or that of its seed; these are numbered as they first come."""
+    if settings.state_per == "checkpoint":
+        return tuple(range(len(entries)))
+    numbers = {seed: number for number, seed in enumerate(dict.fromkeys(entry.seed for entry in entries))}
+    return tuple(numbers[entry.seed] for entry in entries)
+
+
 def facts(learnt: Learnt) -> dict[str, JsonValue]:
     """What a trained generator is, in a few numbers."""
     layout = learnt.layout()
@@ -148,7 +156,8 @@ def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints
     settings, run = config.train, learnt.run
     if processes.device.type == "cpu":
         keep_freed_memory()
-    model = build_generator(config.generator, layout, num_checkpoints, settings.seed, config.has_readout)
+    states = learnt.states()
+    model = build_generator(config.generator, layout, len(set(states)), settings.seed, config.has_readout)
     model.to(processes.device).train()
     parallel = processes.wrap(model, [*model.recurrent.layers, model.recurrent.projection, model.denoiser])
     optimizer = make_optimizer(settings, model)
@@ -159,7 +168,7 @@ def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints
     tokens = open_tokens(learnt.tokens_path, layout, num_checkpoints)
     schedule = make_scheduler(config.diffusion, "ddpm", config.diffusion.num_steps)
     conditions = learnt.record().conditions
-    cond = torch.stack([bits(c) for c in conditions]) if conditions else None
+    cond = torch.stack([bits(c) for c in conditions]) if conditions else torch.tensor(states)
     batches = Batches(settings, tokens, layout.mask(), schedule, processes, cond, objective(config))
     processes.start_trackers(run.path.resolve().name, sha256_file(run.record_path)[:16], step)
     with _curve(run, settings.steps, step, processes) as curve:
