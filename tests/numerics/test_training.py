@@ -106,9 +106,8 @@ def test_checkpoints_of_a_seed_can_share_a_state(tmp_path):
             for step in range(2):
                 writer.add(f"net-{seed}-{step}", network(seed + 0.2 * step), seed=seed, split="train")
         zoo = writer.finish()
-    options = {"prediction": "sample", "prototype_loss": 1.0}
-    generator = {**SETTINGS["generator"], "state_per": "seed"}
-    sections = {"generator": generator, "train": {**SETTINGS["train"], "steps": 150}}
+    options = {"prediction": "sample", "prototype_loss": 1.0, "state_per": "seed"}
+    sections = {**SETTINGS, "train": {**SETTINGS["train"], "steps": 150}}
     run = train(rpg_config(**sections, **options), zoo, tmp_path / "run")
     made = generate(run, tmp_path / "made", GenerateConfig(n=6, sampler="readout"))
     seed_of = {entry.sha256: entry.seed for entry in zoo.entries}
@@ -122,7 +121,7 @@ def test_checkpoints_of_a_seed_can_share_a_state(tmp_path):
         assert errors[0] < 0.5 * errors[1]
     assert found == {5, 9}
     with pytest.raises(ValueError, match="state_per = seed says which checkpoints share a permutation state"):
-        rpg_config(generator={"permutation_state": "none", "state_per": "seed"})
+        rpg_config(generator={"permutation_state": "none"}, state_per="seed")
 
 
 def test_the_learning_rate_is_half_a_cosine():

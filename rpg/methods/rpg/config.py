@@ -27,9 +27,6 @@ class GeneratorConfig(Frozen):
     `d_model` is the width of every block, or one width per block; the input has the first block's. `recurrent`,
     `positions`, `tokenisation` and `permutation_state` are the paper's ablations (Tables 4, 5 and 15, Figure 4).
 
-    Every checkpoint has a permutation state of its own, or with `state_per: seed` every training seed, as it is seeds
-    that symmetries tell apart: of its checkpoints the state then gives the mean, and the diffusion the spread.
-
     With `condition: binary` the generator is told what a network is for (section 4): the bits of its checkpoint's
     condition are embedded and added to the positions of all tokens, or, as in the published code, of the last 8 alone
     (`condition_scope: head`); then what comes before these does not depend on the task. The paper has no permutation
@@ -53,7 +50,6 @@ class GeneratorConfig(Frozen):
     channels: Annotated[tuple[Width, ...], Field(max_length=256)] = (1, 32, 64, 128, 64, 32, 1)
     kernel_size: Width = 7
     permutation_state: Literal["one-hot", "learned", "fourier", "none"] = "one-hot"
-    state_per: Literal["checkpoint", "seed"] = "checkpoint"
     condition: Literal["none", "binary"] = "none"
     condition_scope: Literal["all", "head"] = "all"
 
@@ -73,11 +69,6 @@ class GeneratorConfig(Frozen):
             raise ValueError(
                 f"condition = binary takes the place of permutation_state = {self.permutation_state}; set "
                 f"method.generator.permutation_state to none"
-            )
-        if self.state_per == "seed" and self.permutation_state == "none":
-            raise ValueError(
-                "state_per = seed says which checkpoints share a permutation state, but permutation_state = none; "
-                "leave state_per out"
             )
         if self.condition == "none" and self.condition_scope != "all":
             raise ValueError(
@@ -166,6 +157,9 @@ class RPGConfig(MethodConfig):
     prototypes are supervised: a linear read-out of each is trained to give the clean token, and the denoiser estimates
     what that leaves. With Eq. 5 alone the recurrent model learns through the denoiser, to which a noisy token says more
     than its prototype, and so hardly (docs/results.md).
+
+    Every checkpoint has a permutation state of its own, or with `state_per: seed` every training seed, as it is seeds
+    that symmetries tell apart: of its checkpoints the state then gives the mean, and the diffusion the spread.
     """
 
     draw_config: ClassVar[type[DrawConfig]] = GenerateConfig
@@ -174,9 +168,19 @@ class RPGConfig(MethodConfig):
     prediction: Prediction = "epsilon"
     prototype_loss: Annotated[float, Field(ge=0)] = 0.0
     min_snr: PositiveFloat | None = None
+    state_per: Literal["checkpoint", "seed"] = "checkpoint"
     generator: GeneratorConfig = GeneratorConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _states(self) -> Self:
+        if self.state_per == "seed" and self.generator.permutation_state == "none":
+            raise ValueError(
+                "state_per = seed says which checkpoints share a permutation state, but this generator has none; leave "
+                "method.state_per out, or set method.generator.permutation_state to one-hot or learned"
+            )
+        return self
 
     @property
     def has_readout(self) -> bool:

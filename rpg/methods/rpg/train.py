@@ -102,7 +102,7 @@ def prepare(learnt: Learnt, config: RPGConfig, data: TrainingSet) -> None:
     settings = config.generator
     layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), settings.token_size, settings.tokenisation)
     conditions = conditions_of(settings, zoo, entries)
-    states = states_of(settings, entries)
+    states = states_of(config, entries)
     generator = build_generator(settings, layout, len(set(states)), config.train.seed, config.has_readout)
     values = ValueStatistics.fit(layout, zoo.checkpoints(entries)) if settings.statistics == "value" else None
     write_tokens(learnt.tokens_path, layout, zoo.checkpoints(entries), len(entries), values)
@@ -113,7 +113,7 @@ def prepare(learnt: Learnt, config: RPGConfig, data: TrainingSet) -> None:
     run.write_json(learnt.layout_path, layout)
     record = RPGRecord(
         conditions=conditions,
-        states=states if settings.state_per == "seed" else (),
+        states=states if config.state_per == "seed" else (),
         num_parameters=generator.num_parameters,
         files={path.name: FileRecord.of(path) for path in files},
     )
@@ -133,9 +133,9 @@ def conditions_of(settings: GeneratorConfig, zoo: Zoo, entries: Sequence[Entry])
     return tuple(check_condition(str(entry.condition)) for entry in entries)
 
 
-def states_of(settings: GeneratorConfig, entries: Sequence[Entry]) -> tuple[int, ...]:
+def states_of(config: RPGConfig, entries: Sequence[Entry]) -> tuple[int, ...]:
     """The permutation state of each checkpoint: its own, or that of its seed; these are numbered as they first come."""
-    if settings.state_per == "checkpoint":
+    if config.state_per == "checkpoint":
         return tuple(range(len(entries)))
     numbers = {seed: number for number, seed in enumerate(dict.fromkeys(entry.seed for entry in entries))}
     return tuple(numbers[entry.seed] for entry in entries)
