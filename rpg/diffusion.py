@@ -164,7 +164,7 @@ def squared_error(
     found = predict(noisy, schedule.timesteps.to(tokens.device)[levels], *condition)
     estimate, readout = found if objective.readout else (found, None)
     if readout is not None:
-        estimate = estimate + objective.of_clean(signal) * readout
+        estimate = estimate + objective.of_clean(signal) * readout.detach()  # it learns from its own error alone
     error = (estimate - objective.target(clean, noise, signal)).square()
     if objective.min_snr is not None:
         error = error * objective.weight(signal)

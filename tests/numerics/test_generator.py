@@ -39,6 +39,18 @@ def test_input_is_the_position_plus_a_one_hot_state_at_every_token() -> None:
     torch.testing.assert_close(inputs, expected)
 
 
+def test_fourier_states_are_sinusoids_of_their_numbers_however_many() -> None:
+    config = CONFIG.model_copy(update={"permutation_state": "fourier"})
+    generator = make_generator(config, num_states=1000)
+    assert dict(generator.named_parameters()).keys() == dict(make_generator().named_parameters()).keys()
+    generator.recurrent = Remember()  # type: ignore[assignment]
+    inputs = generator.prototypes(torch.tensor([3, 999]))
+    expected = by_layer(POSITIONS, 32) + sinusoid(torch.tensor([3, 999]), 32)[:, None]
+    torch.testing.assert_close(inputs, expected)
+    every = sinusoid(torch.arange(1000), 32)
+    assert torch.pdist(every).min() > 0.5
+
+
 def test_without_permutation_state_all_states_are_alike() -> None:
     config = CONFIG.model_copy(update={"permutation_state": "none"})
     prototypes = make_generator(config, num_states=100).prototypes(torch.tensor([0, 99]))

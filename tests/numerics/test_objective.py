@@ -151,5 +151,12 @@ def test_a_read_out_changes_no_other_initial_weight_and_is_given_with_the_estima
     levels = torch.tensor([0, 5, 9, 999])
     estimate, readout = models[1](noisy, levels, *index)
     torch.testing.assert_close(estimate, models[0](noisy, levels, *index))
+    readout.sum().backward(retain_graph=True)
+    by_readout = {name for name, p in models[1].named_parameters() if p.grad is not None}
+    models[1].zero_grad(set_to_none=True)
+    estimate.sum().backward()
+    by_denoiser = {name for name, p in models[1].named_parameters() if p.grad is not None}
+    assert {name.split(".")[0] for name in by_readout} == {"recurrent", "readout"}
+    assert {name.split(".")[0] for name in by_denoiser} == {"denoiser"}
     prototypes = models[0].prototypes(*index)
     torch.testing.assert_close(readout, torch.nn.functional.linear(prototypes, *models[1].readout.parameters()))

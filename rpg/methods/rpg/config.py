@@ -25,7 +25,8 @@ class GeneratorConfig(Frozen):
     """The generator's architecture: recurrent model, projection, denoiser (paper, Table 12 and section A.3).
 
     `d_model` is the width of every block, or one width per block; the input has the first block's. `recurrent`,
-    `positions`, `tokenisation` and `permutation_state` are the paper's ablations (Tables 4, 5 and 15, Figure 4).
+    `positions`, `tokenisation` and `permutation_state` are the paper's ablations (Tables 4, 5 and 15, Figure 4);
+    `fourier` states, fixed sinusoids of the checkpoint's number, are ours.
 
     With `condition: binary` the generator is told what a network is for (section 4): the bits of its checkpoint's
     condition are embedded and added to the positions of all tokens, or, as in the published code, of the last 8 alone
@@ -153,10 +154,12 @@ class RPGConfig(MethodConfig):
     """Section `method:` of method `rpg`.
 
     `prediction` is what the denoiser estimates and `min_snr` caps how much its error counts at each level
-    (rpg.diffusion.Objective); the paper's are the noise, and no cap. With `prototype_loss`, the weight of this term,
-    prototypes are supervised: a linear read-out of each is trained to give the clean token, and the denoiser estimates
-    what that leaves. With Eq. 5 alone the recurrent model learns through the denoiser, to which a noisy token says more
-    than its prototype, and so hardly (docs/results.md).
+    (rpg.diffusion.Objective); the paper's are the noise, and no cap.
+
+    With `prototype_loss`, the weight of this term, prototypes are supervised: they learn to give the clean token through
+    a linear read-out and from nothing else, and the denoiser estimates what that leaves. With Eq. 5 alone the recurrent
+    model learns through the denoiser, to which a noisy token says more than its prototype, and so hardly
+    (docs/results.md).
 
     Every checkpoint has a permutation state of its own, or with `state_per: seed` every training seed, as it is seeds
     that symmetries tell apart: of its checkpoints the state then gives the mean, and the diffusion the spread.

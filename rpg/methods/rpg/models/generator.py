@@ -63,8 +63,10 @@ class Generator(nn.Module):
         the sequence of states[row[k]], states int64 (B,).
         """
         prototypes = self.prototypes(states, row, place)
-        estimate = self.denoiser(noisy, timesteps, prototypes)
-        return estimate if self.readout is None else (estimate, self.readout(prototypes).float())
+        if self.readout is None:
+            return self.denoiser(noisy, timesteps, prototypes)
+        # What the denoiser would have the prototypes be only disturbs what the read-out has them be (docs/log.md).
+        return self.denoiser(noisy, timesteps, prototypes.detach()), self.readout(prototypes).float()
 
     def prototypes(self, states: Tensor, row: Tensor | None = None, place: Tensor | None = None) -> Tensor:
         """Prototypes (B, L, token_size) for the permutation states int64 (B,), or for conditions float32 (B, BITS)
