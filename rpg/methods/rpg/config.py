@@ -156,9 +156,9 @@ class RPGConfig(MethodConfig):
     `prediction` is what the denoiser estimates and `min_snr` caps how much its error counts at each level
     (rpg.diffusion.Objective); the paper's are the noise, and no cap.
 
-    With `prototype_loss`, the weight of this term, prototypes are supervised: they learn to give the clean token through
-    a linear read-out and from nothing else, and the denoiser estimates what that leaves. With Eq. 5 alone the recurrent
-    model learns through the denoiser, to which a noisy token says more than its prototype, and so hardly
+    With `prototype_loss`, the weight of this term, prototypes are supervised: they learn to give the clean token
+    through a linear read-out and from nothing else, and the denoiser estimates what that leaves. With Eq. 5 alone the
+    recurrent model learns through the denoiser, to which a noisy token says more than its prototype, and so hardly
     (docs/results.md).
 
     Every checkpoint has a permutation state of its own, or with `state_per: seed` every training seed, as it is seeds
