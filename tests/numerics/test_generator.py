@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rpg.methods.rpg.config import GeneratorConfig
 from rpg.methods.rpg.models.generator import Generator
-from rpg.methods.rpg.models.positions import by_layer, sinusoid
+from rpg.methods.rpg.models.positions import by_layer, by_number, sinusoid
 from zoo.seeds import global_seed
 
 POSITIONS = torch.tensor([[0, 0], [0, 1], [0, 2], [1, 0], [2, 0], [2, 1]])
@@ -39,16 +39,18 @@ def test_input_is_the_position_plus_a_one_hot_state_at_every_token() -> None:
     torch.testing.assert_close(inputs, expected)
 
 
-def test_fourier_states_are_sinusoids_of_their_numbers_however_many() -> None:
+def test_fourier_states_are_fixed_codes_that_are_nearly_orthogonal_however_many() -> None:
     config = CONFIG.model_copy(update={"permutation_state": "fourier"})
     generator = make_generator(config, num_states=1000)
     assert dict(generator.named_parameters()).keys() == dict(make_generator().named_parameters()).keys()
     generator.recurrent = Remember()  # type: ignore[assignment]
     inputs = generator.prototypes(torch.tensor([3, 999]))
-    expected = by_layer(POSITIONS, 32) + sinusoid(torch.tensor([3, 999]), 32)[:, None]
-    torch.testing.assert_close(inputs, expected)
-    every = sinusoid(torch.arange(1000), 32)
-    assert torch.pdist(every).min() > 0.5
+    torch.testing.assert_close(inputs, by_layer(POSITIONS, 32) + by_number(torch.tensor([3, 999]), 32)[:, None])
+    codes = by_number(torch.arange(1000), 256)
+    torch.testing.assert_close(codes.square().mean(1), torch.ones(1000))
+    cosines = codes @ codes.T / 256 - torch.eye(1000)
+    assert cosines.abs().max() < 0.5
+    assert cosines.square().mean().sqrt() < 1.5 / 256**0.5  # those of random directions: 1 / 16
 
 
 def test_without_permutation_state_all_states_are_alike() -> None:

@@ -26,7 +26,7 @@ class GeneratorConfig(Frozen):
 
     `d_model` is the width of every block, or one width per block; the input has the first block's. `recurrent`,
     `positions`, `tokenisation` and `permutation_state` are the paper's ablations (Tables 4, 5 and 15, Figure 4);
-    `fourier` states, fixed sinusoids of the checkpoint's number, are ours.
+    `fourier` states, as many as there are checkpoints (positions.by_number), are ours.
 
     With `condition: binary` the generator is told what a network is for (section 4): the bits of its checkpoint's
     condition are embedded and added to the positions of all tokens, or, as in the published code, of the last 8 alone

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rpg.methods.rpg.config import GeneratorConfig
 from rpg.methods.rpg.models.denoiser import Denoiser
-from rpg.methods.rpg.models.positions import by_index, by_layer, sinusoid
+from rpg.methods.rpg.models.positions import by_index, by_layer, by_number
 from rpg.methods.rpg.models.recurrent import RecurrentModel
 from zoo.conditions import BITS
 
@@ -84,7 +84,7 @@ class Generator(nn.Module):
         elif self.config.permutation_state == "learned":
             added = self.states[states]
         elif self.config.permutation_state == "fourier":
-            added = sinusoid(states, self.config.widths[0])
+            added = by_number(states, self.config.widths[0])
         elif picked is None:
             return self.recurrent(self.positions[None]).expand(len(states), -1, -1)
         else:  # all sequences are the same one

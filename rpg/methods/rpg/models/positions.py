@@ -1,4 +1,4 @@
-"""Sinusoidal position embeddings of tokens (paper, sections 2.3 and 3.3)."""
+"""Sinusoidal position embeddings of tokens (paper, sections 2.3 and 3.3), and such codes of states."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 
 import torch
 from torch import Tensor
+
+from zoo.seeds import generator
 
 MAX_PERIOD = 10_000.0
 
@@ -17,6 +19,17 @@ def sinusoid(index: Tensor, dim: int) -> Tensor:
     frequency = torch.exp(torch.arange(0, dim, 2, dtype=torch.float64) * (-math.log(MAX_PERIOD) / dim))
     angle = index.double()[..., None] * frequency.to(index.device)
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2).float()
+
+
+def by_number(states: Tensor, dim: int) -> Tensor:
+    """Codes of permutation states, int64 (...) -> float32 (..., dim), as many as there are: cosines and sines of a
+    state's number times dim / 2 frequencies, drawn once and for all from the whole circle, so that the codes of any two
+    are nearly orthogonal. (Those of `sinusoid` are alike for neighbours, which then are hard to tell apart.) Their
+    values have a mean square of 1, so they are as strong as positions, where one-hot states have 1 / dim (docs/log.md).
+    """
+    frequency = 2 * math.pi * torch.rand(dim // 2, generator=generator(0, "states"), dtype=torch.float64)
+    angle = states.double()[..., None] * frequency.to(states.device)
+    return math.sqrt(2) * torch.cat([angle.cos(), angle.sin()], dim=-1).float()
 
 
 def by_layer(positions: Tensor, d_model: int) -> Tensor:
