@@ -155,23 +155,23 @@ def squared_error(
 
     tokens and noise (K, D), mask bool (K, D), levels int64 (K,). `predict(noisy, timesteps, *condition)` estimates the
     objective's target: a denoiser with the tokens' prototypes, or a whole generator. Where the objective has a read-out
-    it gives a pair: what the read-out leaves of the target, and the clean token read out, whose error is added. What
-    padding holds is ignored.
+    it gives a pair: what the read-out leaves of the target, and the clean tokens read out, whose error is added; there
+    may be more of these than noisy ones, which come first. What padding holds is ignored.
     """
-    clean = tokens.masked_fill(~mask, 0)
+    tokens, count = tokens.masked_fill(~mask, 0), len(noise)
+    clean, each = tokens[:count], mask if weight is None else mask * weight[:, None]
     noisy = schedule.steps.add_noise(clean, noise, levels)
     signal = schedule.steps.alphas_cumprod.to(tokens.device)[levels, None]
     found = predict(noisy, schedule.timesteps.to(tokens.device)[levels], *condition)
     estimate, readout = found if objective.readout else (found, None)
     if readout is not None:
-        estimate = estimate + objective.of_clean(signal) * readout.detach()  # it learns from its own error alone
+        own = readout[:count].detach()  # it learns from its own error alone
+        estimate = estimate + objective.of_clean(signal) * own
     error = (estimate - objective.target(clean, noise, signal)).square()
     if objective.min_snr is not None:
         error = error * objective.weight(signal)
-    if readout is not None:
-        error = error + objective.readout * (readout - clean).square()
-    error = error * mask
-    return error.sum() if weight is None else (error * weight[:, None]).sum()
+    total = (error * each[:count]).sum()
+    return total if readout is None else total + objective.readout * ((readout - tokens).square() * each).sum()
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import torch
 
 from learning import generate, rpg_config, train
 from rpg.config import DiffusionConfig
-from rpg.diffusion import make_scheduler
+from rpg.diffusion import PUBLISHED, Objective, make_scheduler
 from rpg.methods.rpg.config import GenerateConfig, GeneratorConfig, TrainConfig
 from rpg.methods.rpg.models.generator import Generator
 from rpg.methods.rpg.train import Batches, check, cosine
@@ -132,12 +132,12 @@ def test_the_learning_rate_is_half_a_cosine():
 # Parts of a step
 
 
-def batches(settings: TrainConfig, rank: int = 0, count: int = 1) -> Batches:
+def batches(settings: TrainConfig, rank: int = 0, count: int = 1, objective: Objective = PUBLISHED) -> Batches:
     rng = torch.Generator().manual_seed(0)
     tokens, mask = torch.randn(5, 7, 16, generator=rng), torch.rand(7, 16, generator=rng) < 0.7
     schedule = make_scheduler(DiffusionConfig(), "ddpm", 1000)
     place = SimpleNamespace(rank=rank, count=count, device=torch.device("cpu"), no_sync=lambda _: nullcontext())
-    return Batches(settings, tokens.numpy(), mask, schedule, place)
+    return Batches(settings, tokens.numpy(), mask, schedule, place, None, objective)
 
 
 def settings(**options) -> TrainConfig:
@@ -145,12 +145,12 @@ def settings(**options) -> TrainConfig:
 
 
 def test_processes_and_parts_share_out_the_whole_step_without_overlap():
-    [whole], values = batches(settings()).parts(3)
+    [whole], values, supervised = batches(settings()).parts(3)
     assert len(whole.noise) == 20
-    assert values == whole.mask.sum()
+    assert values == supervised == whole.mask.sum()
     shares = [batches(settings(accumulation=2), rank, 2).parts(3) for rank in range(2)]
-    assert [number for _, number in shares] == [values, values]
-    found = [part for number in range(2) for parts, _ in shares for part in parts[number : number + 1]]
+    assert [counts for _, *counts in shares] == [[values, values]] * 2
+    found = [part for number in range(2) for parts, *_ in shares for part in parts[number : number + 1]]
     assert torch.equal(torch.cat([part.states for part in found]), whole.states)
     rows = torch.cat([part.row + 2 * number for number, part in enumerate(found)])
     order, expected = (index.mul(7).add(place).argsort() for index, place in (
@@ -158,30 +158,75 @@ def test_processes_and_parts_share_out_the_whole_step_without_overlap():
     for name in ("tokens", "mask", "levels", "noise"):
         together = torch.cat([getattr(part, name) for part in found])
         assert torch.equal(together[order], getattr(whole, name)[expected])
-    first, second = (torch.cat([part.noise for part in parts]) for parts, _ in shares)
+    first, second = (torch.cat([part.noise for part in parts]) for parts, *_ in shares)
     assert not any(torch.equal(a, b) for a in first for b in second)
 
 
-@pytest.mark.parametrize("loss", ["value", "token"])
-def test_accumulated_gradients_are_those_of_the_whole_step(loss):
+SUPERVISED = Objective("sample", 5.0, 0.5)
+
+
+def small_generator(readout: bool = False) -> Generator:
     config = GeneratorConfig(token_size=16, d_model=32, d_state=8, head_dim=32, channels=(1, 4, 1))
     with global_seed(0):
-        model = Generator(config, torch.zeros(7, 2, dtype=torch.int64), 5)
+        model = Generator(config, torch.zeros(7, 2, dtype=torch.int64), 5, readout)
     model.denoiser.eval()  # with BatchNorm in training mode a part is a batch of its own
+    return model
+
+
+@pytest.mark.parametrize("loss", ["value", "token"])
+@pytest.mark.parametrize(
+    ("objective", "more"), [(PUBLISHED, {}), (SUPERVISED, {}), (SUPERVISED, {"prototype_batch": 45})]
+)
+def test_accumulated_gradients_are_those_of_the_whole_step(objective, more, loss):
+    model = small_generator(objective.readout > 0)
     gradients = []
-    for accumulation in (1, 2, 8):
+    for accumulation in (1, 2, 4):
         model.zero_grad()
-        error = batches(settings(accumulation=accumulation, loss=loss)).backward(model, 0)
+        options = settings(accumulation=accumulation, loss=loss, **more)
+        error = batches(options, objective=objective).backward(model, 0)
         gradients.append((error, *(parameter.grad for parameter in model.parameters())))
     for whole, *parts in zip(*gradients, strict=True):
         for part in parts:
             torch.testing.assert_close(part, whole, rtol=1e-4, atol=1e-6)
 
 
+def test_prototypes_can_learn_from_more_tokens_than_the_denoiser():
+    """The denoiser's tokens, noise and gradients stay; the read-out's error is the mean over all tokens."""
+    [few], *_ = batches(settings()).parts(3)
+    source = batches(settings(prototype_batch=45), objective=SUPERVISED)
+    [many], counted, supervised = source.parts(3)
+    assert len(many.tokens) == 45
+    assert torch.equal(many.noise, few.noise)
+    assert torch.equal(many.tokens[:20], few.tokens)
+    assert (counted, supervised) == (few.mask.sum(), many.mask.sum())
+    losses, gradients = [], []
+    for batch in (batches(settings(), objective=SUPERVISED), source):
+        model = small_generator(readout=True)
+        losses.append(batch.backward(model, 3).item())
+        gradients.append([parameter.grad for parameter in model.denoiser.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-7)
+    with torch.no_grad():
+        _, read = model(few.tokens, few.levels, many.states, many.row, many.place)
+    errors = [(read - many.tokens)[:count][many.mask[:count]].square().mean().item() for count in (20, 45)]
+    assert losses[1] - losses[0] == pytest.approx(0.5 * (errors[1] - errors[0]), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"prototype_loss": 1.0, "train": {"diffusion_batch": 20, "prototype_batch": 10}}, "give as many or more"),
+        ({"train": {"prototype_batch": 2000}}, r"prototype_batch is of supervised prototypes, but prototype_loss = 0"),
+    ],
+)
+def test_a_batch_of_prototypes_that_does_not_fit_is_refused(sections, message):
+    with pytest.raises(ValueError, match=message):
+        rpg_config(**sections)
+
+
 def test_every_token_counts_alike_where_the_loss_is_by_token():
     """The estimate is zero, so the error is the noise itself."""
     source = batches(settings(loss="token"))
-    [part], counted = source.parts(3)
+    [part], counted, _ = source.parts(3)
     assert counted == len(part.noise) == 20
     assert len(set(part.mask.sum(1).tolist())) > 3
     model = Zero()
@@ -203,7 +248,7 @@ class Zero(torch.nn.Module):
 
 def test_a_part_without_tokens_is_left_out():
     sparse = TrainConfig(batch_size=8, accumulation=8, diffusion_batch=2, precision="float32")
-    parts, values = batches(sparse).parts(0)
+    parts, values, _ = batches(sparse).parts(0)
     assert 1 <= len(parts) <= 2
     assert values == sum(int(part.mask.sum()) for part in parts)
 

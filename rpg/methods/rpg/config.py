@@ -108,6 +108,8 @@ class TrainConfig(Frozen):
     gradient, `ema` the decay per step of an average of the weights that is then the trained generator; the paper is
     silent about both and the published code has neither. With `loss: token` the error is the mean over tokens of the
     mean over their values, instead of over all values: a small head then counts as much as a token full of a layer.
+    `prototype_batch` is how many tokens supervised prototypes learn from in a step, the denoiser's `diffusion_batch`
+    among them: they cost little, where the denoiser takes most of a step.
     """
 
     batch_size: PositiveInt = 16
@@ -121,6 +123,7 @@ class TrainConfig(Frozen):
     precision: Precision = "bfloat16"
     loss: Literal["value", "token"] = "value"
     diffusion_batch: PositiveInt = 1024
+    prototype_batch: PositiveInt | None = None
     save_every: PositiveInt = 1000
     seed: Seed = 0
 
@@ -130,6 +133,11 @@ class TrainConfig(Frozen):
             raise ValueError(
                 f"batch_size = {self.batch_size} must be a multiple of accumulation = {self.accumulation}; "
                 f"every part of a step takes as many checkpoints"
+            )
+        if self.prototype_batch is not None and self.prototype_batch < self.diffusion_batch:
+            raise ValueError(
+                f"prototype_batch = {self.prototype_batch} has the tokens of diffusion_batch = {self.diffusion_batch} "
+                f"among its own; give as many or more"
             )
         return self
 
@@ -177,11 +185,16 @@ class RPGConfig(MethodConfig):
     train: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")
-    def _states(self) -> Self:
+    def _fits(self) -> Self:
         if self.state_per == "seed" and self.generator.permutation_state == "none":
             raise ValueError(
                 "state_per = seed says which checkpoints share a permutation state, but this generator has none; leave "
                 "method.state_per out, or set method.generator.permutation_state to one-hot or learned"
+            )
+        if self.train.prototype_batch is not None and not self.has_readout:
+            raise ValueError(
+                "train.prototype_batch is of supervised prototypes, but prototype_loss = 0; leave it out, or set "
+                "method.prototype_loss to 1"
             )
         return self
 

@@ -202,8 +202,8 @@ def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints
 @dataclass(frozen=True)
 class MicroBatch:
     """What a process computes at once of a step: K tokens of B checkpoints. `states` int64 (B,), or conditions
-    float32 (B, BITS); `row` and `place` int64 (K,) say whose and which tokens; `tokens` and `noise` (K, D), `mask` bool
-    (K, D), `levels` int64 (K,).
+    float32 (B, BITS); `row` and `place` int64 (K,) say whose and which tokens; `tokens` (K, D), `mask` bool (K, D). The
+    first of them are noisy: `levels` int64 and `noise` (..., D); with the published loss, all.
     """
 
     states: Tensor
@@ -241,42 +241,49 @@ class Batches:
         self.schedule = replace(schedule, timesteps=schedule.timesteps.to(processes.device))
         self.processes = processes
 
-    def parts(self, step: int) -> tuple[list[MicroBatch], int]:
-        """This process's parts of the step, and how many count in the whole of it: unpadded values, or tokens."""
+    def parts(self, step: int) -> tuple[list[MicroBatch], int, int]:
+        """This process's parts of the step, and how many count in the whole of it, unpadded values or tokens: of the
+        noisy ones, and of all.
+        """
         settings, processes = self.settings, self.processes
         count, length, size = self.tokens.shape
         rng = seeded_generator(settings.seed, "train", step)
         states = torch.randint(count, (settings.batch_size,), generator=rng)
-        picked = torch.randperm(settings.batch_size * length, generator=rng)[: settings.diffusion_batch]
+        picked = torch.randperm(settings.batch_size * length, generator=rng)
+        picked = picked[: settings.prototype_batch or settings.diffusion_batch]
         row, place = picked // length, picked % length
-        levels, noise = draw_noise(self.schedule, len(picked), size, rng)
+        noisy = min(settings.diffusion_batch, len(picked))
+        levels, noise = draw_noise(self.schedule, noisy, size, rng)
         share = settings.batch_size // (settings.accumulation * processes.count)  # checkpoints at once
         parts = []
-        for number in range(settings.accumulation):
-            if not bool((row // (share * processes.count) == number).any()):
-                continue  # no process has a token here; BatchNorm needs some
+        part_of = row // (share * processes.count)
+        for number in part_of[:noisy].unique().tolist():  # in others no process has a token; BatchNorm needs some
             first = (number * processes.count + processes.rank) * share
             mine = (row // share == first // share).nonzero()[:, 0]
-            kept = (self.mask[place[mine]], levels[mine], noise[mine])
+            denoised = mine[mine < noisy]
+            kept = (self.mask[place[mine]], levels[denoised], noise[denoised])
             index = (self.cond[states[first : first + share]], row[mine] - first, place[mine])
             part = MicroBatch(*index, gather(self.tokens, states[row[mine]], place[mine]), *kept)
             parts.append(part)
-        return parts, len(place) if settings.loss == "token" else int(self.mask[place].sum())
+        counts = torch.ones(len(place)) if settings.loss == "token" else self.mask[place].sum(1)
+        supervised = torch.isin(part_of, part_of[:noisy])
+        return parts, int(counts[:noisy].sum()), int(counts[supervised].sum())
 
     def backward(self, model: nn.Module, step: int) -> Tensor:
         """Add the step's gradients to the parameters' and return this process's share of its loss: the masked
         error of the objective (by default Eq. 5) on `diffusion_batch` tokens drawn from the batch's sequences.
         """
-        parts, counted = self.parts(step)
+        parts, counted, supervised = self.parts(step)
+        objective = replace(self.objective, readout=self.objective.readout * counted / supervised)
         total = torch.zeros((), device=self.processes.device)
         for number, part in enumerate(parts, 1):
             with nullcontext() if number == len(parts) else self.processes.no_sync(model):
-                loss = self.loss(model, part) / counted
+                loss = self.loss(model, part, objective) / counted
                 (loss * self.processes.count).backward()  # gradients are averaged over processes; here, a sum is due
             total += loss.detach()
         return total
 
-    def loss(self, model: nn.Module, part: MicroBatch) -> Tensor:
+    def loss(self, model: nn.Module, part: MicroBatch, objective: Objective) -> Tensor:
         """The part's squared error, a scalar: of all values, or of tokens, each the mean of its values'."""
         device = self.processes.device
         data: tuple[Tensor, ...] = (part.tokens, part.mask, part.levels, part.noise, part.states, part.row, part.place)
@@ -284,7 +291,7 @@ class Batches:
             data = tuple(tensor.pin_memory().to(device, non_blocking=True) for tensor in data)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             weight = 1 / data[1].sum(1) if self.settings.loss == "token" else None
-            return squared_error(model, self.schedule, *data, weight=weight, objective=self.objective)
+            return squared_error(model, self.schedule, *data, weight=weight, objective=objective)
 
 
 class _Curve:

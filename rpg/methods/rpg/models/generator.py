@@ -59,14 +59,14 @@ class Generator(nn.Module):
         self, noisy: Tensor, timesteps: Tensor, states: Tensor, row: Tensor, place: Tensor
     ) -> Tensor | tuple[Tensor, Tensor]:
         """What training computes: the denoiser's estimate (K, token_size) of the noisy tokens (K, token_size) at
-        timesteps int64 (K,), and the read-out clean tokens, if there is a read-out; token k is the one at place[k] of
-        the sequence of states[row[k]], states int64 (B,).
+        timesteps int64 (K,); token k is the one at place[k] of the sequence of states[row[k]], states int64 (B,). With
+        a read-out, also the clean tokens read out, of all that `row` and `place` name: the noisy ones and more.
         """
         prototypes = self.prototypes(states, row, place)
         if self.readout is None:
             return self.denoiser(noisy, timesteps, prototypes)
         # What the denoiser would have the prototypes be only disturbs what the read-out has them be (docs/log.md).
-        return self.denoiser(noisy, timesteps, prototypes.detach()), self.readout(prototypes).float()
+        return self.denoiser(noisy, timesteps, prototypes[: len(noisy)].detach()), self.readout(prototypes).float()
 
     def prototypes(self, states: Tensor, row: Tensor | None = None, place: Tensor | None = None) -> Tensor:
         """Prototypes (B, L, token_size) for the permutation states int64 (B,), or for conditions float32 (B, BITS)
