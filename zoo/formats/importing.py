@@ -106,6 +106,9 @@ class Checker:
         for name, tensor in tensors.items():
             if name not in self.constants and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise ValueError(f"{name} holds values that are NaN or infinite")
+        for spec in self.structure:
+            if spec.kind == "running_var" and bool((tensors[spec.name] < 0).any()):
+                raise ValueError(f"{spec.name} holds variances below zero")
         self._check_ties(tensors)
         return self._without_constants(tensors)
 

@@ -183,19 +183,31 @@ def no_weights(path: Path) -> str | None:
 
 
 def _other_archive(path: Path) -> str | None:
-    """What a zip archive is instead of torch.save's, if it is one."""
+    """What a zip archive is instead of torch.save's, if it is one, or what is wrong with it."""
     try:
         if not zipfile.is_zipfile(path):
             return None
         with zipfile.ZipFile(path) as archive:
-            parts = archive.infolist()
+            names = [part.filename for part in archive.infolist()]
+            if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+                return "a TorchScript archive; save its state_dict() with torch.save, or as safetensors"
+            if not any(name.endswith("data.pkl") for name in names):
+                return "a zip archive that torch.save did not write"
+            # torch stores without compression: anything else is a bomb
+            if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                return "damaged, or made to unfold: its parts are larger than the file"
+            _check_sums(archive)
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
         return f"damaged: {_cut(' '.join(str(error).split()))}"
-    names = [part.filename for part in parts]
-    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
-        return "a TorchScript archive; save its state_dict() with torch.save, or as safetensors"
-    if not any(name.endswith("data.pkl") for name in names):
-        return "a zip archive that torch.save did not write"
-    # torch stores without compression: anything else is a bomb
-    larger = sum(part.file_size for part in parts) > path.stat().st_size
-    return "damaged, or made to unfold: its parts are larger than the file" if larger else None
+    return None
+
+
+def _check_sums(archive: zipfile.ZipFile) -> None:
+    """Raise BadZipFile for a part that has changed since it was written: torch does not look at the checksums of what
+    it maps into memory. One of 0 is none (torch.serialization.set_crc32_options).
+    """
+    for part in archive.infolist():
+        if part.CRC:
+            with archive.open(part) as file:
+                while file.read(2**20):
+                    pass

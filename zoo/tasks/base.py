@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from evaluators.metrics import Evaluation
@@ -25,15 +25,7 @@ MOST = 2**24  # of whatever a task counts; more is a mistake, or meant to exhaus
 MOST_PIXELS = 2**14  # a side
 Count: TypeAlias = Annotated[int, Field(gt=0, le=MOST)]
 Pixels: TypeAlias = Annotated[int, Field(gt=0, le=MOST_PIXELS)]
-
-
-def _bounded(value: bool | float | str) -> bool | float | str:
-    if not isinstance(value, str) and abs(value) > MOST:
-        raise ValueError(f"expected a number of at most {MOST:,}")
-    return value
-
-
-Scalar: TypeAlias = Annotated[bool | int | float | str, AfterValidator(_bounded)]
+Scalar: TypeAlias = bool | int | float | str
 Option: TypeAlias = Scalar | tuple[Scalar, ...]
 """What a network's constructor may be given: a value, or a list of them, as the depths of a Swin transformer."""
 Library: TypeAlias = Literal["timm", "peft", "mmseg", "detectron2"]

@@ -26,7 +26,7 @@ from zoo.data.loading import KeptBatches
 from zoo.errors import brief
 from zoo.seeds import generator
 from zoo.structure import Structure
-from zoo.tasks.base import MOST_PIXELS, Batch, Option, Pixels, Split, TaskConfig
+from zoo.tasks.base import MOST, MOST_PIXELS, Batch, Option, Pixels, Split, TaskConfig
 from zoo.tasks.family import VALIDATION_SEED, TaskBase
 
 if TYPE_CHECKING:
@@ -68,6 +68,10 @@ class ImagesConfig(TaskConfig):
             raise ValueError("trainable leaves the other tensors as pretrained weights have them; set pretrained, too")
         if self.crop_padding and self.data == "imagenet":
             raise ValueError("crop_padding is for small images; photographs are always cropped at random")
+        for name, option in self.options.items():
+            for value in option if isinstance(option, tuple) else (option,):
+                if not isinstance(value, str) and abs(value) > MOST:
+                    raise ValueError(f"options.{name} is {value}; expected numbers of at most {MOST:,}")
         return self
 
     @property

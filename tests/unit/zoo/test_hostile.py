@@ -58,8 +58,8 @@ def rewrite(zoo: Zoo, old: str, new: str) -> Zoo:
     [
         ('"image_size": 1000000000', "task.image_size: Input should be less than or equal to 16384"),
         ('"crop_padding": 1000000000', "task.crop_padding"),
-        ('"options": {"depth": 1000000000}', "task.options.depth: expected a number of at most 16,777,216"),
-        ('"options": {"depth": [1, -1e18]}', "task.options.depth"),
+        ('"options": {"depth": 1000000000}', "options.depth is 1000000000; expected numbers of at most 16,777,216"),
+        ('"options": {"depth": [1, -1e18]}', "options.depth is -1e+18; expected"),
     ],
 )
 def test_absurd_numbers_of_a_task_are_found(tmp_path: Path, field: str, said: str) -> None:

@@ -226,7 +226,9 @@ def test_a_mask_is_kept_once_and_infinite_weights_are_refused(tmp_path: Path) ->
     put(place / "t.safetensors", network(2) | {"attention.mask": torch.full((4, 4), -math.inf)})
     put(place / "u.safetensors", network(3) | mask | {"0.bias": torch.full((8,), math.inf)})
     put(place / "v.safetensors", network(4) | mask | {"0.bias": torch.full((8,), math.nan)})
+    put(place / "w.safetensors", network(5) | mask | {"1.running_var": torch.arange(-1.0, 7.0)})
     _, zoo, reasons = run(place)
+    assert reasons.pop("w.safetensors") == "1.running_var holds variances below zero"
     holds(zoo, {f"s{seed}": network(seed) | mask for seed in range(2)})
     assert zoo.frozen().keys() == mask.keys()
     assert "attention.mask differs" in reasons.pop("t.safetensors")
