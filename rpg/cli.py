@@ -112,7 +112,7 @@ def train(
             f"{option} of accelerate launch is ignored: precision and accumulation are the recipe's, FSDP's units fixed"
         )
     run = plan.carry_out()
-    about = {"run": str(run.path), "recipe": plan.origin.name, "method": plan.config.name}
+    about = {"run": str(run.path), "name": plan.origin.name, "method": plan.config.name}
     emit(about | run.facts, as_json, f"learnt, in {run.path}")
 
 

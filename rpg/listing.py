@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from rpg.reports.inputs import REPORT
@@ -53,7 +54,8 @@ def _run(path: Path) -> Record:
 
 
 def _scores(path: Path) -> Record:
-    scores = [Score.model_validate(record) for record in read_records(path / "scores.jsonl")]
+    place = path / "scores.jsonl"
+    scores = [Score.parse(json.dumps(record), place) for record in read_records(place)]
     if not scores:
         return {"state": "empty"}
     name, summary = next(iter(summaries(scores).items()), (None, None))

@@ -24,7 +24,7 @@ from zoo.derive.align import align as align_zoo
 from zoo.derive.align import unalign as unalign_zoo
 from zoo.derive.alignment import AlignConfig
 from zoo.manifest import Origin, versions
-from zoo.recipe import Recipe, keyword_overrides, load_recipe, task_of
+from zoo.recipe import Recipe, keyword_overrides, load_recipe, task_of, validate
 from zoo.scoring import Score
 from zoo.scoring import score as score_zoo
 from zoo.store import Zoo
@@ -94,7 +94,7 @@ def from_state_dicts(
     train = len(found) - heldout
     if train < 1 or heldout < 0:
         raise ValueError(f"got {len(found)} networks of which {heldout} are held out; expected one to learn from")
-    if not re.fullmatch(r"[\w.+-][\w .+-]{0,199}", name) or not name.strip("."):
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.+-][\w .+-]{0,199}", name) or not name.strip("."):
         raise ValueError(f"{name!r} is no name for a zoo; expected letters, digits, '-', '_' and '.'")
     structure = _common_structure(found)
     hashes = [content_hash(network) for network in found]
@@ -175,7 +175,7 @@ def align(
             f"the symmetries of the networks of {opened.path} ({origin.name}) are not known; they are of image "
             "classifiers that zoo.symmetry describes or torch.export can trace, and of adapters"
         )
-    config = AlignConfig.model_validate({"to": to, "restarts": restarts, "scale": scale, "seed": seed})
+    config = validate(AlignConfig, {"to": to, "restarts": restarts, "scale": scale, "seed": seed}, "")
     path = Path(out or Path("zoos") / f"{opened.name}-aligned")
     return align_zoo(config, opened, specification, origin.model_copy(update={"command": command}), path)
 

@@ -145,30 +145,36 @@ def import_checkpoints(
 @app.command()
 def ls(path: ZooPath, as_json: Json = False) -> None:
     """List a zoo's checkpoints."""
-    from zoo.listing import checkpoints_table
+    from zoo.listing import checkpoints_table, imported_files
     from zoo.store import Zoo
 
-    entries = Zoo.open(path).entries
-    rows = [entry.model_dump(mode="json") for entry in entries]
-    emit({"zoo": str(path), "checkpoints": rows}, as_json, checkpoints_table(entries).text())
+    zoo = Zoo.open(path)
+    files = imported_files(zoo)
+    rows = [
+        entry.model_dump(mode="json") | ({"source": files[entry.id]} if entry.id in files else {})
+        for entry in zoo.entries
+    ]
+    emit({"zoo": str(path), "checkpoints": rows}, as_json, checkpoints_table(zoo.entries, files).text())
 
 
 @app.command()
 def show(path: ZooPath, as_json: Json = False) -> None:
     """Show what a zoo is and where it came from."""
-    from zoo.listing import describe
+    from zoo.listing import describe, imported_files, imported_text
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
     origin = zoo.manifest.origin
     tensors = "\n".join(f"  {plain(str(spec))}" for spec in zoo.structure)
     emit(
-        describe(zoo) | {"structure": zoo.structure.model_dump(mode="json"), "origin": origin.model_dump(mode="json")},
+        describe(zoo)
+        | {"structure": zoo.structure.model_dump(mode="json"), "origin": origin.model_dump(mode="json")}
+        | ({"sources": files} if (files := imported_files(zoo)) else {}),
         as_json,
         f"{path}: {origin.kind} {'with recipe' if origin.task else 'from'} {origin.name} ({origin.family}) "
         f"by `{plain(' '.join(origin.command))}`\n"
         f"{len(zoo.entries)} checkpoints of {zoo.structure.numel:,} values in {len(zoo.structure)} tensors\n"
-        f"{tensors}\nrecipe:\n{origin.recipe_text()}",
+        f"{imported_text(zoo)}{tensors}\nrecipe:\n{origin.recipe_text()}",
     )
 
 

@@ -47,10 +47,17 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def unwritable_is_failed(path: Path) -> Iterator[None]:
-    """Turn the operating system's write errors (full disk, quota, permission) into one line that names the remedy."""
+    """Turn the operating system's write errors (full disk, quota, permission) into one line that names the remedy.
+
+    Raises ValueError, with the file that is there, for a place below a file, which no run of a command can make.
+    """
     try:
         yield
     except OSError as error:
+        if isinstance(error, NotADirectoryError | FileExistsError) and (
+            file := next((parent for parent in path.parents if parent.is_file()), None)
+        ):
+            raise ValueError(f"{path} cannot be made: {file} is a file; choose another place with --out") from error
         raise Failed(
             f"cannot write {path}: {error.strerror or error}; what was finished is kept, "
             f"make it writable or make room and run the same command again"

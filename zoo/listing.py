@@ -7,18 +7,38 @@ from pathlib import Path
 from typing import Any
 
 from zoo.console import plain
+from zoo.formats.sources import Sources
 from zoo.hub.client import is_address
 from zoo.manifest import Entry
 from zoo.recipe import task_of
 from zoo.store import Zoo
 from zoo.table import Record, Table
 
+SHOWN_FILES = 5  # in a sentence
 
-def checkpoints_table(entries: Sequence[Entry]) -> Table:
-    """A row per checkpoint, with the metrics that were measured while it was made and their standard errors."""
+
+def imported_files(zoo: Zoo) -> dict[str, str]:
+    """Where each checkpoint was before it was imported, by its id; nothing for a zoo that was not."""
+    found = Sources.of(zoo)
+    return {id: record.file for id, record in found.networks.items()} if found else {}
+
+
+def imported_text(zoo: Zoo) -> str:
+    """`imported_files` in a line, for people, with its end; nothing where there are none."""
+    files = list(imported_files(zoo).values())
+    more = f" and {len(files) - SHOWN_FILES} more, which `rpg-zoo ls` lists" if len(files) > SHOWN_FILES else ""
+    return f"imported from {plain(', '.join(files[:SHOWN_FILES]))}{more}\n" if files else ""
+
+
+def checkpoints_table(entries: Sequence[Entry], files: Mapping[str, str]) -> Table:
+    """A row per checkpoint, with the metrics that were measured while it was made and their standard errors, and the
+    file that it was imported from.
+    """
     records = []
     for entry in entries:
         record: Record = {"id": entry.id, "split": entry.split, "seed": entry.seed, "step": entry.step}
+        if entry.id in files:
+            record["source"] = files[entry.id]
         if entry.condition is not None:
             record["condition"] = entry.condition
         for metric in entry.metrics.values():

@@ -178,9 +178,10 @@ class ZooWriter:
         self.done[entry.id] = entry
 
     def finish(self, extra: Mapping[str, bytes] | None = None, beside: Sequence[Path] = ()) -> Zoo:
-        """Stack, index and seal the zoo, with `extra` files by their names, and files that already lie in its directory
-        `beside` the checkpoints. Doing it again, after a kill or on a
-        finished zoo, changes nothing.
+        """Stack, index and seal the zoo. Doing it again, after a kill or on a finished zoo, changes nothing.
+
+        `extra` maps names of further files to their content; `beside` are paths of files that were written into the
+        zoo's directory already. Both become files of the zoo, listed in its manifest.
         """
         if not self.complete:
             entries = [self.done[id] for id in sorted(self.done)]

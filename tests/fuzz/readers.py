@@ -67,8 +67,9 @@ def examples() -> dict[str, bytes]:
     layout = Layout.fit(Structure.of(WEIGHTS), lambda: [WEIGHTS], token_size=4, tokenisation="channel")
     record = RunRecord(origin=origin(), structure=Structure.of(WEIGHTS), networks=(HASH,), files={})
     score = {"id": "a", "sha256": HASH, "evaluator": "e/1", "protocol": "p", "metrics": {}, "samples": 8}
-    pickled = io.BytesIO()
+    pickled, newer = io.BytesIO(), io.BytesIO()
     torch.save({"state_dict": WEIGHTS}, pickled)
+    torch.save({"state_dict": WEIGHTS, "args": {1, b"x"}}, newer, pickle_protocol=4)
     question = compose("arc_e", "Which?", ("a", "b", "c"), 1)
     records = {"format": "timm", "networks": {"a": {"file": "a/x.pth", "config": 0}}, "configs": [{"num_classes": 3}]}
     journal = [JournalHeader(origin=origin(), structure=Structure.of(WEIGHTS)), entry()]
@@ -82,6 +83,7 @@ def examples() -> dict[str, bytes]:
         "safetensors": tensors,
         "header": tensors,
         "pickle": pickled.getvalue(),
+        "newer pickle": newer.getvalue(),
         "layout": layout.to_json().encode(),
         "run": record.to_json().encode(),
         "score": json.dumps(score | {"correct": "/w==", "versions": {}}).encode(),
@@ -98,7 +100,7 @@ def examples() -> dict[str, bytes]:
     }
 
 
-BINARY = ("pickle", "parquet", "picture", "labels")
+BINARY = ("pickle", "newer pickle", "parquet", "picture", "labels")
 """Readers of what has no values to change, only bytes."""
 
 
@@ -210,6 +212,7 @@ def readers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
         "safetensors": file("x.safetensors", load_tensors),
         "header": file("x.safetensors", read_header),
         "pickle": file("x.pth", read),
+        "newer pickle": file("x.pth", read),
         "layout": read_layout,
         "run": lambda data: RunRecord.parse(data, "run.json"),
         "score": lambda data: Score.parse(data, "scores.jsonl").correct_per_sample(),

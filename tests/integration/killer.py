@@ -1,49 +1,79 @@
-"""Collects, trains and generates twice: in `whole` undisturbed, and in `killed` with SIGKILL for every command at
-random moments, after which it is started again.
+"""Runs the commands of a chain twice: in `whole` undisturbed, and in `killed` with SIGKILL for each of them at random
+moments, after which it is started again. In the end both hold the same files, to the byte, or it exits with 1.
 
-    python killer.py SEED KILLS RECIPE [collect | import | GROUP_VALUES]
+    python killer.py SEED KILLS RECIPE [CHAIN | GROUP_VALUES]
 
-With `collect` there is nothing but that. With `import` a zoo is imported from files that are made first, some of which
-cannot be taken, and other tasks are held out of it. With GROUP_VALUES networks are generated in windows of that many
-values and stored in files of their own, and only generating is killed.
+Chains are in CHAINS. With GROUP_VALUES networks are generated in windows of that many values and stored in files of
+their own, and only generating is killed.
 Commands run in forks of this process, where everything is already imported, so that the kills fall into their work. The
 moments are drawn from half the time that the command took undisturbed: on a fast machine, too, it takes several.
-Prints how many kills there were.
+Prints a line for every command, and at last how many kills there were.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 
-import accelerate  # noqa: F401  # so that no kill falls into its import
+import accelerate  # noqa: F401  # imported so that no kill falls into it, as all that follows
+import jinja2  # noqa: F401
+import matplotlib.figure  # noqa: F401
+import sklearn.datasets  # noqa: F401
+import timm  # noqa: F401
 import torch
 
 import rpg.cli
 import rpg.demo
+import rpg.evaluation
 import rpg.methods.rpg.generate
+import rpg.reports.stage
 import zoo.cli
+import zoo.derive.align
 import zoo.derive.split
+import zoo.formats.exporting
 import zoo.formats.importing
 import zoo.networks.classifiers
+import zoo.symmetry.tracing
 import zoo.tasks.classification
 import zoo.writer
 from zoo.console import run_cli
 
 APPS = {"rpg-zoo": zoo.cli.app, "rpg": rpg.cli.app}
-COMMANDS = (
+LEARN = (
     "rpg-zoo collect RECIPE --out zoo",
     "rpg train RECIPE --zoo zoo --out run",
     "rpg generate run --out generated",
 )
-IMPORTING = (
+IMPORT = (
     "rpg-zoo import ../src --out zoo",
     "rpg-zoo split zoo --holdout published --out split",
 )
+DERIVE = (
+    "rpg-zoo perturb zoo --kind noise --out noised",
+    "rpg-zoo perturb zoo --kind soup --of 3 --out soups",
+    "rpg-zoo perturb zoo --kind gaussian --out gaussian",
+    "rpg-zoo align zoo --restarts 1 --out aligned",
+    "rpg-zoo align aligned --undo --out original",
+    "rpg-zoo export zoo seed00000-0000 --format timm --out exported",
+)
+REPORT = (
+    "rpg-zoo score zoo --out scores",
+    "rpg eval generated --task RECIPE --out evaluated",
+    "rpg report generated --run run --out report",
+)
+CHAINS = {
+    "learn": ((), LEARN),
+    "collect": ((), LEARN[:1]),
+    "import": ((), IMPORT),
+    "derive": (LEARN[:1], DERIVE),
+    "report": (LEARN, REPORT),
+}
+"""Commands that are run first, and those that are killed."""
 
 
 def write_source(place: Path, count: int = 60) -> None:
@@ -76,27 +106,46 @@ def run(argv: list[str], place: str, kill_after: float | None = None) -> int | N
     return None if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def main(seed: str, kills: str, recipe: str, group_values: str | None = None) -> None:
-    commands = {"collect": COMMANDS[:1], "import": IMPORTING}.get(group_values or "", COMMANDS)
-    if group_values == "import":
+def content(path: Path) -> dict[str, bytes]:
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def kill_command(argv: list[str], kills: int, rng: random.Random) -> int:
+    """Run it in `whole`, and in `killed` until it ends by itself; how often it was killed. Exits with 1 when it failed
+    or left anything else.
+    """
+    start = time.monotonic()
+    codes = [run(argv, "whole")]
+    longest = (time.monotonic() - start) / 2
+    codes += [run(argv, "killed", rng.uniform(0, longest)) for _ in range(kills)]
+    codes.append(run(argv, "killed"))
+    if codes[0] != 0 or codes[-1] != 0 or not set(codes) <= {None, 0}:
+        sys.exit(f"{argv} failed: {codes}")
+    expected, found = content(Path("whole")), content(Path("killed"))
+    if odd := sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)):
+        sys.exit(f"{argv} left other files after {codes.count(None)} kills: {odd}")
+    return codes.count(None)
+
+
+def main(seed: str, kills: str, recipe: str, chain: str = "learn") -> None:
+    before, commands = CHAINS.get(chain, CHAINS["learn"])
+    if chain not in CHAINS:
+        rpg.methods.rpg.generate.GROUP_VALUES, zoo.writer.STACK_BELOW = int(chain), 0
+    if chain == "import":
         write_source(Path("src"))
-    group_values = None if group_values in ("collect", "import") else group_values
-    if group_values is not None:
-        rpg.methods.rpg.generate.GROUP_VALUES, zoo.writer.STACK_BELOW = int(group_values), 0
+    rpg.reports.stage.provenance_of = lambda command: {"command": " ".join(command)}  # without the date
+    Path("whole").mkdir()
+    for command in before:
+        if run(command.replace("RECIPE", recipe).split(), "whole") != 0:
+            sys.exit(f"{command} failed")
+    shutil.copytree("whole", "killed")
     rng = random.Random(int(seed))  # noqa: S311  # moments to kill at, not secrets
     killed = 0
-    for place in ("whole", "killed"):
-        Path(place).mkdir()
     for command in commands:
         argv = command.replace("RECIPE", recipe).split()
-        times = int(kills) if group_values is None or "generate" in argv else 0
-        start = time.monotonic()
-        codes = [run(argv, "whole")]
-        longest = (time.monotonic() - start) / 2
-        codes += [run(argv, "killed", rng.uniform(0, longest)) for _ in range(times)]
-        killed += codes.count(None)
-        if run(argv, "killed") != 0 or codes[0] != 0 or not set(codes) <= {None, 0}:
-            sys.exit(f"{command} failed: {codes}")
+        count = kill_command(argv, int(kills) if chain in CHAINS or "generate" in argv else 0, rng)
+        print(f"seed {seed}: {command}: the same bytes after {count} kills")
+        killed += count
     print(killed)
 
 

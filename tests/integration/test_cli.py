@@ -236,6 +236,10 @@ def test_bad_input_is_one_line_and_the_right_exit_code(shell, place):
         "rpg-zoo collect cifar10-cnn-small --data-root /nonexistent", 4, "cifar10/plain_text", "uoft-cs/cifar10"
     )
     shell.fails("rpg-zoo collect cifar10-cnn-small", 4, "uoft-cs/cifar10", "--data-root")
+    Path("file").touch()
+    for command in (f"rpg-zoo collect {TINY}", "rpg generate tiny", "rpg-zoo export zoos/tiny seed00000-0000"):
+        shell.fails(f"{command} --out file/y", 2, "file is a file", "--out")
+    shell.fails("rpg-zoo align zoos/tiny --restarts 0 --out x", 2, "restarts: Input should be greater", "got 0")
     assert not Path("x").exists()
     assert not Path("y").exists()
 
@@ -456,6 +460,12 @@ def test_import_through_the_command_line(shell, place):
     assert "imported 2 checkpoints into zoos/theirs as folder, skipped 1 files" in out
     assert shell("rpg-zoo verify zoos/theirs")[0] == 0
     assert "imported from theirs" in shell("rpg-zoo show zoos/theirs")[1]
+    files = {row["id"]: row["file"] for row in planned["taken"]}
+    assert {row["id"]: row["source"] for row in shell.json("rpg-zoo ls zoos/theirs")["checkpoints"]} == files
+    assert shell.json("rpg-zoo show zoos/theirs")["sources"] == files
+    for command in ("ls", "show"):
+        assert "0001_acc0.5_seed0001_digits.pth" in shell(f"rpg-zoo {command} zoos/theirs")[1]
+        assert ".pth" not in shell(f"rpg-zoo {command} zoos/tiny")[1]
     shell.fails("rpg-zoo score zoos/theirs", 2, "nobody said what the networks of theirs do", "--recipe")
     shell.fails(f"rpg train {TINY} --zoo zoos/theirs", 2, "nobody said what", "import them again with --recipe")
     shell.json(f"rpg-zoo import theirs --recipe {TINY} --out zoos/bound")

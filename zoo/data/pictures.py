@@ -10,6 +10,8 @@ from PIL import Image
 
 from zoo.errors import brief
 
+DEEP = ("I", "F")  # modes, and what they begin with, of which Pillow cuts all values above 255 off
+
 
 def read_picture(file: IO[bytes] | Path, mode: str | None = "RGB") -> Image.Image:
     """The picture in an open file or at a path, converted to `mode`, or as it is with None.
@@ -25,6 +27,8 @@ def read_picture(file: IO[bytes] | Path, mode: str | None = "RGB") -> Image.Imag
     try:
         with Image.open(file) as found:
             found.load()
+            if mode and found.mode.startswith(DEEP):
+                raise ValueError(f"its values have more than 8 bits (mode {found.mode}); save it with 8")
             return found.convert(mode) if mode else found.copy()
     except Exception as error:  # OSError, SyntaxError, struct.error, DecompressionBombError, ...
         raise ValueError(re.sub(r" ?<_io\.\w+[^>]*>", "", brief(error, 120))) from error

@@ -306,13 +306,13 @@ def _once(place: Place, found: Iterable[Source]) -> Iterator[Source]:
 
 
 def _distinct(found: Iterable[Source]) -> Iterator[Source]:
-    """The sources with ids of their own, numbered where two would be equal."""
+    """The sources with ids of their own, numbered where two would be equal, or on some file systems one file."""
     taken: set[str] = set()
     for source in found:
         id, number = source.id, 1
-        while not source.problem and id in taken:
+        while not source.problem and id.lower() in taken:
             number += 1
             id = f"{source.id}-{number}"
         if not source.problem:
-            taken.add(id)
+            taken.add(id.lower())
         yield replace(source, id=id)

@@ -20,7 +20,7 @@ from zoo.errors import Corrupt
 from zoo.formats.foreign import Place, Source, detect, sources
 from zoo.formats.naming import is_binary_task
 from zoo.formats.sources import SOURCES, Recorder, read_config
-from zoo.formats.survey import survey
+from zoo.formats.survey import is_mask, survey
 from zoo.formats.trials import activations, by_order
 from zoo.formats.weights import Weights, bare, check_tensors, fitted, plain, suffix
 from zoo.manifest import Origin, settings_of, versions
@@ -102,6 +102,18 @@ class Checker:
 
     def load(self, source: Source) -> dict[str, Tensor]:
         """Raises ValueError or Corrupt with what is wrong."""
+        tensors = self.whole(source)
+        for name, tensor in tensors.items():
+            if name not in self.constants and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise ValueError(f"{name} holds values that are NaN or infinite")
+        for spec in self.structure:
+            if spec.kind == "running_var" and bool((tensors[spec.name] < 0).any()):
+                raise ValueError(f"{spec.name} holds variances below zero")
+        self._check_ties(tensors)
+        return self._without_constants(tensors)
+
+    def whole(self, source: Source) -> dict[str, Tensor]:
+        """The tensors of the whole network, whatever their values. Raises as `load` does."""
         if source.problem:
             raise ValueError(source.problem)
         if self.plan.recipe:
@@ -114,12 +126,24 @@ class Checker:
         if self.form == "modelzoo":
             tensors = by_order(tensors, [spec.name for spec in self.structure])
         found = fitted(tensors, self._expected(tensors), "it", self.plan.cast)
-        for name, tensor in found.tensors.items():
-            if name not in self.constants and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                raise ValueError(f"{name} holds values that are NaN or infinite")
-        self._check_ties(found.tensors)
         self.notes.update(note for note in (weights.note, *found.notes) if note)
-        return self._without_constants(found.tensors)
+        return found.tensors
+
+    def set_masks_apart(self, found: Sequence[Source]) -> None:
+        """Make constants of those tensors that are masks in the first network that fits: a recipe's structure has them
+        among what is learnt.
+        """
+        for source in found:
+            try:
+                tensors = self.whole(source)
+            except (Corrupt, ValueError, OSError):  # loading it again says why
+                continue
+            tied = {spec.tied_to for spec in self.structure}
+            known = {spec.name for spec in self.structure if spec.tied_to is None and spec.name not in tied}
+            masks = {name: t.clone() for name, t in tensors.items() if name in known and is_mask(name, t)}
+            self.structure = Structure(tensors=tuple(spec for spec in self.structure if spec.name not in masks))
+            self.constants = {**self.constants, **masks}
+            return
 
     def _expected(self, tensors: dict[str, Tensor]) -> Structure:
         """The structure, with those constants that this file has, too."""
@@ -192,6 +216,7 @@ def _checker(place: Place, form: str, plan: Plan, found: Sequence[Source]) -> Ch
     """Raises ValueError when no source at all can be taken."""
     if plan.recipe:
         checker = Checker(place, form, plan, plan.recipe.task.structure(), plan.recipe.task.frozen())
+        checker.set_masks_apart(found)
     elif common := survey(found, form):
         checker = Checker(place, form, plan, common.structure, common.constants, common.read)
     else:

@@ -3,24 +3,27 @@
 torch's unpickler (`weights_only=True`) knows tensors, plain containers and numbers, and refuses everything else. People
 keep more beside weights: an `argparse.Namespace`, NumPy's numbers, a log's buffers, settings in classes of their own.
 Here an object of whatever class becomes a dictionary that only remembers the class's name, and a call of a few known
-constructors of data becomes an `Inert`. No module is imported, no class is looked up, nothing is called that a pickle
-names: a pickle that wants any other call stays refused.
+constructors of data becomes an `Inert`, as does what looks like the member of an enumeration. No module is imported, no
+class is looked up, nothing is called that a pickle names: a pickle that wants any other call stays refused.
 """
 
 from __future__ import annotations
 
 import pickle
 import re
+import sys
 import warnings
 import zipfile
+from _compat_pickle import IMPORT_MAPPING
 from collections import OrderedDict
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from zoo.errors import Corrupt
+from zoo.formats.protocols import as_protocol_2
 
 CLASSES = (
     "argparse.Namespace",
@@ -41,6 +44,9 @@ CONSTRUCTORS = (
 nothing is looked up, and what stands for its result cannot be called.
 """
 MOST_STAND_INS = 128  # for one file
+PYTHONS_OWN = {*sys.stdlib_module_names, *(name.partition(".")[0] for name in IMPORT_MAPPING)}
+"""Modules under both of their names: pickles of protocol 2 have those of Python 2."""
+PLAIN = (str, int, float, tuple, type(None))  # values of the members of enumerations
 TEXT = {
     b"version https://git-lfs": "a pointer of Git LFS; `git lfs pull` fetches the file itself",
     b"<!doctype html": "a page of HTML, not a checkpoint; the download went wrong",
@@ -57,10 +63,18 @@ class Inert:
 
 
 class _Refusing(type):
-    """Classes that are not called."""
+    """Classes that are not called, unless for a member of an enumeration, which pickles name so: by its value."""
 
     def __call__(cls, *args: object, **options: object) -> Any:
+        if len(args) == 1 and isinstance(args[0], PLAIN) and _may_enumerate(cls.__name__):
+            return Inert()
         raise pickle.UnpicklingError(f"it wants to call {cls.__name__}")
+
+
+def _may_enumerate(name: str) -> bool:
+    """Whether a name is that of a class, in the usual spelling, and not one of Python's own, which do things."""
+    module, _, own = name.partition(".")
+    return own.rpartition(".")[2][:1].isupper() and module not in PYTHONS_OWN
 
 
 def _constructor(name: str) -> Any:
@@ -107,14 +121,19 @@ def load_pickle(path: Path) -> object:
         raise Corrupt(f"{path} is missing, or not a regular file")
     if reason := no_weights(path) or _other_archive(path):
         raise Corrupt(f"{path} is {reason}")
+    return _loaded(path, path)
+
+
+def _loaded(path: Path, source: Path | IO[bytes]) -> object:
+    """What `source` holds: the file at `path`, or a copy of it in another protocol."""
     stand_ins: list[Any] = []  # none at first: most files need none, and torch looks through all of them at every step
     while True:
         try:
-            with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
-                warnings.simplefilter("ignore")  # about protocols and deprecated storages
-                # Memory-mapped, which the format before zip archives does not allow: what is not looked at is not read.
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            return _torch_load(source, stand_ins)
         except Exception as error:  # whatever the unpickler stumbles over
+            if source is path and "Unsupported operand" in str(error):
+                with as_protocol_2(path) as copy:
+                    return _loaded(path, copy)
             wanted = re.search(r"GLOBAL (\w[\w.]*)", str(error))
             known = {name for _, name in stand_ins}
             blocked = "is blocked" in str(error)
@@ -124,6 +143,16 @@ def load_pickle(path: Path) -> object:
                 stand_ins += [(_class(name), name) for name in _spellings(wanted[1]) if name not in known]
                 continue
             raise _refusal(path, error, wanted[1] if wanted else None) from error
+
+
+def _torch_load(source: Path | IO[bytes], stand_ins: list[Any]) -> object:
+    """Memory-mapped, where it is an archive: what is not looked at is not read."""
+    if not isinstance(source, Path):
+        source.seek(0)
+    mapped = isinstance(source, Path) and zipfile.is_zipfile(source)
+    with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
+        warnings.simplefilter("ignore")  # about protocols and deprecated storages
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _spellings(name: str) -> tuple[str, ...]:
@@ -154,19 +183,31 @@ def no_weights(path: Path) -> str | None:
 
 
 def _other_archive(path: Path) -> str | None:
-    """What a zip archive is instead of torch.save's, if it is one."""
+    """What a zip archive is instead of torch.save's, if it is one, or what is wrong with it."""
     try:
         if not zipfile.is_zipfile(path):
             return None
         with zipfile.ZipFile(path) as archive:
-            parts = archive.infolist()
+            names = [part.filename for part in archive.infolist()]
+            if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+                return "a TorchScript archive; save its state_dict() with torch.save, or as safetensors"
+            if not any(name.endswith("data.pkl") for name in names):
+                return "a zip archive that torch.save did not write"
+            # torch stores without compression: anything else is a bomb
+            if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                return "damaged, or made to unfold: its parts are larger than the file"
+            _check_sums(archive)
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
         return f"damaged: {_cut(' '.join(str(error).split()))}"
-    names = [part.filename for part in parts]
-    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
-        return "a TorchScript archive; save its state_dict() with torch.save, or as safetensors"
-    if not any(name.endswith("data.pkl") for name in names):
-        return "a zip archive that torch.save did not write"
-    # torch stores without compression: anything else is a bomb
-    larger = sum(part.file_size for part in parts) > path.stat().st_size
-    return "damaged, or made to unfold: its parts are larger than the file" if larger else None
+    return None
+
+
+def _check_sums(archive: zipfile.ZipFile) -> None:
+    """Raise BadZipFile for a part that has changed since it was written: torch does not look at the checksums of what
+    it maps into memory. One of 0 is none (torch.serialization.set_crc32_options).
+    """
+    for part in archive.infolist():
+        if part.CRC:
+            with archive.open(part) as file:
+                while file.read(2**20):
+                    pass

@@ -66,7 +66,7 @@ def survey(found: Sequence[Source], form: str) -> Survey | None:
     group = [look for look in looks if look.kind == kind]
     model = _model(group)
     tensors = dict(plain(model.source.load(form).tensors))
-    constants = {name: tensor.clone() for name, tensor in tensors.items() if _is_mask(name, tensor)}
+    constants = {name: tensor.clone() for name, tensor in tensors.items() if is_mask(name, tensor)}
     structure = Structure.of({name: tensor for name, tensor in tensors.items() if name not in constants})
     return Survey(_untied(structure, group, form), constants, read)
 
@@ -103,7 +103,7 @@ def _model(group: Sequence[Look]) -> Look:
     )
 
 
-def _is_mask(name: str, tensor: Tensor) -> bool:
+def is_mask(name: str, tensor: Tensor) -> bool:
     """Whether it is a constant with infinite values: these and one other value, and no weight or bias by its name."""
     if not tensor.is_floating_point() or name.rpartition(".")[2] in ("weight", "bias"):
         return False

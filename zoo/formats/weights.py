@@ -132,10 +132,23 @@ def _description(content: object, taken: Sequence[str]) -> str:
         return f"holds {where}{type(content).__name__}; expected a state dict: names and dense tensors"
     if any(isinstance(value, Tensor) for value in content.values()):
         odd = next(key for key, value in content.items() if not _is_named_tensor((key, value)))
-        what = type(content[odd]).__name__ if not isinstance(content[odd], Tensor) else "no dense tensor on the CPU"
+        what = _oddity(odd, content[odd])
         return f"holds {where}tensors, but {str(odd)[:60]!r} is {what}; expected a state dict: names and dense tensors"
     keys = _some([f"{key!s}"[:60] for key in content], 8) or "nothing"
     return f"holds {where}a dict of {keys}; expected a state dict, bare or under one of {', '.join(CONTAINERS)}"
+
+
+def _oddity(name: object, value: object) -> str:
+    """What an item of a state dict is that is no name and dense tensor."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if not isinstance(name, str):
+        return f"under a key of type {type(name).__name__}, not under a name"
+    if value.is_meta:
+        return "without values (it was on the meta device)"
+    if value.is_quantized or value.layout != torch.strided:
+        return "quantised" if value.is_quantized else f"of layout {str(value.layout).removeprefix('torch.')}"
+    return "a view that repeats values; save a copy of it"
 
 
 def _is_named_tensor(item: tuple[object, object]) -> bool:

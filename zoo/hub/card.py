@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -104,7 +105,7 @@ def read_scores(zoo: Zoo, directory: Path) -> list[Score] | None:
         return None
     found: dict[tuple[str, str], dict[str, Score]] = {}
     for record in read_records(path):
-        score = Score.model_validate(record)
+        score = Score.parse(json.dumps(record), path)
         found.setdefault((score.evaluator, score.protocol), {})[score.sha256] = score
     for scores in found.values():
         if all(entry.sha256 in scores for entry in zoo.entries):

@@ -7,9 +7,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from evaluators.metrics import Evaluation
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 Split: TypeAlias = Literal["validation", "test"]
+MOST = 2**24  # of whatever a task counts; more is a mistake, or meant to exhaust whoever reads it
+MOST_PIXELS = 2**14  # a side
+Count: TypeAlias = Annotated[int, Field(gt=0, le=MOST)]
+Pixels: TypeAlias = Annotated[int, Field(gt=0, le=MOST_PIXELS)]
 Scalar: TypeAlias = bool | int | float | str
 Option: TypeAlias = Scalar | tuple[Scalar, ...]
 """What a network's constructor may be given: a value, or a list of them, as the depths of a Swin transformer."""

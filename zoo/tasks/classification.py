@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -26,7 +26,7 @@ from zoo.data.loading import KeptBatches
 from zoo.errors import brief
 from zoo.seeds import generator
 from zoo.structure import Structure
-from zoo.tasks.base import Batch, Option, Split, TaskConfig
+from zoo.tasks.base import MOST, MOST_PIXELS, Batch, Option, Pixels, Split, TaskConfig
 from zoo.tasks.family import VALIDATION_SEED, TaskBase
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ class ImagesConfig(TaskConfig):
     pretrained: bool | str = False
     trainable: tuple[str, ...] = ()
     data: Literal["digits", "cifar10", "cifar100", "imagenet"]
-    image_size: PositiveInt | None = None
+    image_size: Pixels | None = None
     augment: Literal["none", "flip", "autoaugment", "randaugment"] = "none"
-    crop_padding: NonNegativeInt = 0
+    crop_padding: Annotated[int, Field(ge=0, le=MOST_PIXELS)] = 0
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
     @model_validator(mode="after")
@@ -68,6 +68,10 @@ class ImagesConfig(TaskConfig):
             raise ValueError("trainable leaves the other tensors as pretrained weights have them; set pretrained, too")
         if self.crop_padding and self.data == "imagenet":
             raise ValueError("crop_padding is for small images; photographs are always cropped at random")
+        for name, option in self.options.items():
+            for value in option if isinstance(option, tuple) else (option,):
+                if not isinstance(value, str) and abs(value) > MOST:
+                    raise ValueError(f"options.{name} is {value}; expected numbers of at most {MOST:,}")
         return self
 
     @property

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -27,7 +27,7 @@ from zoo.errors import MissingExtra
 from zoo.networks import adapters
 from zoo.networks.adapters import Adapted, Base, Dtype
 from zoo.structure import Structure
-from zoo.tasks.base import Batch, Split, TaskConfig
+from zoo.tasks.base import MOST, Batch, Count, Split, TaskConfig
 from zoo.tasks.family import TaskBase, split_off
 
 EVALUATION_BATCH = 16
@@ -53,19 +53,19 @@ class Config(TaskConfig):
     name: Literal["commonsense"]
     model: str = "yahma/llama-7b-hf"
     dtype: Dtype = "bfloat16"
-    rank: PositiveInt
-    alpha: PositiveInt
+    rank: Count
+    alpha: Count
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
     data: Literal["commonsense_170k"] = "commonsense_170k"
-    cutoff: Annotated[int, Field(ge=2)] = 256
+    cutoff: Annotated[int, Field(ge=2, le=MOST)] = 256
     train_on_inputs: bool = True
-    validation: PositiveInt = 120
+    validation: Count = 120
     sets: Annotated[tuple[SetName, ...], Field(min_length=1)] = ALL_SETS
-    limit: PositiveInt | None = None
+    limit: Count | None = None
     answer_by: Literal["generate", "loglikelihood"] = "generate"
-    beams: PositiveInt = 4
-    max_new_tokens: PositiveInt = 32
+    beams: Count = 4
+    max_new_tokens: Count = 32
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from evaluators.detection import EVALUATOR, evaluate
@@ -26,7 +26,7 @@ from zoo.formats.weights import fitted, in_directory, plain, read, suffix
 from zoo.networks import detectron
 from zoo.seeds import global_seed
 from zoo.structure import Structure
-from zoo.tasks.base import Split, TaskConfig
+from zoo.tasks.base import MOST_PIXELS, Count, Split, TaskConfig
 from zoo.tasks.family import TaskBase, split_off
 
 
@@ -46,8 +46,8 @@ class Config(TaskConfig):
     name: Literal["detection"]
     model: Literal["vitdet-base", "vitdet-tiny"]
     data: Literal["coco"]
-    classes: PositiveInt = 80
-    image_size: Annotated[int, Field(gt=0, multiple_of=32)] = 1024
+    classes: Count = 80
+    image_size: Annotated[int, Field(gt=0, le=MOST_PIXELS, multiple_of=32)] = 1024
     pretrained: str | None = None
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.002
 

@@ -20,7 +20,7 @@ from evaluators.segmentation import EVALUATOR, evaluate
 from zoo.errors import MissingData
 from zoo.formats.weights import fitted, plain, read
 from zoo.structure import Structure
-from zoo.tasks.base import Batch, Split, TaskConfig
+from zoo.tasks.base import MOST_PIXELS, Batch, Split, TaskConfig
 from zoo.tasks.family import TaskBase, split_off
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Config(TaskConfig):
     data: Literal["ade20k"] = "ade20k"
     size: Literal["base", "tiny"] = "base"
     classes: tuple[str, ...] = ()
-    crop: Annotated[int, Field(ge=32, multiple_of=32)] = 512
+    crop: Annotated[int, Field(ge=32, le=MOST_PIXELS, multiple_of=32)] = 512
     pretrained: bool | str = False
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.01
 

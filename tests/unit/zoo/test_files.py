@@ -115,10 +115,14 @@ def test_a_short_write_on_a_full_disk_leaves_no_trace_even_after_closing(tmp_pat
 
 def test_a_place_that_cannot_be_is_one_line(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(Failed, match=r"File exists|Not a directory"):
-        write_bytes(tmp_path / "file" / "a", b"x")
-    with pytest.raises(Failed, match=r"cannot write .*file/j"):
+    for name in ("a", "b/c"):
+        with pytest.raises(ValueError, match=r"/file is a file; choose another place with --out"):
+            write_bytes(tmp_path / "file" / name, b"x")
+    with pytest.raises(ValueError, match=r"file/j cannot be made: .*/file is a file"):
         Journal(tmp_path / "file" / "j")
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(Failed, match=r"cannot write .*directory"):
+        write_bytes(tmp_path / "directory", b"x")
 
 
 class Msvcrt:

@@ -25,6 +25,7 @@ from zoo.errors import Corrupt, MissingData
 from zoo.files import Journal, parse_json, read_limited
 from zoo.formats.inert import load_pickle
 from zoo.formats.weights import read
+from zoo.listing import recipe_problem
 from zoo.manifest import Entry, Manifest
 from zoo.recipe import load_recipe, task_of
 from zoo.scoring import score
@@ -50,6 +51,23 @@ def rewrite(zoo: Zoo, old: str, new: str) -> Zoo:
     assert old in text
     (zoo.path / "manifest.json").write_text(text.replace(old, new))
     return Zoo.open(zoo.path)
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ('"image_size": 1000000000', "task.image_size: Input should be less than or equal to 16384"),
+        ('"crop_padding": 1000000000', "task.crop_padding"),
+        ('"options": {"depth": 1000000000}', "options.depth is 1000000000; expected numbers of at most 16,777,216"),
+        ('"options": {"depth": [1, -1e18]}', "options.depth is -1e+18; expected"),
+    ],
+)
+def test_absurd_numbers_of_a_task_are_found(tmp_path: Path, field: str, said: str) -> None:
+    zoo = write(tmp_path / "zoo")
+    assert recipe_problem(zoo) == []
+    [problem] = recipe_problem(rewrite(zoo, '"model": "cnn_digits"', f'"model": "cnn_digits", {field}'))
+    assert said in problem
+    assert "pydantic" not in problem
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from zoo.data.images import Images, load_images, stratified_split
+from zoo.data.pictures import read_picture
 from zoo.errors import Corrupt, MissingData
 
 
@@ -32,6 +33,27 @@ def write_split(root: Path, split: str, pixels: np.ndarray, labels: list[int], s
     path = folder / f"{split}-{shard:05d}-of-{of:05d}.parquet"
     pq.write_table(pa.table({"img": images, "label": pa.array(labels, pa.int64())}), path)
     return path
+
+
+@pytest.mark.parametrize(
+    ("mode", "fits"), [("RGBA", True), ("LA", True), ("CMYK", True), ("P", True), ("1", True), ("I;16", False)]
+)
+def test_pictures_of_other_modes_are_converted_or_refused(tmp_path: Path, mode: str, fits: bool) -> None:
+    """Of 16 bits Pillow would keep the lowest 8 and cut the rest off: white pictures."""
+    source = Image.fromarray(random_pixels(1)[0])
+    if fits:
+        picture = source.convert(mode)
+    else:
+        picture = Image.fromarray(np.asarray(source.convert("L")).astype(np.uint16) * 257)
+        assert picture.mode == mode
+    path = tmp_path / "x.tif"
+    picture.save(path)
+    if fits:
+        assert np.array_equal(np.asarray(read_picture(path)), np.asarray(picture.convert("RGB")))
+    else:
+        with pytest.raises(ValueError, match="its values have more than 8 bits"):
+            read_picture(path)
+        assert read_picture(path, None).mode == mode
 
 
 def random_pixels(n: int, size: int = 32) -> np.ndarray:

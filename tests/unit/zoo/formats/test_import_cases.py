@@ -18,8 +18,10 @@ from zoo.formats.exporting import export_checkpoint
 from zoo.formats.importing import Plan, Report, import_zoo
 from zoo.formats.naming import fields, id_of
 from zoo.formats.sources import Sources
-from zoo.recipe import load_recipe
+from zoo.recipe import Purpose, load_recipe
+from zoo.scoring import score
 from zoo.store import Zoo
+from zoo.tasks.classification import Config
 
 
 def network(seed: int) -> dict[str, Tensor]:
@@ -224,11 +226,43 @@ def test_a_mask_is_kept_once_and_infinite_weights_are_refused(tmp_path: Path) ->
     put(place / "t.safetensors", network(2) | {"attention.mask": torch.full((4, 4), -math.inf)})
     put(place / "u.safetensors", network(3) | mask | {"0.bias": torch.full((8,), math.inf)})
     put(place / "v.safetensors", network(4) | mask | {"0.bias": torch.full((8,), math.nan)})
+    put(place / "w.safetensors", network(5) | mask | {"1.running_var": torch.arange(-1.0, 7.0)})
     _, zoo, reasons = run(place)
+    assert reasons.pop("w.safetensors") == "1.running_var holds variances below zero"
     holds(zoo, {f"s{seed}": network(seed) | mask for seed in range(2)})
     assert zoo.frozen().keys() == mask.keys()
     assert "attention.mask differs" in reasons.pop("t.safetensors")
     assert set(reasons.values()) == {"0.bias holds values that are NaN or infinite"}
+
+
+def test_masks_of_a_recipes_network_are_kept_once(tmp_path: Path) -> None:
+    """They are among the tensors of its structure, where other networks have what is learnt."""
+
+    class Masked(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Flatten(), nn.Linear(64, 10))
+            self.register_buffer("mask", torch.triu(torch.full((3, 3), -math.inf), 1))
+
+    class MaskedConfig(Config):
+        def network(self, seed: int, pretrained: bool) -> nn.Module:
+            return Masked()
+
+    recipe = Purpose("mine", MaskedConfig.model_validate(load_recipe("digits").task.model_dump()))
+    networks = {}
+    for seed in range(3):
+        torch.manual_seed(seed)
+        networks[f"s{seed}"] = {n: t.clone() for n, t in Masked().state_dict().items()}
+    networks["s2"]["mask"][0, 0] = -math.inf
+    for id, tensors in networks.items():
+        put(tmp_path / "src" / f"{id}.pth", tensors)
+    put(tmp_path / "src/t.pth", networks["s1"] | {"1.bias": torch.full((10,), -math.inf)})
+    _, zoo, reasons = run(tmp_path / "src", recipe=recipe)
+    assert "mask differs from that of the other networks" in reasons.pop("s2.pth")
+    assert reasons == {"t.pth": "1.bias holds values that are NaN or infinite"}
+    holds(zoo, {id: networks[id] for id in ("s0", "s1")})
+    assert "mask" not in {spec.name for spec in zoo.structure}
+    task = recipe.task.build(None, torch.device("cpu"))
+    assert len(score(zoo, task, tmp_path / "scores")) == 2
 
 
 def test_dtypes_and_names_that_no_zoo_holds(tmp_path: Path) -> None:
@@ -421,6 +455,14 @@ def test_what_names_say(name: str, expected: dict) -> None:
     metrics = found.pop("metrics", ())
     assert found == expected
     assert [metric.name for metric in metrics] == (["acc"] if "_acc" in name else [])
+
+
+def test_names_that_differ_in_their_case_alone_stay_apart(tmp_path: Path) -> None:
+    """On some file systems the files of the zoo would be one."""
+    for seed, name in enumerate(("Net", "net")):
+        put(tmp_path / "src" / f"{name}.safetensors", network(seed))
+    _, zoo, _ = run(tmp_path / "src")
+    holds(zoo, {"Net": network(0), "net-2": network(1)})
 
 
 def test_long_and_odd_ids_stay_apart() -> None:

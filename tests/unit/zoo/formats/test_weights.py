@@ -3,11 +3,14 @@
 import argparse
 import collections
 import datetime
+import enum
 import os
 import pathlib
 import pickle
+import subprocess
 import types
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +46,15 @@ class Settings:
 
     def __init__(self) -> None:
         self.rate, self.best = 0.1, np.float64(0.9)
+
+
+class Mode(enum.Enum):
+    FAST = "fast"
+    FAST_AND_SMALL = ("fast", 3)
+
+
+class Bits(enum.IntFlag):
+    ONE, TWO = 1, 2
 
 
 def fit(path: Path, **options: object) -> dict[str, Tensor]:
@@ -164,18 +176,52 @@ def test_counters_and_16_bits_and_casts(tmp_path: Path) -> None:
         {1, 2},
         frozenset([1]),
         Settings(),
+        Mode.FAST,
+        [Mode.FAST, Mode.FAST_AND_SMALL, Mode.FAST],
+        Bits.ONE | Bits.TWO,
+        b"bytes",
+        bytearray(b"bytes"),
+        [10**30, "args", "model", "a" * 300, "\ud800"],
         nn.Linear(2, 2),
         torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1).state_dict(),
     ],
     ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("archive", [True, False])
-def test_what_lies_beside_the_weights_becomes_inert(tmp_path: Path, beside: object, archive: bool) -> None:
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_what_lies_beside_the_weights_becomes_inert(
+    tmp_path: Path, beside: object, archive: bool, protocol: int
+) -> None:
     if isinstance(beside, nn.Module) and not archive:
         pytest.skip("the old format keeps the source of modules, which torch does not read")
     content = {"model": state(), "args": beside, "epoch": 4}
-    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=archive)
+    torch.save(content, tmp_path / "x.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=archive)
     assert same(fit(tmp_path / "x.pth"), state())
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_values_are_the_same_in_every_protocol(tmp_path: Path, protocol: int) -> None:
+    """Texts that are used again as names of globals and of tensors, numbers of any size, nested containers."""
+    names = ["torch._utils", "_rebuild_tensor_v2", "storage", "cpu", "names", "é" * 70_000]
+    plain = {"names": names, "again": tuple(names), "numbers": [0, -1, 2**31, 2**63, -(10**30), 0.5], "none": None}
+    plain |= {"bytes": b"\x00\xff" * 200, "nested": {"a": [{"b": (True, False)}] * 3}, "dtype": torch.float16}
+    torch.save({"plain": plain, "model": state()}, tmp_path / "x.pth", pickle_protocol=protocol)
+    found = load_pickle(tmp_path / "x.pth")
+    assert isinstance(found, dict)
+    assert found["plain"] == plain
+    assert same(found["model"], state())
+
+
+def test_texts_that_unfold_are_refused(tmp_path: Path) -> None:
+    """A long text that is used many times: each time it would be written out."""
+    torch.save(["x" * 100_000] * 3, tmp_path / "x.pth", pickle_protocol=4)
+    bomb = pickle.dumps(["x" * 100_000] * 1000, 4).replace(b"h\x01", b"h\x01" * 50)
+    with zipfile.ZipFile(tmp_path / "y.pth", "w") as new, zipfile.ZipFile(tmp_path / "x.pth") as old:
+        for part in old.infolist():
+            new.writestr(part.filename, bomb if part.filename.endswith("data.pkl") else old.read(part))
+    assert load_pickle(tmp_path / "x.pth")
+    with pytest.raises(Corrupt, match="unfold"):
+        load_pickle(tmp_path / "y.pth")
 
 
 def test_buffers_of_mmengine_become_inert(tmp_path: Path) -> None:
@@ -194,6 +240,7 @@ class Calls:
         return self.call
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize(
     "evil",
     [
@@ -205,22 +252,66 @@ class Calls:
         Calls(Settings),
         Calls(__import__, "os"),
         Calls(print, "x"),
+        Calls(subprocess.Popen, "mkdir ran-code"),
+        Calls(Settings, [1]),
+        Calls(Settings, 1, 2),
     ],
     ids=lambda evil: getattr(evil.call[0], "__name__", "call"),
 )
 def test_what_wants_a_call_is_refused_and_nothing_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evil: object, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evil: object, protocol: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    content = {"model": state(), "x": evil}
     for archive in (True, False):
         try:
-            torch.save({"model": state(), "x": evil}, "x.pth", _use_new_zipfile_serialization=archive)
+            torch.save(content, "x.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=archive)
         except (pickle.PicklingError, TypeError):
             Path("x.pth").write_bytes(pickle.dumps(state(), 4))
         with pytest.raises(Corrupt, match=r"it wants|damaged"):
             load_pickle(Path("x.pth"))
     assert os.listdir() == ["x.pth"]  # noqa: PTH208
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("part", ["data.pkl", "data/0"])
+def test_values_that_changed_on_the_disk_are_found(tmp_path: Path, part: str) -> None:
+    torch.save({"0.weight": torch.arange(1000.0)}, tmp_path / "x.pth")
+    assert read(tmp_path / "x.pth").tensors["0.weight"][7] == 7
+    with zipfile.ZipFile(tmp_path / "x.pth") as archive:
+        place = archive.read(f"x/{part}")
+    data = (tmp_path / "x.pth").read_bytes()
+    at = data.index(place) + len(place) // 2
+    (tmp_path / "x.pth").write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+    with pytest.raises(Corrupt, match=rf"damaged: Bad CRC-32 for file 'x/{part}'"):
+        read(tmp_path / "x.pth")
+
+
+def test_without_checksums_files_are_read(tmp_path: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(state(), tmp_path / "x.pth")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert same(fit(tmp_path / "x.pth"), state())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("a", torch.eye(3).to_sparse(), "'a' is of layout sparse_coo"),
+        ("a", torch.empty(3, device="meta"), "'a' is without values"),
+        ("a", torch.ones(1).expand(9), "'a' is a view that repeats values"),
+        ("a", None, "'a' is NoneType"),
+        ("a", 3, "'a' is int"),
+        (7, torch.ones(1), "'7' is under a key of type int, not under a name"),
+    ],
+)
+def test_what_is_no_dense_tensor_is_named(tmp_path: Path, name: object, value: object, said: str) -> None:
+    torch.save(state() | {name: value}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=said):
+        read(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize(
