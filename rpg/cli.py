@@ -7,25 +7,44 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.console import command_line, describe_push, emit, run_cli, say
+from zoo import command_help as complete
+from zoo.command_help import Grouped, Version, examples
+from zoo.console import command_line, describe_push, emit, is_first_process, run_cli, say
 from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, Set
 
 if TYPE_CHECKING:
-    pass
+    from zoo.scoring import Score
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
+app = typer.Typer(
+    cls=Grouped, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
+)
+FIRST, LEARN, JUDGE, AROUND = "To begin with", "Learn and generate", "Judge", "Look around and publish"
+
+
+@app.callback()
+def _program(version: Version = False) -> None:
+    pass
 
 
 Originals = Annotated[
-    str | None, typer.Option("--originals", help="The zoo it learnt from (default: found by its hash under zoos/).")
+    str | None,
+    typer.Option(
+        "--originals",
+        help="The zoo it learnt from (default: found by its hash under zoos/).",
+        autocompletion=complete.zoos,
+    ),
 ]
 Method = Annotated[
     str | None,
-    typer.Option("--method", help="Settings of a method (`rpg methods`), or a YAML file, instead of the recipe's."),
+    typer.Option(
+        "--method",
+        help="Settings of a method (`rpg methods`), or a YAML file, instead of the recipe's.",
+        autocompletion=complete.methods,
+    ),
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=FIRST, epilog=examples("rpg demo", "rpg demo --set method.train.steps=300 --out quick"))
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Where to write.")] = Path("demo"),
     overrides: Set = [],  # noqa: B006  # typer reads the default, nobody writes to it
@@ -47,7 +66,7 @@ def demo(
     emit(found.to_json() | {"seconds": seconds}, as_json, f"{found.text()}\n{times}")
 
 
-@app.command()
+@app.command(rich_help_panel=LEARN, epilog=examples("rpg methods", "rpg methods --json"))
 def methods(as_json: Json = False) -> None:
     """List the methods: what each is, what it suits, and the settings that come with it."""
     from rpg.methods import describe_methods
@@ -59,12 +78,27 @@ def methods(as_json: Json = False) -> None:
     emit({"methods": rows}, as_json, Table(columns, tuple(cells)).text())
 
 
-@app.command()
+@app.command(
+    rich_help_panel=LEARN,
+    epilog=examples(
+        "rpg train digits",
+        "rpg train --zoo zoos/digits --method gaussian",
+        "rpg train digits --set method.train.steps=500 --dry-run",
+    ),
+)
 def train(
     what: Annotated[
-        str | None, typer.Argument(metavar="RECIPE|ZOO", help="What to learn: a recipe, whose zoo is known, or a zoo.")
+        str | None,
+        typer.Argument(
+            metavar="RECIPE|ZOO",
+            help="What to learn: a recipe, whose zoo is known, or a zoo.",
+            autocompletion=complete.recipes_or_zoos,
+        ),
     ] = None,
-    zoo: Annotated[str | None, typer.Option("--zoo", help="The zoo to learn from (default: zoos/<recipe>).")] = None,
+    zoo: Annotated[
+        str | None,
+        typer.Option("--zoo", help="The zoo to learn from (default: zoos/<recipe>).", autocompletion=complete.zoos),
+    ] = None,
     method: Method = None,
     split: Annotated[str, typer.Option(help="The checkpoints to learn from.")] = "train",
     overrides: Set = [],  # noqa: B006
@@ -86,6 +120,7 @@ def train(
     """
     from rpg.api import plan_training
     from rpg.processes import ignored_options
+    from zoo.progress import duration
 
     if what is None and zoo is None:
         raise ValueError("say what to learn: a recipe (`rpg-zoo recipes`), or a zoo, as in rpg train --zoo zoos/digits")
@@ -107,6 +142,10 @@ def train(
         emit(result, as_json, text)
         return
     say(f"learning {count} checkpoints of {originals} by method {plan.config.name} into {plan.path}")
+    if plan.unfinished and is_first_process():
+        say(
+            f"it takes at least {duration(3600 * plan.estimate().fit_hours)} on this machine (`rpg estimate` says more)"
+        )
     for option in ignored_options():
         say(
             f"{option} of accelerate launch is ignored: precision and accumulation are the recipe's, FSDP's units fixed"
@@ -116,12 +155,29 @@ def train(
     emit(about | run.facts, as_json, f"learnt, in {run.path}")
 
 
-@app.command()
+@app.command(
+    rich_help_panel=LEARN,
+    epilog=examples(
+        "rpg generate digits -n 10 --score",
+        "rpg generate digits --sampler dpm++ --steps 20 --seed 1 --out zoos/digits-fast",
+    ),
+)
 def generate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, its name under runs/, or hf://.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run's directory, its name under runs/, or hf://.", autocompletion=complete.runs
+        ),
+    ],
     n: Annotated[int | None, typer.Option("-n", help="How many networks.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="RPG: ddpm, ddim or dpm++ (made for few steps, say 20).")] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="RPG: ddpm, ddim or dpm++ (made for few steps, say 20).",
+            autocompletion=complete.words("ddpm", "ddim", "dpm++"),
+        ),
+    ] = None,
     condition: Annotated[
         list[str], typer.Option("--condition", metavar="BITS", help="The binary task to generate for; can be repeated.")
     ] = [],  # noqa: B006
@@ -133,7 +189,11 @@ def generate(
     mode: Annotated[
         str | None, typer.Option(help="RPG: sequential, partial or full: tokens denoised together; less memory first.")
     ] = None,
+    with_scores: Annotated[
+        bool, typer.Option("--score", help="Score each network as it comes, into scores/<zoo>.")
+    ] = False,
     out: Out = None,
+    data_root: DataRoot = None,
     device: Device = "auto",
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -144,6 +204,7 @@ def generate(
     """
     from rpg.api import load, plan_generation
     from rpg.run import wanted_conditions
+    from zoo.scoring import result, table
 
     flags = {"n": n, "seed": seed, "sampler": sampler, "steps": steps, "mode": mode}
     settings: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
@@ -155,20 +216,34 @@ def generate(
         asked = plan.request.model_dump(mode="json")
         emit({"out": str(plan.path), **asked}, as_json, f"would generate {plan.count} networks into {plan.path}")
         return
-    zoo = plan.carry_out()
+    scores: list[Score] = []
+    if with_scores:
+        zoo, scores = plan.carry_out_and_score(data_root, Path("scores") / plan.path.name)
+    else:
+        zoo = plan.carry_out()
     ids = [entry.id for entry in zoo.entries]
-    emit(
-        {"zoo": str(zoo.path), "sha256": zoo.sha256, "checkpoints": ids}, as_json, f"{len(ids)} networks in {zoo.path}"
-    )
+    found = {"zoo": str(zoo.path), "sha256": zoo.sha256, "checkpoints": ids}
+    text = f"{len(ids)} networks in {zoo.path}"
+    if scores:
+        found |= {"scores": result(zoo.manifest.origin.name, scores)}
+        text = f"{table(scores)}\n{text}"
+    emit(found, as_json, text)
 
 
-@app.command("eval")
+@app.command(
+    "eval",
+    rich_help_panel=JUDGE,
+    epilog=examples("rpg eval zoos/digits-generated --task digits", "rpg eval network.safetensors --task digits"),
+)
 def evaluate(
     weights: Annotated[
         str | None,
-        typer.Argument(help="A zoo, or one .safetensors or .pth file (default: the newest generated zoo)."),
+        typer.Argument(
+            help="A zoo, or one .safetensors or .pth file (default: the newest generated zoo).",
+            autocompletion=complete.zoos,
+        ),
     ] = None,
-    task: Annotated[str, typer.Option("--task", help="A recipe or task name.")] = ...,  # type: ignore[assignment]
+    task: Annotated[str, typer.Option("--task", help="A recipe or task name.", autocompletion=complete.recipes)] = ...,  # type: ignore[assignment]
     originals: Originals = None,
     overrides: Set = [],  # noqa: B006
     out: Out = None,
@@ -211,13 +286,23 @@ Split = Annotated[
 ]
 
 
-@app.command()
+@app.command(
+    rich_help_panel=JUDGE, epilog=examples("rpg report digits-generated", "rpg report --task digits --plots png,pdf")
+)
 def report(
     zoos: Annotated[
-        list[str], typer.Argument(metavar="ZOO...", help="Generated zoos (default: the newest of --task).")
+        list[str],
+        typer.Argument(
+            metavar="ZOO...", help="Generated zoos (default: the newest of --task).", autocompletion=complete.zoos
+        ),
     ] = [],  # noqa: B006
     task: Annotated[
-        str | None, typer.Option("--task", help="A recipe or task name; of a recipe the section eval: holds.")
+        str | None,
+        typer.Option(
+            "--task",
+            help="A recipe or task name; of a recipe the section eval: holds.",
+            autocompletion=complete.recipes,
+        ),
     ] = None,
     originals: Originals = None,
     split: Split = None,
@@ -268,10 +353,27 @@ def report(
     emit(made.to_json(), as_json, made.text())
 
 
-@app.command()
+@app.command(
+    rich_help_panel=JUDGE,
+    epilog=examples(
+        "rpg compare digits-generated digits-gaussian-generated", "rpg compare reports/digits-generated --format latex"
+    ),
+)
 def compare(
-    places: Annotated[list[str], typer.Argument(metavar="ZOO|REPORT...", help="Generated zoos, or reports.")],
-    form: Annotated[str, typer.Option("--format", help="table, csv, latex or json.")] = "table",
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ZOO|REPORT...", help="Generated zoos, or reports.", autocompletion=complete.zoos_or_reports
+        ),
+    ],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="table, csv, latex or json.",
+            autocompletion=complete.words("table", "csv", "latex", "json"),
+        ),
+    ] = "table",
     baselines: Annotated[bool, typer.Option(help="Set baselines beside the zoos.")] = True,
     overrides: Set = [],  # noqa: B006
     data_root: DataRoot = None,
@@ -292,7 +394,7 @@ def compare(
     emit({}, False, comparisons_table(found, form))
 
 
-@app.command()
+@app.command(rich_help_panel=AROUND, epilog=examples("rpg ls", "rpg ls demo --json"))
 def ls(
     place: Annotated[Path, typer.Argument(help="A directory with zoos/, runs/, scores/ and reports/.")] = Path(),
     as_json: Json = False,
@@ -306,9 +408,17 @@ def ls(
     emit({"artefacts": found}, as_json, text)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=LEARN,
+    epilog=examples("rpg estimate digits", "rpg estimate rpg-large --parameters 86000000 --device h100"),
+)
 def estimate(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, or a method such as rpg-large.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="A recipe, or a method such as rpg-large.", autocompletion=complete.recipes
+        ),
+    ],
     method: Method = None,
     overrides: Set = [],  # noqa: B006
     device: Annotated[
@@ -327,7 +437,7 @@ def estimate(
     emit({"recipe": name, **found.figures}, as_json, f"{name}: {found.text}")
 
 
-@app.command()
+@app.command(rich_help_panel=AROUND, epilog=examples("rpg doctor"))
 def doctor(as_json: Json = False) -> int:
     """Say what this machine has and lacks. Exit code 1 when the core cannot work."""
     from rpg.doctor import describe, examine
@@ -337,9 +447,12 @@ def doctor(as_json: Json = False) -> int:
     return 1 if found["problems"] else 0
 
 
-@app.command()
+@app.command(rich_help_panel=AROUND, epilog=examples("rpg push digits user/digits-generator --dry-run"))
 def push(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or its name under runs/.")],
+    run: Annotated[
+        str,
+        typer.Argument(metavar="RUN", help="A run's directory, or its name under runs/.", autocompletion=complete.runs),
+    ],
     repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="A repository on the Hub, as user/name.")],
     private: Annotated[bool, typer.Option("--private", help="If the repository is made, make it private.")] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="A branch other than main.")] = None,

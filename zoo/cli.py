@@ -7,18 +7,36 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zoo import command_help as complete
+from zoo.command_help import Grouped, Version, examples
 from zoo.console import command_line, describe_push, emit, plain, run_cli, say
 from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, Set
 
 if TYPE_CHECKING:
     pass
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
+app = typer.Typer(
+    cls=Grouped, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
+)
+MAKE, LOOK, DERIVE, SHARE = "Make zoos", "Look at zoos", "Make zoos of zoos", "Pass on"
 
-ZooPath = Annotated[Path, typer.Argument(metavar="ZOO", help="A zoo's directory, or hf://user/zoo.")]
+
+@app.callback()
+def _program(version: Version = False) -> None:
+    pass
 
 
-@app.command()
+ZooPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="ZOO",
+        help="A zoo's directory, its name under zoos/, or hf://user/zoo.",
+        autocompletion=complete.zoos,
+    ),
+]
+
+
+@app.command(rich_help_panel=MAKE, epilog=examples("rpg-zoo recipes"))
 def recipes(as_json: Json = False) -> None:
     """List the recipes that come with the package."""
     from zoo.listing import recipes_table
@@ -28,9 +46,21 @@ def recipes(as_json: Json = False) -> None:
     emit({"recipes": tasks}, as_json, recipes_table(tasks).text())
 
 
-@app.command()
+@app.command(
+    rich_help_panel=MAKE,
+    epilog=examples(
+        "rpg-zoo collect digits",
+        "rpg-zoo collect digits --set zoo.checkpoints=20 --dry-run",
+        "rpg-zoo collect cifar10-cnn-small --workers 4 --data-root data",
+    ),
+)
 def collect(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Short names of recipes, or YAML files.")],
+    recipes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE...", help="Short names of recipes, or YAML files.", autocompletion=complete.recipes
+        ),
+    ],
     overrides: Set = [],  # noqa: B006  # typer reads the default, nobody writes to it
     out: Out = None,
     workers: Annotated[int | None, typer.Option(min=1, help="How many networks to train at a time.")] = None,
@@ -91,7 +121,11 @@ def collect(
     emit(found[0] if len(found) == 1 else {"zoos": found}, as_json, "\n".join(text))
 
 
-@app.command("import")
+@app.command(
+    "import",
+    rich_help_panel=MAKE,
+    epilog=examples("rpg-zoo import checkpoints/ --recipe cifar10-cnn-small", "rpg-zoo import model.pth --dry-run"),
+)
 def import_checkpoints(
     place: Annotated[Path, typer.Argument(metavar="SRC", help="A directory of checkpoints, or one file.")],
     form: Annotated[
@@ -101,7 +135,12 @@ def import_checkpoints(
         ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help="What these networks do: needed to score them, not to learn them.")
+        str | None,
+        typer.Option(
+            "--recipe",
+            help="What these networks do: needed to score them, not to learn them.",
+            autocompletion=complete.recipes,
+        ),
     ] = None,
     overrides: Set = [],  # noqa: B006
     cast: Annotated[
@@ -142,7 +181,7 @@ def import_checkpoints(
     emit(report.to_json(), as_json, f"{report.table()}\n{counts}")
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK, epilog=examples("rpg-zoo ls digits", "rpg-zoo ls zoos"))
 def ls(path: ZooPath, as_json: Json = False) -> None:
     """List a zoo's checkpoints."""
     from zoo.listing import checkpoints_table
@@ -153,7 +192,7 @@ def ls(path: ZooPath, as_json: Json = False) -> None:
     emit({"zoo": str(path), "checkpoints": rows}, as_json, checkpoints_table(entries).text())
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK, epilog=examples("rpg-zoo show digits"))
 def show(path: ZooPath, as_json: Json = False) -> None:
     """Show what a zoo is and where it came from."""
     from zoo.listing import describe
@@ -172,7 +211,7 @@ def show(path: ZooPath, as_json: Json = False) -> None:
     )
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK, epilog=examples("rpg-zoo verify digits"))
 def verify(path: ZooPath, as_json: Json = False) -> int:
     """Check every file and every checkpoint against the manifest. Exit code 1 when something is wrong."""
     from zoo.hub.client import is_address
@@ -192,7 +231,7 @@ def verify(path: ZooPath, as_json: Json = False) -> int:
     return 1 if problems else 0
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK, epilog=examples("rpg-zoo score digits", "rpg-zoo score hf://user/zoo --device cuda"))
 def score(
     path: ZooPath,
     overrides: Set = [],  # noqa: B006
@@ -219,7 +258,7 @@ def score(
     emit(result(origin.name, scores), as_json, table(scores))
 
 
-@app.command()
+@app.command(rich_help_panel=SHARE, epilog=examples("rpg-zoo export digits seed00000-0049 --format timm"))
 def export(
     path: ZooPath,
     id: Annotated[str, typer.Argument(metavar="ID", help="A checkpoint, as `rpg-zoo ls ZOO` names it.")],
@@ -246,7 +285,7 @@ def export(
     emit(result | {"load": usage}, as_json, f"{id} in {target}; load it with\n  {usage}")
 
 
-@app.command()
+@app.command(rich_help_panel=DERIVE, epilog=examples("rpg-zoo perturb digits --kind noise --sigma 0.1 -n 10"))
 def perturb(
     path: ZooPath,
     kind: Annotated[str, typer.Option(help="noise, soup or gaussian.")] = "noise",
@@ -283,7 +322,7 @@ def perturb(
     emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
 
 
-@app.command()
+@app.command(rich_help_panel=DERIVE, epilog=examples("rpg-zoo split binary-cifar10-cnn --holdout random -n 50"))
 def split(
     path: ZooPath,
     holdout: Annotated[str, typer.Option(help="published, random or no-neighbours.")],
@@ -315,7 +354,9 @@ def split(
     emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
 
 
-@app.command()
+@app.command(
+    rich_help_panel=DERIVE, epilog=examples("rpg-zoo align digits", "rpg-zoo align zoos/digits-aligned --undo")
+)
 def align(
     path: ZooPath,
     to: Annotated[str, typer.Option(help="universe (the mean of all), medoid, or the id of a network.")] = "universe",
@@ -355,7 +396,7 @@ Scores = Annotated[Path | None, typer.Option("--scores", help="Scores for the ca
 Report = Annotated[Path | None, typer.Option("--report", help="A report's directory, for the card: text and plots.")]
 
 
-@app.command()
+@app.command(rich_help_panel=SHARE, epilog=examples("rpg-zoo push digits user/zoo --license cc-by-4.0 --dry-run"))
 def push(
     path: ZooPath,
     repo_id: Repo,
@@ -387,7 +428,7 @@ def push(
     emit(found, as_json, describe_push(found))
 
 
-@app.command()
+@app.command(rich_help_panel=SHARE, epilog=examples("rpg-zoo pull user/zoo --select 'split==train'"))
 def pull(
     repo_id: Repo,
     select: Annotated[
@@ -416,7 +457,7 @@ def pull(
     emit(describe(zoo), as_json, f"{len(zoo.entries)} checkpoints in {target}")
 
 
-@app.command()
+@app.command(rich_help_panel=SHARE, epilog=examples("rpg-zoo card digits --report reports/digits-generated"))
 def card(
     path: ZooPath,
     repo_id: Annotated[str, typer.Option("--repo", metavar="REPO_ID", help="The repository it is for.")] = "user/zoo",

@@ -10,6 +10,7 @@ from rpg.reports.page import Page, Section, write_page
 from rpg.reports.plots import head_plot, picture_plot
 from rpg.reports.report import Losses, training_section
 from rpg.reports.tasks import BASELINES, TaskComparison
+from zoo.health import works_from
 from zoo.table import Record, Table
 
 READING = (
@@ -67,7 +68,11 @@ def write_task_report(
 
 
 def headline(comparison: TaskComparison) -> str:
-    """The answer in a sentence: the mean gap on the tasks never seen, and whether a baseline does better."""
+    """The answer in a sentence: whether the networks work at all; the mean gap on the tasks never seen, and whether a
+    baseline does better.
+    """
+    if dead := _dead(comparison):
+        return dead
     split = comparison.splits[0]
     gaps = comparison.mean_gaps(split)
     count = sum(row.split == split for row in comparison.rows)
@@ -79,6 +84,20 @@ def headline(comparison: TaskComparison) -> str:
         f"On {count} tasks of split {split} the generated networks lie {gaps['generated']:.2f} points below the "
         f"originals on average: {verdict} the best baseline without a generator ({best}: {gaps[best]:.2f})."
     )
+
+
+def _dead(comparison: TaskComparison) -> str:
+    """The headline where the originals, or the generated networks, are no better than guessing; else nothing."""
+    if comparison.chance is None:
+        return ""
+    for group, who in (("original", "The originals"), ("generated", "The generated networks")):
+        score = comparison.balanced(group)
+        if score is not None and score <= works_from(comparison.chance, comparison.samples):
+            return (
+                f"{who} do not work: their balanced accuracy is {score:.2f} on average, chance "
+                f"{comparison.chance:.2f}. Gaps and similarity say nothing."
+            )
+    return ""
 
 
 def tasks_text(comparison: TaskComparison) -> str:

@@ -31,6 +31,7 @@ def group(
         kind=kind,
         about=f"what <{name.partition('_')[0]}> is",
         seeds=(len(accuracy),),
+        ids=tuple(f"{name}-{k}" for k in range(len(accuracy))),
         nearest=tuple(0.5 * value for value in ratio),
         nearest_ratio=tuple(ratio),
         spread=1.25,
@@ -77,6 +78,8 @@ def comparison(
             samples=SAMPLES,
             leave_one_out_iou=YARDSTICK_IOU,
             good_from=95.2,
+            chance=10.0,
+            works_from=11.9,
         ),
         groups=groups,
     )
@@ -183,18 +186,47 @@ def test_verdict_on_new_and_good_networks() -> None:
 @pytest.mark.parametrize(
     ("iou", "ratio", "named"),
     [
-        (0.6, 0.3, "By their weights they"),
-        (0.98, 2.0, "By their errors they"),
-        (0.98, 0.3, "By their weights and their errors they"),
+        (0.6, 0.3, "but their errors are others: no copies."),
+        (0.98, 2.0, "though their weights lie apart: such networks do what a training checkpoint does."),
+        (0.98, 0.3, "They are near-copies: in weights and in errors closer to a training checkpoint than"),
     ],
 )
-def test_verdict_calls_copies_copies(iou: float, ratio: float, named: str) -> None:
+def test_copies_are_near_and_err_alike(iou: float, ratio: float, named: str) -> None:
     verdict = judge(comparison(generated=(97.0, iou, ratio)))[0]
-    assert f"{named} are near-copies" in verdict.headline
+    assert named in verdict.headline
+    assert ("near-copies" in verdict.headline) == (ratio < 1 and iou > YARDSTICK_IOU)
     findings = dict(verdict.findings)
-    assert ("On this measure they are near-copies" in findings["Weights"]) == (ratio < 1)
-    assert ("On this measure they are near-copies" in findings["Errors"]) == (iou > YARDSTICK_IOU)
+    assert ("They lie near: copies, if" in findings["Weights"]) == (ratio < 1)
+    assert ("They err alike: copies, if" in findings["Errors"]) == (iou > YARDSTICK_IOU)
     assert ("100% (10 of 10)" in findings["Weights"]) == (ratio < 1)
+
+
+def test_chance_and_the_margin_come_first() -> None:
+    made = comparison()
+    verdict = judge(made)[0]
+    assert "points below the originals (chance 10.00); 100% (10 of 10) are good, at least 95.20." in verdict.headline
+    assert [topic for topic, _ in verdict.findings][:2] == ["Health", "Accuracy"]
+    assert "Better than that, by two standard errors, are 100% (40 of 40) of the originals" in verdict.findings[0][1]
+    scoring = made.scoring
+    assert scoring
+    unknown = scoring.model_copy(update={"chance": None, "works_from": None})
+    silent = judge(made.model_copy(update={"scoring": unknown}))[0]
+    assert "chance" not in silent.headline
+    assert "It is not known what guessing scores" in silent.findings[0][1]
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.87, 2.0])
+@pytest.mark.parametrize("iou", [0.6, 0.98])
+def test_dead_networks_are_called_dead_and_nothing_else(iou: float, ratio: float) -> None:
+    verdict = judge(comparison(generated=(9.2, iou, ratio)))[0]
+    assert re.fullmatch(
+        r"These networks do not work: 9\.\d\d on average, chance 10\.00; the originals score 97\.\d\d\. "
+        r"Similarity says nothing\.",
+        verdict.headline,
+    )
+    assert [topic for topic, _ in verdict.findings] == ["Health", "Accuracy", "Held-out originals"]
+    assert "0% (0 of 10) of the generated networks" in verdict.findings[0][1]
+    assert "cop" not in summary(comparison(generated=(9.2, iou, ratio)))
 
 
 def test_verdict_on_networks_that_lie_like_the_originals() -> None:
@@ -254,7 +286,7 @@ def test_every_generated_group_has_its_verdict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "words"), [(2.0, "They are not closer"), (0.3, "By their weights they are near-cop")]
+    ("ratio", "words"), [(2.0, "They are not closer"), (0.3, "to one another: copies, unless they err otherwise.")]
 )
 def test_weights_alone_say_nothing_of_scores(ratio: float, words: str) -> None:
     made = weights_alone(comparison(generated=(97.0, 0.98, ratio)))

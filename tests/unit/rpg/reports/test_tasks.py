@@ -31,6 +31,7 @@ class LookupTask:
     """Ten samples, one of each class; a network answers with its ten head weights, rounded."""
 
     evaluator, protocol, main_metric = "lookup/1", "ten samples", "top1"
+    chance = {"balanced": 50.0}  # noqa: RUF012
     conditions = (UNSEEN, flipped(UNSEEN), *TRAIN)
     labels = torch.zeros(10)
 
