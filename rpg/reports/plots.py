@@ -149,10 +149,11 @@ def _titled(body: str, gid: str, titles: Sequence[str]) -> str:
     """The SVG with a <title> for each mark of a line, which viewers show where the pointer rests."""
     start = body.index(f'<g id="{gid}">')
     waiting = iter(titles)
-    mark = r"<use ([^>]*[^>/])/>"
-    named, count = re.subn(
-        mark, lambda use: f"<use {use[1]}><title>{escape(next(waiting))}</title></use>", body[start:], len(titles)
-    )
+
+    def titled(use: re.Match[str]) -> str:
+        return f"<use {use[1]}><title>{escape(next(waiting))}</title></use>"
+
+    named, count = re.subn(r"<use ([^>]*[^>/])/>", titled, body[start:], count=len(titles))
     assert count == len(titles)
     return body[:start] + named
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from rpg.reports.page import Page, Section, write_page
+from rpg.reports.page import Page, Section, links_to, write_page
 from rpg.reports.plots import head_plot, picture_plot
 from rpg.reports.report import Losses, training_section
 from rpg.reports.tasks import BASELINES, TaskComparison
@@ -31,11 +32,33 @@ HEAD_CAPTION = (
 PICTURE_CAPTION = (
     "A row per network, a column per weight, in units of its spread over the seen tasks (paper, figure 6)."
 )
+EXPLAINED = {
+    "task": "the label, 0 or 1, of each of the ten classes",
+    "split": "whether networks of this task were learnt from",
+    "original": "the mean accuracy of the networks that were trained for the task",
+    "best": "the best generated network, picked on the test data",
+    "average": "the mean accuracy of the generated networks",
+    "std": "the standard deviation between the generated networks",
+    "gap": "points that the generated networks lie below the originals on average",
+    "nearest": "the network of the seen task that labels the fewest classes differently",
+    "neighbours": "the mean of all networks of such tasks",
+    "regression": "what least squares says from the bits of the task",
+    "flipped": "the accuracy here of networks generated for the complement: near 100 less their own, if they listen",
+    "networks": "how many networks were generated for the task",
+    "group": "whose networks: originals, generated, or generated for the complement",
+    "generated": "the generated networks",
+    "tasks": "how many tasks",
+}
 CLASS_TASKS = 10  # in the tables; `report.json` has all
 
 
 def write_task_report(
-    comparison: TaskComparison, losses: Losses, provenance: Mapping[str, str], out: Path, plots: Sequence[str] = ()
+    comparison: TaskComparison,
+    losses: Losses,
+    provenance: Mapping[str, str],
+    out: Path,
+    plots: Sequence[str] = (),
+    zoos: Mapping[str, Path] = MappingProxyType({}),
 ) -> Path:
     """Write the same files as `rpg.reports.report.write_report`; the path of the page. `report.csv` has a row per task.
 
@@ -63,6 +86,8 @@ def write_task_report(
             "evaluator": comparison.evaluator,
         }
         | dict(provenance),
+        explained=EXPLAINED,
+        links=links_to({f"zoo of {name}": path for name, path in zoos.items()}, out),
     )
     return write_page(page, comparison, comparison.inputs, task_table(comparison), out, plots)
 

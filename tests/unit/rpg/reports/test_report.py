@@ -4,16 +4,27 @@ import csv
 import re
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from evaluators.metrics import summarize
 from rpg.reports.compare import Behaviour, Comparison, Group, Kind, Scoring
-from rpg.reports.plots import FORMS, marks, similarity_plot
-from rpg.reports.report import measures, score_table, seed_table, similarity_table, summary, write_report
+from rpg.reports.plots import COLOURS, FORMS, distance_plot, marks, similarity_plot
+from rpg.reports.report import (
+    EXPLAINED,
+    interval,
+    measures,
+    score_table,
+    seed_table,
+    similarity_table,
+    summary,
+    write_report,
+)
 from rpg.reports.verdict import judge
 from zoo.hub.card import read_plots
 
@@ -142,10 +153,80 @@ def test_tables_hold_the_statistics_of_each_group() -> None:
         behaviour = member.scored
         accuracy, iou, ratio = map(np.array, (behaviour.accuracy, behaviour.max_error_iou, member.nearest_ratio))
         spread = accuracy.std(ddof=1) if len(accuracy) > 1 else 0.0
-        numbers = [accuracy.max(), accuracy.mean(), np.median(accuracy), accuracy.min(), spread, 0.625, len(accuracy)]
+        numbers = [np.median(accuracy), accuracy.min(), spread, 0.625, len(accuracy)]
         assert row[0] == similar[0] == member.name
-        assert row[1:] == pytest.approx(numbers)
+        assert row[1:3] == pytest.approx([accuracy.max(), accuracy.mean()])
+        assert row[3] == interval(summarize(behaviour.accuracy))
+        assert row[4:] == pytest.approx(numbers)
         assert similar[1:] == pytest.approx([np.median(iou), iou.max(), np.median(ratio), 1.25, 40])
+
+
+def test_the_interval_of_the_mean_is_students() -> None:
+    values = np.random.default_rng(1).normal(97, 1, 7)
+    low, high = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert interval(summarize(values.tolist())) == pytest.approx((high - low) / 2)
+    assert interval(summarize([97.0])) is None
+
+
+def test_every_mark_says_which_network_it_is(tmp_path: Path) -> None:
+    """And where networks of a group lie on the same point, how many do."""
+    made = comparison()
+    same = replaced(made, "gaussian", behaviour=made.group("gaussian").scored.model_copy(
+        update={"accuracy": (96.0,) * 9 + (97.0,), "max_error_iou": (0.5,) * 10}
+    ))  # fmt: skip
+    write(same, tmp_path)
+    root = ElementTree.fromstring((tmp_path / "plots/similarity.svg").read_bytes())  # noqa: S314  # our own
+    titles = [title.text or "" for title in root.iter("{http://www.w3.org/2000/svg}title")]
+    names = [line.split(",")[0] for title in titles for line in title.splitlines()]
+    for member in made.groups:
+        if member.name != "gaussian":
+            assert names.count(member.name) == len(member.nearest)
+    assert sum("gaussian, " in title for title in titles) == 2
+    assert any(title.endswith("and 4 more here") for title in titles)
+    mine = made.group("mine")
+    expected = f"top1 {mine.scored.accuracy[3]:.2f}, error-IoU {mine.scored.max_error_iou[3]:.3f}, distance"
+    assert any(title.startswith(f"mine, mine-3: {expected}") for title in titles)
+    assert "×9" in (tmp_path / "plots/similarity.svg").read_text()
+    uses = {id(title): None for use in root.iter("{http://www.w3.org/2000/svg}use") for title in use}
+    assert len(uses) == len(titles)
+
+
+def luminance(colour: str) -> float:
+    """Of sRGB, as WCAG 2 defines it."""
+    parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("paper", ["#fdfdfb", "#15181b"])
+def test_every_colour_stands_out_in_light_and_dark(paper: str) -> None:
+    for colour in (colour for colours in COLOURS.values() for colour in colours):
+        bright, dim = sorted((luminance(colour), luminance(paper)), reverse=True)
+        assert (bright + 0.05) / (dim + 0.05) >= 3, colour
+
+
+@pytest.mark.parametrize("far", [3.0, 40.0, 5e6])
+def test_bars_of_distances_stand_where_the_distances_are(far: float) -> None:
+    """However far one group is, and no two ticks are printed over one another."""
+    made = comparison()
+    behind = made.group("gaussian").model_copy(update={"nearest_ratio": tuple(far + k for k in range(10))})
+    figure = distance_plot(replaced(made, "gaussian", **dict(behind))).figure
+    for axes, member in zip(figure.axes, replaced(made, "gaussian", **dict(behind)).groups, strict=True):
+        low, high = axes.get_xlim()
+        shares = np.zeros(len(member.nearest_ratio))
+        for bar in axes.patches:
+            left, right = bar.get_x(), bar.get_x() + bar.get_width()
+            inside = [left * 0.999 <= ratio <= right * 1.001 for ratio in member.nearest_ratio]
+            assert bar.get_height() == 0 or any(inside)
+            shares += np.array(inside) * bar.get_height()
+        assert all(low <= ratio <= high for ratio in member.nearest_ratio)
+        assert (shares > 0).all()
+    last = figure.axes[-1]
+    boxes = [label.get_window_extent() for label in last.get_xticklabels() if label.get_text()]
+    shown = [box for box in boxes if last.bbox.x0 - 1 <= (box.x0 + box.x1) / 2 <= last.bbox.x1 + 1]
+    assert len(shown) >= 2
+    for one, other in pairwise(shown):
+        assert one.x1 < other.x0
 
 
 def test_seeds_have_their_own_means_and_deviations() -> None:
@@ -315,9 +396,12 @@ def test_page_is_self_contained_and_well_formed(change: Callable[[Comparison], C
     page = Page(text)
     assert not page.open
     assert page.tags.count("svg") == 3
-    assert not {"script", "link", "img", "iframe"} & set(page.tags)
-    assert not re.search(r"https?:|//|@import", text)
-    assert all(value.startswith("#") for name, value in page.attributes if name in ("href", "src", "xlink:href"))
+    assert not {"link", "img", "iframe"} & set(page.tags)
+    assert page.tags.count("script") == 1
+    assert not re.search(r"https?:|//|@import|fetch|XMLHttp", text)
+    places = [value for name, value in page.attributes if name in ("href", "src", "xlink:href")]
+    assert {place for place in places if not place.startswith("#")} == {"report.json", "report.csv", "report.md"}
+    assert page.attributes.count(("title", EXPLAINED["± of mean"])) == 1
     ids = [value for name, value in page.attributes if name == "id"]
     for _, value in page.attributes:
         for target in re.findall(r"url\(#(\w+)\)", value):
