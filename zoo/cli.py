@@ -183,13 +183,19 @@ def import_checkpoints(
 
 @app.command(rich_help_panel=LOOK, epilog=examples("rpg-zoo ls digits", "rpg-zoo ls zoos"))
 def ls(path: ZooPath, as_json: Json = False) -> None:
-    """List a zoo's checkpoints."""
-    from zoo.listing import checkpoints_table
-    from zoo.store import Zoo
+    """List a zoo's checkpoints, or the zoos of a directory."""
+    from zoo.listing import checkpoints_table, describe, zoo_line, zoos_in, zoos_table
+    from zoo.store import Zoo, find
 
-    entries = Zoo.open(path).entries
-    rows = [entry.model_dump(mode="json") for entry in entries]
-    emit({"zoo": str(path), "checkpoints": rows}, as_json, checkpoints_table(entries).text())
+    place = find(path, "zoos")
+    if place.is_dir() and not (place / "manifest.json").is_file() and not (place / "journal.jsonl").is_file():
+        zoos = zoos_in(place)
+        emit({"zoos": [describe(zoo) for zoo in zoos]}, as_json, zoos_table(zoos).text())
+        return
+    zoo = Zoo.open(path)
+    rows = [entry.model_dump(mode="json") for entry in zoo.entries]
+    text = f"{checkpoints_table(zoo.entries).text()}\n{zoo_line(zoo)}"
+    emit({"zoo": str(path), "checkpoints": rows}, as_json, text)
 
 
 @app.command(rich_help_panel=LOOK, epilog=examples("rpg-zoo show digits"))
@@ -470,14 +476,18 @@ def card(
     from tempfile import TemporaryDirectory
 
     from zoo.hub.client import parse_address
+    from zoo.hub.licenses import PLACEHOLDER, license_or_placeholder
     from zoo.hub.publish import write_card
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
     place = scores or Path("scores") / zoo.name
     with TemporaryDirectory() as folder:
-        files = write_card(zoo, parse_address(repo_id), license, place, report, Path(folder))
+        terms = license_or_placeholder(zoo.manifest.origin, license)
+        files = write_card(zoo, parse_address(repo_id), terms, place, report, Path(folder))
         text = files["README.md"].read_text(encoding="utf-8")
+    if terms == PLACEHOLDER:
+        say("the licence of these weights is not known: `rpg-zoo push` will ask for --license")
     emit({"zoo": str(path), "card": text}, as_json, text)
 
 

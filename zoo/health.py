@@ -65,6 +65,18 @@ def health(entries: Sequence[Entry], chance: Mapping[str, float]) -> Health | No
     return Health(names[0], mean(values), min(values), max(values), len(values), working, guess)
 
 
+def validated(zoo: Zoo, split: str | None = None) -> Health | None:
+    """The health of a zoo's networks, or of those of one split, on validation data, as far as its task is known here:
+    weights can be looked at and learnt without it.
+    """
+    origin = zoo.manifest.origin
+    try:
+        chance = task_of(origin).chance() if origin.task else {}
+    except ValueError:
+        chance = {}
+    return health(zoo.select(split) if split else zoo.entries, chance)
+
+
 def report_health(zoo: Zoo, chance: Mapping[str, float]) -> None:
     """Log how good the networks of a new zoo are on validation data, and a warning when they only guess."""
     if found := health(zoo.entries, chance):
@@ -74,12 +86,7 @@ def report_health(zoo: Zoo, chance: Mapping[str, float]) -> None:
 
 def warn_of_guessers(zoo: Zoo, split: str) -> None:
     """Log a warning when the networks of this split of a zoo were no better than guessing when they were made."""
-    origin = zoo.manifest.origin
-    try:
-        chance = task_of(origin).chance() if origin.task else {}
-    except ValueError:  # a task that is not known here; weights can be learnt without it
-        return
-    if found := health(zoo.select(split), chance):
+    if found := validated(zoo, split):
         _warn(zoo, found)
 
 

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from zoo.console import plain
+from zoo.health import validated
 from zoo.hub.client import is_address
 from zoo.manifest import Entry
 from zoo.recipe import task_of
 from zoo.store import Zoo
 from zoo.table import Record, Table
+
+MB = 10**6
 
 
 def checkpoints_table(entries: Sequence[Entry]) -> Table:
@@ -22,10 +25,55 @@ def checkpoints_table(entries: Sequence[Entry]) -> Table:
         if entry.condition is not None:
             record["condition"] = entry.condition
         for metric in entry.metrics.values():
-            record |= {metric.name: metric.value, f"{metric.name} ±": metric.stderr}
+            title = f"{metric.name}, %" if metric.higher_is_better else metric.name
+            record |= {title: metric.value, f"{metric.name} ±": metric.stderr}
         records.append(record)
     table = Table.of(records)
     return Table(table.columns, table.rows, dict.fromkeys(table.columns, 3))
+
+
+def zoo_line(zoo: Zoo) -> str:
+    """A zoo in a line, below the list of its checkpoints."""
+    found = describe(zoo)
+    conditions = f" of {found['conditions']} tasks" if found["conditions"] else ""
+    splits = ", ".join(f"{count} {split}" for split, count in zoo_splits(zoo).items())
+    size = sum(record.bytes for record in zoo.manifest.files.values()) / MB
+    return f"{len(zoo.entries)} checkpoints{conditions} ({splits}) of {zoo.structure.numel:,} values, {size:.1f} MB"
+
+
+def zoos_in(folder: Path) -> list[Zoo]:
+    """The finished zoos in a directory. Raises ValueError where there is none."""
+    found = [Zoo.open(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+    if not found:
+        raise ValueError(f"{folder} is no zoo and holds none; `rpg-zoo collect` makes one")
+    return found
+
+
+def zoos_table(zoos: Sequence[Zoo]) -> Table:
+    """A row per zoo; the score is the mean on validation data."""
+    records: list[Record] = []
+    for zoo in zoos:
+        origin, found = zoo.manifest.origin, validated(zoo)
+        records.append(
+            {
+                "zoo": zoo.path.name,
+                "kind": origin.kind,
+                "recipe": origin.name,
+                "checkpoints": len(zoo.entries),
+                "splits": ", ".join(f"{count} {split}" for split, count in zoo_splits(zoo).items()),
+                "tasks": len({entry.condition for entry in zoo.entries} - {None}) or None,
+                "values": zoo.structure.numel,
+                "MB": sum(record.bytes for record in zoo.manifest.files.values()) / MB,
+                "validation, %": found.mean if found else None,
+            }
+        )
+    return Table.of(records, {"MB": 1})
+
+
+def zoo_splits(zoo: Zoo) -> dict[str, int]:
+    """How many checkpoints each split has."""
+    splits = [entry.split for entry in zoo.entries]
+    return {split: splits.count(split) for split in sorted(set(splits))}
 
 
 def recipes_table(tasks: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -60,7 +108,6 @@ def derived_place(source: Path, zoo: Zoo, suffix: str, out: Path | None) -> Path
 
 def describe(zoo: Zoo) -> dict[str, object]:
     """A zoo in a few fields, for `--json`."""
-    splits = [entry.split for entry in zoo.entries]
     return {
         "zoo": str(zoo.path),
         "sha256": zoo.sha256,
@@ -68,7 +115,8 @@ def describe(zoo: Zoo) -> dict[str, object]:
         "recipe": zoo.manifest.origin.name,
         "task": zoo.manifest.origin.family,
         "checkpoints": len(zoo.entries),
-        "splits": {split: splits.count(split) for split in sorted(set(splits))},
+        "splits": zoo_splits(zoo),
+        "conditions": len({entry.condition for entry in zoo.entries} - {None}),
         "values": zoo.structure.numel,
         "bytes": sum(record.bytes for record in zoo.manifest.files.values()),
     }

@@ -423,7 +423,8 @@ def test_plots_are_files_and_the_page_holds_them(tmp_path: Path) -> None:
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert root.get("aria-label")
         assert path.read_text().replace(' xmlns="http://www.w3.org/2000/svg"', "", 1) in page
-    assert read_plots(tmp_path) == [path.read_bytes() for path in files]
+    assert [svg for _, svg in read_plots(tmp_path)] == [path.read_bytes() for path in files]
+    assert [alt.split()[0] for alt, _ in read_plots(tmp_path)] == ["Distances", "Training", "Accuracy"]
 
 
 def test_plots_for_papers_when_asked(tmp_path: Path) -> None:
