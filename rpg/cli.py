@@ -7,7 +7,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo import command_help as complete
+from rpg.options import (
+    Conditions,
+    EstimateDevice,
+    EvalTask,
+    Form,
+    FromZoo,
+    Method,
+    Mode,
+    Originals,
+    Parameters,
+    Places,
+    Plots,
+    PushedRun,
+    RecipeOrMethod,
+    ReportTask,
+    RunName,
+    Runs,
+    SamplerName,
+    Split,
+    Track,
+    Weights,
+    What,
+    Zoos,
+)
 from zoo.command_help import Grouped, Version, examples
 from zoo.console import command_line, describe_push, emit, is_first_process, run_cli, say
 from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, Set
@@ -24,24 +47,6 @@ FIRST, LEARN, JUDGE, AROUND = "To begin with", "Learn and generate", "Judge", "L
 @app.callback()
 def _program(version: Version = False) -> None:
     pass
-
-
-Originals = Annotated[
-    str | None,
-    typer.Option(
-        "--originals",
-        help="The zoo it learnt from (default: found by its hash under zoos/).",
-        autocompletion=complete.zoos,
-    ),
-]
-Method = Annotated[
-    str | None,
-    typer.Option(
-        "--method",
-        help="Settings of a method (`rpg methods`), or a YAML file, instead of the recipe's.",
-        autocompletion=complete.methods,
-    ),
-]
 
 
 @app.command(rich_help_panel=FIRST, epilog=examples("rpg demo", "rpg demo --set method.train.steps=300 --out quick"))
@@ -87,27 +92,14 @@ def methods(as_json: Json = False) -> None:
     ),
 )
 def train(
-    what: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RECIPE|ZOO",
-            help="What to learn: a recipe, whose zoo is known, or a zoo.",
-            autocompletion=complete.recipes_or_zoos,
-        ),
-    ] = None,
-    zoo: Annotated[
-        str | None,
-        typer.Option("--zoo", help="The zoo to learn from (default: zoos/<recipe>).", autocompletion=complete.zoos),
-    ] = None,
+    what: What = None,
+    zoo: FromZoo = None,
     method: Method = None,
     split: Annotated[str, typer.Option(help="The checkpoints to learn from.")] = "train",
     overrides: Set = [],  # noqa: B006
     out: Out = None,
     device: Device = "auto",
-    track: Annotated[
-        list[str],
-        typer.Option("--track", metavar="TRACKER", help="Log to tensorboard (in the run's logs/), wandb or trackio."),
-    ] = [],  # noqa: B006
+    track: Track = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -163,32 +155,17 @@ def train(
     ),
 )
 def generate(
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN", help="A run's directory, its name under runs/, or hf://.", autocompletion=complete.runs
-        ),
-    ],
+    run: RunName,
     n: Annotated[int | None, typer.Option("-n", help="How many networks.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.")] = None,
-    sampler: Annotated[
-        str | None,
-        typer.Option(
-            help="RPG: ddpm, ddim or dpm++ (made for few steps, say 20).",
-            autocompletion=complete.words("ddpm", "ddim", "dpm++"),
-        ),
-    ] = None,
-    condition: Annotated[
-        list[str], typer.Option("--condition", metavar="BITS", help="The binary task to generate for; can be repeated.")
-    ] = [],  # noqa: B006
+    sampler: SamplerName = None,
+    condition: Conditions = [],  # noqa: B006
     split: Annotated[
         str | None, typer.Option(help="Generate for every task of this split of the run's zoo, as in unseen.")
     ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="And for the complement of each of these tasks.")] = False,
     steps: Annotated[int | None, typer.Option(help="RPG: denoising steps.")] = None,
-    mode: Annotated[
-        str | None, typer.Option(help="RPG: sequential, partial or full: tokens denoised together; less memory first.")
-    ] = None,
+    mode: Mode = None,
     with_scores: Annotated[
         bool, typer.Option("--score", help="Score each network as it comes, into scores/<zoo>.")
     ] = False,
@@ -236,14 +213,8 @@ def generate(
     epilog=examples("rpg eval zoos/digits-generated --task digits", "rpg eval network.safetensors --task digits"),
 )
 def evaluate(
-    weights: Annotated[
-        str | None,
-        typer.Argument(
-            help="A zoo, or one .safetensors or .pth file (default: the newest generated zoo).",
-            autocompletion=complete.zoos,
-        ),
-    ] = None,
-    task: Annotated[str, typer.Option("--task", help="A recipe or task name.", autocompletion=complete.recipes)] = ...,  # type: ignore[assignment]
+    weights: Weights = None,
+    task: EvalTask = ...,  # type: ignore[assignment]
     originals: Originals = None,
     overrides: Set = [],  # noqa: B006
     out: Out = None,
@@ -281,37 +252,17 @@ def evaluate(
     emit(result(task, found.scores) | found.tasks_json(), as_json, found.text())
 
 
-Split = Annotated[
-    str | None, typer.Option(help="The originals' split that was learnt from, where the zoos do not say.")
-]
-
-
 @app.command(
     rich_help_panel=JUDGE, epilog=examples("rpg report digits-generated", "rpg report --task digits --plots png,pdf")
 )
 def report(
-    zoos: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="ZOO...", help="Generated zoos (default: the newest of --task).", autocompletion=complete.zoos
-        ),
-    ] = [],  # noqa: B006
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task",
-            help="A recipe or task name; of a recipe the section eval: holds.",
-            autocompletion=complete.recipes,
-        ),
-    ] = None,
+    zoos: Zoos = [],  # noqa: B006
+    task: ReportTask = None,
     originals: Originals = None,
     split: Split = None,
-    runs: Annotated[
-        list[str],
-        typer.Option("--run", help="A run that made some, for its loss curve (default: found under runs/)."),
-    ] = [],  # noqa: B006
+    runs: Runs = [],  # noqa: B006
     baselines: Annotated[bool, typer.Option(help="Set baselines beside them.")] = True,
-    plots: Annotated[str, typer.Option(help="Formats of the plots beside svg: png, pdf, or both as png,pdf.")] = "",
+    plots: Plots = "",
     overrides: Set = [],  # noqa: B006
     out: Out = None,
     data_root: DataRoot = None,
@@ -324,12 +275,14 @@ def report(
     Default place: reports/<zoo>. Several zoos stand side by side; those that differ in their seeds alone are seeds of
     one generator.
     """
-    from rpg.evaluation import find_generated
+    from rpg.evaluation import find_generated, refuse_unknown
     from rpg.reports.stage import plan_report
     from zoo.recipe import is_recipe
 
     if not zoos and task is None:
         raise ValueError("say which networks: generated zoos, or --task RECIPE for the newest of a recipe")
+    if task is not None:
+        refuse_unknown(task)
     plan = plan_report(
         zoos or [find_generated(str(task))],
         originals=originals,
@@ -360,20 +313,8 @@ def report(
     ),
 )
 def compare(
-    places: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="ZOO|REPORT...", help="Generated zoos, or reports.", autocompletion=complete.zoos_or_reports
-        ),
-    ],
-    form: Annotated[
-        str,
-        typer.Option(
-            "--format",
-            help="table, csv, latex or json.",
-            autocompletion=complete.words("table", "csv", "latex", "json"),
-        ),
-    ] = "table",
+    places: Places,
+    form: Form = "table",
     baselines: Annotated[bool, typer.Option(help="Set baselines beside the zoos.")] = True,
     overrides: Set = [],  # noqa: B006
     data_root: DataRoot = None,
@@ -413,21 +354,11 @@ def ls(
     epilog=examples("rpg estimate digits", "rpg estimate rpg-large --parameters 86000000 --device h100"),
 )
 def estimate(
-    recipe: Annotated[
-        str,
-        typer.Argument(
-            metavar="RECIPE", help="A recipe, or a method such as rpg-large.", autocompletion=complete.recipes
-        ),
-    ],
+    recipe: RecipeOrMethod,
     method: Method = None,
     overrides: Set = [],  # noqa: B006
-    device: Annotated[
-        str, typer.Option("--device", help="auto, cpu or cuda (measured), or h100, h200, a100, rtx3090.")
-    ] = "auto",
-    parameters: Annotated[
-        int | None,
-        typer.Option("--parameters", min=1, help="Values per network, as one tensor, instead of the recipe's network."),
-    ] = None,
+    device: EstimateDevice = "auto",
+    parameters: Parameters = None,
     as_json: Json = False,
 ) -> None:
     """Say what a recipe costs: tokens, parameters, memory, FLOPs, hours. Needs neither data nor weights."""
@@ -449,10 +380,7 @@ def doctor(as_json: Json = False) -> int:
 
 @app.command(rich_help_panel=AROUND, epilog=examples("rpg push digits user/digits-generator --dry-run"))
 def push(
-    run: Annotated[
-        str,
-        typer.Argument(metavar="RUN", help="A run's directory, or its name under runs/.", autocompletion=complete.runs),
-    ],
+    run: PushedRun,
     repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="A repository on the Hub, as user/name.")],
     private: Annotated[bool, typer.Option("--private", help="If the repository is made, make it private.")] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="A branch other than main.")] = None,

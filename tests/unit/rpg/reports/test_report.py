@@ -13,7 +13,8 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from evaluators.metrics import summarize
-from rpg.reports.compare import Behaviour, Comparison, Group, Kind, Scoring
+from made_up import SAMPLES, YARDSTICK_IOU, comparison, group, replaced
+from rpg.reports.compare import Comparison
 from rpg.reports.plots import COLOURS, FORMS, distance_plot, marks, similarity_plot
 from rpg.reports.report import (
     EXPLAINED,
@@ -30,76 +31,6 @@ from zoo.hub.card import read_plots
 
 LOSSES = {"generated": [(step, 2.0 / step) for step in range(10, 1010, 10)]}
 PROVENANCE = {"command": "rpg report --task 'a & <b>'", "commit": "0123456789ab"}
-YARDSTICK_IOU = 0.9
-SAMPLES = 1000
-
-
-def group(
-    name: str, accuracy: Sequence[float], iou: Sequence[float], ratio: Sequence[float], kind: Kind = "baseline"
-) -> Group:
-    return Group(
-        name=name,
-        kind=kind,
-        about=f"what <{name.partition('_')[0]}> is",
-        seeds=(len(accuracy),),
-        ids=tuple(f"{name}-{k}" for k in range(len(accuracy))),
-        nearest=tuple(0.5 * value for value in ratio),
-        nearest_ratio=tuple(ratio),
-        spread=1.25,
-        behaviour=Behaviour(
-            metrics={"top1": summarize(accuracy)},
-            accuracy=tuple(accuracy),
-            stderr=0.625,
-            max_error_iou=tuple(iou),
-            novel_and_good=40.0,
-        ),
-    )
-
-
-def comparison(
-    generated: tuple[float, float, float] = (97.0, 0.6, 2.0), mean_of_all: tuple[float, float] = (90.0, 0.95)
-) -> Comparison:
-    """A `generated` group around (accuracy, IoU, ratio) and a `mean_of_all` at (accuracy, IoU)."""
-    rng = np.random.default_rng(0)
-
-    def around(name: str, accuracy: float, iou: float, ratio: float, n: int = 10, kind: Kind = "baseline") -> Group:
-        offsets = rng.uniform(-0.05, 0.05, n)
-        return group(name, accuracy + 5 * offsets, iou + 0.1 * offsets, ratio + offsets, kind)
-
-    groups = (
-        around("original", 97.2, YARDSTICK_IOU, 1.0, n=40, kind="original"),
-        around("heldout", 97.1, 0.7, 1.8, kind="heldout"),
-        around("mine", *generated, kind="generated"),
-        around("noised_0.01", 95.0, 0.97, 0.3),
-        around("noised_0.1", 80.0, 0.3, 30.0),
-        group("mean_of_all", [mean_of_all[0]], [mean_of_all[1]], [0.4]),
-        around("average_of_16", 94.0, 0.93, 0.5),
-        around("gaussian", 60.0, 0.2, 9.0),
-    )
-    return Comparison(
-        inputs={"original": "40 networks 01", "generated mine": "10 networks 23"},
-        originals="made-up <recipe>",
-        split="train",
-        runs=1,
-        leave_one_out_distance=0.5,
-        scoring=Scoring(
-            headline="top1",
-            protocol="made-up/test",
-            evaluator="classification/1",
-            samples=SAMPLES,
-            leave_one_out_iou=YARDSTICK_IOU,
-            good_from=95.2,
-            chance=10.0,
-            works_from=11.9,
-        ),
-        groups=groups,
-    )
-
-
-def replaced(made: Comparison, which: str, **fields: object) -> Comparison:
-    """The comparison with some fields of a group changed."""
-    groups = tuple(g.model_copy(update=fields) if g.name == which else g for g in made.groups)
-    return made.model_copy(update={"groups": groups})
 
 
 def weights_alone(made: Comparison) -> Comparison:
