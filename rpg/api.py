@@ -76,7 +76,6 @@ class Training:
         """Train, or continue, into `path`."""
         run = Run(self.path)
         if is_first_process():
-            warn_of_guessers(self.data.zoo, self.data.split)
             run.begin(self.origin, self.data, self.request)
         self.config.build().fit(self.data, run, self.machine)
         return run
@@ -108,9 +107,11 @@ def train(
     >>> rpg.train("linear", method="gaussian", width=0.5)
     Run('runs/linear-gaussian')
     """
-    return plan_training(
+    plan = plan_training(
         what, method, zoo=zoo, split=split, out=out, overrides=overrides, settings=settings, device=device, track=track
-    ).carry_out()
+    )
+    warn_of_guessers(plan.data.zoo, split)
+    return plan.carry_out()
 
 
 def plan_training(

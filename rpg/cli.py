@@ -112,6 +112,7 @@ def train(
     """
     from rpg.api import plan_training
     from rpg.processes import ignored_options
+    from zoo.health import warn_of_guessers
     from zoo.progress import duration
 
     if what is None and zoo is None:
@@ -134,6 +135,7 @@ def train(
         emit(result, as_json, text)
         return
     say(f"learning {count} checkpoints of {originals} by method {plan.config.name} into {plan.path}")
+    warn_of_guessers(plan.data.zoo, split)
     if plan.unfinished and is_first_process():
         say(
             f"it takes at least {duration(3600 * plan.estimate().fit_hours)} on this machine (`rpg estimate` says more)"
