@@ -16,11 +16,13 @@ log = logging.getLogger(__name__)
 
 
 def works_from(chance: float, samples: int) -> float:
-    """The score in percent that a network has to pass to be better than guessing: two standard errors of a guesser's
-    score on so many samples above `chance`, in percent. Of networks that guess, one in forty passes it.
+    """The score in percent that a network has to pass to be better than guessing, where that scores `chance` percent on
+    average: two standard errors on so many samples above it, and a twentieth of the way to 100 (or half of chance,
+    where that is less). The second is for networks that were never trained: each is a function that is right more often
+    than chance or less, whatever the number of samples.
     """
     share = min(max(chance / 100, 0.0), 1.0)
-    return chance + 200 * math.sqrt(share * (1 - share) / samples)
+    return chance + min((100 - chance) / 20, chance / 2) + 200 * math.sqrt(share * (1 - share) / samples)
 
 
 @dataclass(frozen=True)

@@ -115,9 +115,10 @@ def _dead(comparison: TaskComparison) -> str:
     """The headline where the originals, or the generated networks, are no better than guessing; else nothing."""
     if comparison.chance is None:
         return ""
+    least = works_from(comparison.chance, comparison.samples * len(comparison.rows))  # each task asks anew
     for group, who in (("original", "The originals"), ("generated", "The generated networks")):
         score = comparison.balanced(group)
-        if score is not None and score <= works_from(comparison.chance, comparison.samples):
+        if score is not None and score <= least:
             return (
                 f"{who} do not work: their balanced accuracy is {score:.2f} on average, chance "
                 f"{comparison.chance:.2f}. Gaps and similarity say nothing."

@@ -99,7 +99,8 @@ def _health(comparison: Comparison, scoring: Scoring, group: Group) -> str:
         for one, who in ((comparison.original, "originals"), (group, "generated networks"))
     ]
     return (
-        f"Guessing scores {scoring.chance:.2f}. Better than that, by two standard errors, are {' and '.join(counts)}. "
+        f"Guessing scores {scoring.chance:.2f}. Better than that, above {scoring.works_from:.2f}, are "
+        f"{' and '.join(counts)}. "
         f"A network is good from {scoring.good_from:.2f} on: {MARGIN:g} points below the median original"
         f"{', or better than guessing, whichever is more' if scoring.good_from == scoring.works_from else ''}."
     )

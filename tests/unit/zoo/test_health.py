@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from evaluators.metrics import Metric, proportion
 from zoo.conditions import all_conditions
@@ -17,13 +18,26 @@ from zoo.writer import ZooWriter
 CHANCE = {"top1": 10.0}
 
 
-@pytest.mark.parametrize("samples", [100, 360, 10_000])
-def test_few_guessers_pass_for_working_networks(samples: int) -> None:
-    """One in forty by the normal approximation, which of 100 samples is coarse."""
-    right = np.random.default_rng(0).binomial(samples, 0.1, 20_000)
-    passing = np.mean(100 * right / samples > works_from(10, samples))
-    assert 0.005 < passing < 0.045
-    assert works_from(0, samples) == 0
+@pytest.mark.parametrize(
+    ("chance", "samples", "expected"),
+    [(10, 10_000, 10 + 4.5 + 0.6), (50, 2500, 50 + 2.5 + 2), (0.1, 50_000, 0.1 + 0.05 + 0.028269), (0, 10, 0)],
+)
+def test_the_least_score_of_a_network_that_works(chance: float, samples: int, expected: float) -> None:
+    assert works_from(chance, samples) == pytest.approx(expected, abs=1e-5)
+
+
+def test_hardly_any_network_passes_that_was_never_trained() -> None:
+    """Though they are right more often than a die, or less: by far more than their standard errors."""
+    digits = load_digits()
+    images, labels = torch.tensor(digits.data, dtype=torch.float32), torch.tensor(digits.target)
+    rng = torch.Generator().manual_seed(0)
+    scores = []
+    for _ in range(400):
+        hidden = torch.relu(images @ torch.randn(64, 32, generator=rng))
+        scores.append(100 * float(((hidden @ torch.randn(32, 10, generator=rng)).argmax(1) == labels).float().mean()))
+    least = works_from(10, len(labels))
+    assert np.std(scores) > 2 * 100 * np.sqrt(0.09 / len(labels))
+    assert np.mean(np.array(scores) > least) < 0.1
 
 
 def made(path, accuracies, metric="top1", task=None):

@@ -218,7 +218,7 @@ def test_chance_and_the_margin_come_first() -> None:
     verdict = judge(made)[0]
     assert "points below the originals (chance 10.00); 100% (10 of 10) are good, at least 95.20." in verdict.headline
     assert [topic for topic, _ in verdict.findings][:2] == ["Health", "Accuracy"]
-    assert "Better than that, by two standard errors, are 100% (40 of 40) of the originals" in verdict.findings[0][1]
+    assert "Better than that, above 11.90, are 100% (40 of 40) of the originals" in verdict.findings[0][1]
     scoring = made.scoring
     assert scoring
     unknown = scoring.model_copy(update={"chance": None, "works_from": None})
