@@ -20,3 +20,10 @@ def recipe_names() -> dict[str, Path]:
 def method_names() -> dict[str, Path]:
     """Names of the settings that come with the package, for `--method` and `extends: _methods/NAME`."""
     return {file.stem: file for file in sorted((recipes_root() / "_methods").glob("*.yaml"))}
+
+
+def recipe_meant(name: str) -> str:
+    """The recipe that a zoo or run of this name is most likely of, to type in a message: its own name, where that is
+    one, or else the longest recipe that it begins with; RECIPE where there is none.
+    """
+    return max((known for known in recipe_names() if f"{name}-".startswith(f"{known}-")), key=len, default="RECIPE")

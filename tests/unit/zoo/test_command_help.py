@@ -11,7 +11,7 @@ import rpg.cli
 import zoo.cli
 from zoo import command_help
 from zoo.console import run_cli
-from zoo.names import recipe_names
+from zoo.names import recipe_meant, recipe_names
 
 PROGRAMS = {"rpg": rpg.cli.app, "rpg-zoo": zoo.cli.app}
 
@@ -66,6 +66,13 @@ def test_names_are_completed(tmp_path, monkeypatch):
     assert command_help.runs("x") == []
     assert command_help.words("ddpm", "ddim")("dd") == ["ddim", "ddpm"]
     assert "digits" in command_help.recipes_or_zoos("d")
+
+
+def test_messages_name_the_recipe_that_is_meant():
+    assert recipe_meant("digits") == "digits"
+    assert recipe_meant("digits-gaussian-generated") == "digits"
+    assert recipe_meant("cifar10-cnn-medium-generated") == "cifar10-cnn-medium"
+    assert recipe_meant("digitsy") == recipe_meant("mine") == "RECIPE"
 
 
 def test_a_shell_that_completes_does_not_wait_for_torch():
