@@ -201,7 +201,7 @@ def generate(
     else:
         zoo = plan.carry_out()
     ids = [entry.id for entry in zoo.entries]
-    found = {"zoo": str(zoo.path), "sha256": zoo.sha256, "checkpoints": ids}
+    found: dict[str, Any] = {"zoo": str(zoo.path), "sha256": zoo.sha256, "checkpoints": ids}
     text = f"{len(ids)} networks in {zoo.path}"
     if scores:
         found |= {"scores": result(zoo.manifest.origin.name, scores)}

@@ -159,12 +159,13 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
             "nearest_ratio": summarize(group.nearest_ratio, higher_is_better=False).to_json(),
             "spread": group.spread,
         }
-        shown = groups[group.name] = {"kind": group.kind, "seeds": len(group.seeds), "similarity": similarity}
+        shown: dict[str, Any] = {"kind": group.kind, "seeds": len(group.seeds), "similarity": similarity}
         if behaviour := group.behaviour:
             shown["metrics"] = {name: summary.to_json() for name, summary in behaviour.metrics.items()}
             similarity["max_error_iou"] = summarize(behaviour.max_error_iou).to_json()
             similarity["novel_and_good"] = behaviour.novel_and_good
             shown["working"] = scoring.working(group) if scoring else None
+        groups[group.name] = shown
     about = {"protocol": scoring.protocol if scoring else None, "chance": scoring.chance if scoring else None}
     return {"task": comparison.originals, **about, "groups": groups}
 

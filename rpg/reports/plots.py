@@ -226,7 +226,7 @@ def similarity_plot(comparison: Comparison, scoring: Scoring) -> Plot:
     with rc_context(STYLE):
         figure = _figure(4.0 + 0.2 * -(-len(comparison.groups) // 3))  # a legend of three columns below
         axes = figure.subplots()
-        drawn, titles = marks(comparison.groups), {}
+        drawn, titles = marks(comparison.groups), dict[str, list[str]]()
         for number, group in enumerate(comparison.groups):
             iou, accuracy = np.array(group.scored.max_error_iou), np.array(group.scored.accuracy)
             places, names = _together(iou, accuracy, _said(group, scoring))
@@ -366,8 +366,8 @@ def head_plot(points: Mapping[str, Sequence[tuple[float, float]]]) -> Plot:
         titles: dict[str, list[str]] = {}
         for name, own in points.items():
             kind, text = kinds[name]
-            found, names = _together(*np.array(own).T, [text] * len(own))
-            x, y = np.array(found).T
+            places, names = _together([x for x, _ in own], [y for _, y in own], [text] * len(own))
+            x, y = np.array(places).T
             titles |= _points(axes, x, y, np.zeros(len(x), bool), _mark(kind), text, f"marks-{name}", names)
         axes.set(xlabel="first principal component", ylabel="second")
         axes.grid(True)
