@@ -34,7 +34,7 @@ SamplerName = Annotated[
     str | None,
     typer.Option(
         help="RPG: ddpm, ddim or dpm++ (made for few steps, say 20).",
-        autocompletion=complete.words("ddpm", "ddim", "dpm++"),
+        autocompletion=complete.samplers,
     ),
 ]
 Conditions = Annotated[
@@ -81,7 +81,7 @@ Form = Annotated[
     typer.Option(
         "--format",
         help="table, csv, latex or json.",
-        autocompletion=complete.words("table", "csv", "latex", "json"),
+        autocompletion=complete.table_formats,
     ),
 ]
 RecipeOrMethod = Annotated[

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from zoo.names import method_names, recipe_names
-
-if TYPE_CHECKING:
-    Complete = Callable[[str], list[str]]
 
 
 class Grouped(TyperGroup):
@@ -81,6 +78,9 @@ def zoos_or_reports(incomplete: str) -> list[str]:
     return sorted({*zoos(incomplete), *_starting(_finished("reports", "report.json"), incomplete)})
 
 
-def words(*known: str) -> Complete:
-    """These words alone."""
-    return lambda incomplete: _starting(known, incomplete)
+def samplers(incomplete: str) -> list[str]:
+    return _starting(("ddpm", "ddim", "dpm++"), incomplete)
+
+
+def table_formats(incomplete: str) -> list[str]:
+    return _starting(("table", "csv", "latex", "json"), incomplete)

@@ -3,15 +3,18 @@
 import subprocess
 import sys
 from importlib.metadata import version
+from typing import get_args
 
 import pytest
 from typer.main import get_command
 
 import rpg.cli
 import zoo.cli
+from rpg.config import Sampler
 from zoo import command_help
 from zoo.console import run_cli
 from zoo.names import recipe_meant, recipe_names
+from zoo.table import FORMATS
 
 PROGRAMS = {"rpg": rpg.cli.app, "rpg-zoo": zoo.cli.app}
 
@@ -64,7 +67,9 @@ def test_names_are_completed(tmp_path, monkeypatch):
     assert command_help.zoos("") == ["digits"]
     assert command_help.runs("m") == ["mine"]
     assert command_help.runs("x") == []
-    assert command_help.words("ddpm", "ddim")("dd") == ["ddim", "ddpm"]
+    assert command_help.samplers("dd") == ["ddim", "ddpm"]
+    assert command_help.samplers("") == sorted(get_args(Sampler))
+    assert set(command_help.table_formats("")) == set(FORMATS) - {"markdown"}  # as `rpg compare --help` says
     assert "digits" in command_help.recipes_or_zoos("d")
 
 
