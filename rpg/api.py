@@ -19,6 +19,7 @@ from rpg.run import Run
 from zoo.api import PYTHON
 from zoo.console import is_first_process, pick_device
 from zoo.errors import MissingData, MissingExtra, suggest
+from zoo.health import warn_of_guessers
 from zoo.hub.client import is_address, parse_address
 from zoo.manifest import Origin, Source, differences, settings_of, versions
 from zoo.recipe import (
@@ -29,8 +30,10 @@ from zoo.recipe import (
     load_recipe,
     method_names,
     recipe_names,
+    task_of,
     validate,
 )
+from zoo.scoring import Score, Scorer, score
 from zoo.store import Zoo, find
 from zoo.structure import Structure, TensorSpec
 from zoo.training.collect import jobs
@@ -58,6 +61,16 @@ class Training:
     origin: Origin
     path: Path
     machine: Machine
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is anything left to train: a closed form has nothing, and a trained run neither."""
+        return self.config.build().about.trained and not Run(self.path).trained
+
+    def estimate(self) -> Estimate:
+        """What it costs on this machine, whose speed is measured for about a second."""
+        structure, count = self.data.zoo.structure, len(self.data.entries)
+        return self.config.build().estimate(structure, count, self.request, measure(self.machine.device))
 
     def carry_out(self) -> Run:
         """Train, or continue, into `path`."""
@@ -94,9 +107,11 @@ def train(
     >>> rpg.train("linear", method="gaussian", width=0.5)
     Run('runs/linear-gaussian')
     """
-    return plan_training(
+    plan = plan_training(
         what, method, zoo=zoo, split=split, out=out, overrides=overrides, settings=settings, device=device, track=track
-    ).carry_out()
+    )
+    warn_of_guessers(plan.data.zoo, split)
+    return plan.carry_out()
 
 
 def plan_training(
@@ -216,13 +231,23 @@ class Generation:
     path: Path
     machine: Machine
 
-    def carry_out(self) -> Zoo:
-        """Generate, or continue, into `path`."""
+    def carry_out(self, scorer: Scorer | None = None) -> Zoo:
+        """Generate, or continue, into `path`. A scorer scores each network when it is there."""
         record = self.run.record()
         with ZooWriter(self.path, self.origin, record.structure, self.run.frozen()) as writer:
+            writer.on_added = scorer.said if scorer else None
             if not writer.complete:
                 self.method.draw(self.run, self.request, writer, self.machine)
             return writer.finish()
+
+    def carry_out_and_score(self, data_root: Path | None, out: Path) -> tuple[Zoo, list[Score]]:
+        """Generate and score each network as it comes on the test data of the run's task, into `out`. Raises ValueError
+        where nobody said what the networks do, MissingData without the data; both before any work.
+        """
+        task = task_of(self.origin).build(data_root, self.machine.device)
+        with Scorer(task, out, self.run.frozen()) as scorer:
+            zoo = self.carry_out(scorer)
+        return zoo, score(zoo, task, out)  # those of an interrupted call, too
 
 
 def generate(run: Run | Path | str, *, out: Path | str | None = None, device: str = "auto", **settings: Any) -> Zoo:

@@ -7,25 +7,49 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.console import command_line, describe_push, emit, run_cli, say
+from rpg.options import (
+    Conditions,
+    EstimateDevice,
+    EvalTask,
+    Form,
+    FromZoo,
+    Method,
+    Mode,
+    Originals,
+    Parameters,
+    Places,
+    Plots,
+    PushedRun,
+    RecipeOrMethod,
+    ReportTask,
+    RunName,
+    Runs,
+    SamplerName,
+    Split,
+    Track,
+    Weights,
+    What,
+    Zoos,
+)
+from zoo.command_help import Grouped, Version, examples
+from zoo.console import command_line, describe_push, emit, is_first_process, run_cli, say
 from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, Set
 
 if TYPE_CHECKING:
+    from zoo.scoring import Score
+
+app = typer.Typer(
+    cls=Grouped, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
+)
+FIRST, LEARN, JUDGE, AROUND = "To begin with", "Learn and generate", "Judge", "Look around and publish"
+
+
+@app.callback()
+def _program(version: Version = False) -> None:
     pass
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
 
-
-Originals = Annotated[
-    str | None, typer.Option("--originals", help="The zoo it learnt from (default: found by its hash under zoos/).")
-]
-Method = Annotated[
-    str | None,
-    typer.Option("--method", help="Settings of a method (`rpg methods`), or a YAML file, instead of the recipe's."),
-]
-
-
-@app.command()
+@app.command(rich_help_panel=FIRST, epilog=examples("rpg demo", "rpg demo --set method.train.steps=300 --out quick"))
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Where to write.")] = Path("demo"),
     overrides: Set = [],  # noqa: B006  # typer reads the default, nobody writes to it
@@ -47,7 +71,7 @@ def demo(
     emit(found.to_json() | {"seconds": seconds}, as_json, f"{found.text()}\n{times}")
 
 
-@app.command()
+@app.command(rich_help_panel=LEARN, epilog=examples("rpg methods", "rpg methods --json"))
 def methods(as_json: Json = False) -> None:
     """List the methods: what each is, what it suits, and the settings that come with it."""
     from rpg.methods import describe_methods
@@ -59,21 +83,23 @@ def methods(as_json: Json = False) -> None:
     emit({"methods": rows}, as_json, Table(columns, tuple(cells)).text())
 
 
-@app.command()
+@app.command(
+    rich_help_panel=LEARN,
+    epilog=examples(
+        "rpg train digits",
+        "rpg train --zoo zoos/digits --method gaussian",
+        "rpg train digits --set method.train.steps=500 --dry-run",
+    ),
+)
 def train(
-    what: Annotated[
-        str | None, typer.Argument(metavar="RECIPE|ZOO", help="What to learn: a recipe, whose zoo is known, or a zoo.")
-    ] = None,
-    zoo: Annotated[str | None, typer.Option("--zoo", help="The zoo to learn from (default: zoos/<recipe>).")] = None,
+    what: What = None,
+    zoo: FromZoo = None,
     method: Method = None,
     split: Annotated[str, typer.Option(help="The checkpoints to learn from.")] = "train",
     overrides: Set = [],  # noqa: B006
     out: Out = None,
     device: Device = "auto",
-    track: Annotated[
-        list[str],
-        typer.Option("--track", metavar="TRACKER", help="Log to tensorboard (in the run's logs/), wandb or trackio."),
-    ] = [],  # noqa: B006
+    track: Track = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -86,6 +112,8 @@ def train(
     """
     from rpg.api import plan_training
     from rpg.processes import ignored_options
+    from zoo.health import warn_of_guessers
+    from zoo.progress import duration
 
     if what is None and zoo is None:
         raise ValueError("say what to learn: a recipe (`rpg-zoo recipes`), or a zoo, as in rpg train --zoo zoos/digits")
@@ -107,6 +135,11 @@ def train(
         emit(result, as_json, text)
         return
     say(f"learning {count} checkpoints of {originals} by method {plan.config.name} into {plan.path}")
+    warn_of_guessers(plan.data.zoo, split)
+    if plan.unfinished and is_first_process():
+        say(
+            f"it takes at least {duration(3600 * plan.estimate().fit_hours)} on this machine (`rpg estimate` says more)"
+        )
     for option in ignored_options():
         say(
             f"{option} of accelerate launch is ignored: precision and accumulation are the recipe's, FSDP's units fixed"
@@ -116,24 +149,30 @@ def train(
     emit(about | run.facts, as_json, f"learnt, in {run.path}")
 
 
-@app.command()
+@app.command(
+    rich_help_panel=LEARN,
+    epilog=examples(
+        "rpg generate digits -n 10 --score",
+        "rpg generate digits --sampler dpm++ --steps 20 --seed 1 --out zoos/digits-fast",
+    ),
+)
 def generate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, its name under runs/, or hf://.")],
+    run: RunName,
     n: Annotated[int | None, typer.Option("-n", help="How many networks.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.")] = None,
-    sampler: Annotated[str | None, typer.Option(help="RPG: ddpm, ddim or dpm++ (made for few steps, say 20).")] = None,
-    condition: Annotated[
-        list[str], typer.Option("--condition", metavar="BITS", help="The binary task to generate for; can be repeated.")
-    ] = [],  # noqa: B006
+    sampler: SamplerName = None,
+    condition: Conditions = [],  # noqa: B006
     split: Annotated[
         str | None, typer.Option(help="Generate for every task of this split of the run's zoo, as in unseen.")
     ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="And for the complement of each of these tasks.")] = False,
     steps: Annotated[int | None, typer.Option(help="RPG: denoising steps.")] = None,
-    mode: Annotated[
-        str | None, typer.Option(help="RPG: sequential, partial or full: tokens denoised together; less memory first.")
-    ] = None,
+    mode: Mode = None,
+    with_scores: Annotated[
+        bool, typer.Option("--score", help="Score each network as it comes, into scores/<zoo>.")
+    ] = False,
     out: Out = None,
+    data_root: DataRoot = None,
     device: Device = "auto",
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -144,6 +183,7 @@ def generate(
     """
     from rpg.api import load, plan_generation
     from rpg.run import wanted_conditions
+    from zoo.scoring import result, table
 
     flags = {"n": n, "seed": seed, "sampler": sampler, "steps": steps, "mode": mode}
     settings: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
@@ -155,20 +195,28 @@ def generate(
         asked = plan.request.model_dump(mode="json")
         emit({"out": str(plan.path), **asked}, as_json, f"would generate {plan.count} networks into {plan.path}")
         return
-    zoo = plan.carry_out()
+    scores: list[Score] = []
+    if with_scores:
+        zoo, scores = plan.carry_out_and_score(data_root, Path("scores") / plan.path.name)
+    else:
+        zoo = plan.carry_out()
     ids = [entry.id for entry in zoo.entries]
-    emit(
-        {"zoo": str(zoo.path), "sha256": zoo.sha256, "checkpoints": ids}, as_json, f"{len(ids)} networks in {zoo.path}"
-    )
+    found: dict[str, Any] = {"zoo": str(zoo.path), "sha256": zoo.sha256, "checkpoints": ids}
+    text = f"{len(ids)} networks in {zoo.path}"
+    if scores:
+        found |= {"scores": result(zoo.manifest.origin.name, scores)}
+        text = f"{table(scores)}\n{text}"
+    emit(found, as_json, text)
 
 
-@app.command("eval")
+@app.command(
+    "eval",
+    rich_help_panel=JUDGE,
+    epilog=examples("rpg eval zoos/digits-generated --task digits", "rpg eval network.safetensors --task digits"),
+)
 def evaluate(
-    weights: Annotated[
-        str | None,
-        typer.Argument(help="A zoo, or one .safetensors or .pth file (default: the newest generated zoo)."),
-    ] = None,
-    task: Annotated[str, typer.Option("--task", help="A recipe or task name.")] = ...,  # type: ignore[assignment]
+    weights: Weights = None,
+    task: EvalTask = ...,  # type: ignore[assignment]
     originals: Originals = None,
     overrides: Set = [],  # noqa: B006
     out: Out = None,
@@ -206,27 +254,17 @@ def evaluate(
     emit(result(task, found.scores) | found.tasks_json(), as_json, found.text())
 
 
-Split = Annotated[
-    str | None, typer.Option(help="The originals' split that was learnt from, where the zoos do not say.")
-]
-
-
-@app.command()
+@app.command(
+    rich_help_panel=JUDGE, epilog=examples("rpg report digits-generated", "rpg report --task digits --plots png,pdf")
+)
 def report(
-    zoos: Annotated[
-        list[str], typer.Argument(metavar="ZOO...", help="Generated zoos (default: the newest of --task).")
-    ] = [],  # noqa: B006
-    task: Annotated[
-        str | None, typer.Option("--task", help="A recipe or task name; of a recipe the section eval: holds.")
-    ] = None,
+    zoos: Zoos = [],  # noqa: B006
+    task: ReportTask = None,
     originals: Originals = None,
     split: Split = None,
-    runs: Annotated[
-        list[str],
-        typer.Option("--run", help="A run that made some, for its loss curve (default: found under runs/)."),
-    ] = [],  # noqa: B006
+    runs: Runs = [],  # noqa: B006
     baselines: Annotated[bool, typer.Option(help="Set baselines beside them.")] = True,
-    plots: Annotated[str, typer.Option(help="Formats of the plots beside svg: png, pdf, or both as png,pdf.")] = "",
+    plots: Plots = "",
     overrides: Set = [],  # noqa: B006
     out: Out = None,
     data_root: DataRoot = None,
@@ -239,12 +277,14 @@ def report(
     Default place: reports/<zoo>. Several zoos stand side by side; those that differ in their seeds alone are seeds of
     one generator.
     """
-    from rpg.evaluation import find_generated
+    from rpg.evaluation import find_generated, refuse_unknown
     from rpg.reports.stage import plan_report
     from zoo.recipe import is_recipe
 
     if not zoos and task is None:
         raise ValueError("say which networks: generated zoos, or --task RECIPE for the newest of a recipe")
+    if task is not None:
+        refuse_unknown(task)
     plan = plan_report(
         zoos or [find_generated(str(task))],
         originals=originals,
@@ -268,10 +308,15 @@ def report(
     emit(made.to_json(), as_json, made.text())
 
 
-@app.command()
+@app.command(
+    rich_help_panel=JUDGE,
+    epilog=examples(
+        "rpg compare digits-generated digits-gaussian-generated", "rpg compare reports/digits-generated --format latex"
+    ),
+)
 def compare(
-    places: Annotated[list[str], typer.Argument(metavar="ZOO|REPORT...", help="Generated zoos, or reports.")],
-    form: Annotated[str, typer.Option("--format", help="table, csv, latex or json.")] = "table",
+    places: Places,
+    form: Form = "table",
     baselines: Annotated[bool, typer.Option(help="Set baselines beside the zoos.")] = True,
     overrides: Set = [],  # noqa: B006
     data_root: DataRoot = None,
@@ -292,7 +337,7 @@ def compare(
     emit({}, False, comparisons_table(found, form))
 
 
-@app.command()
+@app.command(rich_help_panel=AROUND, epilog=examples("rpg ls", "rpg ls demo --json"))
 def ls(
     place: Annotated[Path, typer.Argument(help="A directory with zoos/, runs/, scores/ and reports/.")] = Path(),
     as_json: Json = False,
@@ -306,18 +351,16 @@ def ls(
     emit({"artefacts": found}, as_json, text)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=LEARN,
+    epilog=examples("rpg estimate digits", "rpg estimate rpg-large --parameters 86000000 --device h100"),
+)
 def estimate(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, or a method such as rpg-large.")],
+    recipe: RecipeOrMethod,
     method: Method = None,
     overrides: Set = [],  # noqa: B006
-    device: Annotated[
-        str, typer.Option("--device", help="auto, cpu or cuda (measured), or h100, h200, a100, rtx3090.")
-    ] = "auto",
-    parameters: Annotated[
-        int | None,
-        typer.Option("--parameters", min=1, help="Values per network, as one tensor, instead of the recipe's network."),
-    ] = None,
+    device: EstimateDevice = "auto",
+    parameters: Parameters = None,
     as_json: Json = False,
 ) -> None:
     """Say what a recipe costs: tokens, parameters, memory, FLOPs, hours. Needs neither data nor weights."""
@@ -327,7 +370,7 @@ def estimate(
     emit({"recipe": name, **found.figures}, as_json, f"{name}: {found.text}")
 
 
-@app.command()
+@app.command(rich_help_panel=AROUND, epilog=examples("rpg doctor"))
 def doctor(as_json: Json = False) -> int:
     """Say what this machine has and lacks. Exit code 1 when the core cannot work."""
     from rpg.doctor import describe, examine
@@ -337,9 +380,9 @@ def doctor(as_json: Json = False) -> int:
     return 1 if found["problems"] else 0
 
 
-@app.command()
+@app.command(rich_help_panel=AROUND, epilog=examples("rpg push digits user/digits-generator --dry-run"))
 def push(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's directory, or its name under runs/.")],
+    run: PushedRun,
     repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="A repository on the Hub, as user/name.")],
     private: Annotated[bool, typer.Option("--private", help="If the repository is made, make it private.")] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="A branch other than main.")] = None,

@@ -101,7 +101,7 @@ def refuse_another_task(zoo: Zoo, task: str) -> None:
     """Raise ValueError unless the zoo is of this recipe or task family."""
     origin = zoo.manifest.origin
     if recipe_name(task) not in (origin.name, origin.family):
-        _known(task)
+        refuse_unknown(task)
         raise ValueError(f"{zoo.path} was made for {origin.name} ({origin.family}), not for --task {task}")
 
 
@@ -110,7 +110,7 @@ def recipe_name(task: str) -> str:
     return Path(task).stem if task.endswith((".yaml", ".yml")) else task
 
 
-def _known(task: str) -> None:
+def refuse_unknown(task: str) -> None:
     """Raise ValueError for a name that is neither a recipe nor a task family."""
     names = [*recipe_names(), *FAMILIES]
     if task not in names and not Path(task).is_file():
@@ -125,7 +125,7 @@ def find_generated(task: str) -> Zoo:
         origin = zoo.manifest.origin
         if origin.kind == "generated" and recipe_name(task) in (origin.name, origin.family):
             return zoo
-    _known(task)
+    refuse_unknown(task)
     raise MissingData(
         f"no generated zoo for {task!r} under zoos/; make one with `rpg generate {recipe_name(task)}`, or name one"
     )

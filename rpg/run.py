@@ -32,6 +32,7 @@ from zoo.errors import Corrupt, MissingData, suggest
 from zoo.files import read_limited, read_records, write_bytes
 from zoo.links import link_zoo
 from zoo.manifest import MANIFEST_BYTES, Entry, FileName, FileRecord, Origin, Sha256, differences, settings_of
+from zoo.names import recipe_meant
 from zoo.recipe import validate
 from zoo.store import Zoo
 from zoo.structure import Frozen, Structure
@@ -130,7 +131,9 @@ class Run:
         """This run, its files checked. Raises MissingData unless it is trained, Corrupt when a file has changed."""
         if not self.trained:
             what = "is not finished" if self.record_path.is_file() else "holds no run"
-            raise MissingData(f"{self.path} {what}: expected trained.json; train it with `rpg train RECIPE`")
+            raise MissingData(
+                f"{self.path} {what}: expected trained.json; train it with `rpg train {recipe_meant(self.name)}`"
+            )
         self.check(self._trained_record().files)
         self.check(self.record().files)
         return self

@@ -7,18 +7,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zoo import cli_options as given
+from zoo.command_help import Grouped, Version, examples
 from zoo.console import command_line, describe_push, emit, plain, run_cli, say
 from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, Set
 
 if TYPE_CHECKING:
     pass
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
+app = typer.Typer(
+    cls=Grouped, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
+)
+MAKE, LOOK, DERIVE, SHARE = "Make zoos", "Look at zoos", "Make zoos of zoos", "Pass on"
 
-ZooPath = Annotated[Path, typer.Argument(metavar="ZOO", help="A zoo's directory, or hf://user/zoo.")]
+
+@app.callback()
+def _program(version: Version = False) -> None:
+    pass
 
 
-@app.command()
+@app.command(rich_help_panel=MAKE, epilog=examples("rpg-zoo recipes"))
 def recipes(as_json: Json = False) -> None:
     """List the recipes that come with the package."""
     from zoo.listing import recipes_table
@@ -28,13 +36,13 @@ def recipes(as_json: Json = False) -> None:
     emit({"recipes": tasks}, as_json, recipes_table(tasks).text())
 
 
-@app.command()
+@app.command(rich_help_panel=MAKE, epilog=examples("rpg-zoo collect digits --set zoo.checkpoints=20 --dry-run"))
 def collect(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="Short names of recipes, or YAML files.")],
+    recipes: given.RecipeNames,
     overrides: Set = [],  # noqa: B006  # typer reads the default, nobody writes to it
     out: Out = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="How many networks to train at a time.")] = None,
-    engine: Annotated[str, typer.Option(help="Where workers run: local, or ray (a Ray cluster).")] = "local",
+    workers: given.Workers = None,
+    engine: given.Engine = "local",
     data_root: DataRoot = None,
     device: Device = "auto",
     dry_run: DryRun = False,
@@ -91,25 +99,18 @@ def collect(
     emit(found[0] if len(found) == 1 else {"zoos": found}, as_json, "\n".join(text))
 
 
-@app.command("import")
+@app.command(
+    "import",
+    rich_help_panel=MAKE,
+    epilog=examples("rpg-zoo import checkpoints/ --recipe cifar10-cnn-small", "rpg-zoo import model.pth --dry-run"),
+)
 def import_checkpoints(
-    place: Annotated[Path, typer.Argument(metavar="SRC", help="A directory of checkpoints, or one file.")],
-    form: Annotated[
-        str | None,
-        typer.Option(
-            "--format", help="folder, modelzoo, timm, peft, mmseg or detectron2 (default: what it looks like)."
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", help="What these networks do: needed to score them, not to learn them.")
-    ] = None,
+    place: given.Source,
+    form: given.SourceForm = None,
+    recipe: given.Purpose = None,
     overrides: Set = [],  # noqa: B006
-    cast: Annotated[
-        bool, typer.Option("--cast", help="Convert floats to the recipe's; 16 bits to 32 are always.")
-    ] = False,
-    holdout: Annotated[
-        str | None, typer.Option(help="Hold binary tasks out: published, random or no-neighbours.")
-    ] = None,
+    cast: given.Cast = False,
+    holdout: given.Holdout = None,
     out: Out = None,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -142,23 +143,24 @@ def import_checkpoints(
     emit(report.to_json(), as_json, f"{report.table()}\n{counts}")
 
 
-@app.command()
-def ls(path: ZooPath, as_json: Json = False) -> None:
-    """List a zoo's checkpoints."""
-    from zoo.listing import checkpoints_table, imported_files
-    from zoo.store import Zoo
+@app.command(rich_help_panel=LOOK, epilog=examples("rpg-zoo ls digits", "rpg-zoo ls zoos"))
+def ls(path: given.ZooPath, as_json: Json = False) -> None:
+    """List a zoo's checkpoints, or the zoos of a directory."""
+    from zoo.listing import checkpoint_rows, checkpoints_table, describe, imported_files, zoo_line, zoos_in, zoos_table
+    from zoo.store import Zoo, find
 
+    place = find(path, "zoos")
+    if place.is_dir() and not (place / "manifest.json").is_file() and not (place / "journal.jsonl").is_file():
+        zoos = zoos_in(place)
+        emit({"zoos": [describe(zoo) for zoo in zoos]}, as_json, zoos_table(zoos).text())
+        return
     zoo = Zoo.open(path)
-    files = imported_files(zoo)
-    rows = [
-        entry.model_dump(mode="json") | ({"source": files[entry.id]} if entry.id in files else {})
-        for entry in zoo.entries
-    ]
-    emit({"zoo": str(path), "checkpoints": rows}, as_json, checkpoints_table(zoo.entries, files).text())
+    text = f"{checkpoints_table(zoo.entries, imported_files(zoo)).text()}\n{zoo_line(zoo)}"
+    emit({"zoo": str(path), "checkpoints": checkpoint_rows(zoo)}, as_json, text)
 
 
-@app.command()
-def show(path: ZooPath, as_json: Json = False) -> None:
+@app.command(rich_help_panel=LOOK, epilog=examples("rpg-zoo show digits"))
+def show(path: given.ZooPath, as_json: Json = False) -> None:
     """Show what a zoo is and where it came from."""
     from zoo.listing import describe, imported_files, imported_text
     from zoo.store import Zoo
@@ -178,8 +180,8 @@ def show(path: ZooPath, as_json: Json = False) -> None:
     )
 
 
-@app.command()
-def verify(path: ZooPath, as_json: Json = False) -> int:
+@app.command(rich_help_panel=LOOK, epilog=examples("rpg-zoo verify digits"))
+def verify(path: given.ZooPath, as_json: Json = False) -> int:
     """Check every file and every checkpoint against the manifest. Exit code 1 when something is wrong."""
     from zoo.hub.client import is_address
     from zoo.listing import recipe_problem
@@ -198,9 +200,9 @@ def verify(path: ZooPath, as_json: Json = False) -> int:
     return 1 if problems else 0
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK, epilog=examples("rpg-zoo score digits", "rpg-zoo score hf://user/zoo --device cuda"))
 def score(
-    path: ZooPath,
+    path: given.ZooPath,
     overrides: Set = [],  # noqa: B006
     out: Out = None,
     data_root: DataRoot = None,
@@ -225,11 +227,11 @@ def score(
     emit(result(origin.name, scores), as_json, table(scores))
 
 
-@app.command()
+@app.command(rich_help_panel=SHARE, epilog=examples("rpg-zoo export digits seed00000-0049 --format timm"))
 def export(
-    path: ZooPath,
-    id: Annotated[str, typer.Argument(metavar="ID", help="A checkpoint, as `rpg-zoo ls ZOO` names it.")],
-    form: Annotated[str, typer.Option("--format", help="timm, peft, mmseg, detectron2, pth, ...")] = "safetensors",
+    path: given.ZooPath,
+    id: given.CheckpointId,
+    form: given.TargetForm = "safetensors",
     out: Out = None,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -252,12 +254,12 @@ def export(
     emit(result | {"load": usage}, as_json, f"{id} in {target}; load it with\n  {usage}")
 
 
-@app.command()
+@app.command(rich_help_panel=DERIVE, epilog=examples("rpg-zoo perturb digits --kind noise --sigma 0.1 -n 10"))
 def perturb(
-    path: ZooPath,
-    kind: Annotated[str, typer.Option(help="noise, soup or gaussian.")] = "noise",
-    sigma: Annotated[float, typer.Option(help="Noise, in standard deviations of each tensor.")] = 0.05,
-    of: Annotated[int | None, typer.Option(help="How many networks a soup takes (default: all).")] = None,
+    path: given.ZooPath,
+    kind: given.Kind = "noise",
+    sigma: given.Sigma = 0.05,
+    of: given.SoupOf = None,
     n: Annotated[int, typer.Option("-n", help="How many networks to make.")] = 10,
     seed: int = 0,
     split: Annotated[str, typer.Option(help="Which checkpoints to start from.")] = "train",
@@ -289,9 +291,9 @@ def perturb(
     emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
 
 
-@app.command()
+@app.command(rich_help_panel=DERIVE, epilog=examples("rpg-zoo split binary-cifar10-cnn --holdout random -n 50"))
 def split(
-    path: ZooPath,
+    path: given.ZooPath,
     holdout: Annotated[str, typer.Option(help="published, random or no-neighbours.")],
     n: Annotated[int | None, typer.Option("-n", help="How many tasks to hold out (default: 20).")] = None,
     seed: int = 0,
@@ -321,9 +323,9 @@ def split(
     emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
 
 
-@app.command()
+@app.command(rich_help_panel=DERIVE, epilog=examples("rpg-zoo align digits --restarts 8"))
 def align(
-    path: ZooPath,
+    path: given.ZooPath,
     to: Annotated[str, typer.Option(help="universe (the mean of all), medoid, or the id of a network.")] = "universe",
     restarts: Annotated[int, typer.Option(help="Starts for every network, of which the best is kept.")] = 4,
     scale: Annotated[bool, typer.Option(help="Take scales to their balanced point first.")] = True,
@@ -355,22 +357,16 @@ def align(
     emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
 
 
-Repo = Annotated[str, typer.Argument(metavar="REPO_ID", help="A repository on the Hugging Face Hub, as user/name.")]
-License = Annotated[str | None, typer.Option("--license", help="Licence of the weights, as in cc-by-4.0.")]
-Scores = Annotated[Path | None, typer.Option("--scores", help="Scores for the card (default: scores/<zoo>).")]
-Report = Annotated[Path | None, typer.Option("--report", help="A report's directory, for the card: text and plots.")]
-
-
-@app.command()
+@app.command(rich_help_panel=SHARE, epilog=examples("rpg-zoo push digits user/zoo --license cc-by-4.0 --dry-run"))
 def push(
-    path: ZooPath,
-    repo_id: Repo,
-    id: Annotated[str | None, typer.Option("--id", help="Only this checkpoint, as its library loads it.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="If the repository is made, make it private.")] = False,
-    revision: Annotated[str | None, typer.Option("--revision", help="A branch other than main.")] = None,
-    license: License = None,
-    scores: Scores = None,
-    report: Report = None,
+    path: given.ZooPath,
+    repo_id: given.Repo,
+    id: given.OnlyId = None,
+    private: given.Private = False,
+    revision: given.Branch = None,
+    license: given.License = None,
+    scores: given.Scores = None,
+    report: given.Report = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -393,13 +389,11 @@ def push(
     emit(found, as_json, describe_push(found))
 
 
-@app.command()
+@app.command(rich_help_panel=SHARE, epilog=examples("rpg-zoo pull user/zoo --select 'split==train'"))
 def pull(
-    repo_id: Repo,
-    select: Annotated[
-        str | None, typer.Option("--select", help="Only these checkpoints, as in 'split==unseen and seed!=3'.")
-    ] = None,
-    ids: Annotated[list[str], typer.Option("--id", help="Only this checkpoint; may be repeated.")] = [],  # noqa: B006
+    repo_id: given.Repo,
+    select: given.Select = None,
+    ids: given.Ids = [],  # noqa: B006
     revision: Annotated[str | None, typer.Option("--revision", help="A branch, tag or commit.")] = None,
     out: Out = None,
     dry_run: DryRun = False,
@@ -422,27 +416,31 @@ def pull(
     emit(describe(zoo), as_json, f"{len(zoo.entries)} checkpoints in {target}")
 
 
-@app.command()
+@app.command(rich_help_panel=SHARE, epilog=examples("rpg-zoo card digits --report reports/digits-generated"))
 def card(
-    path: ZooPath,
-    repo_id: Annotated[str, typer.Option("--repo", metavar="REPO_ID", help="The repository it is for.")] = "user/zoo",
-    license: License = None,
-    scores: Scores = None,
-    report: Report = None,
+    path: given.ZooPath,
+    repo_id: given.ForRepo = "user/zoo",
+    license: given.License = None,
+    scores: given.Scores = None,
+    report: given.Report = None,
     as_json: Json = False,
 ) -> None:
     """Print the card that `rpg-zoo push` would publish with a zoo."""
     from tempfile import TemporaryDirectory
 
     from zoo.hub.client import parse_address
+    from zoo.hub.licenses import PLACEHOLDER, license_or_placeholder
     from zoo.hub.publish import write_card
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
     place = scores or Path("scores") / zoo.name
     with TemporaryDirectory() as folder:
-        files = write_card(zoo, parse_address(repo_id), license, place, report, Path(folder))
+        terms = license_or_placeholder(zoo.manifest.origin, license)
+        files = write_card(zoo, parse_address(repo_id), terms, place, report, Path(folder))
         text = files["README.md"].read_text(encoding="utf-8")
+    if terms == PLACEHOLDER:
+        say("the licence of these weights is not known: `rpg-zoo push` will ask for --license")
     emit({"zoo": str(path), "card": text}, as_json, text)
 
 

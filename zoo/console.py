@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     MissingData: 4,
     OSError: 1,  # a file that cannot be read; those that cannot be written are Failed
 }
+LONG_IMPORT = 2.0  # seconds
 INTERRUPTED = 130  # what typer returns after Ctrl-C
 LOGGERS = ("evaluators", "zoo", "rpg")
 
@@ -34,7 +36,7 @@ def run_cli(app: Callable[..., Any], program: str) -> None:
     A command may return an exit code. Exceptions outside the contract are our own bugs and keep their traceback.
     """
     try:
-        with shown_log(), warnings.catch_warnings():
+        with shown_log(), _imports_are_said(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of libraries; what we have to say is logged
             code = app(sys.argv[1:] or ["--help"], prog_name=program, standalone_mode=False) or 0
     except KeyboardInterrupt:
@@ -48,6 +50,30 @@ def run_cli(app: Callable[..., Any], program: str) -> None:
     if code == INTERRUPTED:
         print(f"{program}: interrupted; run the same command again to continue", file=sys.stderr)
     sys.exit(code)
+
+
+@contextmanager
+def _imports_are_said() -> Iterator[None]:
+    """Say that libraries are being loaded where that takes long: on a busy machine the first command takes a quarter of
+    a minute before it has anything else to say.
+    """
+    main = threading.get_ident()
+
+    def look() -> None:
+        frame = sys._current_frames().get(main)
+        while frame is not None:
+            if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+                say("loading libraries")
+                return
+            frame = frame.f_back
+
+    timer = threading.Timer(LONG_IMPORT, look)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _explain(error: BaseException, program: str) -> tuple[int | None, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from zoo.console import plain
 from zoo.formats.sources import Sources
+from zoo.health import validated
 from zoo.hub.client import is_address
 from zoo.manifest import Entry
 from zoo.recipe import task_of
@@ -15,6 +16,7 @@ from zoo.store import Zoo
 from zoo.table import Record, Table
 
 SHOWN_FILES = 5  # in a sentence
+MB = 10**6
 
 
 def imported_files(zoo: Zoo) -> dict[str, str]:
@@ -30,6 +32,13 @@ def imported_text(zoo: Zoo) -> str:
     return f"imported from {plain(', '.join(files[:SHOWN_FILES]))}{more}\n" if files else ""
 
 
+def checkpoint_rows(zoo: Zoo) -> list[dict[str, Any]]:
+    """The checkpoints with the files they were imported from, JSON-ready."""
+    files = imported_files(zoo)
+    rows = [entry.model_dump(mode="json") for entry in zoo.entries]
+    return [row | ({"source": files[row["id"]]} if row["id"] in files else {}) for row in rows]
+
+
 def checkpoints_table(entries: Sequence[Entry], files: Mapping[str, str]) -> Table:
     """A row per checkpoint, with the metrics that were measured while it was made and their standard errors, and the
     file that it was imported from.
@@ -42,10 +51,55 @@ def checkpoints_table(entries: Sequence[Entry], files: Mapping[str, str]) -> Tab
         if entry.condition is not None:
             record["condition"] = entry.condition
         for metric in entry.metrics.values():
-            record |= {metric.name: metric.value, f"{metric.name} ±": metric.stderr}
+            title = f"{metric.name}, %" if metric.higher_is_better else metric.name
+            record |= {title: metric.value, f"{metric.name} ±": metric.stderr}
         records.append(record)
     table = Table.of(records)
     return Table(table.columns, table.rows, dict.fromkeys(table.columns, 3))
+
+
+def zoo_line(zoo: Zoo) -> str:
+    """A zoo in a line, below the list of its checkpoints."""
+    found = describe(zoo)
+    conditions = f" of {found['conditions']} tasks" if found["conditions"] else ""
+    splits = ", ".join(f"{count} {split}" for split, count in zoo_splits(zoo).items())
+    size = sum(record.bytes for record in zoo.manifest.files.values()) / MB
+    return f"{len(zoo.entries)} checkpoints{conditions} ({splits}) of {zoo.structure.numel:,} values, {size:.1f} MB"
+
+
+def zoos_in(folder: Path) -> list[Zoo]:
+    """The finished zoos in a directory. Raises ValueError where there is none."""
+    found = [Zoo.open(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+    if not found:
+        raise ValueError(f"{folder} is no zoo and holds none; `rpg-zoo collect` makes one")
+    return found
+
+
+def zoos_table(zoos: Sequence[Zoo]) -> Table:
+    """A row per zoo; the score is the mean on validation data."""
+    records: list[Record] = []
+    for zoo in zoos:
+        origin, found = zoo.manifest.origin, validated(zoo)
+        records.append(
+            {
+                "zoo": zoo.path.name,
+                "kind": origin.kind,
+                "recipe": origin.name,
+                "checkpoints": len(zoo.entries),
+                "splits": ", ".join(f"{count} {split}" for split, count in zoo_splits(zoo).items()),
+                "tasks": len({entry.condition for entry in zoo.entries} - {None}) or None,
+                "values": zoo.structure.numel,
+                "MB": sum(record.bytes for record in zoo.manifest.files.values()) / MB,
+                "validation, %": found.mean if found else None,
+            }
+        )
+    return Table.of(records, {"MB": 1})
+
+
+def zoo_splits(zoo: Zoo) -> dict[str, int]:
+    """How many checkpoints each split has."""
+    splits = [entry.split for entry in zoo.entries]
+    return {split: splits.count(split) for split in sorted(set(splits))}
 
 
 def recipes_table(tasks: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -80,7 +134,6 @@ def derived_place(source: Path, zoo: Zoo, suffix: str, out: Path | None) -> Path
 
 def describe(zoo: Zoo) -> dict[str, object]:
     """A zoo in a few fields, for `--json`."""
-    splits = [entry.split for entry in zoo.entries]
     return {
         "zoo": str(zoo.path),
         "sha256": zoo.sha256,
@@ -88,7 +141,8 @@ def describe(zoo: Zoo) -> dict[str, object]:
         "recipe": zoo.manifest.origin.name,
         "task": zoo.manifest.origin.family,
         "checkpoints": len(zoo.entries),
-        "splits": {split: splits.count(split) for split in sorted(set(splits))},
+        "splits": zoo_splits(zoo),
+        "conditions": len({entry.condition for entry in zoo.entries} - {None}),
         "values": zoo.structure.numel,
         "bytes": sum(record.bytes for record in zoo.manifest.files.values()),
     }

@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar on a terminal, elsewhere a line a minute and one at the end."""
+"""Progress of long work on stderr: a bar on a terminal, elsewhere a line a minute or every 5%, and one at the end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Protocol
 
 from zoo.console import plain
 
-EVERY = 60  # seconds between lines
+EVERY = 60  # seconds between lines, at most
+SHARE = 5  # percent between lines,
+AT_LEAST = 5  # but so many seconds
 
 
 class Bar(Protocol):
@@ -49,29 +51,36 @@ class _Lines:
         self._done = self._skipped = 0
         self._note = ""
         self._start = self._last = monotonic()
+        self._shown = 0  # percent
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self._done += steps
         self._note = note or self._note
-        if monotonic() - self._last >= EVERY:
-            self._last = monotonic()
+        waited = monotonic() - self._last
+        if waited >= EVERY or (waited >= AT_LEAST and self._percent >= self._shown + SHARE):
+            self._last, self._shown = monotonic(), self._percent
             left = (self._total - self._done - self._skipped) * self._seconds_each()
-            self._print(f"{_duration(left)} left")
+            self._print(f"{duration(left)} left")
 
     def skip(self, steps: int) -> None:
         self._skipped += steps
+        self._shown = self._percent
 
     def finish(self) -> None:
         """The last line; none where nothing had to be done."""
         if self._done:
-            self._print(f"{_duration(monotonic() - self._start)} in all")
+            self._print(f"{duration(monotonic() - self._start)} in all")
+
+    @property
+    def _percent(self) -> int:
+        return 100 * (self._done + self._skipped) // max(self._total, 1)
 
     def _seconds_each(self) -> float:
         return (monotonic() - self._start) / max(self._done, 1)
 
     def _print(self, time: str) -> None:
         done = self._done + self._skipped
-        share = f"{done:,} of {self._total:,} ({100 * done // max(self._total, 1)}%)"
+        share = f"{done:,} of {self._total:,} ({self._percent}%)"
         parts = [share, self._note, _rate(self._seconds_each()), time]
         print(plain(f"{self._what}: {', '.join(filter(None, parts))}"), file=sys.stderr, flush=True)
 
@@ -114,7 +123,8 @@ def _rate(seconds_each: float) -> str:
     return f"{1 / seconds_each:,.1f}/s" if seconds_each else ""  # too quick for the clock
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for people."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 100 * 60:

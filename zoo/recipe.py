@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module, resources
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from yaml import AliasEvent, YAMLError
 
 from zoo.errors import brief, suggest
 from zoo.manifest import Origin, settings_of, versions
+from zoo.names import method_names, recipe_names, recipes_root
 from zoo.structure import Frozen
 from zoo.tasks import config_class
 from zoo.tasks.base import TaskConfig
@@ -70,25 +71,9 @@ class Recipe:
         )
 
 
-def recipes_root() -> Path:
-    """The directory of the recipes that come with the package."""
-    return Path(str(resources.files("recipes")))
-
-
-def recipe_names() -> dict[str, Path]:
-    """Short names of all runnable recipes and their files. Those in `_methods` have no task."""
-    files = sorted(recipes_root().rglob("*.yaml"))
-    return {file.stem: file for file in files if "_methods" not in file.parts}
-
-
 def is_recipe(name: str) -> bool:
     """Whether this is a recipe's short name, or the name of a YAML file."""
     return name.endswith((".yaml", ".yml")) or name in recipe_names()
-
-
-def method_names() -> dict[str, Path]:
-    """Names of the settings that come with the package, for `--method` and `extends: _methods/NAME`."""
-    return {file.stem: file for file in sorted((recipes_root() / "_methods").glob("*.yaml"))}
 
 
 def load_recipe(source: str, overrides: Sequence[str] = (), method: str | None = None) -> Recipe:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import PositiveInt, model_validator
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from evaluators.metrics import Metric, Summary, summarize
@@ -65,33 +65,70 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 def score(
-    zoo: Zoo, task: Task, out: Path, entries: Sequence[Entry] | None = None, precision: str = "float32"
+    zoo: Zoo,
+    task: Task,
+    out: Path,
+    entries: Sequence[Entry] | None = None,
+    precision: str = "float32",
+    name: str | None = None,
 ) -> list[Score]:
     """Scores of these entries (default: all) in their order, from `out/scores.jsonl` where they are already there.
 
     An entry with a condition is scored on that task. One model is built and the weights are swapped in place. With
-    bfloat16, matrix products and convolutions are computed in it (autocast) and the protocol says so. Raises ValueError
-    for another precision.
+    bfloat16, matrix products and convolutions are computed in it (autocast) and the protocol says so. `name` is what
+    the progress calls these networks, mostly as their zoo. Raises ValueError for another precision.
     """
-    protocol = _protocol(task, precision)
     entries = zoo.entries if entries is None else entries
-    with Journal(out / "scores.jsonl") as journal:
-        read = [Score.parse(json.dumps(record), journal.path) for record in journal.records]
-        known = {(old.sha256, old.evaluator, old.protocol, old.condition): old for old in read}
-        scores = []
-        model, frozen = task.build(0), zoo.frozen()
-        with progress(f"scoring {zoo.path.name}", len(entries)) as bar:
-            for entry in entries:
-                key = (entry.sha256, task.evaluator, protocol, entry.condition)
-                if key in known:
-                    bar.skip(1)
-                else:
-                    task.load(model, zoo.load(entry) | frozen)
-                    known[key] = _score(entry.id, entry.sha256, task, model, precision, entry.condition)
-                    journal.append(known[key].model_dump(mode="json"))
-                    bar.advance(1, entry.id)
-                scores.append(known[key].model_copy(update={"id": entry.id}))
+    scores, main = [], task.main_metric
+    what = f"scoring {name or zoo.path.name}"
+    with Scorer(task, out, zoo.frozen(), precision) as scorer, progress(what, len(entries)) as bar:
+        for entry in entries:
+            found = scorer.known(entry)
+            if found:
+                bar.skip(1)
+            else:
+                found = scorer.score(entry, zoo.load(entry))
+                bar.advance(1, f"{entry.id}, {main} {found.metrics[main].value:.2f}")
+            scores.append(found)
     return scores
+
+
+class Scorer:
+    """Scores networks one at a time into `out/scores.jsonl`. `frozen` completes each to a network, where they are
+    only a part of one. Raises ValueError for an unknown precision.
+    """
+
+    def __init__(self, task: Task, out: Path, frozen: Mapping[str, Tensor], precision: str = "float32") -> None:
+        self.task, self.frozen, self.precision = task, frozen, precision
+        self.protocol = _protocol(task, precision)
+        self.model = task.build(0)
+        self.journal = Journal(out / "scores.jsonl")
+        read = [Score.parse(json.dumps(record), self.journal.path) for record in self.journal.records]
+        self._known = {(old.sha256, old.evaluator, old.protocol, old.condition): old for old in read}
+
+    def known(self, entry: Entry) -> Score | None:
+        """The score that is already there."""
+        found = self._known.get((entry.sha256, self.task.evaluator, self.protocol, entry.condition))
+        return found and found.model_copy(update={"id": entry.id})
+
+    def score(self, entry: Entry, tensors: Mapping[str, Tensor]) -> Score:
+        """Score a network that is not known and keep the score."""
+        self.task.load(self.model, {**tensors, **self.frozen})
+        found = _score(entry.id, entry.sha256, self.task, self.model, self.precision, entry.condition)
+        self.journal.append(found.model_dump(mode="json"))
+        self._known[found.sha256, found.evaluator, found.protocol, found.condition] = found
+        return found
+
+    def said(self, entry: Entry, tensors: Mapping[str, Tensor]) -> None:
+        """Score a network that has just been made and log what it scores, for those who wait."""
+        found = self.known(entry) or self.score(entry, tensors)
+        log.info(f"{entry.id}: {self.task.main_metric} {found.metrics[self.task.main_metric].value:.2f}")
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.journal.close()
 
 
 def score_file(path: Path, task: Task, precision: str = "float32") -> Score:

@@ -31,6 +31,7 @@ from zoo.errors import Corrupt, MissingData
 from zoo.files import read_limited
 from zoo.hub import client as hub
 from zoo.manifest import MANIFEST_BYTES, Entry, Manifest, Source, versions
+from zoo.names import recipe_meant
 from zoo.structure import Kind, Structure
 
 FROZEN = "frozen.safetensors"
@@ -70,7 +71,8 @@ class Zoo:
             if (path / "journal.jsonl").is_file():
                 raise MissingData(f"{path} is not finished; run the command that was making it again")
             raise MissingData(
-                f"no zoo at {path}: expected manifest.json and checkpoints/; make one with `rpg-zoo collect`"
+                f"no zoo at {path}: expected manifest.json and checkpoints/; make one with "
+                f"`rpg-zoo collect {recipe_meant(path.name)}`"
             )
         text = read_limited(manifest_path, MANIFEST_BYTES)
         return cls(path, Manifest.parse(text, manifest_path), hashlib.sha256(text).hexdigest())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,8 @@ class ZooWriter:
     One that is continued keeps the record of the call that began it, so it ends in the same bytes.
 
     `frozen` are the tensors that complete each of its checkpoints to a network, where they are only a part of one.
-    `done` maps the ids that are already there to their entries. One process writes a zoo at a time. Raises ValueError
+    `done` maps the ids that are already there to their entries; `on_added`, where set, is called with every new one and
+    its tensors. One process writes a zoo at a time. Raises ValueError
     when `path` holds something else.
     """
 
@@ -84,6 +85,7 @@ class ZooWriter:
         self.structure = structure
         self.frozen = content_hash(frozen) if frozen else None
         self.done: dict[str, Entry] = {}
+        self.on_added: Callable[[Entry, dict[str, Tensor]], None] | None = None
         self.complete = (path / "manifest.json").is_file()
         header = JournalHeader(origin=origin, structure=structure, frozen=self.frozen).model_dump(mode="json")
         if self.complete:
@@ -176,6 +178,8 @@ class ZooWriter:
     def _record(self, entry: Entry) -> None:
         self._journal.append(entry.model_dump(mode="json"))
         self.done[entry.id] = entry
+        if self.on_added:
+            self.on_added(entry, self._written(entry))
 
     def finish(self, extra: Mapping[str, bytes] | None = None, beside: Sequence[Path] = ()) -> Zoo:
         """Stack, index and seal the zoo. Doing it again, after a kill or on a finished zoo, changes nothing.

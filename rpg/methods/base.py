@@ -81,7 +81,8 @@ class About:
 @dataclass(frozen=True)
 class Estimate:
     """What learning and drawing cost. `parameters` are learnt; memory in bytes; `fit_flops` are those of the whole fit,
-    `draw_flops` those of one network. `figures` is everything that is known, JSON-ready, `text` the same for people.
+    `draw_flops` those of one network, `fit_hours` the least that the fit takes on the device. `figures` is everything
+    that is known, JSON-ready, `text` the same for people.
     """
 
     parameters: int
@@ -89,6 +90,7 @@ class Estimate:
     fit_flops: int
     draw_bytes: int
     draw_flops: int
+    fit_hours: float = 0.0
     figures: dict[str, Any] = field(default_factory=dict)
     text: str = ""
 

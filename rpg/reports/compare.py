@@ -11,6 +11,7 @@ A measure of a group is computed in `_group`, kept in `Group` or `Behaviour` and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -27,6 +28,7 @@ from evaluators.similarity import max_error_iou, nearest, novel_and_good, rms_sp
 from rpg.reports.distances import Distances, Part, distances
 from rpg.reports.inputs import Inputs, claim, networks
 from zoo.errors import Failed
+from zoo.health import works_from
 from zoo.manifest import Entry, Name
 from zoo.scoring import Score, score, summaries
 from zoo.store import Zoo
@@ -73,7 +75,7 @@ class Behaviour(Frozen):
 class Group(Frozen):
     """One group of networks. `seeds` are how many networks each seed of its generator made, in their order.
 
-    Per network, in order: `nearest` distance to a training checkpoint, and `nearest_ratio`, the same over the
+    Per network, in order: `ids`, `nearest` distance to a training checkpoint, and `nearest_ratio`, the same over the
     yardstick. For the originals these, and the error-IoU, leave out the network itself, or its whole run where there
     are several. `spread` is the root mean square distance within the group (evaluators.similarity.rms_spread), also
     over the yardstick. `behaviour` is there where scores are.
@@ -83,6 +85,7 @@ class Group(Frozen):
     kind: Kind
     about: str
     seeds: tuple[PositiveInt, ...]
+    ids: tuple[str, ...]
     nearest: tuple[float, ...]
     nearest_ratio: tuple[float, ...]
     spread: float
@@ -102,7 +105,9 @@ class Group(Frozen):
 
 class Scoring(Frozen):
     """The test data of all groups, and what is known of the training checkpoints there: the median of their largest
-    error-IoU, leaving one out (or one run), and the accuracy from which a network is good.
+    error-IoU, leaving one out (or one run), and the accuracy from which a network is good: MARGIN below their median,
+    and better than guessing. `chance` is what guessing scores, where anyone knows; a network that is not above
+    `works_from` (zoo.health) does not work.
     """
 
     headline: str
@@ -111,6 +116,13 @@ class Scoring(Frozen):
     samples: PositiveInt
     leave_one_out_iou: float
     good_from: float
+    chance: float | None
+    works_from: float | None
+
+    def working(self, group: Group) -> int:
+        """How many networks of a group are better than guessing: all, where nobody knows what that scores."""
+        least = -math.inf if self.works_from is None else self.works_from
+        return sum(accuracy > least for accuracy in group.scored.accuracy)
 
 
 class Comparison(Frozen):
@@ -140,20 +152,22 @@ class Comparison(Frozen):
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
     """What `rpg report --json` prints: for every group its metrics as `rpg eval --json` does, and its similarity."""
-    groups = {}
+    groups, scoring = {}, comparison.scoring
     for group in comparison.groups:
         similarity: dict[str, Any] = {
             "nearest_distance": summarize(group.nearest, higher_is_better=False).to_json(),
             "nearest_ratio": summarize(group.nearest_ratio, higher_is_better=False).to_json(),
             "spread": group.spread,
         }
-        shown = groups[group.name] = {"kind": group.kind, "seeds": len(group.seeds), "similarity": similarity}
+        shown: dict[str, Any] = {"kind": group.kind, "seeds": len(group.seeds), "similarity": similarity}
         if behaviour := group.behaviour:
             shown["metrics"] = {name: summary.to_json() for name, summary in behaviour.metrics.items()}
             similarity["max_error_iou"] = summarize(behaviour.max_error_iou).to_json()
             similarity["novel_and_good"] = behaviour.novel_and_good
-    protocol = comparison.scoring.protocol if comparison.scoring else None
-    return {"task": comparison.originals, "protocol": protocol, "groups": groups}
+            shown["working"] = scoring.working(group) if scoring else None
+        groups[group.name] = shown
+    about = {"protocol": scoring.protocol if scoring else None, "chance": scoring.chance if scoring else None}
+    return {"task": comparison.originals, **about, "groups": groups}
 
 
 @dataclass(frozen=True)
@@ -189,7 +203,10 @@ def compare(originals: Zoo, split: str, candidates: Sequence[Candidate], task: T
     apart = distances([member.parts for member in members])
     for member, found in zip(members, apart, strict=True):
         _check_finite(member, found)
-    scores = [[s for zoo, entries in m.parts for s in score(zoo, task, out, entries)] if task else [] for m in members]
+    scores = [
+        [s for zoo, entries in m.parts for s in score(zoo, task, out, entries, name=m.name)] if task else []
+        for m in members
+    ]
     runs, itself = _runs(members[0].entries)
     loo_distance = float(np.median(nearest(apart[0].to_first, itself)[0]))
     scoring = _scoring(task, scores[0], itself) if task else None
@@ -252,13 +269,19 @@ def _wrong(scores: Sequence[Score]) -> NDArray[np.bool_]:
 
 def _scoring(task: Task, originals: Sequence[Score], itself: NDArray[np.bool_]) -> Scoring:
     wrong = _wrong(originals)
+    metrics = [s.metrics[task.main_metric] for s in originals]
+    chance = task.chance.get(task.main_metric)
+    guessing = None if chance is None else works_from(chance, metrics[0].n)
+    good_from = float(np.median([metric.value for metric in metrics])) - MARGIN
     return Scoring(
         headline=task.main_metric,
         protocol=task.protocol,
         evaluator=task.evaluator,
         samples=originals[0].samples,
         leave_one_out_iou=float(np.median(max_error_iou(wrong, wrong, itself))),
-        good_from=float(np.median([s.metrics[task.main_metric].value for s in originals])) - MARGIN,
+        good_from=good_from if guessing is None else max(good_from, guessing),
+        chance=chance,
+        works_from=guessing,
     )
 
 
@@ -290,6 +313,7 @@ def _group(
         kind=member.kind,
         about=member.about,
         seeds=tuple(len(entries) for _, entries in member.parts),
+        ids=tuple(entry.id for entry in member.entries),
         nearest=tuple(distance.tolist()),
         nearest_ratio=tuple((distance / unit).tolist()),
         spread=rms_spread(found.within) / unit,

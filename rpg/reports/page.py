@@ -1,7 +1,8 @@
 """A report as files: JSON and CSV for programs, Markdown for terminals and repositories, one HTML page for people, and
 its plots. What it says is a Page; who writes one is rpg.reports.report or rpg.reports.task_report.
 
-The HTML is self-contained: no script, no request, plots inlined from their files. The same input gives the same bytes.
+The HTML is self-contained: no request, plots inlined from their files, and a few lines of script that sort tables and
+save them as CSV, which reading needs not. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Section:
 @dataclass(frozen=True)
 class Page:
     """What a report says. `about` is what it compares, `headlines` the answer. Rows of tables whose first cell is in
-    `marks` get its colour, those in `strong` stand out.
+    `marks` get its colour, those in `strong` stand out; `explained` says what a column's title means. `links` are
+    places relative to the page, by what they are.
     """
 
     title: str
@@ -52,6 +54,8 @@ class Page:
     provenance: Mapping[str, str]
     marks: Mapping[str, Mark] = field(default_factory=dict)
     strong: frozenset[str] = frozenset()
+    explained: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_page(page: Page, record: Frozen, inputs: Inputs, numbers: Table, out: Path, plots: Sequence[str]) -> Path:
@@ -79,6 +83,21 @@ def write_page(page: Page, record: Frozen, inputs: Inputs, numbers: Table, out: 
     write_bytes(out / HTML, _html(page, drawn).encode())
     write_bytes(out / REPORT, (record.to_json(indent=1) + "\n").encode())
     return out / HTML
+
+
+def links_to(zoos: Mapping[str, Path], out: Path) -> dict[str, str]:
+    """Where the manifests of zoos are, seen from a page in `out`: of those that lie with it in the working directory,
+    so that no page names a place of this machine.
+    """
+    here = Path.cwd()
+    places = {name: path.resolve() / "manifest.json" for name, path in zoos.items()}
+    if not out.resolve().is_relative_to(here):
+        return {}
+    return {
+        name: Path(os.path.relpath(path, out.resolve())).as_posix()
+        for name, path in places.items()
+        if path.is_relative_to(here) and path.is_file()
+    }
 
 
 def provenance_of(command: Sequence[str]) -> dict[str, str]:
@@ -136,4 +155,5 @@ def _html(page: Page, drawn: Mapping[str, str]) -> str:
         keep_trailing_newline=True,
     )
     plots = {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704  # our own, their texts escaped
-    return environment.get_template(HTML).render(page=page, plots=plots)
+    links = {"all numbers (JSON)": REPORT, "the tables (CSV)": "report.csv", "as text (Markdown)": "report.md"}
+    return environment.get_template(HTML).render(page=page, plots=plots, links=links | dict(page.links))

@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -54,6 +55,9 @@ STYLE = {
 }
 ON_TOP = 8  # layers from here on get a white rim
 LONGEST = 30  # characters of a group's name in a plot
+MOST_NAMES = 5  # in the title of a mark
+TWO_DECADES = 100
+NEAREST = 1e-4  # of the yardstick: what is nearer is a copy, and drawn there
 
 
 class Mark(NamedTuple):
@@ -65,13 +69,14 @@ class Mark(NamedTuple):
     layer: int = 5
 
 
-# After Okabe and Ito, safe for colour-blind readers: originals cold, generators warm and on top, baselines paler.
+# After Okabe and Ito, for colour-blind readers, but dark enough for a light page and light enough for a dark one (3:1).
+# Originals are cold, generators warm and on top, baselines paler.
 # Numbers of colours and markers have no common factor, so a kind's groups differ until all pairs of them are used.
 COLOURS: dict[Kind, tuple[str, ...]] = {
     "original": ("#0072B2",),
     "heldout": ("#009E73",),
-    "generated": ("#D55E00", "#AA3377", "#7A3B00"),
-    "baseline": ("#CC79A7", "#E69F00", "#8C8C8C", "#56B4E9", "#7F4A9E", "#A8A032", "#5F5FA8"),
+    "generated": ("#D55E00", "#C2408A", "#A5682A"),
+    "baseline": ("#CC79A7", "#B98100", "#8C8C8C", "#3A92CC", "#8F5BB0", "#8C8529", "#5F5FA8"),
 }
 MARKERS: dict[Kind, str] = {"original": "o", "heldout": "s", "generated": "Dph8", "baseline": "^*XPv<>d"}
 SIZES = {"o": 4.5, "s": 5, "^": 5, "v": 5, "<": 5, ">": 5, "*": 10}
@@ -84,6 +89,8 @@ class Plot(NamedTuple):
     name: str
     figure: Figure
     description: str
+    titles: Mapping[str, Sequence[str]] = MappingProxyType({})
+    """What its marks are, in their order, by the gid of the line that they belong to."""
 
 
 def marks(groups: Sequence[Group]) -> dict[str, Mark]:
@@ -119,19 +126,36 @@ def render(plot: Plot, form: str) -> bytes:
     with rc_context(STYLE):
         plot.figure.savefig(buffer, format=form, transparent=form == "svg", dpi=72 if form == "svg" else 300,
                             metadata=metadata)  # fmt: skip
-    return _svg(buffer.getvalue().decode(), plot.description).encode() if form == "svg" else buffer.getvalue()
+    return _svg(buffer.getvalue().decode(), plot).encode() if form == "svg" else buffer.getvalue()
 
 
-def _svg(text: str, description: str) -> str:
-    """An <svg> that stands alone as well as in a page: no prolog, no metadata, scalable, in the page's font and ink."""
+def _svg(text: str, plot: Plot) -> str:
+    """An <svg> that stands alone as well as in a page: no prolog, no metadata, scalable, in the page's font and ink.
+    Every mark says what it is.
+    """
     body = text[text.index("<defs>") : text.rindex("</svg>")]
+    for gid, titles in plot.titles.items():
+        body = _titled(body, gid, titles)
     view = re.search(r'viewBox="([^"]+)"', text)
     assert view
     body = re.sub(r'<g id="[^"]+"', "<g", body)  # not unique within a page; nothing refers to them
     body = body.replace("xlink:href", "href").replace("'DejaVu Sans'", "system-ui")
     body = re.sub(r"\n\s*", "\n", body).replace(INK, "currentColor")
-    head = f'<svg{NAMESPACE} class="ink" viewBox="{view[1]}" role="img" aria-label="{escape(description)}">'
+    head = f'<svg{NAMESPACE} class="ink" viewBox="{view[1]}" role="img" aria-label="{escape(plot.description)}">'
     return f"{head}\n{INK_STYLE}\n{body}</svg>\n"
+
+
+def _titled(body: str, gid: str, titles: Sequence[str]) -> str:
+    """The SVG with a <title> for each mark of a line, which viewers show where the pointer rests."""
+    start = body.index(f'<g id="{gid}">')
+    waiting = iter(titles)
+
+    def titled(use: re.Match[str]) -> str:
+        return f"<use {use[1]}><title>{escape(next(waiting))}</title></use>"
+
+    named, count = re.subn(r"<use ([^>]*[^>/])/>", titled, body[start:], count=len(titles))
+    assert count == len(titles)
+    return body[:start] + named
 
 
 def inline(svg: bytes) -> str:
@@ -145,11 +169,13 @@ def _figure(height: float) -> Figure:
     return Figure(figsize=(WIDTH, height), layout="constrained")
 
 
-def _laid_out(name: str, figure: Figure, description: str) -> Plot:
+def _laid_out(
+    name: str, figure: Figure, description: str, titles: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> Plot:
     """The plot, its layout decided once for all formats: matplotlib would do it again for each, on top of the last."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    return Plot(name, figure, description)
+    return Plot(name, figure, description, titles)
 
 
 def _label(name: str) -> str:
@@ -181,7 +207,8 @@ def loss_plot(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Plot:
             if window > 1 or len(curves) > 1:
                 axes.plot(middle, mean, color=colour, linewidth=1.8, label=label)
             texts.append(f"of {name} goes from {values[0]:.3g} to {values[-1]:.3g} in {steps[-1]} steps")
-        axes.legend()
+        for handle in axes.legend().get_lines():
+            handle.set_alpha(1)  # a pale line is hard to see, alone on a dark page
         axes.set(yscale="log", xlabel="training step", ylabel="loss")
         axes.grid(True, which="both", axis="y")
         return _laid_out("loss", figure, f"Training loss {'; '.join(texts)}.")
@@ -199,26 +226,76 @@ def similarity_plot(comparison: Comparison, scoring: Scoring) -> Plot:
     with rc_context(STYLE):
         figure = _figure(4.0 + 0.2 * -(-len(comparison.groups) // 3))  # a legend of three columns below
         axes = figure.subplots()
-        drawn = marks(comparison.groups)
-        for group in comparison.groups:
+        drawn, titles = marks(comparison.groups), dict[str, list[str]]()
+        for number, group in enumerate(comparison.groups):
             iou, accuracy = np.array(group.scored.max_error_iou), np.array(group.scored.accuracy)
-            _points(axes, iou, np.maximum(accuracy, floor), accuracy < floor, drawn[group.name], _label(group.name))
+            places, names = _together(iou, accuracy, _said(group, scoring))
+            x, y = np.array(places).T
+            style = drawn[group.name], _label(group.name), f"marks-{number}"
+            titles |= _points(axes, x, np.maximum(y, floor), y < floor, *style, names)
+        if scoring.chance is not None and scoring.chance > floor:
+            axes.axhline(scoring.chance, label="chance", zorder=1, **{**GUIDE, "linestyle": (0, (1, 2))})
         axes.axvline(scoring.leave_one_out_iou, label="yardstick", zorder=1, **GUIDE)
         axes.set(xlabel="largest error-IoU with a training checkpoint", ylabel=f"{scoring.headline}, %")
         axes.grid(True)
         below = {"loc": "upper center", "bbox_to_anchor": (0.45, -0.17), "borderaxespad": 0}
         axes.legend(ncols=3, handletextpad=0.4, columnspacing=1.2, **below)
         text = "Accuracy of every network against its likeness to the nearest training checkpoint."
-        return _laid_out("similarity", figure, text)
+        return _laid_out("similarity", figure, text, titles)
+
+
+def _said(group: Group, scoring: Scoring) -> list[str]:
+    """What each network of a group is, and its numbers."""
+    behaviour = group.scored
+    numbers = zip(group.ids, behaviour.accuracy, behaviour.max_error_iou, group.nearest_ratio, strict=True)
+    return [
+        f"{group.name}, {id}: {scoring.headline} {accuracy:.2f}, error-IoU {iou:.3f}, distance {ratio:.2f}"
+        for id, accuracy, iou, ratio in numbers
+    ]
+
+
+def _together(
+    x: Sequence[float] | NDArray[np.float64], y: Sequence[float] | NDArray[np.float64], names: Sequence[str]
+) -> tuple[list[tuple[float, float]], list[list[str]]]:
+    """The places where points lie, in the order of the first at each, and the names of all that lie there."""
+    found: dict[tuple[float, float], list[str]] = {}
+    for one, other, name in zip(x, y, names, strict=True):
+        found.setdefault((float(one), float(other)), []).append(name)
+    return list(found), list(found.values())
 
 
 def _points(
-    axes: Any, x: NDArray[np.float64], y: NDArray[np.float64], hollow: NDArray[np.bool_], mark: Mark, name: str
-) -> None:
+    axes: Any,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    hollow: NDArray[np.bool_],
+    mark: Mark,
+    name: str,
+    gid: str,
+    names: Sequence[Sequence[str]],
+) -> dict[str, list[str]]:
+    """Draw a group's places; beside those of several networks stands how many. Titles of the marks, by gid."""
     style = {"linestyle": "none", "marker": mark.marker, "markersize": mark.size, "zorder": mark.layer}
     rim = "white" if mark.layer >= ON_TOP else mark.colour
-    axes.plot(x[~hollow], y[~hollow], color=mark.colour, markeredgecolor=rim, markeredgewidth=0.6, label=name, **style)
-    axes.plot(x[hollow], y[hollow], color=mark.colour, fillstyle="none", clip_on=False, **style)
+    full = {"markeredgecolor": rim, "markeredgewidth": 0.6, "label": name, "gid": gid}
+    axes.plot(x[~hollow], y[~hollow], color=mark.colour, **full, **style)
+    below = {"fillstyle": "none", "clip_on": False, "gid": f"{gid}-below"}
+    axes.plot(x[hollow], y[hollow], color=mark.colour, **below, **style)
+    for place, here in zip(zip(x, y, strict=True), names, strict=True):
+        if len(here) > 1:
+            offset = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 7}
+            axes.annotate(f"×{len(here)}", place, color=mark.colour, zorder=ON_TOP + 1, **offset)
+    titles = {
+        key: [_title(here) for here, at_edge in zip(names, hollow, strict=True) if at_edge == edge]
+        for key, edge in ((gid, False), (f"{gid}-below", True))
+    }
+    return {key: found for key, found in titles.items() if found}
+
+
+def _title(here: Sequence[str]) -> str:
+    """What lies at a place: the networks' names, of many the first."""
+    more = [f"and {len(here) - MOST_NAMES} more here"] if len(here) > MOST_NAMES else []
+    return "\n".join([*here[:MOST_NAMES], *more])
 
 
 def _floor(comparison: Comparison) -> float:
@@ -241,11 +318,11 @@ def distance_plot(comparison: Comparison) -> Plot:
         figure = _figure(0.8 + 0.42 * len(groups))
         rows = figure.subplots(len(groups), sharex=True, squeeze=False)[:, 0]
         for axes, group in zip(rows, groups, strict=True):
-            ratio = np.clip(group.nearest_ratio, bins[0], bins[-1])
+            ratio = np.maximum(group.nearest_ratio, bins[0])
             share = np.full(len(ratio), 1 / len(ratio))
             axes.hist(ratio, bins=bins, weights=share, color=drawn[group.name].colour)
             axes.axvline(1, **GUIDE)
-            axes.set(yticks=[], xscale="log" if log else "linear")
+            axes.set(yticks=[], xscale="log" if log else "linear", xlim=(bins[0], bins[-1]))
             axes.set_ylabel(_label(group.name), rotation=0, ha="right", va="center")
             axes.spines["left"].set_visible(False)
             axes.grid(True, axis="x")
@@ -253,7 +330,8 @@ def distance_plot(comparison: Comparison) -> Plot:
             axes.tick_params(bottom=axes is rows[-1], which="both")
         rows[-1].xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         if log:
-            rows[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            few = bins[-1] / bins[0] < TWO_DECADES
+            rows[-1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,), numticks=9))
             rows[-1].xaxis.set_minor_formatter(NullFormatter())
         rows[-1].set_xlabel("distance to the nearest training checkpoint, ratio")
         text = "Distance to the nearest training checkpoint, by group, over the yardstick."
@@ -263,11 +341,11 @@ def distance_plot(comparison: Comparison) -> Plot:
 def _bins(ratios: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
     """40 bins for all groups, and whether they are logarithmic: when the largest is over 8 times the smallest.
 
-    A logarithmic axis spans four decades at most; exact copies (0) fall into its first bin.
+    However far a group lies, the others stay where they are; copies (0, or below NEAREST) fall into the first bin.
     """
     high = max(float(ratios.max()), 1.0) * 1.02
     positive = ratios[ratios > 0]
-    low = max(float(positive.min(initial=1.0)) * 0.98, high * 1e-4)
+    low = max(float(positive.min(initial=1.0)) * 0.98, NEAREST)
     if high / low > 8:
         return np.geomspace(low, high, 41), True
     return np.linspace(0, high, 41), False
@@ -285,14 +363,17 @@ def head_plot(points: Mapping[str, Sequence[tuple[float, float]]]) -> Plot:
     with rc_context(STYLE):
         figure = _figure(4.4)
         axes = figure.subplots()
+        titles: dict[str, list[str]] = {}
         for name, own in points.items():
             kind, text = kinds[name]
-            x, y = np.array(own).T
-            _points(axes, x, y, np.zeros(len(x), bool), _mark(kind), text)
+            places, names = _together([x for x, _ in own], [y for _, y in own], [text] * len(own))
+            x, y = np.array(places).T
+            titles |= _points(axes, x, y, np.zeros(len(x), bool), _mark(kind), text, f"marks-{name}", names)
         axes.set(xlabel="first principal component", ylabel="second")
         axes.grid(True)
         axes.legend()
-        return _laid_out("head", figure, "Head weights of all networks along their first two principal components.")
+        about = "Head weights of all networks along their first two principal components."
+        return _laid_out("head", figure, about, titles)
 
 
 def picture_plot(rows: Sequence[Picture]) -> Plot:

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
-from evaluators.metrics import summarize
+from evaluators.metrics import Summary, summarize
 from rpg.reports.compare import Comparison, Group
-from rpg.reports.page import Page, Section, write_page
+from rpg.reports.page import Page, Section, links_to, write_page
 from rpg.reports.plots import distance_plot, loss_plot, marks, similarity_plot
 from rpg.reports.verdict import headline_metric, judge
 from zoo.table import Record, Table
 
 WHERE = ("originals", "group", "kind", "metric", "protocol")
-SCORES = ("best", "mean", "median", "min", "std", "stderr", "networks")
+SCORES = ("best", "mean", "± of mean", "median", "min", "std", "stderr", "networks")
 SIMILARITY = ("error-IoU, median", "error-IoU, max", "distance, median", "spread", "novel and good, %")
 SEEDS = ("seeds", "mean of seeds", "std of seeds", "distance, mean of seeds", "distance, std of seeds")
+EXPLAINED = {
+    "group": "networks that are judged together; what they are stands at the end",
+    "best": "the best network of the group, picked on the test data",
+    "mean": "the mean over the networks of the group",
+    "± of mean": "half the 95% confidence interval of the mean, over networks (Student's t)",
+    "median": "the median over the networks of the group",
+    "min": "the lowest score of a network of the group",
+    "std": "the standard deviation between the networks of the group",
+    "stderr": "the standard error of one network's score, because the test set is finite: the largest of the group",
+    "networks": "how many networks the group has",
+    "error-IoU, median": "how alike the errors are to those of the most similar training checkpoint: 1 is the same",
+    "error-IoU, max": "the same, of the network that is most like a training checkpoint",
+    "distance, median": "to the nearest training checkpoint, over the yardstick: well below 1 is a near-copy",
+    "spread": "how far the networks of the group scatter around one another, over the yardstick",
+    "novel and good, %": "the share that lies farther than the yardstick and scores well enough",
+    "seeds": "how many seeds of the generator the group comes from",
+    "mean of seeds": "the mean of the seeds' mean scores",
+    "std of seeds": "the standard deviation of the seeds' mean scores",
+    "distance, mean of seeds": "the mean of the seeds' mean distances",
+    "distance, std of seeds": "the standard deviation of the seeds' mean distances",
+}
 DIGITS = {"error-IoU, median": 3, "error-IoU, max": 3, "novel and good, %": 0}
 
 READING = (
@@ -29,7 +52,7 @@ READING_SCORES = (
     "Every network is scored on the same test samples; the toolkit chooses, calibrates and stops nothing on them. "
     "Best and min are picked on the test data, so the best of many networks flatters; compare means. Stderr is "
     "the largest standard error of one network's score, because the test set is finite; std is the spread between "
-    "networks.",
+    "networks, and ± of mean the 95% confidence interval that this leaves for the mean of a group.",
     "Error-IoU: of the test samples that either of two networks gets wrong, the share that both get wrong. A network's "
     "value is its largest with any training checkpoint: 1 is the same behaviour, lower is more different.",
     "Novel and good is the share that lies above 1 and scores at most 2 points below the median original. Noise can "
@@ -65,11 +88,21 @@ def measures(comparison: Comparison, group: Group) -> Record:
         s, behaviour = headline_metric(scoring, group), group.scored
         iou, scores = summarize(behaviour.max_error_iou), group.over_seeds(behaviour.accuracy)
         found |= {"metric": scoring.headline, "protocol": scoring.protocol, "stderr": behaviour.stderr}
+        found |= {"± of mean": interval(s)}
         found |= {"best": s.best, "mean": s.mean, "median": s.median, "min": s.min, "std": s.std}
         found |= {"error-IoU, median": iou.median, "error-IoU, max": iou.best}
         found |= {"novel and good, %": behaviour.novel_and_good}
         found |= {"mean of seeds": scores.mean, "std of seeds": scores.std if scores.n > 1 else None}
     return found
+
+
+def interval(summary: Summary) -> float | None:
+    """Half the 95% confidence interval of a mean over networks, by Student's t; None for one network."""
+    from scipy.stats import t
+
+    if summary.n == 1:
+        return None
+    return float(t.ppf(0.975, summary.n - 1)) * summary.std / math.sqrt(summary.n)
 
 
 def _table(groups: Sequence[tuple[Comparison, Group]], titles: Sequence[str]) -> Table:
@@ -116,11 +149,16 @@ def summary(comparison: Comparison) -> str:
 
 
 def write_report(
-    comparison: Comparison, losses: Losses, provenance: Mapping[str, str], out: Path, plots: Sequence[str] = ()
+    comparison: Comparison,
+    losses: Losses,
+    provenance: Mapping[str, str],
+    out: Path,
+    plots: Sequence[str] = (),
+    zoos: Mapping[str, Path] = MappingProxyType({}),
 ) -> Path:
     """Write `report.json` (the comparison), `report.csv`, `report.md`, `report.html` and `plots/*.svg` into `out`; the
     path of the page. `plots` are further formats of the plots, png or pdf; `provenance` says how and where the numbers
-    were made (rpg.reports.page.provenance_of).
+    were made (rpg.reports.page.provenance_of), `zoos` where the groups' zoos are.
 
     Raises ValueError for an unknown format, and when `out` holds the report of other networks or another protocol.
     """
@@ -135,6 +173,8 @@ def write_report(
         provenance=made_of | dict(provenance),
         marks=marks(comparison.groups),
         strong=frozenset(group.name for group in comparison.of_kind("generated")),
+        explained=EXPLAINED,
+        links=links_to({f"zoo of {name}": path for name, path in zoos.items()}, out),
     )
     return write_page(page, comparison, comparison.inputs, whole_table([comparison]), out, plots)
 

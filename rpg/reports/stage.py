@@ -79,7 +79,9 @@ class Reporting:
         if task is not None and task.conditions:
             return self._task_by_task(cast("LabelledTask", task))
         comparison = self.compared(task)
-        page = write_report(comparison, self._losses(), provenance_of(self.command), self.path, self.plots)
+        names = labels(self.zoos, BASELINES if self.baselines else ())
+        zoos = {"original": self.originals.path} | {names[zoo.sha256]: zoo.path for zoo in self.zoos}
+        page = write_report(comparison, self._losses(), provenance_of(self.command), self.path, self.plots, zoos)
         return Report(page, comparison)
 
     def compared(self, task: Task | None) -> Comparison:
@@ -97,7 +99,8 @@ class Reporting:
             )
         origin = self.originals.manifest.origin.model_copy(update={"command": self.command})
         tasks = compare_tasks(self.originals, self.zoos[0], task, origin, self.path, self.split)
-        page = write_task_report(tasks, self._losses(), provenance_of(self.command), self.path, self.plots)
+        zoos = {"original": self.originals.path, "generated": self.zoos[0].path}
+        page = write_task_report(tasks, self._losses(), provenance_of(self.command), self.path, self.plots, zoos)
         return Report(page, tasks)
 
     def _losses(self) -> Losses:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from rpg.reports.page import Page, Section, write_page
+from rpg.reports.page import Page, Section, links_to, write_page
 from rpg.reports.plots import head_plot, picture_plot
 from rpg.reports.report import Losses, training_section
 from rpg.reports.tasks import BASELINES, TaskComparison
+from zoo.health import works_from
 from zoo.table import Record, Table
 
 READING = (
@@ -30,11 +32,33 @@ HEAD_CAPTION = (
 PICTURE_CAPTION = (
     "A row per network, a column per weight, in units of its spread over the seen tasks (paper, figure 6)."
 )
+EXPLAINED = {
+    "task": "the label, 0 or 1, of each of the ten classes",
+    "split": "whether networks of this task were learnt from",
+    "original": "the mean accuracy of the networks that were trained for the task",
+    "best": "the best generated network, picked on the test data",
+    "average": "the mean accuracy of the generated networks",
+    "std": "the standard deviation between the generated networks",
+    "gap": "points that the generated networks lie below the originals on average",
+    "nearest": "the network of the seen task that labels the fewest classes differently",
+    "neighbours": "the mean of all networks of such tasks",
+    "regression": "what least squares says from the bits of the task",
+    "flipped": "the accuracy here of networks generated for the complement: near 100 less their own, if they listen",
+    "networks": "how many networks were generated for the task",
+    "group": "whose networks: originals, generated, or generated for the complement",
+    "generated": "the generated networks",
+    "tasks": "how many tasks",
+}
 CLASS_TASKS = 10  # in the tables; `report.json` has all
 
 
 def write_task_report(
-    comparison: TaskComparison, losses: Losses, provenance: Mapping[str, str], out: Path, plots: Sequence[str] = ()
+    comparison: TaskComparison,
+    losses: Losses,
+    provenance: Mapping[str, str],
+    out: Path,
+    plots: Sequence[str] = (),
+    zoos: Mapping[str, Path] = MappingProxyType({}),
 ) -> Path:
     """Write the same files as `rpg.reports.report.write_report`; the path of the page. `report.csv` has a row per task.
 
@@ -62,12 +86,18 @@ def write_task_report(
             "evaluator": comparison.evaluator,
         }
         | dict(provenance),
+        explained=EXPLAINED,
+        links=links_to({f"zoo of {name}": path for name, path in zoos.items()}, out),
     )
     return write_page(page, comparison, comparison.inputs, task_table(comparison), out, plots)
 
 
 def headline(comparison: TaskComparison) -> str:
-    """The answer in a sentence: the mean gap on the tasks never seen, and whether a baseline does better."""
+    """The answer in a sentence: whether the networks work at all; the mean gap on the tasks never seen, and whether a
+    baseline does better.
+    """
+    if dead := _dead(comparison):
+        return dead
     split = comparison.splits[0]
     gaps = comparison.mean_gaps(split)
     count = sum(row.split == split for row in comparison.rows)
@@ -79,6 +109,21 @@ def headline(comparison: TaskComparison) -> str:
         f"On {count} tasks of split {split} the generated networks lie {gaps['generated']:.2f} points below the "
         f"originals on average: {verdict} the best baseline without a generator ({best}: {gaps[best]:.2f})."
     )
+
+
+def _dead(comparison: TaskComparison) -> str:
+    """The headline where the originals, or the generated networks, are no better than guessing; else nothing."""
+    if comparison.chance is None:
+        return ""
+    least = works_from(comparison.chance, comparison.samples * len(comparison.rows))  # each task asks anew
+    for group, who in (("original", "The originals"), ("generated", "The generated networks")):
+        score = comparison.balanced(group)
+        if score is not None and score <= least:
+            return (
+                f"{who} do not work: their balanced accuracy is {score:.2f} on average, chance "
+                f"{comparison.chance:.2f}. Gaps and similarity say nothing."
+            )
+    return ""
 
 
 def tasks_text(comparison: TaskComparison) -> str:

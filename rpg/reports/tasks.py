@@ -62,7 +62,8 @@ class Picture(Frozen):
 
 class TaskComparison(Frozen):
     """All tasks. `originals` is the name of the originals' zoo. `head` are the first two principal components of the
-    seen originals' head weights, a point per network by group (Figure 10).
+    seen originals' head weights, a point per network by group (Figure 10). `chance` is the balanced accuracy of
+    guessing, where anyone knows.
     """
 
     inputs: Inputs
@@ -70,6 +71,7 @@ class TaskComparison(Frozen):
     protocol: str
     evaluator: str
     samples: int
+    chance: float | None
     rows: tuple[TaskRow, ...]
     head: dict[str, tuple[tuple[float, float], ...]]
     picture: tuple[Picture, ...]
@@ -78,6 +80,11 @@ class TaskComparison(Frozen):
     def splits(self) -> list[str]:
         """The splits that the tasks belong to, the unseen first."""
         return sorted({row.split for row in self.rows}, key=lambda split: (split != "unseen", split))
+
+    def balanced(self, group: str) -> float | None:
+        """The balanced accuracy of a group, a mean over the tasks that it has networks of."""
+        found = [row.balanced[group].mean for row in self.rows if group in row.balanced]
+        return float(np.mean(found)) if found else None
 
     def mean_gaps(self, split: str) -> dict[str, float]:
         """The mean over a split's tasks of each group's gap to the originals; nothing where none has originals."""
@@ -108,13 +115,13 @@ def compare_tasks(
         config = PredictConfig(kind=kind, conditions=conditions)  # type: ignore[arg-type]  # one of BASELINES
         zoo = predict(config, originals, train, origin, out / "baselines" / kind)
         groups[kind] = zoo, zoo.entries
-    scored = {name: score(zoo, task, out, entries) for name, (zoo, entries) in groups.items()}
+    scored = {name: score(zoo, task, out, entries, name=name) for name, (zoo, entries) in groups.items()}
     swapped = [
         entry.model_copy(update={"condition": flipped(str(entry.condition))})
         for entry in generated.entries
         if flipped(str(entry.condition)) in conditions
     ]
-    crossed = score(generated, task, out, swapped)
+    crossed = score(generated, task, out, swapped, name="generated, on the complements")
     split_of = {entry.condition: entry.split for entry in originals.entries}
     classes_N = task.classes("test").numpy()
     rows = []
@@ -143,6 +150,7 @@ def compare_tasks(
         protocol=task.protocol,
         evaluator=task.evaluator,
         samples=scored["generated"][0].samples,
+        chance=task.chance.get("balanced"),
         rows=tuple(rows),
         head=head,
         picture=picture,

@@ -1,8 +1,10 @@
 """What a comparison says, in words that are computed from its numbers.
 
-Three questions decide: are the generated networks as accurate as the originals; are they copies of training
-checkpoints; does a trivial baseline (noise, averaging, a Gaussian) do as well? Nothing is softened: a score that a
-baseline reaches as well is reported as such. Where weights were compared alone, only the second is answered.
+First of all: do the originals work, and do the generated networks? Where they are no better than guessing that is the
+verdict, since likeness to other networks then says nothing. Then three questions decide: are the generated networks as
+accurate as the originals; are they copies of training checkpoints (near to one in weights, and with its errors); does a
+trivial baseline (noise, averaging, a Gaussian) do as well? Nothing is softened: a score that a baseline reaches as well
+is reported as such. Where weights were compared alone, only nearness is spoken of.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from evaluators.metrics import Summary
-from rpg.reports.compare import Comparison, Group, Scoring
+from rpg.reports.compare import MARGIN, Comparison, Group, Scoring
 
 # A network from the originals' own distribution is nearer than the yardstick half of the time. Three
 # quarters of the group on one side is more than that: of ten such networks, eight or more in one case of eighteen.
@@ -21,7 +23,7 @@ CLEARLY = 75.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """On one group: a `headline` of three sentences, and the `findings` behind it as (topic, sentences)."""
+    """On one group: a `headline` of some sentences, and the `findings` behind it as (topic, sentences)."""
 
     group: str
     headline: str
@@ -37,18 +39,28 @@ def headline_metric(scoring: Scoring, group: Group) -> Summary:
     return group.scored.metrics[scoring.headline]
 
 
+def _mean(scoring: Scoring, group: Group) -> float:
+    return headline_metric(scoring, group).mean
+
+
 def _judge(comparison: Comparison, group: Group) -> Verdict:
     weights = ("Weights", _weights(comparison, group))
     scoring = comparison.scoring
     if scoring is None:
         headline = (
             "Weights were compared alone, since it is unknown what these networks do: whether they work is not said "
-            f"here. {_copies(comparison, [('weights', _weights_side(comparison, group))])}"
+            f"here. {_near(comparison, _weights_side(comparison, group))}"
         )
         findings = [weights, ("Variety", _spread(comparison, group) + ".")]
+    elif headline := _dead(comparison, scoring, group):
+        findings = [
+            ("Health", _health(comparison, scoring, group)),
+            ("Accuracy", _accuracy(comparison, scoring, group)),
+        ]
     else:
         headline = _headline(comparison, scoring, group)
         findings = [
+            ("Health", _health(comparison, scoring, group)),
             ("Accuracy", _accuracy(comparison, scoring, group)),
             weights,
             ("Errors", _errors(comparison, scoring, group)),
@@ -61,9 +73,43 @@ def _judge(comparison: Comparison, group: Group) -> Verdict:
     return Verdict(group.name, headline, tuple(findings))
 
 
+def _dead(comparison: Comparison, scoring: Scoring, group: Group) -> str:
+    """The headline where the originals, or these networks, are no better than guessing; else nothing."""
+    for one, who in ((comparison.original, "The originals"), (group, "These networks")):
+        if not _works(scoring, one):
+            others = f"; the originals score {_mean(scoring, comparison.original):.2f}" if one is group else ""
+            result = ", and nothing that is learnt from them can" if one is comparison.original else ""
+            return (
+                f"{who} do not work{result}: {_mean(scoring, one):.2f} on average, chance {scoring.chance:.2f}"
+                f"{others}. Similarity says nothing."
+            )
+    return ""
+
+
+def _works(scoring: Scoring, group: Group) -> bool:
+    """Whether at least half of a group's networks are better than guessing, as far as one can tell."""
+    return 2 * scoring.working(group) >= len(group.scored.accuracy)
+
+
+def _health(comparison: Comparison, scoring: Scoring, group: Group) -> str:
+    if scoring.works_from is None:
+        return "It is not known what guessing scores on this task, so whether the networks work is for you to say."
+    counts = [
+        f"{_share([value > scoring.works_from for value in one.scored.accuracy])} of the {who}"
+        for one, who in ((comparison.original, "originals"), (group, "generated networks"))
+    ]
+    return (
+        f"Guessing scores {scoring.chance:.2f}. Better than that, above {scoring.works_from:.2f}, are "
+        f"{' and '.join(counts)}. "
+        f"A network is good from {scoring.good_from:.2f} on: {MARGIN:g} points below the median original"
+        f"{', or better than guessing, whichever is more' if scoring.good_from == scoring.works_from else ''}."
+    )
+
+
 def _headline(comparison: Comparison, scoring: Scoring, group: Group) -> str:
-    score, bar = headline_metric(scoring, group).mean, headline_metric(scoring, comparison.original).mean
-    sides = [("weights", _weights_side(comparison, group)), ("errors", _errors_side(scoring, group))]
+    score, bar = _mean(scoring, group), _mean(scoring, comparison.original)
+    chance = "" if scoring.chance is None else f" (chance {scoring.chance:.2f})"
+    good = _share([value >= scoring.good_from for value in group.scored.accuracy])
     rivals = [rival for rival in _as_accurate(comparison, scoring, group) if _like(rival) <= _like(group)]
     if rivals:
         trivial = (
@@ -71,23 +117,47 @@ def _headline(comparison: Comparison, scoring: Scoring, group: Group) -> str:
             "accurate and with errors at least as unlike those of the training checkpoints: "
             f"{_listed(scoring, rivals)}."
         )
+    elif _is_copied(comparison, scoring, group):
+        trivial = "To copy takes no generator."
     elif comparison.of_kind("baseline"):
         trivial = "No trivial baseline is at once as accurate and as different from the training checkpoints."
     else:
         trivial = "No trivial baseline was set beside them, so this shows little."
     return (
-        f"The generated networks score {score:.2f} on average, {_versus(score, bar)} the originals. "
-        f"{_copies(comparison, sides)} {trivial}"
+        f"The generated networks score {score:.2f} on average, {_versus(score, bar)} the originals{chance}; {good} are "
+        f"good, at least {scoring.good_from:.2f}. {_copies(comparison, scoring, group)} {trivial}"
     )
 
 
-def _copies(comparison: Comparison, sides: Sequence[tuple[str, int]]) -> str:
-    """Whether they are copies, by what was compared and its side."""
-    near = [what for what, side in sides if side > 0]
-    than = f"than training checkpoints{'' if comparison.runs == 1 else ' of different runs'} are to one another"
-    if near:
-        return f"By their {' and their '.join(near)} they are near-copies: closer to a training checkpoint {than}."
+def _is_copied(comparison: Comparison, scoring: Scoring, group: Group) -> bool:
+    """Whether they are near in weights and alike in errors."""
+    return _weights_side(comparison, group) > 0 and _errors_side(scoring, group) > 0
+
+
+def _copies(comparison: Comparison, scoring: Scoring, group: Group) -> str:
+    """Whether they are copies: near in weights and alike in errors."""
+    than = _than(comparison)
+    if _is_copied(comparison, scoring, group):
+        return f"They are near-copies: in weights and in errors closer to a training checkpoint {than}."
+    if _weights_side(comparison, group) > 0:
+        return f"In weights they are closer to a training checkpoint {than}, but their errors are others: no copies."
+    if _errors_side(scoring, group) > 0:
+        return (
+            f"In errors they are closer to a training checkpoint {than}, though their weights lie apart: such networks "
+            "do what a training checkpoint does."
+        )
     return f"They are not closer to a training checkpoint {than}."
+
+
+def _near(comparison: Comparison, side: int) -> str:
+    """What weights alone say."""
+    if side > 0:
+        return f"They are closer to a training checkpoint {_than(comparison)}: copies, unless they err otherwise."
+    return f"They are not closer to a training checkpoint {_than(comparison)}."
+
+
+def _than(comparison: Comparison) -> str:
+    return f"than training checkpoints{'' if comparison.runs == 1 else ' of different runs'} are to one another"
 
 
 def _accuracy(comparison: Comparison, scoring: Scoring, group: Group) -> str:
@@ -107,7 +177,7 @@ def _accuracy(comparison: Comparison, scoring: Scoring, group: Group) -> str:
 def _weights(comparison: Comparison, group: Group) -> str:
     ratio = group.nearest_ratio
     verdict = {
-        1: "On this measure they are near-copies.",
+        1: "They lie near: copies, if their errors are alike, too.",
         0: "On this measure they lie as near as the training checkpoints lie to one another.",
         -1: "On this measure they are not copies; adding noise also moves networks away, so it takes accuracy as well.",
     }[_weights_side(comparison, group)]
@@ -124,7 +194,7 @@ def _weights(comparison: Comparison, group: Group) -> str:
 def _errors(comparison: Comparison, scoring: Scoring, group: Group) -> str:
     iou, typical = group.scored.max_error_iou, scoring.leave_one_out_iou
     verdict = {
-        1: "On this measure they are near-copies.",
+        1: "They err alike: copies, if they lie near, too.",
         0: "On this measure they are as alike as the training checkpoints are among themselves.",
         -1: "On this measure they are not copies.",
     }[_errors_side(scoring, group)]

@@ -73,7 +73,11 @@ def test_collected_zoo_is_what_the_recipe_says(shell, place):
     assert shell.json("rpg-zoo verify zoos/tiny") == sound
     code, out, _ = shell("rpg-zoo ls zoos/tiny")
     assert code == 0
-    assert len(out.splitlines()) == 9
+    assert len(out.splitlines()) == 10
+    assert out.splitlines()[-1].startswith("8 checkpoints (8 train) of ")
+    of_folder = shell.json("rpg-zoo ls zoos")["zoos"]
+    assert [Path(zoo["zoo"]).name for zoo in of_folder] == sorted(path.name for path in Path("zoos").iterdir())
+    assert (of_folder[0]["checkpoints"], of_folder[0]["conditions"]) == (8, 0)
 
 
 def test_generated_zoo_is_a_zoo_of_the_same_structure_with_recorded_parents(shell, place):

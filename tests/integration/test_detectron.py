@@ -24,7 +24,7 @@ from zoo.recipe import load_recipe
 from zoo.store import Zoo
 from zoo.structure import Structure
 from zoo.tasks import detection
-from zoo.training.collect import Checkpoint, CollectConfig, Job, State, train
+from zoo.training.collect import Checkpoint, CollectConfig, Job, Progress, State, train
 
 CPU = torch.device("cpu")
 TASK = "{name: detection, model: vitdet-tiny, data: coco, classes: 2, image_size: 64, validation: 0.25}"
@@ -167,7 +167,7 @@ def test_training_resumes_to_the_same_weights(task: Any) -> None:
     for event in train(settings, task, job, None, ()):
         if isinstance(event, State):
             state = {name: tensor.clone() for name, tensor in event.tensors.items()}  # training goes on in them
-    assert isinstance(event, int)
+    assert isinstance(event, Progress)
     mine, theirs = (
         [event for event in train(settings, task, job, start, ()) if isinstance(event, Checkpoint)][-1]
         for start in (None, state)

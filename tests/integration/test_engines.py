@@ -16,7 +16,7 @@ from test_cli import Shell
 
 from zoo.console import shown_log
 from zoo.recipe import load_recipe
-from zoo.training.collect import Checkpoint, JobRecord, State
+from zoo.training.collect import Checkpoint, JobRecord, Progress, State
 from zoo.training.engines import Plan, collect_all
 from zoo.training.together import collect
 from zoo.training.workers import LocalPool
@@ -78,7 +78,7 @@ def recorded(monkeypatch):
 
     def add(record, event, bar):
         news = real(record, event, bar)
-        if not isinstance(event, int):
+        if not isinstance(event, Progress):
             events.append((record.job.seed, event))
         return news
 

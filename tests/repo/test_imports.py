@@ -90,12 +90,13 @@ def against_direction(sources: Mapping[str, str]) -> list[str]:
 
 
 def of_composers(sources: Mapping[str, str]) -> list[str]:
-    """Imports of the command lines."""
+    """Imports of the command lines, but for what runs them (`python -m`)."""
     return [
         f"{path} imports {name}"
         for path, source in sources.items()
         for name in imported(path, source)
-        if name.startswith(tuple(f"{composer}." for composer in COMPOSERS)) or name in COMPOSERS
+        if (name.startswith(tuple(f"{composer}." for composer in COMPOSERS)) or name in COMPOSERS)
+        and not path.endswith("/__main__.py")
     ]
 
 

@@ -50,7 +50,7 @@ def align(
         if writer.complete:
             return writer.finish()
         alignment, element = _solved(config, zoo, specification, path, record, images)
-        with progress("align", len(zoo.entries)) as bar:
+        with progress(f"aligning {zoo.path.name}", len(zoo.entries)) as bar:
             for number, block in enumerate(_blocks(zoo)):
                 bits: dict[str, Tensor] = {}
                 for k, (entry, weights) in enumerate(zip(block, zoo.checkpoints(block), strict=True)):

@@ -107,7 +107,7 @@ def write(
     network whose values are not finite.
     """
     todo = [(id, k) for k, id in enumerate(ids) if id not in writer.done]
-    with progress(f"writing {writer.path.name}", -(-len(todo) // TOGETHER) * dimensions(zoo.structure)) as bar:
+    with progress(f"writing {writer.path}", -(-len(todo) // TOGETHER) * dimensions(zoo.structure)) as bar:
         for start in range(0, len(todo), TOGETHER):
             group = {id: drafts(k) for id, k in todo[start : start + TOGETHER]}
             with ExitStack() as stack:

@@ -73,7 +73,7 @@ def worth(raw: Zoo, aligned: Zoo, measure: Measure, draws: int = 8, seed: int = 
     others = [k for k in range(len(raw.entries)) if k not in set(training)]
     if len(training) < 2:
         raise ValueError(f"{raw.path} has {len(training)} networks to train on; expected two at least")
-    with progress("worth", 2) as bar:
+    with progress("measuring what alignment is worth", 2) as bar:
         sides = []
         for zoo in (raw, aligned):
             sides.append(_side(zoo, training, others[:draws], measure, draws, seed))

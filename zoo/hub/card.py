@@ -5,20 +5,40 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
 from zoo.files import read_records
 from zoo.hub.licenses import ingredients
-from zoo.manifest import Origin
+from zoo.manifest import Entry, Origin
 from zoo.recipe import task_of
 from zoo.scoring import Score, summaries
 from zoo.store import Zoo
 
 SITE = "rpg-zoo"
+INSTALL = "pip install rpg-zoo"
+ALTS = {
+    "similarity": "Accuracy of every network against how alike its errors are to a training checkpoint's",
+    "distance": "Distances of every group to the nearest training checkpoint",
+    "loss": "Training loss by step",
+    "head": "Head weights along two principal components",
+    "picture": "Head weights as colours, a row per network",
+}
+"""What a report's plots show, by name."""
+HUB_DATA = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "imagenet": "ILSVRC/imagenet-1k"}
+"""Data sets by their names on the Hub."""
+KINDS = {
+    "classification": "image-classification",
+    "binary": "image-classification",
+    "segmentation": "image-segmentation",
+    "detection": "object-detection",
+    "commonsense": "question-answering",
+}
+"""Task families by what the Hub calls them."""
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 LOADING = {
     "timm": 'import timm\n\nmodel = timm.create_model("hf-hub:{repo}", pretrained=True)',
@@ -34,15 +54,24 @@ LOADING = {
 
 
 def zoo_card(
-    zoo: Zoo, repo_id: str, license: str, scores: list[Score] | None = None, report: str = "", plots: Sequence[str] = ()
+    zoo: Zoo,
+    repo_id: str,
+    license: str,
+    scores: list[Score] | None = None,
+    report: str = "",
+    plots: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-    """The card of a dataset repository that holds a zoo. `report` is Markdown, `plots` are names of images there."""
+    """The card of a dataset repository that holds a zoo. `report` is Markdown, `plots` are images there and what they
+    show.
+    """
     metadata = {
         "license": license,
+        "library_name": SITE,
         "pretty_name": f"Neural networks: {zoo.manifest.origin.name}",
         "tags": [SITE, "neural-network-weights", "model-zoo", zoo.manifest.origin.kind],
         "size_categories": [_size_category(len(zoo.entries))],
         "configs": [{"config_name": "default", "data_files": "index.parquet"}],
+        **({"source_datasets": found} if (found := _datasets(zoo.manifest.origin)) else {}),
     }
     tick = "```"
     first = zoo.entries[0].id
@@ -51,6 +80,7 @@ def zoo_card(
         f"{_what(zoo)} `index.parquet` has a row per checkpoint; it is what the viewer shows and what "
         f'`datasets.load_dataset("{repo_id}")` reads. `manifest.json` has the hash of every file and checkpoint.',
         "## Loading",
+        f"{tick}sh\n{INSTALL}\n{tick}",
         f'{tick}python\nfrom zoo.store import Zoo\n\nzoo = Zoo.open("hf://{repo_id}")  # downloads what is looked at\n'
         f'weights = zoo.load(zoo.entry("{first}"))  # a state dict, checked against its hash\n{tick}',
         f"{tick}sh\nrpg-zoo pull {repo_id}                          # everything, verified\n"
@@ -68,6 +98,7 @@ def checkpoint_card(zoo: Zoo, id: str, repo_id: str, license: str, library: str,
     base = task_of(origin).library_config().get("base_model_name_or_path", "")
     if HUB_ID.fullmatch(base):
         metadata["base_model"] = base
+    metadata |= _data(origin) | _model_index(origin, zoo.entry(id))
     tick = "```"
     loading = LOADING[library].format(repo=repo_id, file=file, base=base)
     entry = zoo.entry(id)
@@ -87,12 +118,13 @@ def generator_card(
     """The card of a model repository that holds a trained generator: `origin` is its run's, `what` its method in words,
     `facts` what that says of what it has learnt.
     """
-    metadata = {"license": license, "library_name": SITE, "tags": [SITE, "weight-generation", "diffusion"]}
+    metadata: dict[str, Any] = {"license": license, "library_name": SITE}
+    metadata |= {"tags": [SITE, "weight-generation", "diffusion"]} | _data(origin)
     parts = [
         f"# A generator of neural networks: {origin.name}",
         f"It draws the weights of whole networks, learnt from {checkpoints} checkpoints of task {origin.family}. "
         f"Method: {what}. {', '.join(f'{name} {value}' for name, value in facts.items())}.",
-        f"## Generating\n\n```sh\nrpg generate hf://{repo_id} -n 10\n```",
+        f"## Generating\n\n```sh\n{INSTALL}\nrpg generate hf://{repo_id} -n 10\n```",
         *_made(origin, license),
     ]
     return _front_matter(metadata) + "\n\n".join(parts) + "\n"
@@ -113,9 +145,10 @@ def read_scores(zoo: Zoo, directory: Path) -> list[Score] | None:
     return None
 
 
-def read_plots(report: Path) -> list[bytes]:
-    """The plots of a report (`rpg report`), as SVG files, by their names."""
-    return [path.read_bytes() for path in sorted((report / "plots").glob("*.svg"))]
+def read_plots(report: Path) -> list[tuple[str, bytes]]:
+    """The plots of a report (`rpg report`), as what they show and SVG files, by their names."""
+    found = sorted((report / "plots").glob("*.svg"))
+    return [(ALTS.get(path.stem, path.stem), path.read_bytes()) for path in found]
 
 
 def _front_matter(metadata: dict[str, Any]) -> str:
@@ -131,7 +164,7 @@ def _what(zoo: Zoo) -> str:
     )
 
 
-def _results(scores: list[Score] | None, report: str, plots: Sequence[str]) -> list[str]:
+def _results(scores: list[Score] | None, report: str, plots: Mapping[str, str]) -> list[str]:
     parts = ["## Results"] if scores or report else []
     if scores:
         rows = [
@@ -143,7 +176,31 @@ def _results(scores: list[Score] | None, report: str, plots: Sequence[str]) -> l
         parts += ["\n".join([head, *rows]), note]
     if report:
         parts.append(re.sub(r"^#", "###", report, flags=re.MULTILINE))
-    return [*parts, *(f"![plot]({name})" for name in plots)]
+    return [*parts, *(f"![{plots[name]}]({name})" for name in plots)]
+
+
+def _datasets(origin: Origin) -> list[str]:
+    """The data set that networks of this origin were trained on, by its name on the Hub; none if it is not there."""
+    name = HUB_DATA.get(str(origin.task.get("data")))
+    return [name] if name else []
+
+
+def _data(origin: Origin) -> dict[str, Any]:
+    found = _datasets(origin)
+    return {"datasets": found} if found else {}
+
+
+def _model_index(origin: Origin, entry: Entry) -> dict[str, Any]:
+    """What a network scored on validation data when it was made, as the Hub wants it; nothing where nobody measured."""
+    if not entry.metrics or origin.family not in KINDS:
+        return {}
+    data = str(origin.task.get("data"))
+    result = {
+        "task": {"type": KINDS[origin.family]},
+        "dataset": {"name": data, "type": HUB_DATA.get(data, data), "split": "validation"},
+        "metrics": [{"type": name, "value": round(metric.value, 4)} for name, metric in entry.metrics.items()],
+    }
+    return {"model-index": [{"name": f"{origin.name}/{entry.id}", "results": [result]}]}
 
 
 def _provenance(zoo: Zoo, license: str) -> list[str]:

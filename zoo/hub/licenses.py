@@ -22,6 +22,7 @@ class Ingredient:
         return f"{self.name}: {self.terms}"
 
 
+PLACEHOLDER = "unknown"
 RESEARCH = "non-commercial research and education"
 DATA = {
     "digits": ("cc-by-4.0", "CC BY 4.0 (UCI, optical recognition of handwritten digits)"),
@@ -55,6 +56,14 @@ def ingredients(origin: Origin) -> list[Ingredient]:
     elif pretrained:
         found.append(Ingredient(str(pretrained), None, "see where it comes from"))
     return found
+
+
+def license_or_placeholder(origin: Origin, given: str | None) -> str:
+    """`license_for`, and PLACEHOLDER where there is none: for a card that is looked at, not published."""
+    try:
+        return license_for(origin, given)
+    except ValueError:
+        return PLACEHOLDER
 
 
 def license_for(origin: Origin, given: str | None) -> str:

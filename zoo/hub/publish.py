@@ -50,7 +50,8 @@ def push_zoo(
     """
     with TemporaryDirectory() as place:
         files = {name: zoo.path / name for name in zoo.manifest.files}
-        files |= write_card(zoo, address, license, scores, report, Path(place))
+        terms = license_for(zoo.manifest.origin, license)
+        files |= write_card(zoo, address, terms, scores, report, Path(place))
         files[MANIFEST] = zoo.path / MANIFEST
         plan = {name: path.stat().st_size for name, path in files.items()}
         if dry_run:
@@ -64,19 +65,21 @@ def push_zoo(
 
 
 def write_card(
-    zoo: Zoo, address: hub.Address, license: str | None, scores: Path, report: Path | None, place: Path
+    zoo: Zoo, address: hub.Address, terms: str, scores: Path, report: Path | None, place: Path
 ) -> dict[str, Path]:
-    """Write README.md and the plots of a report into `place`; their paths by name in the repository."""
-    files = {}
-    for number, svg in enumerate(read_plots(report) if report else [], 1):
-        files[f"plots/plot-{number}.svg"] = place / f"plots/plot-{number}.svg"
-        write_bytes(place / f"plots/plot-{number}.svg", svg)
+    """Write README.md, with these terms as the licence, and the plots of a report into `place`; their paths by name in
+    the repository.
+    """
+    files, shown = {}, {}
+    for number, (alt, svg) in enumerate(read_plots(report) if report else [], 1):
+        name = f"plots/plot-{number}.svg"
+        files[name], shown[name] = place / name, alt
+        write_bytes(place / name, svg)
     text = report / "report.md" if report else None
     if text is not None and not text.is_file():
         raise ValueError(f"--report {report} has no report.md; `rpg report` writes one")
-    terms = license_for(zoo.manifest.origin, license)
     body = text.read_text(encoding="utf-8") if text else ""
-    card = zoo_card(zoo, address.repo_id, terms, read_scores(zoo, scores), body, list(files))
+    card = zoo_card(zoo, address.repo_id, terms, read_scores(zoo, scores), body, shown)
     write_bytes(place / "README.md", card.encode())
     return files | {"README.md": place / "README.md"}
 

@@ -77,6 +77,12 @@ class TaskConfig(Frozen):
         """The tasks that this one consists of, as `Task.conditions` says: mostly none."""
         return ()
 
+    def chance(self) -> dict[str, float]:
+        """What guessing scores, all answers being equally likely: by metric, in percent. Metrics of which nobody knows
+        it are not named; networks that score no more do not work (zoo.health).
+        """
+        return {}
+
     def symmetries(self) -> Specification | None:
         """What may be permuted, scaled or turned in these networks without changing what they compute; None where that
         is not known. To be found by tracing, a network is built.
@@ -96,12 +102,15 @@ class Task(Protocol):
 
     `evaluator` names the scoring code and its version, `protocol` the data and their preparation: scores are
     comparable only where both are equal. `main_metric` is the one that tables show. `conditions` are the tasks that
-    this one consists of (zoo.conditions); mostly none.
+    this one consists of (zoo.conditions); mostly none. `chance` is `TaskConfig.chance`.
     """
 
     evaluator: str
     main_metric: str
     conditions: tuple[str, ...]
+
+    @property
+    def chance(self) -> Mapping[str, float]: ...
 
     @property
     def protocol(self) -> str:

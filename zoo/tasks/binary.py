@@ -40,6 +40,10 @@ class Config(ImagesConfig):
     def conditions(self) -> tuple[str, ...]:
         return all_conditions()
 
+    def chance(self) -> dict[str, float]:
+        """Of `balanced`: with unequal labels a network that gives all the same has a top-1 far above 50."""
+        return {"balanced": 50.0}
+
     def build(self, data_root: Path | None, device: torch.device) -> BinaryTask:
         """Raises what `classification.Config.build` raises."""
         return BinaryTask(self, self.load_data(data_root), device)

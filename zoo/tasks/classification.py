@@ -168,6 +168,9 @@ class Config(ImagesConfig):
 
     name: Literal["classification"]
 
+    def chance(self) -> dict[str, float]:
+        return {"top1": 100 / self.classes}
+
     def build(self, data_root: Path | None, device: torch.device) -> ClassificationTask:
         """Images are loaded, photographs found. Raises MissingData or Corrupt for them, ValueError if `validation` is
         too small or too large for them.

@@ -34,6 +34,8 @@ EVALUATION_BATCH = 16
 
 SetName = Literal["boolq", "piqa", "siqa", "hellaswag", "arc_e", "arc_c", "obqa"]
 ALL_SETS: tuple[SetName, ...] = ("boolq", "piqa", "siqa", "hellaswag", "arc_e", "arc_c", "obqa")
+CHOICES: dict[SetName, int] = {"boolq": 2, "piqa": 2, "siqa": 3, "hellaswag": 4, "arc_e": 4, "arc_c": 4, "obqa": 4}
+"""How many answers a question has; some of ARC's have three or five."""
 
 
 class Config(TaskConfig):
@@ -87,6 +89,10 @@ class Config(TaskConfig):
         """
         questions: dict[str, list[Question]] = {name: load_questions(name, data_root, self.limit) for name in self.sets}
         return CommonsenseTask(self, questions, data_root, device)
+
+    def chance(self) -> dict[str, float]:
+        """Of `mean`, over the sets; validation is on texts, which nobody guesses."""
+        return {"mean": sum(100 / CHOICES[name] for name in self.sets) / len(self.sets)}
 
     def structure(self) -> Structure:
         """The structure of the adapter, without the base's weights. Raises MissingExtra, ValueError for `targets` that

@@ -58,6 +58,9 @@ class Config(TaskConfig):
         assert data_root is not None
         return DetectionTask(self, data_root, device)
 
+    def chance(self) -> dict[str, float]:
+        return {"box_AP": 0.0}
+
     def structure(self) -> Structure:
         """Raises MissingExtra."""
         network = detectron.build_without_memory(self.model, self.classes, self.image_size)

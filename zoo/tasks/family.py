@@ -31,6 +31,11 @@ class TaskBase(ABC):
         self.config = config
         self.device = device
 
+    @property
+    def chance(self) -> Mapping[str, float]:
+        """What guessing scores, by metric, in percent."""
+        return self.config.chance()
+
     @abstractmethod
     def _split(self) -> tuple[Tensor, Tensor]:
         """Indices of the training samples to train on and of those for validation, both sorted, int64 (N,)."""

@@ -56,6 +56,10 @@ class Config(TaskConfig):
         """How many classes the network tells apart."""
         return len(self.classes) or CLASSES
 
+    def chance(self) -> dict[str, float]:
+        """Of mIoU what one class everywhere reaches at most."""
+        return {"mIoU": 100 / self.outputs}
+
     def build(self, data_root: Path | None, device: torch.device) -> SegmentationTask:
         """Data are found. Raises MissingExtra without mmsegmentation, MissingData or Corrupt for the data, ValueError
         for classes that do not exist or a `validation` that is too small or too large for the data.

@@ -154,8 +154,16 @@ class State:
     tensors: dict[str, Tensor]
 
 
-Event: TypeAlias = Checkpoint | State | int
-"""What training yields; a number is the percentage of its steps that are done."""
+@dataclass(frozen=True)
+class Progress:
+    """How many percent of a training's steps are done, and the loss of the last one."""
+
+    percent: int
+    loss: float | None = None
+
+
+Event: TypeAlias = Checkpoint | State | Progress
+"""What training yields."""
 
 
 class Training:
@@ -238,7 +246,7 @@ class Training:
             yield State(pack_state(self.model, self.optimizer, self.step))
             self._state_time = time.monotonic()
         if self.percent > before:
-            yield self.percent
+            yield Progress(self.percent, loss.item())
 
     def _check_finite(self, loss: Tensor) -> None:
         if not (math.isfinite(loss.item()) and all(bool(t.isfinite().all()) for t in self.model.state_dict().values())):
@@ -253,7 +261,7 @@ def train(
 ) -> Iterator[Event]:
     """Train one network, from `state` where there is one, and yield its checkpoints but for the ids in `done`."""
     training = Training(config, task, job, state, done)
-    yield training.percent
+    yield Progress(training.percent)
     batches = task.batches(job.seed, training.step, config.batch_size)
     while training.step < training.total:
         batch = next(batches)
@@ -270,6 +278,7 @@ class JobRecord:
         self.writer = writer
         self.percent = 0
         self._started = False
+        self._score = ""  # of the last checkpoint
         self._state = writer.path / ".parts" / f"state-{job.name}.safetensors"
 
     def state(self) -> dict[str, Tensor] | None:
@@ -284,13 +293,16 @@ class JobRecord:
             job = self.job
             about: dict[str, Any] = {"seed": job.seed, "split": job.split, "condition": job.condition}
             self.writer.add(event.id, event.tensors, step=event.step, metrics=event.metrics, **about)
+            if event.metrics:
+                self._score = f"validation {event.metrics[0].name} {event.metrics[0].value:.2f}"
         elif isinstance(event, State):
             write_state(self._state, event.tensors)
         else:
-            news = max(0, event - self.percent)  # none while a job that lost its worker catches up
+            news = max(0, event.percent - self.percent)  # none while a job that lost its worker catches up
             self.percent += news
             if self._started:
-                bar.advance(news, str(self.job))
+                loss = "" if event.loss is None else f"loss {event.loss:.4f}"
+                bar.advance(news, ", ".join(filter(None, (str(self.job), loss, self._score))))
             else:
                 bar.skip(news)  # the first event says where the job continues
                 self._started = True

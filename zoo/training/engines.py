@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 from zoo.console import pick_device
 from zoo.errors import Failed, suggest
+from zoo.health import report_health
 from zoo.manifest import Origin
 from zoo.progress import Bar, progress
 from zoo.store import Zoo
@@ -77,11 +78,14 @@ def collect_all(plans: Sequence[Plan], pool: Pool) -> list[Zoo]:
             for plan, writer in zip(plans, writers, strict=True)
             for team in teams(unfinished(plan.config, plan.task.conditions(), writer), pool.size)
         ]
-        names = ", ".join(plan.path.name for plan in plans)
+        names = ", ".join(str(plan.path) for plan in plans)
         with progress(f"collecting {names}", 100 * sum(len(team) for _, team in todo)) as bar:
             failures = _Crew(pool, todo, bar).work()
         broken = {team[0].writer for team, _ in failures}
         zoos = [writer.finish() for writer in writers if writer not in broken]
+        finished = [plan for plan, writer in zip(plans, writers, strict=True) if writer not in broken]
+        for plan, zoo in zip(finished, zoos, strict=True):
+            report_health(zoo, plan.task.chance())
         if failures:
             raise failures[0][1]
         return zoos

@@ -21,12 +21,13 @@ from torch.func import functional_call
 
 from zoo.conditions import bits
 from zoo.errors import Failed
+from zoo.health import report_health
 from zoo.manifest import Origin
 from zoo.progress import progress
 from zoo.store import Zoo
 from zoo.structure import Structure
 from zoo.tasks.base import Batch, LabelledTask, Task
-from zoo.training.collect import CollectConfig, Event, Job, JobRecord, Training, jobs, unfinished
+from zoo.training.collect import CollectConfig, Event, Job, JobRecord, Progress, Training, jobs, unfinished
 from zoo.training.malloc import keep_freed_memory
 from zoo.writer import ZooWriter
 
@@ -71,7 +72,7 @@ def train_together(
         how = "in turn" if backward is _in_turn else "by vmap"
         log.info(f"training {len(members)} networks of seed {together[0].seed} on the same batches, {how} on {device}")
     for number, member in enumerate(members):
-        yield number, member.percent
+        yield number, Progress(member.percent)
     failures: dict[int, Failed] = {}
     step = min(member.step for member in members)
     batches = task.batches(together[0].seed, step, config.batch_size)
@@ -168,11 +169,13 @@ def collect(config: CollectConfig, task: Task, origin: Origin, path: Path) -> Zo
     frozen = task.frozen(task.start(config.seed)) if task.frozen(model) else {}
     with ZooWriter(path, origin, structure, frozen) as writer:
         todo = teams(unfinished(config, task.conditions, writer))
-        with progress(f"collecting {path.name}", 100 * sum(map(len, todo))) as bar:
+        with progress(f"collecting {path}", 100 * sum(map(len, todo))) as bar:
             for team in todo:
                 states = [record.state() for record in team]
                 for number, event in train_together(config, task, [r.job for r in team], states, writer.done):
                     team[number].add(event, bar)
                 for record in team:
                     record.finish()
-        return writer.finish()
+        zoo = writer.finish()
+    report_health(zoo, task.chance)
+    return zoo

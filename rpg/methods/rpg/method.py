@@ -59,6 +59,7 @@ class RPG:
             fit_flops=training["flops_per_step"] * training["steps"],
             draw_bytes=sampling["bytes"],
             draw_flops=sampling["flops_per_network"],
+            fit_hours=training["hours"],
             figures=found,
             text=describe(found),
         )

@@ -324,7 +324,7 @@ def _curve(run: Run, steps: int, step: int, processes: Processes) -> Iterator[_C
         with progress("train", steps, show=False) as bar:
             yield _Curve(None, bar, processes)
         return
-    with Journal(run.metrics_path) as journal, progress(f"training {run.path.name}", steps) as bar:
+    with Journal(run.metrics_path) as journal, progress(f"training {run.path}", steps) as bar:
         logged = math.ceil(step / LOG_EVERY)
         if len(journal.records) < logged:
             raise Corrupt(f"{run.metrics_path} has lost lines; remove {run.path} and train again")

@@ -67,3 +67,20 @@ def test_a_program_that_uses_the_library_sees_warnings_and_says_itself_what_else
     for first, expected in (("", "b\n"), (choice, "a\nb\n")):
         run = subprocess.run([sys.executable, "-c", first + code], capture_output=True, text=True, check=True)
         assert (run.stdout, run.stderr) == ("", expected)
+
+
+@pytest.mark.parametrize(("code", "said"), [("import slow", "loading libraries\n"), ("time.sleep(0.6)", "")])
+def test_libraries_that_take_long_are_spoken_of(tmp_path, code, said):
+    """And work that takes long is not called that."""
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(0.6)\n")
+    program = f"""if True:
+        import sys, time
+        import zoo.console
+        sys.path.insert(0, {str(tmp_path)!r})
+        zoo.console.LONG_IMPORT = 0.3
+        def command(arguments, **_):
+            {code}
+        zoo.console.run_cli(command, "rpg")
+    """
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("", said)

@@ -26,7 +26,7 @@ def test_a_line_a_minute_and_one_at_the_end(clock, capsys):
     def lines():
         return capsys.readouterr().err.splitlines()
 
-    with progress("training digits", 1500) as bar:
+    with progress("training digits", 15_000) as bar:
         assert lines() == []
         for step in range(1, 1501):
             clock.now += 0.25
@@ -34,12 +34,39 @@ def test_a_line_a_minute_and_one_at_the_end(clock, capsys):
             if step == 239:
                 assert lines() == []
             if step == 240:
-                assert lines() == ["training digits: 240 of 1,500 (16%), loss 0.004, 4.0/s, 5 min left"]
+                assert lines() == ["training digits: 240 of 15,000 (1%), loss 0.004, 4.0/s, 62 min left"]
             if step == 480:
-                assert lines() == ["training digits: 480 of 1,500 (32%), loss 0.002, 4.0/s, 4 min left"]
+                assert lines() == ["training digits: 480 of 15,000 (3%), loss 0.002, 4.0/s, 60 min left"]
             if step == 1490:
                 assert [line.split(": ")[1][:5] for line in lines()] == ["720 o", "960 o", "1,200", "1,440"]
-    assert lines() == ["training digits: 1,500 of 1,500 (100%), loss 0.001, 4.0/s, 6 min in all"]
+    assert lines() == ["training digits: 1,500 of 15,000 (10%), loss 0.001, 4.0/s, 6 min in all"]
+
+
+def test_quicker_work_has_a_line_every_five_percent(clock, capsys):
+    with progress("training digits", 1500) as bar:
+        for step in range(1, 1501):
+            clock.now += 0.25
+            bar.advance(1, f"loss {1 / step:.3f}")
+    first, *others, last, end = capsys.readouterr().err.splitlines()
+    assert first == "training digits: 75 of 1,500 (5%), loss 0.013, 4.0/s, 6 min left"
+    assert len(others) == 18
+    assert last.startswith("training digits: 1,500 of 1,500 (100%), loss 0.001, 4.0/s, 0 s left")
+    assert end.endswith("6 min in all")
+
+
+def test_quick_work_has_no_lines_but_the_last(clock, capsys):
+    """And none more often than every five seconds."""
+    with progress("scoring digits", 100) as bar:
+        for _ in range(100):
+            clock.now += 0.04
+            bar.advance()
+    with progress("scoring more", 100) as bar:
+        for _ in range(100):
+            clock.now += 0.2
+            bar.advance()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "scoring digits: 100 of 100 (100%), 25.0/s, 4 s in all"
+    assert [line.split(": ")[1][:3] for line in lines[1:]] == ["25 ", "50 ", "75 ", "100", "100"]
 
 
 def test_slow_steps_have_a_line_each(clock, capsys):

@@ -147,7 +147,7 @@ def test_checkpoints_are_listed_with_their_metrics() -> None:
         Entry(id="b", seed=1, condition="0100010111", **about),
     ]
     table = checkpoints_table(entries, {})
-    assert table.columns == ("id", "split", "seed", "step", "top1", "top1 ±", "condition")
+    assert table.columns == ("id", "split", "seed", "step", "top1, %", "top1 ±", "condition")
     assert table.text().splitlines()[1].split() == [
         "a-very-long-name-of-a-checkpoint-0001", "train", str(2**40), "7", "97.500", "1.561", "-"
     ]  # fmt: skip

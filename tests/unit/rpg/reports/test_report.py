@@ -4,88 +4,33 @@ import csv
 import re
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from evaluators.metrics import summarize
-from rpg.reports.compare import Behaviour, Comparison, Group, Kind, Scoring
-from rpg.reports.plots import FORMS, marks, similarity_plot
-from rpg.reports.report import measures, score_table, seed_table, similarity_table, summary, write_report
+from made_up import SAMPLES, YARDSTICK_IOU, comparison, group, replaced
+from rpg.reports.compare import Comparison
+from rpg.reports.plots import COLOURS, FORMS, distance_plot, marks, similarity_plot
+from rpg.reports.report import (
+    EXPLAINED,
+    interval,
+    measures,
+    score_table,
+    seed_table,
+    similarity_table,
+    summary,
+    write_report,
+)
 from rpg.reports.verdict import judge
 from zoo.hub.card import read_plots
 
 LOSSES = {"generated": [(step, 2.0 / step) for step in range(10, 1010, 10)]}
 PROVENANCE = {"command": "rpg report --task 'a & <b>'", "commit": "0123456789ab"}
-YARDSTICK_IOU = 0.9
-SAMPLES = 1000
-
-
-def group(
-    name: str, accuracy: Sequence[float], iou: Sequence[float], ratio: Sequence[float], kind: Kind = "baseline"
-) -> Group:
-    return Group(
-        name=name,
-        kind=kind,
-        about=f"what <{name.partition('_')[0]}> is",
-        seeds=(len(accuracy),),
-        nearest=tuple(0.5 * value for value in ratio),
-        nearest_ratio=tuple(ratio),
-        spread=1.25,
-        behaviour=Behaviour(
-            metrics={"top1": summarize(accuracy)},
-            accuracy=tuple(accuracy),
-            stderr=0.625,
-            max_error_iou=tuple(iou),
-            novel_and_good=40.0,
-        ),
-    )
-
-
-def comparison(
-    generated: tuple[float, float, float] = (97.0, 0.6, 2.0), mean_of_all: tuple[float, float] = (90.0, 0.95)
-) -> Comparison:
-    """A `generated` group around (accuracy, IoU, ratio) and a `mean_of_all` at (accuracy, IoU)."""
-    rng = np.random.default_rng(0)
-
-    def around(name: str, accuracy: float, iou: float, ratio: float, n: int = 10, kind: Kind = "baseline") -> Group:
-        offsets = rng.uniform(-0.05, 0.05, n)
-        return group(name, accuracy + 5 * offsets, iou + 0.1 * offsets, ratio + offsets, kind)
-
-    groups = (
-        around("original", 97.2, YARDSTICK_IOU, 1.0, n=40, kind="original"),
-        around("heldout", 97.1, 0.7, 1.8, kind="heldout"),
-        around("mine", *generated, kind="generated"),
-        around("noised_0.01", 95.0, 0.97, 0.3),
-        around("noised_0.1", 80.0, 0.3, 30.0),
-        group("mean_of_all", [mean_of_all[0]], [mean_of_all[1]], [0.4]),
-        around("average_of_16", 94.0, 0.93, 0.5),
-        around("gaussian", 60.0, 0.2, 9.0),
-    )
-    return Comparison(
-        inputs={"original": "40 networks 01", "generated mine": "10 networks 23"},
-        originals="made-up <recipe>",
-        split="train",
-        runs=1,
-        leave_one_out_distance=0.5,
-        scoring=Scoring(
-            headline="top1",
-            protocol="made-up/test",
-            evaluator="classification/1",
-            samples=SAMPLES,
-            leave_one_out_iou=YARDSTICK_IOU,
-            good_from=95.2,
-        ),
-        groups=groups,
-    )
-
-
-def replaced(made: Comparison, which: str, **fields: object) -> Comparison:
-    """The comparison with some fields of a group changed."""
-    groups = tuple(g.model_copy(update=fields) if g.name == which else g for g in made.groups)
-    return made.model_copy(update={"groups": groups})
 
 
 def weights_alone(made: Comparison) -> Comparison:
@@ -139,10 +84,80 @@ def test_tables_hold_the_statistics_of_each_group() -> None:
         behaviour = member.scored
         accuracy, iou, ratio = map(np.array, (behaviour.accuracy, behaviour.max_error_iou, member.nearest_ratio))
         spread = accuracy.std(ddof=1) if len(accuracy) > 1 else 0.0
-        numbers = [accuracy.max(), accuracy.mean(), np.median(accuracy), accuracy.min(), spread, 0.625, len(accuracy)]
+        numbers = [np.median(accuracy), accuracy.min(), spread, 0.625, len(accuracy)]
         assert row[0] == similar[0] == member.name
-        assert row[1:] == pytest.approx(numbers)
+        assert row[1:3] == pytest.approx([accuracy.max(), accuracy.mean()])
+        assert row[3] == interval(summarize(behaviour.accuracy))
+        assert row[4:] == pytest.approx(numbers)
         assert similar[1:] == pytest.approx([np.median(iou), iou.max(), np.median(ratio), 1.25, 40])
+
+
+def test_the_interval_of_the_mean_is_students() -> None:
+    values = np.random.default_rng(1).normal(97, 1, 7)
+    low, high = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert interval(summarize(values.tolist())) == pytest.approx((high - low) / 2)
+    assert interval(summarize([97.0])) is None
+
+
+def test_every_mark_says_which_network_it_is(tmp_path: Path) -> None:
+    """And where networks of a group lie on the same point, how many do."""
+    made = comparison()
+    same = replaced(made, "gaussian", behaviour=made.group("gaussian").scored.model_copy(
+        update={"accuracy": (96.0,) * 9 + (97.0,), "max_error_iou": (0.5,) * 10}
+    ))  # fmt: skip
+    write(same, tmp_path)
+    root = ElementTree.fromstring((tmp_path / "plots/similarity.svg").read_bytes())  # noqa: S314  # our own
+    titles = [title.text or "" for title in root.iter("{http://www.w3.org/2000/svg}title")]
+    names = [line.split(",")[0] for title in titles for line in title.splitlines()]
+    for member in made.groups:
+        if member.name != "gaussian":
+            assert names.count(member.name) == len(member.nearest)
+    assert sum("gaussian, " in title for title in titles) == 2
+    assert any(title.endswith("and 4 more here") for title in titles)
+    mine = made.group("mine")
+    expected = f"top1 {mine.scored.accuracy[3]:.2f}, error-IoU {mine.scored.max_error_iou[3]:.3f}, distance"
+    assert any(title.startswith(f"mine, mine-3: {expected}") for title in titles)
+    assert "×9" in (tmp_path / "plots/similarity.svg").read_text()
+    uses = {id(title): None for use in root.iter("{http://www.w3.org/2000/svg}use") for title in use}
+    assert len(uses) == len(titles)
+
+
+def luminance(colour: str) -> float:
+    """Of sRGB, as WCAG 2 defines it."""
+    parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("paper", ["#fdfdfb", "#15181b"])
+def test_every_colour_stands_out_in_light_and_dark(paper: str) -> None:
+    for colour in (colour for colours in COLOURS.values() for colour in colours):
+        bright, dim = sorted((luminance(colour), luminance(paper)), reverse=True)
+        assert (bright + 0.05) / (dim + 0.05) >= 3, colour
+
+
+@pytest.mark.parametrize("far", [3.0, 40.0, 5e6])
+def test_bars_of_distances_stand_where_the_distances_are(far: float) -> None:
+    """However far one group is, and no two ticks are printed over one another."""
+    made = comparison()
+    behind = made.group("gaussian").model_copy(update={"nearest_ratio": tuple(far + k for k in range(10))})
+    figure = distance_plot(replaced(made, "gaussian", **dict(behind))).figure
+    for axes, member in zip(figure.axes, replaced(made, "gaussian", **dict(behind)).groups, strict=True):
+        low, high = axes.get_xlim()
+        shares = np.zeros(len(member.nearest_ratio))
+        for bar in axes.patches:
+            left, right = bar.get_x(), bar.get_x() + bar.get_width()
+            inside = [left * 0.999 <= ratio <= right * 1.001 for ratio in member.nearest_ratio]
+            assert bar.get_height() == 0 or any(inside)
+            shares += np.array(inside) * bar.get_height()
+        assert all(low <= ratio <= high for ratio in member.nearest_ratio)
+        assert (shares > 0).all()
+    last = figure.axes[-1]
+    boxes = [label.get_window_extent() for label in last.get_xticklabels() if label.get_text()]
+    shown = [box for box in boxes if last.bbox.x0 - 1 <= (box.x0 + box.x1) / 2 <= last.bbox.x1 + 1]
+    assert len(shown) >= 2
+    for one, other in pairwise(shown):
+        assert one.x1 < other.x0
 
 
 def test_seeds_have_their_own_means_and_deviations() -> None:
@@ -183,18 +198,47 @@ def test_verdict_on_new_and_good_networks() -> None:
 @pytest.mark.parametrize(
     ("iou", "ratio", "named"),
     [
-        (0.6, 0.3, "By their weights they"),
-        (0.98, 2.0, "By their errors they"),
-        (0.98, 0.3, "By their weights and their errors they"),
+        (0.6, 0.3, "but their errors are others: no copies."),
+        (0.98, 2.0, "though their weights lie apart: such networks do what a training checkpoint does."),
+        (0.98, 0.3, "They are near-copies: in weights and in errors closer to a training checkpoint than"),
     ],
 )
-def test_verdict_calls_copies_copies(iou: float, ratio: float, named: str) -> None:
+def test_copies_are_near_and_err_alike(iou: float, ratio: float, named: str) -> None:
     verdict = judge(comparison(generated=(97.0, iou, ratio)))[0]
-    assert f"{named} are near-copies" in verdict.headline
+    assert named in verdict.headline
+    assert ("near-copies" in verdict.headline) == (ratio < 1 and iou > YARDSTICK_IOU)
     findings = dict(verdict.findings)
-    assert ("On this measure they are near-copies" in findings["Weights"]) == (ratio < 1)
-    assert ("On this measure they are near-copies" in findings["Errors"]) == (iou > YARDSTICK_IOU)
+    assert ("They lie near: copies, if" in findings["Weights"]) == (ratio < 1)
+    assert ("They err alike: copies, if" in findings["Errors"]) == (iou > YARDSTICK_IOU)
     assert ("100% (10 of 10)" in findings["Weights"]) == (ratio < 1)
+
+
+def test_chance_and_the_margin_come_first() -> None:
+    made = comparison()
+    verdict = judge(made)[0]
+    assert "points below the originals (chance 10.00); 100% (10 of 10) are good, at least 95.20." in verdict.headline
+    assert [topic for topic, _ in verdict.findings][:2] == ["Health", "Accuracy"]
+    assert "Better than that, above 11.90, are 100% (40 of 40) of the originals" in verdict.findings[0][1]
+    scoring = made.scoring
+    assert scoring
+    unknown = scoring.model_copy(update={"chance": None, "works_from": None})
+    silent = judge(made.model_copy(update={"scoring": unknown}))[0]
+    assert "chance" not in silent.headline
+    assert "It is not known what guessing scores" in silent.findings[0][1]
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.87, 2.0])
+@pytest.mark.parametrize("iou", [0.6, 0.98])
+def test_dead_networks_are_called_dead_and_nothing_else(iou: float, ratio: float) -> None:
+    verdict = judge(comparison(generated=(9.2, iou, ratio)))[0]
+    assert re.fullmatch(
+        r"These networks do not work: 9\.\d\d on average, chance 10\.00; the originals score 97\.\d\d\. "
+        r"Similarity says nothing\.",
+        verdict.headline,
+    )
+    assert [topic for topic, _ in verdict.findings] == ["Health", "Accuracy", "Held-out originals"]
+    assert "0% (0 of 10) of the generated networks" in verdict.findings[0][1]
+    assert "cop" not in summary(comparison(generated=(9.2, iou, ratio)))
 
 
 def test_verdict_on_networks_that_lie_like_the_originals() -> None:
@@ -254,7 +298,7 @@ def test_every_generated_group_has_its_verdict() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "words"), [(2.0, "They are not closer"), (0.3, "By their weights they are near-cop")]
+    ("ratio", "words"), [(2.0, "They are not closer"), (0.3, "to one another: copies, unless they err otherwise.")]
 )
 def test_weights_alone_say_nothing_of_scores(ratio: float, words: str) -> None:
     made = weights_alone(comparison(generated=(97.0, 0.98, ratio)))
@@ -283,9 +327,12 @@ def test_page_is_self_contained_and_well_formed(change: Callable[[Comparison], C
     page = Page(text)
     assert not page.open
     assert page.tags.count("svg") == 3
-    assert not {"script", "link", "img", "iframe"} & set(page.tags)
-    assert not re.search(r"https?:|//|@import", text)
-    assert all(value.startswith("#") for name, value in page.attributes if name in ("href", "src", "xlink:href"))
+    assert not {"link", "img", "iframe"} & set(page.tags)
+    assert page.tags.count("script") == 1
+    assert not re.search(r"https?:|//|@import|fetch|XMLHttp", text)
+    places = [value for name, value in page.attributes if name in ("href", "src", "xlink:href")]
+    assert {place for place in places if not place.startswith("#")} == {"report.json", "report.csv", "report.md"}
+    assert page.attributes.count(("title", EXPLAINED["± of mean"])) == 1
     ids = [value for name, value in page.attributes if name == "id"]
     for _, value in page.attributes:
         for target in re.findall(r"url\(#(\w+)\)", value):
@@ -307,7 +354,8 @@ def test_plots_are_files_and_the_page_holds_them(tmp_path: Path) -> None:
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert root.get("aria-label")
         assert path.read_text().replace(' xmlns="http://www.w3.org/2000/svg"', "", 1) in page
-    assert read_plots(tmp_path) == [path.read_bytes() for path in files]
+    assert [svg for _, svg in read_plots(tmp_path)] == [path.read_bytes() for path in files]
+    assert [alt.split()[0] for alt, _ in read_plots(tmp_path)] == ["Distances", "Training", "Accuracy"]
 
 
 def test_plots_for_papers_when_asked(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from evaluators.classification import balanced_accuracy
-from evaluators.metrics import Evaluation, proportion
+from evaluators.metrics import Evaluation, proportion, summarize
+from made_up import task_comparison
 from rpg.reports.task_report import class_table, gap_table, headline, task_table, tasks_text, write_task_report
 from rpg.reports.tasks import TaskComparison, compare_tasks, principal_axes
 from zoo.conditions import bits, flipped
@@ -31,6 +32,7 @@ class LookupTask:
     """Ten samples, one of each class; a network answers with its ten head weights, rounded."""
 
     evaluator, protocol, main_metric = "lookup/1", "ten samples", "top1"
+    chance = {"balanced": 50.0}  # noqa: RUF012
     conditions = (UNSEEN, flipped(UNSEEN), *TRAIN)
     labels = torch.zeros(10)
 
@@ -162,3 +164,16 @@ def test_principal_axes_are_those_of_the_covariance() -> None:
     np.testing.assert_allclose(np.abs(axes), np.abs(vectors[:, [-1, -2]]), atol=1e-8)
     assert bool((axes[np.abs(axes).argmax(0), [0, 1]] > 0).all())
     assert principal_axes(values[:1] * 0 + 1).shape == (6, 2)
+
+
+@pytest.mark.parametrize(("group", "who"), [("original", "The originals"), ("generated", "The generated networks")])
+def test_networks_that_guess_are_the_headline(group: str, who: str) -> None:
+    """By their balanced accuracy: on unequal labels the others flatter."""
+    made = task_comparison()
+    assert headline(made).startswith("On 7 tasks of split unseen")
+    guessing = {group: summarize([50.4, 49.9])}
+    rows = tuple(row.model_copy(update={"balanced": row.balanced | guessing}) for row in made.rows)
+    text = headline(made.model_copy(update={"rows": rows}))
+    assert text.startswith(f"{who} do not work: their balanced accuracy is 50.15 on average, chance 50.00.")
+    unknown = made.model_copy(update={"rows": rows, "chance": None})
+    assert headline(unknown).startswith("On 7 tasks")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from zoo.hub.licenses import DATA, ingredients, license_for
+from zoo.hub.licenses import DATA, PLACEHOLDER, ingredients, license_for, license_or_placeholder
 from zoo.recipe import load_recipe
 
 
@@ -30,6 +30,8 @@ def test_no_or_several_licences_are_refused_and_named(recipe: str, overrides: li
         license_for(made, None)
     assert [word for word in words if word not in str(caught.value)] == []
     assert license_for(made, "mit") == "mit"
+    assert license_or_placeholder(made, None) == PLACEHOLDER  # on a card that is only looked at
+    assert license_or_placeholder(made, "mit") == "mit"
 
 
 def test_weights_of_unknown_origin_are_refused() -> None:

@@ -37,6 +37,7 @@ class PointTask:
 
     conditions = ()
     evaluator, protocol, main_metric = "point/1", "point", "top1"
+    chance = {}  # noqa: RUF012
 
     def __init__(self):
         self.evaluated = []

@@ -9,7 +9,7 @@ import torch
 
 import zoo.training.workers
 from zoo.errors import Failed, MissingData
-from zoo.training.collect import Job, JobRecord
+from zoo.training.collect import Job, JobRecord, Progress
 from zoo.training.engines import MOST_DEATHS, _Crew
 from zoo.training.workers import Died, Idle, LocalPool, Raised, Trainer, Work
 
@@ -31,7 +31,7 @@ class FakeWorker:
 
     def give(self, work):
         said = self.script(work.jobs[0].seed)
-        self.messages = [*((0, m) if isinstance(m, int) else m for m in said), Idle()]
+        self.messages = [*((0, Progress(m)) if isinstance(m, int) else m for m in said), Idle()]
 
     def receive(self):
         message = self.messages.pop(0)

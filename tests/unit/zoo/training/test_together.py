@@ -9,7 +9,7 @@ from torch import nn
 from zoo.errors import Failed
 from zoo.tasks.binary import BinaryTask, Config
 from zoo.training import together as ensemble
-from zoo.training.collect import Checkpoint, CollectConfig, JobRecord, jobs, train
+from zoo.training.collect import Checkpoint, CollectConfig, JobRecord, Progress, jobs, train
 from zoo.training.together import MOST, teams, train_together
 
 CONDITIONS = ("0000011111", "0100010111", "1011101000")
@@ -47,7 +47,7 @@ def alone(config, task, done=()):
     """All events but percentages, by job."""
     found = []
     for job in jobs(config, task.conditions):
-        found.append([kept(event) for event in train(config, task, job, None, done) if not isinstance(event, int)])
+        found.append([kept(event) for event in train(config, task, job, None, done) if not isinstance(event, Progress)])
     return found
 
 
@@ -60,7 +60,7 @@ def in_company(config, task, states=None, done=(), stacked=None):
     chosen = jobs(config, task.conditions)
     found = [[] for _ in chosen]
     for number, event in train_together(config, task, chosen, states or [None] * len(chosen), done, stacked):
-        if not isinstance(event, int):
+        if not isinstance(event, Progress):
             found[number].append(kept(event))
     return found
 

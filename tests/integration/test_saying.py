@@ -1,0 +1,64 @@
+"""What commands say while they work and of names that they do not know."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from commands import call, run
+
+from zoo.store import Zoo
+
+TINY = str(Path(__file__).parent / "tiny.yaml")
+
+
+def call_json(command):
+    return json.loads(call(f"{command} --json"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A directory in which `tiny` was collected, trained and generated; the tests add to it."""
+    place = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for command in (f"rpg-zoo collect {TINY}", f"rpg train {TINY}", "rpg generate tiny"):
+            call(command)
+        yield place
+
+
+def test_networks_are_scored_as_they_come(place):
+    """To the same scores as afterwards; and a second call scores what is there."""
+    code, out, err = run("rpg generate tiny --score --out zoos/scored")
+    assert code == 0
+    lines = [line for line in err.splitlines() if re.fullmatch(r"generated-000\d: top1 \d+\.\d\d", line)]
+    assert len(lines) == 3
+    assert out.splitlines()[-1] == "3 networks in zoos/scored"
+    hashes = [[entry.sha256 for entry in Zoo.open(f"zoos/{name}").entries] for name in ("scored", "tiny-generated")]
+    assert hashes[0] == hashes[1]
+    kept = Path("scores/scored/scores.jsonl").read_bytes()
+    again = call_json("rpg generate tiny --score --out zoos/scored")
+    assert Path("scores/scored/scores.jsonl").read_bytes() == kept
+    after = call_json("rpg eval zoos/tiny-generated --task tiny --out scores/after")
+    assert again["scores"]["metrics"] == after["metrics"]
+    assert [score["metrics"] for score in again["scores"]["checkpoints"]] == [
+        score["metrics"] for score in after["checkpoints"]
+    ]
+
+
+def test_training_says_what_it_takes_before_it_begins(place):
+    code, _, err = run(f"rpg train {TINY} --out runs/again --set method.train.steps=2")
+    assert code == 0
+    lines = err.splitlines()
+    said = next(k for k, line in enumerate(lines) if line.startswith("it takes at least "))
+    assert lines[said - 1].startswith("learning 8 checkpoints of ")
+    assert any(line.startswith("training runs/again: 2 of 2") for line in lines[said:])
+    assert "it takes" not in run(f"rpg train {TINY} --out runs/again --set method.train.steps=2")[2]
+    assert "it takes" not in run("rpg train zoos/tiny --method gaussian --out runs/gaussian")[2]
+
+
+@pytest.mark.parametrize("command", ["rpg eval zoos/tiny-generated", "rpg eval", "rpg report zoos/tiny-generated"])
+def test_a_misspelt_task_is_bad_input(place, command):
+    code, _, err = run(f"{command} --task digts")
+    assert code == 2
+    assert err.splitlines()[-1] == "rpg: no recipe or task named 'digts'; did you mean digits?"

@@ -1,0 +1,29 @@
+"""Names of what comes with the package. It imports nothing heavy: a shell that completes a name does not wait."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+
+def recipes_root() -> Path:
+    """The directory of the recipes that come with the package."""
+    return Path(str(resources.files("recipes")))
+
+
+def recipe_names() -> dict[str, Path]:
+    """Short names of all runnable recipes and their files. Those in `_methods` have no task."""
+    files = sorted(recipes_root().rglob("*.yaml"))
+    return {file.stem: file for file in files if "_methods" not in file.parts}
+
+
+def method_names() -> dict[str, Path]:
+    """Names of the settings that come with the package, for `--method` and `extends: _methods/NAME`."""
+    return {file.stem: file for file in sorted((recipes_root() / "_methods").glob("*.yaml"))}
+
+
+def recipe_meant(name: str) -> str:
+    """The recipe that a zoo or run of this name is most likely of, to type in a message: its own name, where that is
+    one, or else the longest recipe that it begins with; RECIPE where there is none.
+    """
+    return max((known for known in recipe_names() if f"{name}-".startswith(f"{known}-")), key=len, default="RECIPE")
