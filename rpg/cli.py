@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from zoo.console import command_line, describe_push, emit, run_cli, say
-from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, Set
+from zoo.options import DataRoot, Device, DryRun, Import, Json, Out, Precision, Set
 
 if TYPE_CHECKING:
     pass
@@ -48,7 +48,7 @@ def demo(
 
 
 @app.command()
-def methods(as_json: Json = False) -> None:
+def methods(imports: Import = [], as_json: Json = False) -> None:  # noqa: B006
     """List the methods: what each is, what it suits, and the settings that come with it."""
     from rpg.methods import describe_methods
     from zoo.table import Table
@@ -74,6 +74,7 @@ def train(
         list[str],
         typer.Option("--track", metavar="TRACKER", help="Log to tensorboard (in the run's logs/), wandb or trackio."),
     ] = [],  # noqa: B006
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -135,6 +136,7 @@ def generate(
     ] = None,
     out: Out = None,
     device: Device = "auto",
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -175,6 +177,7 @@ def evaluate(
     data_root: DataRoot = None,
     device: Device = "auto",
     precision: Precision = "float32",
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -231,6 +234,7 @@ def report(
     out: Out = None,
     data_root: DataRoot = None,
     device: Device = "auto",
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -276,6 +280,7 @@ def compare(
     overrides: Set = [],  # noqa: B006
     data_root: DataRoot = None,
     device: Device = "auto",
+    imports: Import = [],  # noqa: B006
 ) -> None:
     """Print one table over several methods, seeds and tasks.
 
@@ -318,6 +323,7 @@ def estimate(
         int | None,
         typer.Option("--parameters", min=1, help="Values per network, as one tensor, instead of the recipe's network."),
     ] = None,
+    imports: Import = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Say what a recipe costs: tokens, parameters, memory, FLOPs, hours. Needs neither data nor weights."""
@@ -344,6 +350,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="If the repository is made, make it private.")] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="A branch other than main.")] = None,
     license: Annotated[str | None, typer.Option("--license", help="Licence of the generator, as in cc-by-4.0.")] = None,
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:

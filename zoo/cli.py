@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from zoo.console import command_line, describe_push, emit, plain, run_cli, say
-from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, Set
+from zoo.options import DataRoot, Device, DryRun, Import, Json, Out, Precision, Set
 
 if TYPE_CHECKING:
     pass
@@ -37,6 +37,7 @@ def collect(
     engine: Annotated[str, typer.Option(help="Where workers run: local, or ray (a Ray cluster).")] = "local",
     data_root: DataRoot = None,
     device: Device = "auto",
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -111,6 +112,7 @@ def import_checkpoints(
         str | None, typer.Option(help="Hold binary tasks out: published, random or no-neighbours.")
     ] = None,
     out: Out = None,
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -173,7 +175,7 @@ def show(path: ZooPath, as_json: Json = False) -> None:
 
 
 @app.command()
-def verify(path: ZooPath, as_json: Json = False) -> int:
+def verify(path: ZooPath, imports: Import = [], as_json: Json = False) -> int:  # noqa: B006
     """Check every file and every checkpoint against the manifest. Exit code 1 when something is wrong."""
     from zoo.hub.client import is_address
     from zoo.listing import recipe_problem
@@ -200,6 +202,7 @@ def score(
     data_root: DataRoot = None,
     device: Device = "auto",
     precision: Precision = "float32",
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -225,6 +228,7 @@ def export(
     id: Annotated[str, typer.Argument(metavar="ID", help="A checkpoint, as `rpg-zoo ls ZOO` names it.")],
     form: Annotated[str, typer.Option("--format", help="timm, peft, mmseg, detectron2, pth, ...")] = "safetensors",
     out: Out = None,
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -324,6 +328,7 @@ def align(
     seed: int = 0,
     undo: Annotated[bool, typer.Option("--undo", help="From an aligned zoo, the original one, to the byte.")] = False,
     out: Out = None,
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -365,6 +370,7 @@ def push(
     license: License = None,
     scores: Scores = None,
     report: Report = None,
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -423,6 +429,7 @@ def card(
     license: License = None,
     scores: Scores = None,
     report: Report = None,
+    imports: Import = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Print the card that `rpg-zoo push` would publish with a zoo."""
