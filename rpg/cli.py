@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
 
 
+ScriptOption = Annotated[
+    str | None,
+    typer.Option(
+        "--script",
+        metavar="FILE:FUNCTION",
+        help="A function of yours that you trust, which measures each network, too.",
+    ),
+]
 Originals = Annotated[
     str | None, typer.Option("--originals", help="The zoo it learnt from (default: found by its hash under zoos/).")
 ]
@@ -177,6 +185,7 @@ def evaluate(
     data_root: DataRoot = None,
     device: Device = "auto",
     precision: Precision = "float32",
+    script: ScriptOption = None,
     imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -188,14 +197,16 @@ def evaluate(
     from rpg.evaluation import eval_file, eval_zoo, find_generated, refuse_another_task
     from zoo.scoring import result, table
     from zoo.store import Zoo
+    from zoo.tasks.scripted import Script
 
+    measure = Script.load(script) if script else None
     if weights is not None and Path(weights).is_file():
         if out is not None:
             say("--out is ignored: the score of a single file is printed, not kept")
         if dry_run:
             emit({"file": weights}, as_json, f"would score {weights}")
             return
-        scores = [eval_file(Path(weights), task, overrides, data_root, device, precision)]
+        scores = [eval_file(Path(weights), task, overrides, data_root, device, precision, measure)]
         emit(result(task, scores), as_json, table(scores))
         return
     zoo = find_generated(task) if weights is None else Zoo.open(weights)
@@ -205,7 +216,7 @@ def evaluate(
         plan = {"out": str(target), "zoo": str(zoo.path), "checkpoints": len(zoo.entries)}
         emit(plan, as_json, f"would score {len(zoo.entries)} checkpoints of {zoo.path} into {target}")
         return
-    found = eval_zoo(zoo, target, originals, overrides, data_root, device, precision, command_line("rpg"))
+    found = eval_zoo(zoo, target, originals, overrides, data_root, device, precision, command_line("rpg"), measure)
     emit(result(task, found.scores) | found.tasks_json(), as_json, found.text())
 
 
@@ -234,6 +245,7 @@ def report(
     out: Out = None,
     data_root: DataRoot = None,
     device: Device = "auto",
+    script: ScriptOption = None,
     imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -246,6 +258,7 @@ def report(
     from rpg.evaluation import find_generated
     from rpg.reports.stage import plan_report
     from zoo.recipe import is_recipe
+    from zoo.tasks.scripted import Script
 
     if not zoos and task is None:
         raise ValueError("say which networks: generated zoos, or --task RECIPE for the newest of a recipe")
@@ -261,6 +274,7 @@ def report(
         data_root=data_root,
         device=device,
         plots=[form for form in plots.split(",") if form],
+        script=Script.load(script) if script else None,
         command=command_line("rpg"),
     )
     if dry_run:

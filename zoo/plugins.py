@@ -120,6 +120,7 @@ def _run_file(code: Code) -> None:
     spec = importlib.util.spec_from_loader(code.name, _Source(code), origin=code.path)
     assert spec
     assert spec.loader
+    spec.has_location = True  # so that the module has its `__file__`
     module = importlib.util.module_from_spec(spec)
     before = sys.modules.get(code.name)
     sys.modules[code.name] = module  # as for any module: classes find their own, pickles too

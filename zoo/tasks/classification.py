@@ -192,7 +192,7 @@ class ImagesConfig(TaskConfig):
             from zoo.data.imagenet import load_photos
 
             return load_photos(data_root, prepared)
-        if self.data == "folder" or self.data == "hub":  # noqa: SIM109  # so mypy sees which names are left
+        if self.data == "folder" or self.data == "hub":  # so mypy sees which names are left
             assert self.dataset
             images = load_own(self.data, self.dataset, data_root)
         else:
