@@ -22,8 +22,10 @@ def own_code(tmp_path, monkeypatch):
     monkeypatch.setattr(plugins, "_let_in", {})
     monkeypatch.setattr(plugins, "_registered", {group: {} for group in plugins.NOUNS})
     monkeypatch.setattr(plugins, "_packages", {})
+    plugins._offers.cache_clear()
     monkeypatch.chdir(tmp_path)
     yield tmp_path
+    plugins._offers.cache_clear()
     for name in set(sys.modules) - modules:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
             del sys.modules[name]

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from importlib.abc import SourceLoader
 from importlib.metadata import EntryPoint, entry_points
@@ -202,7 +203,12 @@ def referred(reference: str, key: str) -> Any:
 
 def names(group: Group) -> list[str]:
     """The names that are registered, or that installed packages offer, without loading these."""
-    return sorted({*_registered[group], *(found.name for found in entry_points(group=f"rpg_zoo.{group}"))})
+    return sorted({*_registered[group], *(found.name for found in _offers(group))})
+
+
+@cache  # what is installed does not change while a process runs, and looking takes milliseconds
+def _offers(group: Group) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=f"rpg_zoo.{group}"))
 
 
 def find(group: Group, name: str, ours: Collection[str] = ()) -> Any:
@@ -212,7 +218,7 @@ def find(group: Group, name: str, ours: Collection[str] = ()) -> Any:
     """
     if name in _registered[group]:
         return _registered[group][name]
-    offers = list({found.value: found for found in entry_points(group=f"rpg_zoo.{group}", name=name)}.values())
+    offers = list({found.value: found for found in _offers(group) if found.name == name}.values())
     if not offers:
         known = suggest(name, [*ours, *names(group)])
         raise ValueError(f"no {NOUNS[group]} named {name!r}{known} (one of your own needs --import FILE)")
@@ -249,6 +255,17 @@ def notes() -> dict[str, str]:
     their versions.
     """
     return dict(part.note for part in code()) | {PACKAGE + name: version for name, version in _packages.items()}
+
+
+def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The files, modules and packages that differ between two records, of those that both have. What an artefact is
+    does not depend on them: a comment may have changed, or what the networks compute.
+    """
+    return [
+        name.removeprefix(IMPORTED)
+        for name, version in before.items()
+        if name.startswith((IMPORTED, PACKAGE)) and now.get(name, version) != version
+    ]
 
 
 def needed(versions: Mapping[str, str]) -> str:
