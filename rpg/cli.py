@@ -25,6 +25,7 @@ from rpg.options import (
     RunName,
     Runs,
     SamplerName,
+    ScriptOption,
     Split,
     Track,
     Weights,
@@ -33,7 +34,7 @@ from rpg.options import (
 )
 from zoo.command_help import Grouped, Version, examples
 from zoo.console import command_line, describe_push, emit, is_first_process, run_cli, say
-from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, Set
+from zoo.options import DataRoot, Device, DryRun, Import, Json, Out, Precision, Set
 
 if TYPE_CHECKING:
     from zoo.scoring import Score
@@ -72,7 +73,7 @@ def demo(
 
 
 @app.command(rich_help_panel=LEARN, epilog=examples("rpg methods", "rpg methods --json"))
-def methods(as_json: Json = False) -> None:
+def methods(imports: Import = [], as_json: Json = False) -> None:  # noqa: B006
     """List the methods: what each is, what it suits, and the settings that come with it."""
     from rpg.methods import describe_methods
     from zoo.table import Table
@@ -100,6 +101,7 @@ def train(
     out: Out = None,
     device: Device = "auto",
     track: Track = [],  # noqa: B006
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -174,6 +176,7 @@ def generate(
     out: Out = None,
     data_root: DataRoot = None,
     device: Device = "auto",
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -223,6 +226,8 @@ def evaluate(
     data_root: DataRoot = None,
     device: Device = "auto",
     precision: Precision = "float32",
+    script: ScriptOption = None,
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -233,14 +238,16 @@ def evaluate(
     from rpg.evaluation import eval_file, eval_zoo, find_generated, refuse_another_task
     from zoo.scoring import result, table
     from zoo.store import Zoo
+    from zoo.tasks.scripted import Script
 
+    measure = Script.load(script) if script else None
     if weights is not None and Path(weights).is_file():
         if out is not None:
             say("--out is ignored: the score of a single file is printed, not kept")
         if dry_run:
             emit({"file": weights}, as_json, f"would score {weights}")
             return
-        scores = [eval_file(Path(weights), task, overrides, data_root, device, precision)]
+        scores = [eval_file(Path(weights), task, overrides, data_root, device, precision, measure)]
         emit(result(task, scores), as_json, table(scores))
         return
     zoo = find_generated(task) if weights is None else Zoo.open(weights)
@@ -250,7 +257,7 @@ def evaluate(
         plan = {"out": str(target), "zoo": str(zoo.path), "checkpoints": len(zoo.entries)}
         emit(plan, as_json, f"would score {len(zoo.entries)} checkpoints of {zoo.path} into {target}")
         return
-    found = eval_zoo(zoo, target, originals, overrides, data_root, device, precision, command_line("rpg"))
+    found = eval_zoo(zoo, target, originals, overrides, data_root, device, precision, command_line("rpg"), measure)
     emit(result(task, found.scores) | found.tasks_json(), as_json, found.text())
 
 
@@ -269,6 +276,8 @@ def report(
     out: Out = None,
     data_root: DataRoot = None,
     device: Device = "auto",
+    script: ScriptOption = None,
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -280,6 +289,7 @@ def report(
     from rpg.evaluation import find_generated, refuse_unknown
     from rpg.reports.stage import plan_report
     from zoo.recipe import is_recipe
+    from zoo.tasks.scripted import Script
 
     if not zoos and task is None:
         raise ValueError("say which networks: generated zoos, or --task RECIPE for the newest of a recipe")
@@ -297,6 +307,7 @@ def report(
         data_root=data_root,
         device=device,
         plots=[form for form in plots.split(",") if form],
+        script=Script.load(script) if script else None,
         command=command_line("rpg"),
     )
     if dry_run:
@@ -321,6 +332,7 @@ def compare(
     overrides: Set = [],  # noqa: B006
     data_root: DataRoot = None,
     device: Device = "auto",
+    imports: Import = [],  # noqa: B006
 ) -> None:
     """Print one table over several methods, seeds and tasks.
 
@@ -361,6 +373,7 @@ def estimate(
     overrides: Set = [],  # noqa: B006
     device: EstimateDevice = "auto",
     parameters: Parameters = None,
+    imports: Import = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Say what a recipe costs: tokens, parameters, memory, FLOPs, hours. Needs neither data nor weights."""
@@ -387,6 +400,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="If the repository is made, make it private.")] = False,
     revision: Annotated[str | None, typer.Option("--revision", help="A branch other than main.")] = None,
     license: Annotated[str | None, typer.Option("--license", help="Licence of the generator, as in cc-by-4.0.")] = None,
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from rpg.reports.task_report import tasks_json, tasks_text
 from rpg.reports.tasks import TaskComparison, compare_tasks
+from zoo import plugins
 from zoo.api import PYTHON
 from zoo.console import pick_device
 from zoo.errors import Corrupt, MissingData, suggest
@@ -19,6 +20,7 @@ from zoo.scoring import Score, score, score_file, table
 from zoo.store import Zoo
 from zoo.tasks import FAMILIES
 from zoo.tasks.base import LabelledTask
+from zoo.tasks.scripted import Script, with_script
 
 Place = Path | str
 log = logging.getLogger(__name__)
@@ -66,11 +68,17 @@ def eval(
 
 
 def eval_file(
-    path: Path, recipe: str, overrides: Sequence[str], data_root: Path | None, device: str, precision: str
+    path: Path,
+    recipe: str,
+    overrides: Sequence[str],
+    data_root: Path | None,
+    device: str,
+    precision: str,
+    script: Script | None = None,
 ) -> Score:
     """The score of one file, a whole network of the recipe's task."""
     task = load_recipe(recipe, overrides).task.build(data_root, pick_device(device))
-    return score_file(path, task, precision)
+    return score_file(path, with_script(task, script), precision)
 
 
 def eval_zoo(
@@ -82,11 +90,12 @@ def eval_zoo(
     device: str,
     precision: str,
     command: tuple[str, ...],
+    script: Script | None = None,
 ) -> Scored:
-    """Scores of all networks; where they were generated for binary tasks and their originals are at hand, or named,
-    beside these.
+    """Scores of all networks, with what a script of the user's measures; where they were generated for binary tasks and
+    their originals are at hand, or named, beside these.
     """
-    task = task_of(zoo.manifest.origin, overrides).build(data_root, pick_device(device))
+    task = with_script(task_of(zoo.manifest.origin, overrides).build(data_root, pick_device(device)), script)
     scores = score(zoo, task, out, precision=precision)
     if zoo.manifest.origin.kind != "generated" or not task.conditions:
         return Scored(scores, None)
@@ -112,7 +121,7 @@ def recipe_name(task: str) -> str:
 
 def refuse_unknown(task: str) -> None:
     """Raise ValueError for a name that is neither a recipe nor a task family."""
-    names = [*recipe_names(), *FAMILIES]
+    names = [*recipe_names(), *FAMILIES, *plugins.names("tasks")]
     if task not in names and not Path(task).is_file():
         raise ValueError(f"no recipe or task named {task!r}{suggest(task, names)}")
 

@@ -118,3 +118,11 @@ Method = Annotated[
 Split = Annotated[
     str | None, typer.Option(help="The originals' split that was learnt from, where the zoos do not say.")
 ]
+ScriptOption = Annotated[
+    str | None,
+    typer.Option(
+        "--script",
+        metavar="FILE:FUNCTION",
+        help="A function of yours that you trust, which measures each network, too.",
+    ),
+]

@@ -3,9 +3,29 @@ measures the neighbours.
 """
 
 import os
+import sys
 
+import pytest
 from hypothesis import settings
+
+from zoo import plugins
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 settings.register_profile("rpg-zoo", deadline=None)
 settings.load_profile("rpg-zoo")
+
+
+@pytest.fixture
+def own_code(tmp_path, monkeypatch):
+    """An empty directory to work in; code that the test lets in or registers is forgotten after it."""
+    modules = set(sys.modules)
+    monkeypatch.setattr(plugins, "_let_in", {})
+    monkeypatch.setattr(plugins, "_registered", {group: {} for group in plugins.NOUNS})
+    monkeypatch.setattr(plugins, "_packages", {})
+    plugins._offers.cache_clear()
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    plugins._offers.cache_clear()
+    for name in set(sys.modules) - modules:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]

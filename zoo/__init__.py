@@ -13,16 +13,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zoo.api import align, collect, from_state_dicts, open, score, unalign
+    from zoo.plugins import let_in, register
     from zoo.store import Zoo
 
-__all__ = ["Zoo", "__version__", "align", "collect", "from_state_dicts", "open", "score", "unalign"]
+__all__ = [
+    "Zoo",
+    "__version__",
+    "align",
+    "collect",
+    "from_state_dicts",
+    "let_in",
+    "open",
+    "register",
+    "score",
+    "unalign",
+]
 
 NAMES = {
     "Zoo": "zoo.store",
     "align": "zoo.api",
     "collect": "zoo.api",
     "from_state_dicts": "zoo.api",
+    "let_in": "zoo.plugins",
     "open": "zoo.api",
+    "register": "zoo.plugins",
     "score": "zoo.api",
     "unalign": "zoo.api",
 }

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from zoo import cli_options as given
 from zoo.command_help import Grouped, Version, examples
 from zoo.console import command_line, describe_push, emit, plain, run_cli, say
-from zoo.options import DataRoot, Device, DryRun, Json, Out, Precision, Set
-
-if TYPE_CHECKING:
-    pass
+from zoo.options import DataRoot, Device, DryRun, Import, Json, Out, Precision, Set
 
 app = typer.Typer(
     cls=Grouped, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
@@ -45,6 +42,7 @@ def collect(
     engine: given.Engine = "local",
     data_root: DataRoot = None,
     device: Device = "auto",
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -68,9 +66,7 @@ def collect(
     counts = [len(jobs(plan.config, plan.task.conditions())) for plan in plans]
     runs = sum(counts)
     if workers and workers > runs:
-        say(
-            f"--workers {workers} is ignored beyond {runs}: a worker trains one network at a time, and there are {runs}"
-        )
+        say(f"--workers {workers} is ignored beyond {runs}: a worker trains one network at a time, of {runs}")
         workers = runs
     rows = [
         {
@@ -112,6 +108,7 @@ def import_checkpoints(
     cast: given.Cast = False,
     holdout: given.Holdout = None,
     out: Out = None,
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -181,7 +178,7 @@ def show(path: given.ZooPath, as_json: Json = False) -> None:
 
 
 @app.command(rich_help_panel=LOOK, epilog=examples("rpg-zoo verify digits"))
-def verify(path: given.ZooPath, as_json: Json = False) -> int:
+def verify(path: given.ZooPath, imports: Import = [], as_json: Json = False) -> int:  # noqa: B006
     """Check every file and every checkpoint against the manifest. Exit code 1 when something is wrong."""
     from zoo.hub.client import is_address
     from zoo.listing import recipe_problem
@@ -208,6 +205,7 @@ def score(
     data_root: DataRoot = None,
     device: Device = "auto",
     precision: Precision = "float32",
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -233,6 +231,7 @@ def export(
     id: given.CheckpointId,
     form: given.TargetForm = "safetensors",
     out: Out = None,
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -332,6 +331,7 @@ def align(
     seed: int = 0,
     undo: Annotated[bool, typer.Option("--undo", help="From an aligned zoo, the original one, to the byte.")] = False,
     out: Out = None,
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -367,6 +367,7 @@ def push(
     license: given.License = None,
     scores: given.Scores = None,
     report: given.Report = None,
+    imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -405,8 +406,8 @@ def pull(
     from zoo.listing import describe
     from zoo.store import Zoo
 
-    given = parse_address(repo_id)
-    address = Address(given.repo_id, revision or given.revision)
+    parsed = parse_address(repo_id)
+    address = Address(parsed.repo_id, revision or parsed.revision)
     target = out or Path("zoos") / address.name
     if dry_run:
         found = describe(Zoo.open(str(address))) | {"out": str(target)}
@@ -423,6 +424,7 @@ def card(
     license: given.License = None,
     scores: given.Scores = None,
     report: given.Report = None,
+    imports: Import = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Print the card that `rpg-zoo push` would publish with a zoo."""

@@ -19,6 +19,7 @@ from typing_extensions import Self
 
 from evaluators.metrics import Metric
 from zoo.files import sha256_file
+from zoo.plugins import notes
 from zoo.structure import Frozen, Structure
 
 
@@ -225,8 +226,12 @@ class Manifest(Frozen):
         return self
 
 
-@cache  # reading them takes milliseconds, and every score records them
 def versions() -> dict[str, str]:
-    """Versions of what computes: they belong to every artefact's record."""
+    """Versions of what computes, the user's own code included: they belong to every artefact's record."""
+    return _libraries() | notes()
+
+
+@cache  # reading them takes milliseconds, and every score records them
+def _libraries() -> dict[str, str]:
     packages = ("rpg-zoo", "torch", "numpy", "safetensors")
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}

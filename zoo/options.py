@@ -7,6 +7,15 @@ from typing import Annotated
 
 import typer
 
+
+def _import(named: list[str]) -> list[str]:
+    from zoo.plugins import let_in
+
+    for module in named:
+        let_in(module)
+    return named
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be made and stop.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Where to write, instead of the default place.")]
@@ -19,3 +28,12 @@ DataRoot = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, or auto.")]
 Precision = Annotated[str, typer.Option("--precision", help="float32, or bfloat16 (faster on GPUs); scores say which.")]
+Import = Annotated[
+    list[str],
+    typer.Option(
+        "--import",
+        metavar="FILE|MODULE",
+        callback=_import,
+        help="Code of your own that you trust: what it registers, and its networks for task.model. Can be repeated.",
+    ),
+]

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from yaml import AliasEvent, YAMLError
 
+from zoo import plugins
 from zoo.errors import brief, suggest
 from zoo.manifest import Origin, settings_of, versions
 from zoo.names import method_names, recipe_names, recipes_root
@@ -129,7 +130,7 @@ def load_method(name: str, overrides: Sequence[str] = ()) -> tuple[Frozen, Froze
 
 def task_of(origin: Origin, overrides: Sequence[str] = ()) -> TaskConfig:
     """What the networks of this origin do, with `task.a=b` overrides. The origin may be anyone's: it names no code but
-    the registered tasks (zoo.tasks.FAMILIES), and nothing in it reads a file or the environment.
+    the tasks that are known here (zoo.tasks.config_class), and nothing in it reads a file or the environment.
 
     Raises ValueError when it is broken, or nobody said what the networks do.
     """
@@ -142,6 +143,10 @@ def task_of(origin: Origin, overrides: Sequence[str] = ()) -> TaskConfig:
     tree = _merged(OmegaConf.create({"task": origin.task}), overrides)
     if unknown := [key for key in tree if key != "task"]:
         raise ValueError(f"--set {unknown[0]} changes nothing here; expected task., as in task.image_size=32")
+    try:
+        config_class(origin.family)
+    except ValueError as error:
+        raise ValueError(f"what the networks of {origin.name} do: {error}{plugins.needed(origin.versions)}") from error
     return _task(origin.name, tree["task"])
 
 
@@ -180,6 +185,8 @@ def field_paths(schema: type[BaseModel], prefix: str) -> Iterator[str]:
 
 def _read_method(name: str) -> Any:
     names = method_names()
+    if name not in names and name in plugins.names("methods"):
+        return OmegaConf.create({"method": {"name": name}})
     if name not in names and not name.endswith((".yaml", ".yml")):
         raise ValueError(f"no method named {name!r}{suggest(name, names)}")
     path = names.get(name) or Path(name)

@@ -8,6 +8,7 @@ finished.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,8 +30,11 @@ from zoo.errors import Corrupt
 from zoo.files import Journal, read_records, write_bytes
 from zoo.index import write_index
 from zoo.manifest import Entry, FileRecord, Manifest, Origin, Sha256
+from zoo.plugins import changed
 from zoo.store import FROZEN, INDEX, Zoo
 from zoo.structure import Frozen, Structure
+
+log = logging.getLogger(__name__)
 
 STACK_BELOW = 1_000_000  # values; smaller models are stacked
 STACK_ROWS = 256  # checkpoints in a stack
@@ -122,6 +126,11 @@ class ZooWriter:
         if frozen != self.frozen:
             more.append("its networks have other frozen tensors")
         refuse_another(self.path, self.origin, more)
+        if names := changed(begun.versions, self.origin.versions):
+            log.warning(
+                f"{self.path} was begun with another {', '.join(names)}: what is there stays as it is; remove it, or "
+                "choose another place with --out, if the change matters"
+            )
         self.origin = begun
 
     @property

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from importlib import import_module
 from typing import Any
 
 from rpg.methods.base import MethodConfig
-from zoo.errors import suggest
+from zoo import plugins
+from zoo.errors import Failed
 from zoo.recipe import load_method, method_names
+
+log = logging.getLogger(__name__)
 
 METHODS = {
     "gaussian": "rpg.methods.gaussian",
@@ -22,19 +26,33 @@ METHODS = {
 
 
 def method_schema(name: str) -> type[MethodConfig]:
-    """The schema of a method's section `method:`. Raises ValueError for a method that does not exist."""
-    if name not in METHODS:
-        raise ValueError(f"no method named {name!r}{suggest(name, METHODS)}")
-    schema: type[MethodConfig] = import_module(METHODS[name]).Config
-    return schema
+    """The schema of a method's section `method:`: one of ours, or one that is registered or offered by a package
+    (zoo.plugins). Raises ValueError for a method that does not exist, Failed for a package that is broken.
+    """
+    if name in METHODS:
+        ours: type[MethodConfig] = import_module(METHODS[name]).Config
+        return ours
+    found = plugins.find("methods", name, METHODS)
+    if not (isinstance(found, type) and issubclass(found, MethodConfig)):
+        raise ValueError(f"method {name!r} is {found!r}; expected a subclass of rpg.methods.base.MethodConfig")
+    return found
 
 
 def describe_methods() -> list[dict[str, Any]]:
-    """All methods, with what they say of themselves (rpg.methods.base.About) and the names of their settings."""
+    """All methods, with what they say of themselves (rpg.methods.base.About) and the names of their settings. Those of
+    others that cannot be loaded are left out, with a warning.
+    """
     settings: dict[str, list[str]] = {name: [] for name in METHODS}
     abouts = {}
     for name in method_names():
         config: Any = load_method(name)[0]
         settings[config.name].append(name)
         abouts[config.name] = asdict(config.build().about)
-    return [{"name": name, **abouts[name], "settings": settings[name]} for name in METHODS]
+    for name in plugins.names("methods"):
+        try:
+            theirs: Any = load_method(name)[0]
+            with plugins.guarded(f"method {name!r}"):
+                abouts[name], settings[name] = asdict(theirs.build().about), []
+        except (ValueError, Failed) as error:
+            log.warning("%s", error)
+    return [{"name": name, **abouts[name], "settings": settings[name]} for name in abouts]

@@ -26,6 +26,7 @@ from zoo.manifest import Origin
 from zoo.recipe import eval_of, load_recipe, task_of
 from zoo.store import Zoo, find
 from zoo.tasks.base import LabelledTask, Task
+from zoo.tasks.scripted import Script, with_script
 
 Losses = dict[str, list[tuple[int, float]]]
 
@@ -70,12 +71,18 @@ class Reporting:
     device: str = "auto"
     plots: Sequence[str] = ()
     command: tuple[str, ...] = field(default=PYTHON)
+    script: Script | None = None
 
     def carry_out(self) -> Report:
         """Score, compare and write, or continue, into `path`."""
         task, origin = None, self.originals.manifest.origin
         if origin.task:
-            task = task_of(origin, self.task_overrides).build(self.data_root, pick_device(self.device))
+            config = task_of(origin, self.task_overrides)
+            task = with_script(config.build(self.data_root, pick_device(self.device)), self.script)
+        elif self.script:
+            raise ValueError(
+                f"--script {self.script.name} measures networks of a task; nobody said what those of {origin.name} do"
+            )
         if task is not None and task.conditions:
             return self._task_by_task(cast("LabelledTask", task))
         comparison = self.compared(task)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import IO, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zoo.data.loading import Draw
 from zoo.data.pictures import read_picture
-from zoo.data.tables import Rows, columns, encoded, open_hub, shards, undecoded_images
+from zoo.data.tables import IMAGES, Rows, columns, encoded, open_hub, shards, undecoded_images
 from zoo.errors import Corrupt, MissingData
 from zoo.seeds import cpu_seed, generator
 from zoo.tasks.base import Batch
@@ -76,13 +76,15 @@ DIGITS_SPLIT_SEED = 0
 @dataclass(frozen=True, eq=False)
 class Images:
     """Images uint8 (N, C, H, W) and labels int64 (N,) on the CPU, of two splits that are read when they are needed:
-    who scores needs no training images. Mean and std per channel, of pixels in [0, 1].
+    who scores needs no training images. Mean and std per channel, of pixels in [0, 1]. The last `validation` of the
+    training images are for validation, where the data say which.
     """
 
     read: Callable[[Split], Labelled]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: int
+    validation: int = 0
 
     @classmethod
     def of(
@@ -185,10 +187,10 @@ def _cifar_split(name: Name, split: Split, data_root: Path | None) -> Labelled:
     """Images uint8 (N, 3, 32, 32) and labels int64 (N,) of `train` or `test`, in the order of the files."""
     if data_root is None:
         where = f"{SOURCES[name].repo} ({split})"
-        return _decoded(_hub_rows(name, split), lambda row: f"row {row} of {where}", FORMATS[name])
+        return _decoded_cifar(_hub_rows(name, split), lambda row: f"row {row} of {where}", FORMATS[name])
     found = _local(name, split, data_root)
     rows = (row for batch in found.batches() for row in encoded(batch, found.image, found.label))
-    return _decoded(rows, found.where, FORMATS[name])
+    return _decoded_cifar(rows, found.where, FORMATS[name])
 
 
 def _local(name: Name, split: Split, data_root: Path) -> Rows:
@@ -212,7 +214,7 @@ def check_same_classes(found: Rows, folder: Path, split: str) -> None:
     how. Whether that split is there and whole is for who needs it.
     """
     try:
-        other = Rows(files, (found.label,)) if (files := shards(folder, split)) else None
+        other = Rows(files, (found.label,), (found.image, *IMAGES)) if (files := shards(folder, split)) else None
         theirs = other.class_names if other else None
     except Corrupt:
         return
@@ -239,24 +241,39 @@ def _hub_rows(name: Name, split: Split) -> Iterator[tuple[bytes | None, object]]
         yield from encoded(table, image, label)
 
 
-def _decoded(rows: Iterable[tuple[bytes | None, object]], where: Callable[[int], str], expected: Format) -> Labelled:
-    """Images uint8 (N, C, H, W) and labels int64 (N,). Raises Corrupt, with the row, for one that is none."""
+def _decoded_cifar(
+    rows: Iterable[tuple[bytes | None, object]], where: Callable[[int], str], expected: Format
+) -> Labelled:
+    def pixels(file: IO[bytes] | Path) -> NDArray[np.uint8]:
+        image = np.asarray(read_picture(file))
+        if image.shape != (expected.size, expected.size, 3):
+            raise ValueError(f"it has shape {image.shape}; expected {(expected.size, expected.size, 3)}")
+        return image
+
+    return decoded(rows, where, expected.classes, pixels)
+
+
+def decoded(
+    rows: Iterable[tuple[bytes | Path | None, object]],
+    where: Callable[[int], str],
+    classes: int,
+    pixels: Callable[[IO[bytes] | Path], NDArray[np.uint8]],
+) -> Labelled:
+    """Images uint8 (N, C, H, W) and labels int64 (N,) of files, or their bytes, and labels. `pixels` decodes a file to
+    (H, W, C). Raises Corrupt, with the row, for one that is none.
+    """
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
-    size = (expected.size, expected.size, 3)
     for row, (data, label) in enumerate(rows):
-        if type(label) is not int or not 0 <= label < expected.classes:
+        if type(label) is not int or not 0 <= label < classes:
             given = "no label" if label is None else f"label {str(label)[:40]}"
-            raise Corrupt(f"{where(row)} has {given}; expected one from 0 to {expected.classes - 1}")
+            raise Corrupt(f"{where(row)} has {given}; expected one from 0 to {classes - 1}")
         if data is None:
             raise Corrupt(f"{where(row)} has no image; expected one in its bytes")
         try:
-            image = np.asarray(read_picture(io.BytesIO(data)))
-        except ValueError as error:
+            images.append(pixels(io.BytesIO(data) if isinstance(data, bytes) else data))
+        except (ValueError, OSError) as error:
             raise Corrupt(f"the image in {where(row)} cannot be decoded: {error}") from error
-        if image.shape != size:
-            raise Corrupt(f"the image in {where(row)} has shape {image.shape}; expected {size}")
-        images.append(image)
         labels.append(label)
     if not images:
         raise Corrupt(f"{where(0)} is not there: there are no images at all")

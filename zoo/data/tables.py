@@ -45,8 +45,8 @@ def shards(folder: Path, split: str) -> list[Path]:
 class Rows:
     """The images and labels of parquet files, a batch at a time, and where each row is."""
 
-    def __init__(self, files: Sequence[Path], labels: Sequence[str] = LABELS) -> None:
-        """`labels` is how the column of the labels may be called. Raises Corrupt for files that cannot be read, or
+    def __init__(self, files: Sequence[Path], labels: Sequence[str] = LABELS, images: Sequence[str] = IMAGES) -> None:
+        """`labels` and `images` are how their columns may be called. Raises Corrupt for files that cannot be read, or
         without columns of images and labels.
         """
         self.files = list(files)
@@ -57,7 +57,9 @@ class Rows:
             except UNREADABLE as error:
                 raise Corrupt(f"{path} cannot be read: {brief(error)}") from error
         self.starts = [0, *accumulate(file.metadata.num_rows for file in self._open)]
-        found = [columns(file.schema_arrow.names, path, labels) for file, path in zip(self._open, files, strict=True)]
+        found = [
+            columns(file.schema_arrow.names, path, labels, images) for file, path in zip(self._open, files, strict=True)
+        ]
         self.image, self.label = found[0]
         if len(set(found)) > 1:
             raise Corrupt(f"{files[0]} and {files[-1]} have columns of other names; expected parts of one data set")
@@ -89,13 +91,15 @@ class Rows:
                 raise Corrupt(f"{path} cannot be read: {brief(error)}") from error
 
 
-def columns(names: Sequence[str], where: object, labels: Sequence[str] = LABELS) -> tuple[str, str]:
+def columns(
+    names: Sequence[str], where: object, labels: Sequence[str] = LABELS, images: Sequence[str] = IMAGES
+) -> tuple[str, str]:
     """The columns of images and labels. Raises Corrupt, with the columns that are there and those expected."""
-    image = next((name for name in IMAGES if name in names), None)
+    image = next((name for name in images if name in names), None)
     found = next((name for name in labels if name in names), None)
     if image is None or found is None:
         raise Corrupt(
-            f"{where} has the columns {', '.join(names)[:200]}; expected images in {' or '.join(IMAGES)} and labels in "
+            f"{where} has the columns {', '.join(names)[:200]}; expected images in {' or '.join(images)} and labels in "
             f"{' or '.join(labels)}"
         )
     return image, found
@@ -133,10 +137,12 @@ def open_cached(files: Sequence[Path], image: str) -> Any:
 
 def open_hub(repo: str, split: str, otherwise: str, config: str | None = None) -> Any:
     """A split of a data set on the Hugging Face Hub, downloaded. Raises MissingData where that is out of reach, which
-    says what to do `otherwise`.
+    says what to do `otherwise`; ValueError for a split or configuration that it has not.
     """
     try:
         return _datasets().load_dataset(repo, config, split=split)
+    except ValueError as error:
+        raise ValueError(f"{repo} of the Hugging Face Hub cannot be read so: {brief(error)}") from error
     except OSError as error:
         raise MissingData(
             f"cannot get {repo} from the Hugging Face Hub ({brief(error, 120)}); without network, {otherwise}"

@@ -95,7 +95,12 @@ def _library_config(zoo: Zoo, entry: Entry, form: str) -> dict[str, Any]:
             f"{found.format if found.configs else 'safetensors or pth'}"
         )
     task = task_of(zoo.manifest.origin)
-    if (library := task.library) != form:
+    if (library := task.native()) is None:
+        raise ValueError(
+            f"networks of {zoo.manifest.origin.name} are of no library; export them with --format safetensors or pth, "
+            "and load these into the class they are of"
+        )
+    if library != form:
         raise ValueError(
             f"networks of {zoo.manifest.origin.name} are {library}'s; export them with --format {library}, "
             "safetensors or pth"

@@ -49,6 +49,8 @@ LOADING = {
     "detectron2": "from detectron2.checkpoint import DetectionCheckpointer\n"
     "from huggingface_hub import hf_hub_download\n\n"
     'DetectionCheckpointer(model).load(hf_hub_download("{repo}", "{file}"))',
+    "safetensors": "from huggingface_hub import hf_hub_download\nfrom safetensors.torch import load_file\n\n"
+    'model.load_state_dict(load_file(hf_hub_download("{repo}", "{file}")))',
 }
 """How the Python of each library loads one of its models from the Hub."""
 

@@ -42,7 +42,7 @@ BASES = {"yahma/llama-7b-hf": (None, "Meta's LLaMA licence, for research; not to
 def ingredients(origin: Origin) -> list[Ingredient]:
     """What weights of this origin were made of: a data set, and pretrained weights if any."""
     task = task_of(origin) if origin.task else None
-    data = str(getattr(task, "data", origin.family))
+    data = str(getattr(task, "source", getattr(task, "data", origin.family)))
     found = [Ingredient(data, *DATA.get(data, (None, "see where it comes from")))]
     if task is None:
         return found

@@ -94,10 +94,11 @@ def push_checkpoint(
     dry_run: bool,
 ) -> dict[str, Any]:
     """Publish one checkpoint as a model repository in the format of its networks' library: what
-    `timm.create_model("hf-hub:...")` or `PeftModel.from_pretrained` load, or a file for mmseg or detectron2.
+    `timm.create_model("hf-hub:...")` or `PeftModel.from_pretrained` load, or a file for mmseg or detectron2, or of
+    networks of no library.
     """
     entry, terms = zoo.entry(id), license_for(zoo.manifest.origin, license)
-    library = task_of(zoo.manifest.origin).library
+    library = task_of(zoo.manifest.origin).native() or "safetensors"
     how = FORMATS[library]
     with TemporaryDirectory() as place:
         folder = Path(place) / "model"

@@ -160,11 +160,19 @@ def _restore_names(_module: nn.Module, state_dict: dict[str, Tensor], *_: Any) -
         state_dict[f"module.{name}"] = state_dict.pop(name)
 
 
+def is_known(name: str) -> bool:
+    """Whether timm knows the network, with or without a tag of weights."""
+    return timm.is_model(name)
+
+
 def check_network(name: str) -> None:
     """Raise ValueError unless timm knows this name, and the weights' tag after its dot where there is one."""
-    if not timm.is_model(name):
+    if not is_known(name):
         known = timm.list_models()
-        raise ValueError(f"no network named {name!r} in timm or zoo.networks.classifiers{suggest(name, known)}")
+        raise ValueError(
+            f"no network named {name!r} in timm or zoo.networks.classifiers{suggest(name, known)} (one of your own is "
+            "module:Class, as in my_net:MyNet, with --import)"
+        )
     architecture, _, tag = name.partition(".")
     if tag and name not in (tags := timm.list_pretrained(f"{architecture}.*")):
         raise ValueError(f"timm has no weights {tag!r} of {architecture}{suggest(name, tags)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from zoo.errors import suggest
+from zoo import plugins
 from zoo.tasks.base import TaskConfig
 
 FAMILIES = {
@@ -17,8 +17,14 @@ FAMILIES = {
 
 
 def config_class(family: str) -> type[TaskConfig]:
-    """The `Config` of a task family. Raises ValueError for a family that does not exist."""
-    if family not in FAMILIES:
-        raise ValueError(f"no task named {family!r}{suggest(family, FAMILIES)}")
-    found: type[TaskConfig] = import_module(FAMILIES[family]).Config
+    """The `Config` of a task family: one of ours, or one that is registered or offered by a package (zoo.plugins).
+
+    Raises ValueError for a family that does not exist, Failed for a package that is broken.
+    """
+    if family in FAMILIES:
+        ours: type[TaskConfig] = import_module(FAMILIES[family]).Config
+        return ours
+    found = plugins.find("tasks", family, FAMILIES)
+    if not (isinstance(found, type) and issubclass(found, TaskConfig)):
+        raise ValueError(f"task {family!r} is {found!r}; expected a subclass of zoo.tasks.base.TaskConfig")
     return found

@@ -33,11 +33,12 @@ Library: TypeAlias = Literal["timm", "peft", "mmseg", "detectron2"]
 
 class TaskConfig(Frozen):
     """Base of all `task:` sections. `name` is the task family, `library` whose networks it has, as `rpg-zoo export
-    --format` names it; `validation` is the share of the training samples, or their number, that is never trained on.
+    --format` names it, None for those of no library; `validation` is the share of the training samples, or their
+    number, that is never trained on.
     All methods but `build` work without data.
     """
 
-    library: ClassVar[Library]
+    library: ClassVar[Library | None] = None
     name: str
     validation: float
 
@@ -56,11 +57,15 @@ class TaskConfig(Frozen):
         Raises ValueError for settings that do not fit together, MissingExtra without the library.
         """
 
-    @abstractmethod
     def library_config(self) -> dict[str, Any]:
         """What `library` keeps beside the tensors of a checkpoint: timm's config.json, peft's adapter_config.json, the
-        other entries of the pickles of mmseg and detectron2.
+        other entries of the pickles of mmseg and detectron2. Nothing without a library.
         """
+        return {}
+
+    def native(self) -> Library | None:
+        """The library that loads these networks from its own format; None where they are of the user's own."""
+        return self.library
 
     def chosen(self, names: Iterable[str]) -> list[str]:
         """Which of a network's tensors, by name, are the weights: mostly all. The others are frozen."""

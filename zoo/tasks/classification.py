@@ -1,4 +1,5 @@
-"""Image classification: a network of timm's (or of zoo.networks.classifiers), an image data set, cross entropy.
+"""Image classification: a network of timm's (or of zoo.networks.classifiers, or of your own), an image data set, cross
+entropy.
 
 Shape suffixes: N images of a split, B images of a batch.
 """
@@ -15,18 +16,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from evaluators.classification import EVALUATOR, evaluate
 from evaluators.metrics import Evaluation
-from zoo.data.images import FORMATS, STATISTICS, Images, load_images, stratified_split
+from zoo.data.images import FORMATS, STATISTICS, Format, Images, load_images, stratified_split
 from zoo.data.loading import KeptBatches
+from zoo.data.own import DatasetConfig, load_own
 from zoo.errors import brief
+from zoo.networks.own import create_own, is_own
+from zoo.plugins import canonical
 from zoo.seeds import generator
 from zoo.structure import Structure
-from zoo.tasks.base import MOST, MOST_PIXELS, Batch, Option, Pixels, Split, TaskConfig
+from zoo.tasks.base import MOST, MOST_PIXELS, Batch, Library, Option, Pixels, Split, TaskConfig
 from zoo.tasks.family import VALIDATION_SEED, TaskBase
 
 if TYPE_CHECKING:
@@ -40,15 +44,17 @@ LARGE_EVALUATION_BATCH = 100
 class ImagesConfig(TaskConfig):
     """What the `task:` sections of all tasks on labelled images have.
 
-    - `model`: timm's name, with the weights' tag where `pretrained` takes them from the Hub; `options` go to its
-      constructor (`patch_size`, `depth`, ...).
+    - `model`: timm's name, with the weights' tag where `pretrained` takes them from the Hub, or a class of your own,
+      `my_net:MyNet`, whose module `--import` names (zoo.plugins); `options` go to its constructor (`patch_size`,
+      `depth`, ...).
     - `pretrained`: true for the weights from the Hub, or a directory or file with them. Images are then standardised
       as timm says for `model`, else with the data set's statistics.
     - `trainable`: patterns such as `layer4.1.bn*.weight` of the tensors that are trained and are the weights of this
       zoo; the others stay as they are in the pretrained weights. All are by default.
+    - `data`: the data set; with `folder` and `hub` one of your own, of which `dataset` says what it is (zoo.data.own).
     - `image_size`: pixels a side that images are resized to on the device (photographs: when decoded).
     - `crop_padding`: pixels of black around a small image before a random crop of its old size.
-    - `validation`: the share of the training images that is never trained on.
+    - `validation`: the share of the training images that is never trained on; data of your own may bring theirs.
     """
 
     library = "timm"
@@ -56,11 +62,17 @@ class ImagesConfig(TaskConfig):
     options: dict[str, Option] = Field(default_factory=dict)
     pretrained: bool | str = False
     trainable: tuple[str, ...] = ()
-    data: Literal["digits", "cifar10", "cifar100", "imagenet"]
+    data: Literal["digits", "cifar10", "cifar100", "imagenet", "folder", "hub"]
+    dataset: DatasetConfig | None = None
     image_size: Pixels | None = None
     augment: Literal["none", "flip", "autoaugment", "randaugment"] = "none"
     crop_padding: Annotated[int, Field(ge=0, le=MOST_PIXELS)] = 0
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+    @field_validator("model")
+    @classmethod
+    def _canonical(cls, model: str) -> str:
+        return canonical(model)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -72,17 +84,32 @@ class ImagesConfig(TaskConfig):
             for value in option if isinstance(option, tuple) else (option,):
                 if not isinstance(value, str) and abs(value) > MOST:
                     raise ValueError(f"options.{name} is {value}; expected numbers of at most {MOST:,}")
+        if (self.dataset is None) is (self.data in ("folder", "hub")):
+            raise ValueError(
+                "dataset goes with data: folder and data: hub, and says which: dataset: {name: flowers, classes: 5}"
+            )
         return self
+
+    @property
+    def format(self) -> Format:
+        """What the images of the data set look like."""
+        own = self.dataset
+        return Format(own.classes, own.channels, own.size) if own else FORMATS[self.data]
+
+    @property
+    def source(self) -> str:
+        """What the data set is called."""
+        return f"{self.data} {self.dataset.name}" if self.dataset else self.data
 
     @property
     def side(self) -> int:
         """Pixels a side of what the network sees."""
-        return self.image_size or FORMATS[self.data].size
+        return self.image_size or self.format.size
 
     @property
     def classes(self) -> int:
         """How many classes the network tells apart."""
-        return FORMATS[self.data].classes
+        return self.format.classes
 
     def structure(self) -> Structure:
         """Raises ValueError for a network or an option that does not exist, and for patterns that match no tensor."""
@@ -118,26 +145,36 @@ class ImagesConfig(TaskConfig):
                 )
         return [name for name in names if not self.trainable or any(fnmatchcase(name, p) for p in self.trainable)]
 
+    def native(self) -> Library | None:
+        return None if is_own(self.model) else self.library
+
     def library_config(self) -> dict[str, Any]:
-        """timm's `config.json`."""
+        """timm's `config.json`; nothing for networks of the user's own."""
         from zoo.networks import classifiers as networks
 
+        if is_own(self.model):
+            return {}
         return networks.timm_config(self.model, self.options, self.classes, self.preparation())
 
     def preparation(self) -> dict[str, Any]:
         """How images become network inputs, in timm's terms. Small images are resized whole, bilinearly."""
         from zoo.networks.classifiers import data_config
 
-        found = data_config(self.model)
+        own = is_own(self.model)
+        found: dict[str, Any] = (
+            {"crop_pct": 0.875, "crop_mode": "center", "interpolation": "bicubic"} if own else data_config(self.model)
+        )
         if self.data != "imagenet":
             found |= {"crop_pct": 1.0, "crop_mode": "center", "interpolation": "bilinear"}
-        if not self.pretrained or FORMATS[self.data].channels != len(found["mean"]):
-            mean, std = STATISTICS[self.data]
+        if own or not self.pretrained or self.format.channels != len(found["mean"]):
+            mean, std = self.dataset.statistics if self.dataset else STATISTICS[self.data]
             found |= {"mean": mean, "std": std}
-        return found | {"input_size": (FORMATS[self.data].channels, self.side, self.side)}
+        return found | {"input_size": (self.format.channels, self.side, self.side)}
 
     def network(self, seed: int, pretrained: bool) -> nn.Module:
         """A new network; with `pretrained`, as the section says."""
+        if is_own(self.model):
+            return create_own(self.model, seed, self.options, self.pretrained if pretrained else False)
         from zoo.networks.classifiers import (
             create_network,  # timm takes seconds to import; reading recipes does without
         )
@@ -145,7 +182,7 @@ class ImagesConfig(TaskConfig):
         return create_network(
             self.model,
             self.classes,
-            FORMATS[self.data].channels,
+            self.format.channels,
             seed,
             image_size=self.side,
             options=self.options,
@@ -159,7 +196,11 @@ class ImagesConfig(TaskConfig):
             from zoo.data.imagenet import load_photos
 
             return load_photos(data_root, prepared)
-        images = load_images(self.data, data_root)
+        if self.data == "folder" or self.data == "hub":  # so mypy sees which names are left
+            assert self.dataset
+            images = load_own(self.data, self.dataset, data_root)
+        else:
+            images = load_images(self.data, data_root)
         return dataclasses.replace(images, mean=prepared["mean"], std=prepared["std"])
 
 
@@ -193,11 +234,14 @@ class ClassificationTask(TaskBase):
         self.images = images
         size = f" at {config.image_size} px" if config.image_size else ""
         count = len(images.test_labels)
-        self.protocol = f"{config.data} test, {count} images{size}, data {images.fingerprint()}"
+        self.protocol = f"{config.source} test, {count} images{size}, data {images.fingerprint()}"
         self._evaluation_batches: dict[Split, Iterable[Batch]] = {}
 
     def _split(self) -> tuple[Tensor, Tensor]:
-        """Every class has its share."""
+        """Every class has its share; or as the data say."""
+        if isinstance(self.images, Images) and (kept := self.images.validation):
+            index = torch.arange(len(self.images.train_labels))
+            return index[:-kept], index[-kept:]
         rng = generator(VALIDATION_SEED, "validation")
         return stratified_split(self.images.train_labels, self.config.validation, rng)
 
@@ -216,22 +260,30 @@ class ClassificationTask(TaskBase):
     def _ready(self, model: nn.Module) -> nn.Module:
         """The model on the device, tried on one image; what is frozen asks for no gradient."""
         model.to(self.device)
-        channels, side = FORMATS[self.config.data].channels, self.config.side
+        channels, side = self.config.format.channels, self.config.side
         try:
             with torch.no_grad():
-                model.eval()(torch.zeros(1, channels, side, side, device=self.device))
-        except (RuntimeError, AssertionError, ValueError) as error:
+                logits = model.eval()(torch.zeros(1, channels, side, side, device=self.device))
+        except Exception as error:  # a network of the user's may raise anything
             raise ValueError(
                 f"{self.config.model} cannot take images of shape {(channels, side, side)}: "
                 f"{brief(error)}; choose another task.model or task.image_size"
             ) from error
+        if not isinstance(logits, Tensor) or logits.shape != (1, self.config.classes):
+            shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(
+                f"{self.config.model} gives {shape} for one image; expected logits [1, {self.config.classes}], one for "
+                "each class; task.options go to its constructor"
+            )
         trained = set(self.config.chosen(model.state_dict()))
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in trained)
         return model
 
     def head(self, model: nn.Module) -> list[nn.Parameter]:
-        classifier: Any = model.get_classifier  # what timm's networks have, and ours
+        classifier: Any = getattr(model, "get_classifier", None)  # what timm's networks have, and ours
+        if classifier is None:
+            raise ValueError(f"{self.config.model} has no method get_classifier() that gives its last layer")
         return list(classifier().parameters())
 
     def batches(self, seed: int, first_step: int, batch_size: int) -> Iterator[Batch]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from zoo.console import pick_device, shown_log
 from zoo.errors import MissingExtra
+from zoo.plugins import code, run
 from zoo.tasks.base import Task, TaskConfig
 from zoo.training.collect import CollectConfig, Event, Job
 from zoo.training.malloc import keep_freed_memory
@@ -93,7 +94,13 @@ class Trainer:
         self._data_root = data_root
         self._device = device
         self._threads = threads
+        self._code = code()
         self._task: tuple[TaskConfig, Task] | None = None
+
+    def prepare(self) -> None:
+        """In the worker, before it gets work: the user's own code, which work may be made of."""
+        for part in self._code:
+            run(part)
 
     def messages(self, work: Work) -> Iterator[Message]:
         """Do jobs: their events, then their exception if there is one, then Idle."""
@@ -166,6 +173,7 @@ def _serve(owner: connection.Connection, trainer: Trainer, level: int) -> None:
     threading.Thread(target=_exit_with_owner, daemon=True).start()
     messages: Iterator[Message] = iter([Idle()])
     with suppress(EOFError, ConnectionError), shown_log(level):
+        trainer.prepare()
         while True:
             for message in messages:
                 owner.send_bytes(_pickled(message))
@@ -257,6 +265,7 @@ class _Actor:
     """A worker on a Ray node. It has only one message ready at a time, so that it cannot run far ahead of its owner."""
 
     def __init__(self, trainer: Trainer) -> None:
+        trainer.prepare()
         self._trainer = trainer
         self._messages: Iterator[Message] = iter([Idle()])
 
