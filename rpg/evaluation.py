@@ -120,8 +120,9 @@ def recipe_name(task: str) -> str:
 
 
 def refuse_unknown(task: str) -> None:
-    """Raise ValueError for a name that is neither a recipe nor a task family."""
-    names = [*recipe_names(), *FAMILIES, *plugins.names("tasks")]
+    """Raise ValueError for a name that is neither a recipe, nor a task family, nor what a zoo under zoos/ came from."""
+    zoos = {zoo.manifest.origin.name for zoo in _zoos_under(Path("zoos"))}
+    names = [*recipe_names(), *FAMILIES, *plugins.names("tasks"), *sorted(zoos)]
     if task not in names and not Path(task).is_file():
         raise ValueError(f"no recipe or task named {task!r}{suggest(task, names)}")
 

@@ -46,9 +46,10 @@ def main(values: int, place: Path) -> None:
         layout=lambda: layout,
         values=lambda layout: None,
         record=lambda: SimpleNamespace(conditions=()),
+        states=lambda: (0,),
         config=lambda: RPGConfig(name="rpg"),
         generator=lambda device: SimpleNamespace(
-            denoiser=Denoiser(TOKEN_SIZE, (1, 2, 1), 3).eval(), prototypes=prototypes
+            denoiser=Denoiser(TOKEN_SIZE, (1, 2, 1), 3).eval(), prototypes=prototypes, readout=None
         ),
     )
     rpg.methods.rpg.generate.Learnt = lambda run: learnt  # type: ignore[misc,assignment]

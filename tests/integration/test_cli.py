@@ -212,7 +212,8 @@ def test_estimate_needs_neither_data_nor_weights(shell, tmp_path, monkeypatch):
     assert "hours in float32" in out
     shell.fails("rpg estimate rpg-large", 2, "--parameters")
     shell.fails("rpg estimate digits --device v100", 2, "--device v100")
-    shell.fails("rpg estimate digits --device h100 --set zoo.checkpoints=300", 2, "300 checkpoints", "learned or none")
+    many = "--set zoo.checkpoints=300 --set method.generator.permutation_state=one-hot"
+    shell.fails(f"rpg estimate digits --device h100 {many}", 2, "300 checkpoints", "learned or none")
     shell.fails("rpg estimate digits --set task.model=resnet9999", 2, "resnet9999")
     assert not list(tmp_path.iterdir())
 

@@ -44,9 +44,6 @@ CONSTRUCTORS = (
 nothing is looked up, and what stands for its result cannot be called.
 """
 MOST_STAND_INS = 128  # for one file
-PYTHONS_OWN = {*sys.stdlib_module_names, *(name.partition(".")[0] for name in IMPORT_MAPPING)}
-"""Modules under both of their names: pickles of protocol 2 have those of Python 2."""
-PLAIN = (str, int, float, tuple, type(None))  # values of the members of enumerations
 TEXT = {
     b"version https://git-lfs": "a pointer of Git LFS; `git lfs pull` fetches the file itself",
     b"<!doctype html": "a page of HTML, not a checkpoint; the download went wrong",
@@ -66,7 +63,7 @@ class _Refusing(type):
     """Classes that are not called, unless for a member of an enumeration, which pickles name so: by its value."""
 
     def __call__(cls, *args: object, **options: object) -> Any:
-        if len(args) == 1 and isinstance(args[0], PLAIN) and _may_enumerate(cls.__name__):
+        if len(args) == 1 and isinstance(args[0], str | int | float | tuple | None) and _may_enumerate(cls.__name__):
             return Inert()
         raise pickle.UnpicklingError(f"it wants to call {cls.__name__}")
 
@@ -74,7 +71,8 @@ class _Refusing(type):
 def _may_enumerate(name: str) -> bool:
     """Whether a name is that of a class, in the usual spelling, and not one of Python's own, which do things."""
     module, _, own = name.partition(".")
-    return own.rpartition(".")[2][:1].isupper() and module not in PYTHONS_OWN
+    pythons_own = module in sys.stdlib_module_names or any(name.partition(".")[0] == module for name in IMPORT_MAPPING)
+    return own.rpartition(".")[2][:1].isupper() and not pythons_own  # pickles of protocol 2 have names of Python 2
 
 
 def _constructor(name: str) -> Any:

@@ -36,7 +36,7 @@ class Generator(nn.Module):
         if config.permutation_state == "one-hot" and num_states > width:
             raise ValueError(
                 f"{num_states} checkpoints need as many one-hot permutation states, but d_model is {width}; "
-                f"raise method.generator.d_model or set method.generator.permutation_state to learned or none"
+                f"raise method.generator.d_model or set method.generator.permutation_state to fourier, learned or none"
             )
         self.config = config
         self.num_states = num_states
