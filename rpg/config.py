@@ -28,6 +28,14 @@ class DiffusionConfig(Frozen):
         return self
 
 
+def check_steps(config: DiffusionConfig, steps: int) -> None:
+    """Raise ValueError when a sampler's steps are none, or more than the schedule has levels."""
+    if not 1 <= steps <= config.num_steps:
+        raise ValueError(
+            f"{steps} sampling steps, but the schedule has {config.num_steps}; use 1 to {config.num_steps}"
+        )
+
+
 class EvalConfig(Frozen):
     """Section `eval:` — the groups that a report sets beside the generated networks (CONTRIBUTING, Honesty)."""
 

@@ -14,12 +14,14 @@ from zoo.errors import Failed
 
 GB, T = 10**9, 10**12
 MEASURE_SECONDS = 0.5
+LAUNCH = 5e-6  # seconds that PyTorch takes on the host for an operation, about, whatever the GPU
 
 
 @dataclass(frozen=True)
 class Device:
     """FLOP/s of dense matrix products by precision (a multiplication and an addition are 2), memory in bytes (None: not
-    known) and where the numbers come from.
+    known) and where the numbers come from; `launch` is what starting a kernel takes, in seconds, and `cuda` whether
+    CUDA's kernels run there.
     """
 
     name: str
@@ -27,6 +29,8 @@ class Device:
     float32: float
     memory: int | None
     source: str
+    launch: float = LAUNCH
+    cuda: bool = False
 
     def rate(self, precision: Precision) -> float:
         return self.bfloat16 if precision == "bfloat16" else self.float32
@@ -34,10 +38,10 @@ class Device:
 
 # Without sparsity; float32 without TF32, as torch multiplies by default.
 DEVICES = {
-    "h100": Device("H100 SXM", 989.4 * T, 66.9 * T, 80 * GB, "NVIDIA H100 data sheet and architecture white paper"),
-    "h200": Device("H200 SXM", 989.4 * T, 66.9 * T, 141 * GB, "NVIDIA H200 data sheet"),
-    "a100": Device("A100 SXM 80 GB", 312 * T, 19.5 * T, 80 * GB, "NVIDIA A100 data sheet"),
-    "rtx3090": Device("RTX 3090", 71 * T, 35.6 * T, 24 * GB, "NVIDIA GA102 white paper, FP32 accumulation"),
+    "h100": Device("H100 SXM", 989.4 * T, 66.9 * T, 80 * GB, "NVIDIA H100 data sheet and architecture white paper", cuda=True),
+    "h200": Device("H200 SXM", 989.4 * T, 66.9 * T, 141 * GB, "NVIDIA H200 data sheet", cuda=True),
+    "a100": Device("A100 SXM 80 GB", 312 * T, 19.5 * T, 80 * GB, "NVIDIA A100 data sheet", cuda=True),
+    "rtx3090": Device("RTX 3090", 71 * T, 35.6 * T, 24 * GB, "NVIDIA GA102 white paper, FP32 accumulation", cuda=True),
 }
 
 
@@ -47,7 +51,18 @@ def measure(device: torch.device) -> Device:
     rates = {dtype: _matrix_rate(device, dtype, 8192 if on_gpu else 768) for dtype in (torch.bfloat16, torch.float32)}
     memory = memory_of(device)
     name = torch.cuda.get_device_name(device) if on_gpu else f"cpu, {torch.get_num_threads()} threads"
-    return Device(name, rates[torch.bfloat16], rates[torch.float32], memory, "measured now")
+    launch = _launch_seconds(device)
+    return Device(name, rates[torch.bfloat16], rates[torch.float32], memory, "measured now", launch, on_gpu)
+
+
+def _launch_seconds(device: torch.device, count: int = 1000) -> float:
+    """What an operation on a few values takes, one of many in a row."""
+    a = torch.ones(8, device=device)
+    start = time.perf_counter()
+    for _ in range(count):
+        a = a + 1
+    a[0].item()  # waits for the device
+    return (time.perf_counter() - start) / count
 
 
 def memory_of(device: torch.device) -> int | None:

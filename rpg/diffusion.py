@@ -15,7 +15,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
-from rpg.config import DiffusionConfig, Prediction, Sampler
+from rpg.config import DiffusionConfig, Prediction, Sampler, check_steps
 
 if TYPE_CHECKING:
     from rpg.methods.rpg.models.denoiser import Denoiser
@@ -45,10 +45,7 @@ def make_scheduler(config: DiffusionConfig, sampler: Sampler, steps: int) -> Sch
     levels that no denoiser was trained on. Values are never clipped: standardised weights have long tails. Raises
     ValueError when `steps` exceeds the schedule.
     """
-    if not 1 <= steps <= config.num_steps:
-        raise ValueError(
-            f"{steps} sampling steps, but the schedule has {config.num_steps}; use 1 to {config.num_steps}"
-        )
+    check_steps(config, steps)
     betas = torch.linspace(config.beta_start, config.beta_end, config.num_steps, dtype=torch.float64)
     signal = (1 - betas).cumprod(0)
     even = config.num_steps - 1 - torch.arange(steps).flip(0) * config.num_steps // steps

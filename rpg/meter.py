@@ -28,13 +28,6 @@ class Cost:
     flops: int
     peak: int
 
-    def extrapolate(self, twice: Cost, factor: float) -> Cost:
-        """The cost at `factor` times the length, from those at one and two lengths; costs that are affine in it."""
-        return Cost(
-            round(self.flops + (factor - 1) * (twice.flops - self.flops)),
-            round(self.peak + (factor - 1) * (twice.peak - self.peak)),
-        )
-
 
 @contextmanager
 def without_memory() -> Iterator[None]:
@@ -56,6 +49,14 @@ def cost_of(work: Callable[[], object]) -> Cost:
     with _without_onednn(), flops, memory:
         work()
     return Cost(flops.get_total_flops(), memory.peak)
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """The most bytes alone. Counting FLOPs holds on to what modules give, and so to more than recomputation keeps."""
+    memory = _LiveBytes()
+    with _without_onednn(), memory:
+        work()
+    return memory.peak
 
 
 def _convolution_backward(

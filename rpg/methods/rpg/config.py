@@ -110,6 +110,11 @@ class TrainConfig(Frozen):
     mean over their values, instead of over all values: a small head then counts as much as a token full of a layer.
     `prototype_batch` is how many tokens supervised prototypes learn from in a step, the denoiser's `diffusion_batch`
     among them: they cost little, where the denoiser takes most of a step.
+
+    `recompute` says whether activations are computed again in the backward pass instead of kept; `auto`: where the
+    device's memory would not hold them. The mathematics are the same, as on another device or another number of
+    processes, and results equal up to rounding: so, like these, it is no part of a run's identity, and a training that
+    ran out of memory can be continued with it.
     """
 
     batch_size: PositiveInt = 16
@@ -124,6 +129,7 @@ class TrainConfig(Frozen):
     loss: Literal["value", "token"] = "value"
     diffusion_batch: PositiveInt = 1024
     prototype_batch: PositiveInt | None = None
+    recompute: Literal["auto", "on", "off"] = Field(default="auto", exclude=True)
     save_every: PositiveInt = 1000
     seed: Seed = 0
 

@@ -1,39 +1,39 @@
-"""What a recipe will cost, before anything is made: tokens, parameters, memory, FLOPs and hours.
+"""What a recipe will cost, before anything is made: tokens, parameters, memory, FLOPs and time.
 
-The generator is built and a training step and a sampling step are run on tensors without memory (`rpg.meter`), with the
-PyTorch scan: on CUDA mamba-ssm's kernels keep fewer intermediate tensors, so there the memory is an upper bound.
-Legend: L tokens, D token size.
+From the closed forms of the generator's parts (`rpg.methods.rpg.costs`), in no time whatever the size. The scan is that in
+PyTorch, or mamba-ssm's kernels where they are installed. Legend: L tokens, D token size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from rpg.devices import GB, Device
-from rpg.diffusion import Scheduler, draw_noise, make_scheduler, squared_error
-from rpg.meter import Cost, cost_of, without_memory
 from rpg.methods.rpg.config import GenerateConfig, RPGConfig
-from rpg.methods.rpg.models.generator import Generator
-from rpg.methods.rpg.objective import objective, sampling_schedule
+from rpg.methods.rpg.costs import Part, Pass, denoising_bytes, parameters_of, parts_of, peak
+from rpg.methods.rpg.models.generator import check_states
+from rpg.methods.rpg.models.kernels import has_fast_scan
+from rpg.methods.rpg.objective import check_sampling
 from rpg.methods.rpg.optimizer import moment_bytes
 from rpg.methods.rpg.sizes import adequate_sizes, beside_the_paper
 from rpg.methods.rpg.windows import CHUNK, GROUP_VALUES, windows
 from rpg.tokens.tokenisation import place, useful
-from zoo.conditions import BITS
 
 # All tokens' values that many times over are alive together while a level is denoised and while the sampler steps.
 DENOISING_COPIES, SAMPLER_COPIES = 4, 9
-SHORT = 16  # tokens after which the cost of a training step of an LSTM, which runs token by token, is extrapolated
+SAMPLER_LAUNCHES, STAGE_LAUNCHES = 20, 6  # of a sampler's step, and of a stage of the denoiser
+OPTIMIZER_LAUNCHES = 20  # which takes all weights together
+FILLED = 0.9  # of a device's memory; the rest is its context's, its libraries', and lost between blocks
 
 
 def estimate(
     config: RPGConfig, sampling: GenerateConfig, shapes: Sequence[Sequence[int]], num_states: int, device: Device
 ) -> dict[str, Any]:
     """The whole estimate, JSON-ready, for networks with tensors of these shapes and a zoo of `num_states` checkpoints.
-    Memory is in bytes, hours are those at the device's full matrix rate, which no step reaches: lower bounds.
+    Memory is in bytes. Hours are lower bounds: the device's full matrix rate, which no step reaches, or what starting
+    the kernels takes, whichever is longer.
 
     Raises ValueError for settings that do not fit together.
     """
@@ -43,19 +43,18 @@ def estimate(
     parameters = sum(p.numel for p in places)
     if not length:
         raise ValueError("this network has no floating-point tensors, so there is nothing to generate")
-    schedule = make_scheduler(config.diffusion, "ddpm", config.diffusion.num_steps)
-    sampling_schedule(config, sampling)  # refuses bad steps
-    with without_memory():
-        model = Generator(settings, torch.zeros(length, 2, dtype=torch.int64), num_states, config.has_readout)
-        recurrent, denoiser = (sum(p.numel() for p in part.parameters()) for part in (model.recurrent, model.denoiser))
-        count = model.num_parameters
-        kept = kept_bytes(config, model)
-        step = training_step(config, model, schedule, length)
-        network = sampled_network(config, sampling, model, length)  # last, since it makes the denoiser one for sampling
-    trained = kept + step.peak
-    lacks = device.memory is not None and trained > device.memory
-    weights = 4 * count
-    hours = step.flops * config.train.steps / device.rate(config.train.precision) / 3600
+    check_sampling(config, sampling)
+    check_states(settings, num_states)
+    kernels = device.cuda and has_fast_scan()
+    again = recomputes(config, length, num_states, device.memory, kernels=kernels)
+    with_it, without = (training(config, length, num_states, on, kernels) for on in (True, False))
+    step = with_it if again else without
+    lacks = device.memory is not None and step.bytes > device.memory
+    network = sampled_network(config, sampling, length, num_states, kernels)
+    count, learned = parameters_of(step.parts), parameters_of(step.parts, "states")
+    recurrent, denoiser = (parameters_of(step.parts, room) for room in ("recurrent", "denoiser"))
+    seconds = max(step.flops / device.rate(config.train.precision), step.launches * device.launch)
+    network_seconds = max(network.flops / device.float32, network.launches * device.launch)
     return {
         "network": {"parameters": parameters, "tensors": len(places), "adequate_sizes": adequate_sizes(parameters)},
         "tokens": {
@@ -68,28 +67,38 @@ def estimate(
             "parameters": count,
             "recurrent": recurrent,
             "denoiser": denoiser,
-            "learned_embeddings": count - recurrent - denoiser,
+            "learned_embeddings": learned,
+            "readout": parameters_of(step.parts, "readout"),
             "beside_the_paper": beside_the_paper(settings, recurrent, denoiser),
         },
         "training": {
-            "bytes": trained,
-            "bytes_whatever_the_batch": kept + weights,
-            "remedy": training_remedy(config, length, num_states, device.memory) if lacks else None,
+            "bytes": step.bytes,
+            "bytes_whatever_the_batch": step.kept + 4 * count,
+            "recompute": again,
+            "bytes_recomputing": with_it.bytes,
+            "bytes_keeping": without.bytes,
+            "flops_recomputing": with_it.flops,
+            "flops_keeping": without.flops,
+            "scan": "mamba-ssm" if kernels else "pytorch",
+            "remedy": training_remedy(config, length, num_states, device.memory, recompute=again, kernels=kernels) if lacks else None,
             "flops_per_step": step.flops,
+            "launches_per_step": step.launches,
             "steps": config.train.steps,
             "precision": config.train.precision,
-            "hours": hours,
+            "hours": seconds * config.train.steps / 3600,
         },
         "sampling": {
-            "bytes": weights + network.peak,
+            "bytes": network.bytes,
             "flops_per_network": network.flops,
+            "launches_per_network": network.launches,
             "steps": sampling.steps,
             "sampler": sampling.sampler,
-            "hours_per_network": network.flops / device.float32 / 3600,
+            "hours_per_network": network_seconds / 3600,
         },
         "device": {
             "name": device.name,
             "flops_per_second": {"bfloat16": device.bfloat16, "float32": device.float32},
+            "seconds_per_launch": device.launch,
             "bytes": device.memory,
             "source": device.source,
             "training_fits": None if device.memory is None else not lacks,
@@ -97,73 +106,86 @@ def estimate(
     }
 
 
-def kept_bytes(config: RPGConfig, model: Generator) -> int:
-    """What training holds all the time: weights, the optimiser's moments, the average of the weights."""
-    copies = 2 if config.train.ema else 1
-    return 4 * model.num_parameters * copies + moment_bytes(config.train, model)
+@dataclass(frozen=True)
+class Training:
+    """A step of training: bytes that are kept all the time and all that are taken at most, FLOPs, kernels launched."""
+
+    parts: list[Part]
+    kept: int
+    bytes: int
+    flops: int
+    launches: int
 
 
-def training_step(config: RPGConfig, model: Generator, schedule: Scheduler, length: int) -> Cost:
-    """Forward and backward of a step (train.Batches); `peak` holds activations and gradients, not weights."""
-    settings, size = config.train, config.generator.token_size
-    checkpoints = settings.batch_size // settings.accumulation
-    measured = min(settings.accumulation, 2)  # the second adds to the first's gradients; the others do the same
-    tokens_in_loss = -(-min(settings.diffusion_batch, settings.batch_size * length) // settings.accumulation)
-
-    def step_with(tokens: int) -> Cost:
-        model.positions.data = torch.zeros(tokens, model.positions.shape[1])
-        model.zero_grad(set_to_none=True)
-        cost = cost_of(parts)
-        return Cost(cost.flops * settings.accumulation // measured, cost.peak)
-
-    def parts() -> None:
-        for _ in range(measured):
-            part()
-
-    def part() -> None:
-        clean, mask = torch.zeros(tokens_in_loss, size), torch.ones(tokens_in_loss, size, dtype=torch.bool)
-        picked = torch.zeros(tokens_in_loss, dtype=torch.int64)
-        index = (_cond(config, checkpoints), picked, picked)
-        levels, noise = draw_noise(schedule, tokens_in_loss, size, torch.Generator())
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            error = squared_error(model, schedule, clean, mask, levels, noise, *index, objective=objective(config))
-            loss = error / clean.numel()
-        loss.backward()
-
-    if config.generator.recurrent == "lstm" and length > 2 * SHORT:
-        cost = step_with(SHORT).extrapolate(step_with(2 * SHORT), length / SHORT)
-        model.positions.data = torch.zeros(length, model.positions.shape[1])
-        return cost
-    return step_with(length)
-
-
-def _cond(config: RPGConfig, checkpoints: int) -> torch.Tensor:
-    """What the generator is told of so many checkpoints."""
-    if config.generator.condition == "binary":
-        return torch.zeros(checkpoints, BITS)
-    return torch.zeros(checkpoints, dtype=torch.int64)
-
-
-def training_remedy(config: RPGConfig, length: int, num_states: int, memory: int | None, processes: int = 1) -> str:
-    """What to set so that training needs less memory than now and, as far as is known, fits into `memory` bytes.
-
-    Accumulation comes first, as it changes nothing but BatchNorm's batches; then the optimiser. Each of several
-    processes has its part of the batch.
+def training(config: RPGConfig, length: int, num_states: int, recompute: bool, kernels: bool = False) -> Training:
+    """Forward and backward of a step (train.Batches), part by part of its accumulation, and what training holds beside:
+    weights, the optimiser's moments, the average of the weights.
     """
     settings = config.train
-    share = {
+    tokens = -(-min(settings.diffusion_batch, settings.batch_size * length) // settings.accumulation)
+    rows, half = settings.batch_size // settings.accumulation, settings.precision == "bfloat16"
+    parts = parts_of(config.generator, num_states, Pass(rows, length, tokens, half, recompute, kernels), config.has_readout)
+    counts = [part.parameters for part in parts]
+    kept = 4 * sum(counts) * (2 if settings.ema else 1) + moment_bytes(settings, counts)
+    # From the second part of a step on there are gradients of all weights all the time.
+    most = peak(parts, accumulated=settings.accumulation > 1)
+    flops = settings.accumulation * sum(part.flops for part in parts)
+    launches = settings.accumulation * sum(part.launches for part in parts) + OPTIMIZER_LAUNCHES
+    return Training(parts, kept, kept + most, flops, launches)
+
+
+def recomputes(
+    config: RPGConfig, length: int, num_states: int, memory: int | None, processes: int = 1, kernels: bool = False
+) -> bool:
+    """Whether training recomputes: as `method.train.recompute` says, and by default where a device with so many bytes
+    would not hold what is kept otherwise.
+    """
+    if config.train.recompute != "auto":
+        return config.train.recompute == "on"
+    if memory is None:
+        return False
+    return training(_share(config, processes), length, num_states, False, kernels).bytes > FILLED * memory
+
+
+def _share(config: RPGConfig, processes: int) -> RPGConfig:
+    """What one of several processes has of a step."""
+    settings = config.train
+    changed = {
         "batch_size": settings.batch_size // processes,
         "diffusion_batch": -(-settings.diffusion_batch // processes),
     }
-    least = 0
+    return config.model_copy(update={"train": settings.model_copy(update=changed)})
+
+
+def training_remedy(
+    config: RPGConfig,
+    length: int,
+    num_states: int,
+    memory: int | None,
+    processes: int = 1,
+    *,
+    recompute: bool = True,
+    kernels: bool = False,
+) -> str:
+    """What to set so that training needs less memory than now and, as far as is known, fits into `memory` bytes.
+
+    Recomputing comes first, as it changes nothing but time, if it is not done already (`recompute`); then accumulation,
+    which changes nothing but BatchNorm's batches; then the optimiser. Each of several processes has its part of the
+    batch.
+    """
+    settings, least = config.train, 0
     for optimizer in dict.fromkeys([settings.optimizer, "adamw8bit"]):
-        for accumulation in range(settings.accumulation, share["batch_size"] + 1):
+        for accumulation in range(settings.accumulation, settings.batch_size // processes + 1):
+            if settings.batch_size // processes % accumulation:
+                continue
             changed: dict[str, Any] = {"optimizer": optimizer, "accumulation": accumulation}
             names = [f"--set method.train.{key}={new}" for key, new in changed.items() if new != getattr(settings, key)]
-            if share["batch_size"] % accumulation or not names:
+            names = names if recompute else ["--set method.train.recompute=on", *names]
+            if not names:
                 continue
-            train = settings.model_copy(update=changed | share)
-            least = _training_bytes(config.model_copy(update={"train": train}), length, num_states)
+            part = _share(config, processes)
+            part = part.model_copy(update={"train": part.train.model_copy(update=changed)})
+            least = training(part, length, num_states, True, kernels).bytes
             if memory is None or least <= memory:
                 return f"use {' '.join(names)}: about {least / GB:.3g} GB"
     return (
@@ -171,13 +193,6 @@ def training_remedy(config: RPGConfig, length: int, num_states: int, memory: int
         f"several devices with `accelerate launch --use_fsdp --fsdp_version 2` and --set method.train.optimizer=adamw, "
         f"or extend a smaller size"
     )
-
-
-def _training_bytes(config: RPGConfig, length: int, num_states: int) -> int:
-    schedule = make_scheduler(config.diffusion, "ddpm", config.diffusion.num_steps)
-    with without_memory():
-        model = Generator(config.generator, torch.zeros(length, 2, dtype=torch.int64), num_states, config.has_readout)
-        return kept_bytes(config, model) + training_step(config, model, schedule, length).peak
 
 
 def sampling_remedy(
@@ -190,22 +205,26 @@ def sampling_remedy(
     if sampling.n > 1:
         candidates.append((f"--mode {modes[-1]} -n 1", {"mode": modes[-1], "n": 1}))
     for flags, changed in candidates:
-        with without_memory():
-            model = Generator(
-                config.generator, torch.zeros(length, 2, dtype=torch.int64), num_states, config.has_readout
-            )
-            needed = 4 * model.num_parameters
-            needed += sampled_network(config, sampling.model_copy(update=changed), model, length).peak
+        needed = sampled_network(config, sampling.model_copy(update=changed), length, num_states).bytes
         if memory is None or needed <= memory:
             return f"use {flags}: about {needed / GB:.3g} GB"
     return "use --device cpu, or a device with more memory"
 
 
-@torch.no_grad()
-def sampled_network(config: RPGConfig, sampling: GenerateConfig, model: Generator, length: int) -> Cost:
+@dataclass(frozen=True)
+class Sampling:
+    """What one network costs: all bytes at most, weights included, FLOPs, kernels launched."""
+
+    bytes: int
+    flops: int
+    launches: int
+
+
+def sampled_network(
+    config: RPGConfig, sampling: GenerateConfig, length: int, num_states: int, kernels: bool = False
+) -> Sampling:
     """One network (generate.draw), with as many beside it as are denoised in one pass, or window by window if it is
-    large; `peak` is without weights. On the CPU chunks are smaller, so there the memory is an upper bound. The model's
-    denoiser is made one for sampling.
+    large. On the CPU chunks are smaller, so there the memory is an upper bound.
     """
     size = config.generator.token_size
     group = min(sampling.n, max(1, GROUP_VALUES // (length * size)))
@@ -214,25 +233,24 @@ def sampled_network(config: RPGConfig, sampling: GenerateConfig, model: Generato
     passes = windows(length, size, chunk)
     window = len(passes[0]) if len(passes) > 1 else tokens
     values, waiting = 4 * window * size, 4 * (tokens - window) * size  # bytes in the pass, and prototypes beside it
-    denoiser = model.eval().denoiser
-    denoiser.fuse_conv_bn()
 
-    def prototypes_of(count: int) -> Cost:
-        model.positions.data = torch.zeros(count, model.positions.shape[1])
-        return cost_of(lambda: model.prototypes(_cond(config, group)))
-
-    if config.generator.recurrent == "lstm" and length > 2 * SHORT:
-        prototypes = prototypes_of(SHORT).extrapolate(prototypes_of(2 * SHORT), length / SHORT)
-    else:
-        prototypes = prototypes_of(length)
-    noisy, time = torch.zeros(chunk, size), torch.zeros(1, size)
-    denoised = cost_of(lambda: denoiser.denoise(noisy, time, noisy))
-    timed = cost_of(lambda: denoiser.time_embedding(torch.zeros(1, dtype=torch.int64)))
-    per_step = denoised.flops * length / chunk + timed.flops * len(passes) / group
+    alone = config.generator.permutation_state == "none" and config.generator.condition == "none"
+    rows = 1 if alone else group
+    parts = parts_of(config.generator, num_states, Pass(rows, length, rows * length, kernels=kernels), config.has_readout)
+    weights = 4 * parameters_of(parts)
+    made = [part for part in parts if part.room in ("states", "recurrent")]
+    timing, *stages = (part for part in parts if part.room == "denoiser")
+    denoised = DENOISING_COPIES * values + denoising_bytes(config.generator, chunk)
+    most = max(*(part.alone for part in made), waiting + max(denoised, SAMPLER_COPIES * values))
+    # Everything of the denoiser was counted for `rows` networks; a step embeds its time once.
+    per_step = sum(stage.forward for stage in stages) / rows + timing.forward / (rows * length) * len(passes) / group
     steps = 0 if sampling.sampler == "readout" else sampling.steps
-    flops = round(prototypes.flops / group + steps * per_step)
-    sampled = waiting + max(DENOISING_COPIES * values + denoised.peak, SAMPLER_COPIES * values)
-    return Cost(flops, max(prototypes.peak, sampled))
+    flops = sum(part.forward for part in made) / group + steps * per_step
+    if sampling.sampler == "readout":
+        flops += parts[-1].forward / rows
+    chunks = -(-window // chunk) * len(passes)
+    launches = steps * (chunks * STAGE_LAUNCHES * len(stages) + len(passes) * SAMPLER_LAUNCHES) / group
+    return Sampling(weights + most, round(flops), round(launches))
 
 
 def describe(found: dict[str, Any]) -> str:
@@ -251,14 +269,31 @@ def describe(found: dict[str, Any]) -> str:
             f"tokens      {tokens['count']:,} of {tokens['size']} values by {tokens['tokenisation']}, "
             f"{100 * tokens['useful']:.1f}% useful",
             f"generator   {generator['parameters']:,} parameters: recurrent {generator['recurrent']:,}, "
-            f"denoiser {generator['denoiser']:,}, learned embeddings {generator['learned_embeddings']:,}",
+            f"denoiser {generator['denoiser']:,}, learned embeddings {generator['learned_embeddings']:,}, "
+            f"read-out {generator['readout']:,}",
             *(f"            {line}" for line in generator["beside_the_paper"]),
-            f"training    {training['bytes'] / GB:.2f} GB{fits}; "
+            f"training    {training['bytes'] / GB:.2f} GB{fits}{_recomputing(training)}; "
             f"{training['flops_per_step'] / 1e12:.3g} TFLOP a step, {training['steps']:,} steps: "
-            f"at least {training['hours']:.3g} hours in {training['precision']}",
+            f"at least {duration(training['hours'])} in {training['precision']}",
             f"sampling    {sampling['bytes'] / GB:.2f} GB; {sampling['flops_per_network'] / 1e12:.3g} TFLOP a network "
-            f"({sampling['sampler']}, {sampling['steps']} steps): {sampling['hours_per_network']:.3g} hours in float32",
+            f"({sampling['sampler']}, {sampling['steps']} steps): at least {duration(sampling['hours_per_network'])} "
+            f"in float32",
             f"device      {device['name']}{memory}: {rates['bfloat16'] / 1e12:.3g} TFLOP/s in bfloat16, "
-            f"{rates['float32'] / 1e12:.3g} in float32 ({device['source']}); hours are at this full rate",
+            f"{rates['float32'] / 1e12:.3g} in float32 ({device['source']}); times are at this full rate, or those of "
+            f"starting the kernels, {device['seconds_per_launch'] * 1e6:.2g} µs each",
         ]
     )
+
+
+def _recomputing(training: dict[str, Any]) -> str:
+    if training["recompute"]:
+        more = 100 * (training["flops_recomputing"] / training["flops_keeping"] - 1)
+        return f", recomputing ({training['bytes_keeping'] / GB:.2f} GB without, and {more:.0f}% fewer FLOPs)"
+    return f" ({training['bytes_recomputing'] / GB:.2f} GB with method.train.recompute=on)"
+
+
+def duration(hours: float) -> str:
+    """In s, min or h, with three digits."""
+    seconds = 3600 * hours
+    value, unit = (seconds, "s") if seconds < 60 else (seconds / 60, "min") if hours < 1 else (hours, "h")
+    return f"{value:.3g} {unit}"

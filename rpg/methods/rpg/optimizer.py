@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 import torch
@@ -36,9 +37,10 @@ def make_optimizer(settings: TrainConfig, model: nn.Module) -> torch.optim.Optim
     return kind(model.parameters(), settings.learning_rate, weight_decay=decay, min_8bit_size=SMALLEST_8BIT)
 
 
-def moment_bytes(settings: TrainConfig, model: nn.Module) -> int:
-    """What the optimiser keeps of gradients: two float32 per weight, or two bytes and two scales per block."""
-    counts = [parameter.numel() for parameter in model.parameters()]
+def moment_bytes(settings: TrainConfig, counts: Sequence[int]) -> int:
+    """What the optimiser keeps of gradients of tensors with so many values: two float32 per weight, or two bytes and
+    two scales per block.
+    """
     if settings.optimizer == "adamw":
         return 8 * sum(counts)
     return sum(8 * n if n < SMALLEST_8BIT else 2 * n + 8 * -(-n // BLOCK) for n in counts)

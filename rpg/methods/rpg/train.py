@@ -18,8 +18,10 @@ from rpg.devices import memory_of, out_of_memory
 from rpg.diffusion import PUBLISHED, Objective, Scheduler, draw_noise, make_scheduler, squared_error
 from rpg.methods.base import Machine, TrainingSet
 from rpg.methods.rpg.config import GeneratorConfig, RPGConfig, TrainConfig
-from rpg.methods.rpg.estimate import training_remedy
+from rpg.methods.rpg.estimate import recomputes, training_remedy
 from rpg.methods.rpg.learnt import Learnt, RPGRecord, build_generator
+from rpg.methods.rpg.models.kernels import has_fast_scan
+from rpg.methods.rpg.models.recompute import recompute_in
 from rpg.methods.rpg.objective import objective
 from rpg.methods.rpg.optimizer import EMA, make_optimizer, require_optimizer
 from rpg.processes import Processes, is_sharded, require_trackers, world_size
@@ -89,7 +91,14 @@ def check(settings: TrainConfig, device: torch.device, trackers: Sequence[str] =
 
 
 def _advice(config: RPGConfig, num_tokens: int, num_states: int, processes: Processes) -> str:
-    return training_remedy(config, num_tokens, num_states, memory_of(processes.device), processes.count)
+    again = _recomputes(config, num_tokens, num_states, processes)
+    memory = memory_of(processes.device)
+    return training_remedy(config, num_tokens, num_states, memory, processes.count, recompute=again)
+
+
+def _recomputes(config: RPGConfig, num_tokens: int, num_states: int, processes: Processes) -> bool:
+    kernels = processes.device.type == "cuda" and has_fast_scan()
+    return recomputes(config, num_tokens, num_states, memory_of(processes.device), processes.count, kernels)
 
 
 def prepare(learnt: Learnt, config: RPGConfig, data: TrainingSet) -> None:
@@ -159,6 +168,7 @@ def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints
     states = learnt.states()
     model = build_generator(config.generator, layout, len(set(states)), settings.seed, config.has_readout)
     model.to(processes.device).train()
+    recompute_in(model, _recomputes(config, layout.num_tokens, len(set(states)), processes))
     parallel = processes.wrap(model, [*model.recurrent.layers, model.recurrent.projection, model.denoiser])
     optimizer = make_optimizer(settings, model)
     average = EMA(model, settings.ema) if settings.ema else None

@@ -8,18 +8,23 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rpg.methods.rpg.models.recompute import Recomputing
 
-class LSTM(nn.LSTM):
+
+class LSTM(Recomputing, nn.LSTM):
     """One layer of torch's LSTM; several of these in sequence are an LSTM of several layers."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__(d_model, d_model, batch_first=True)
 
     def forward(self, inputs: Tensor) -> Tensor:  # type: ignore[override]  # the states stay inside
+        return self.by_sequence(self._block, [inputs], 4 * inputs[0].numel())
+
+    def _block(self, inputs: Tensor) -> Tensor:
         return super().forward(inputs)[0]
 
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(Recomputing, nn.Module):
     """Pre-LN attention over the past and present, then a feed-forward network of twice the width, both residual.
 
     Without biases in the attention and without an output projection, as published. (The published mask adds 1e-8
@@ -35,6 +40,9 @@ class TransformerBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(d_model, 2 * d_model), nn.GELU(), nn.Linear(2 * d_model, d_model))
 
     def forward(self, inputs: Tensor) -> Tensor:
+        return self.by_sequence(self._block, [inputs], 3 * inputs[0].numel())
+
+    def _block(self, inputs: Tensor) -> Tensor:
         qkv_BL3HP = self.qkv(self.attention_norm(inputs)).unflatten(-1, (3, self.num_heads, -1))
         q_BHLP, k_BHLP, v_BHLP = qkv_BL3HP.permute(2, 0, 3, 1, 4).unbind()
         attended_BHLP = F.scaled_dot_product_attention(q_BHLP, k_BHLP, v_BHLP, is_causal=True)
@@ -42,7 +50,7 @@ class TransformerBlock(nn.Module):
         return inputs + self.mlp(self.mlp_norm(inputs))
 
 
-class GatedMLP(nn.Module):
+class GatedMLP(Recomputing, nn.Module):
     """No state transition: each token by itself, Linear(Linear(x) * sigmoid(Linear(x))) and LayerNorm, not residual."""
 
     def __init__(self, d_model: int) -> None:
@@ -53,4 +61,7 @@ class GatedMLP(nn.Module):
         self.norm = nn.LayerNorm(d_model)
 
     def forward(self, inputs: Tensor) -> Tensor:
+        return self.by_sequence(self._block, [inputs], 2 * inputs[0].numel())
+
+    def _block(self, inputs: Tensor) -> Tensor:
         return self.norm(self.output(self.value(inputs) * self.gate(inputs).sigmoid()))

@@ -17,6 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from rpg.methods.rpg.models.batchnorm import BatchNorm
 from rpg.methods.rpg.models.elu import ELU
+from rpg.methods.rpg.models.recompute import Recomputing, again, at_once
 
 TIME_DIM = 256
 MAX_PERIOD = 10_000.0
@@ -48,17 +49,44 @@ class ConvStage(nn.Sequential):
         super().__init__(conv, *([] if last else [BatchNorm(width_out), ELU()]))
 
     def forward(self, features: Tensor) -> Tensor:
-        conv, *rest = self
+        image = self.convolve(features)
+        for layer in list(self)[1:]:
+            image = layer(image)
+        return _features(image)
+
+    def convolve(self, features: Tensor) -> Tensor:
+        """(K, D, channels) as an image (K, channels, 1, D), which lies in memory as channels_last does, through the
+        convolution alone.
+        """
+        conv = self[0]
         assert isinstance(conv, nn.Conv1d)
         weight = conv.weight[:, :, None].contiguous(memory_format=torch.channels_last)
-        image = features.transpose(1, 2)[:, :, None]  # (K, channels, 1, D), which lies in memory as channels_last does
-        image = F.conv2d(image, weight, conv.bias, padding=(0, conv.kernel_size[0] // 2))
-        for layer in rest:
-            image = layer(image)
-        return image.squeeze(2).transpose(1, 2)
+        image = features.transpose(1, 2)[:, :, None]
+        return F.conv2d(image, weight, conv.bias, padding=(0, conv.kernel_size[0] // 2))
+
+    @property
+    def channels(self) -> int:
+        """The wider of its two sides."""
+        conv = self[0]
+        assert isinstance(conv, nn.Conv1d)
+        return max(conv.in_channels, conv.out_channels)
+
+    @property
+    def norm(self) -> BatchNorm:
+        norm = self[1]
+        assert isinstance(norm, BatchNorm)
+        return norm
+
+    def activate(self, image: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        """What follows the convolution, with given statistics: `forward(x)` is `activate(convolve(x), ...)`."""
+        return _features(self[2](self.norm.normalise(image, mean, variance)))
 
 
-class Denoiser(nn.Module):
+def _features(image: Tensor) -> Tensor:
+    return image.squeeze(2).transpose(1, 2)
+
+
+class Denoiser(Recomputing, nn.Module):
     """Estimates the noise in noisy tokens. `channels` is a palindrome: the stages widen to the middle and narrow back.
     Every stage after the middle one also sees (adds) the output of the early stage that has its input's width.
     """
@@ -99,6 +127,8 @@ class Denoiser(nn.Module):
 
     def denoise(self, noisy: Tensor, time: Tensor, prototypes: Tensor) -> Tensor:
         """`forward` with the time embedding (K, D), or (1, D) for all tokens alike: samplers compute it once a step."""
+        if self.recompute and self.training:
+            return self._in_chunks(noisy, time, prototypes)
         features, time, prototypes = noisy[..., None], time[..., None], prototypes[..., None]
         middle = len(self.stages) // 2
         skips: list[Tensor] = []
@@ -109,3 +139,34 @@ class Denoiser(nn.Module):
             if index < len(self.stages) - 1 - middle:
                 skips.append(features)
         return features.squeeze(-1).to(torch.promote_types(features.dtype, torch.float32))
+
+    def _in_chunks(self, noisy: Tensor, time: Tensor, prototypes: Tensor) -> Tensor:
+        """`denoise`, recomputing, chunk by chunk of the tokens. All that is kept are the convolutions' results; what
+        lies between two of them is computed again. BatchNorm's statistics, which need all tokens, are computed once.
+        """
+        stages = [stage for stage in self.stages if isinstance(stage, ConvStage)]
+        statistics: list[tuple[Tensor, Tensor]] = []  # by stage
+
+        def activated(stage: int, image: Tensor) -> Tensor:
+            return stages[stage].activate(image, *statistics[stage])
+
+        def step(index: int, time: Tensor, prototypes: Tensor, before: Tensor, skipped: Tensor | None) -> Tensor:
+            """The convolution of stage `index`, from the results of those before it, or the noisy tokens."""
+            features = before if index == 0 else activated(index - 1, before)
+            if skipped is not None:
+                features = features + activated(len(stages) - 1 - index, skipped)
+            return stages[index].convolve((features + prototypes) * time)
+
+        size = at_once(noisy.shape[1] * max(stage.channels for stage in stages))
+        times, prototype_chunks, images = (tensor[..., None].split(size) for tensor in (time, prototypes, noisy))
+        results: list[Sequence[Tensor]] = []  # by stage, then by chunk
+        for index, stage in enumerate(stages):
+            skips = index > len(stages) // 2
+            skipped = results[len(stages) - 1 - index] if skips else [None] * len(images)
+            chunks = zip(times, prototype_chunks, images, skipped, strict=True)
+            images = tuple(again(step, index, *chunk) for chunk in chunks)
+            results.append(images)
+            if index < len(stages) - 1:
+                statistics.append(stage.norm.statistics(images))
+        estimate = torch.cat([_features(image) for image in images]).squeeze(-1)
+        return estimate.to(torch.promote_types(estimate.dtype, torch.float32))

@@ -18,6 +18,16 @@ CONDITION_HIDDEN = 1024  # width between the two layers of the condition's embed
 HEAD_TOKENS = 8  # that the condition is added to with `condition_scope: head`, as published
 
 
+def check_states(config: GeneratorConfig, num_states: int) -> None:
+    """Raise ValueError when there are more checkpoints than one-hot states."""
+    width = config.widths[0]
+    if config.permutation_state == "one-hot" and num_states > width:
+        raise ValueError(
+            f"{num_states} checkpoints need as many one-hot permutation states, but d_model is {width}; "
+            f"raise method.generator.d_model or set method.generator.permutation_state to fourier, learned or none"
+        )
+
+
 class Generator(nn.Module):
     """`positions` int64 (L, 2) are the tokens' places (Layout.positions); `num_states` is the number of training
     checkpoints. What is fixed of positions and states is computed and not part of the state dict; what is learned is.
@@ -33,11 +43,7 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig, positions: Tensor, num_states: int, readout: bool = False) -> None:
         super().__init__()
         width = config.widths[0]
-        if config.permutation_state == "one-hot" and num_states > width:
-            raise ValueError(
-                f"{num_states} checkpoints need as many one-hot permutation states, but d_model is {width}; "
-                f"raise method.generator.d_model or set method.generator.permutation_state to fourier, learned or none"
-            )
+        check_states(config, num_states)
         self.config = config
         self.num_states = num_states
         if config.positions == "learned":

@@ -32,6 +32,11 @@ def fast_scan() -> Scan | None:
     return scan
 
 
+def has_fast_scan() -> bool:
+    """Whether `fast_scan` has what it needs, found without importing it."""
+    return all(importlib.util.find_spec(name) for name in ("mamba_ssm", "triton", "einops"))
+
+
 def _load_kernel() -> Callable[..., Any]:
     """mamba_chunk_scan_combined, imported without running mamba_ssm/__init__.py: that imports the extension of Mamba-1,
     `selective_scan_cuda`, which Mamba-2 does not need and which is often not built.

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from rpg.methods.rpg.config import TRANSFORMER_HEADS, GeneratorConfig
 from rpg.methods.rpg.models.blocks import LSTM, GatedMLP, TransformerBlock
-from rpg.methods.rpg.models.ssd import Mamba2, Picked
+from rpg.methods.rpg.models.recompute import Picked
+from rpg.methods.rpg.models.ssd import Mamba2
 
 
 class RecurrentModel(nn.Module):

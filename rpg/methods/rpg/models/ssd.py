@@ -8,39 +8,45 @@ picked tokens.
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rpg.methods.rpg.models.kernels import fast_scan
+from rpg.methods.rpg.models.recompute import Picked, Recomputing, again
 
-# The tokens whose outputs are wanted: sequence (K,) and place in it (K,), int64.
-Picked: TypeAlias = tuple[Tensor, Tensor]
 CHUNK_SIZE = 64  # about sqrt(P N): the chunks' Q x Q masks then take no more memory than the states between them
 MAX_TURNS = 16  # more turns than that, and the interpreter takes longer than the cache saves
 
 
-def ssd_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk_size: int) -> Tensor:
+def ssd_scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk_size: int, recompute: bool = False
+) -> Tensor:
     """y_t = C_t h_t with h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t, computed in chunks by matrix products.
 
     x (B, L, H, P), dt (B, L, H) positive, A (H,) negative, B and C (B, L, N) shared by all heads -> y (B, L, H, P).
     Any L; a chunk costs Q² + Q N per head and value. One chunk after the other, or some at once in long sequences: what
-    a chunk makes stays in the processor's cache, what all make together does not. Source: "Transformers are SSMs",
-    section 6.
+    a chunk makes stays in the processor's cache, what all make together does not. With `recompute` the backward pass
+    makes it again. Source: "Transformers are SSMs", section 6.
     """
-    chunks, rest = divmod(x.shape[1], chunk_size)
-    at_once = max(1, math.ceil(chunks / MAX_TURNS))
-    sizes = [min(at_once, chunks - done) * chunk_size for done in range(0, chunks, at_once)] + [rest] * (rest > 0)
+    sizes = turns(x.shape[1], chunk_size)
     state_BHPN, y = None, []
     for pieces in zip(*(tensor.split(sizes, dim=1) for tensor in (x, dt, B, C)), strict=True):
         x_BCQHP, dt_BCQH, B_BCQN, C_BCQN = (
             piece.unflatten(1, (-1, min(chunk_size, piece.shape[1]))) for piece in pieces
         )
-        y_BCQHP, state_BHPN = _scan_chunks(x_BCQHP, dt_BCQH, A, B_BCQN, C_BCQN, state_BHPN)
+        turn = (x_BCQHP, dt_BCQH, A, B_BCQN, C_BCQN, state_BHPN)
+        y_BCQHP, state_BHPN = again(_scan_chunks, *turn) if recompute else _scan_chunks(*turn)
         y.append(y_BCQHP.flatten(1, 2))
     return torch.cat(y, dim=1)
+
+
+def turns(length: int, chunk_size: int) -> list[int]:
+    """The tokens of each turn: one whole chunk, or some in a long sequence, and last what is left."""
+    chunks, rest = divmod(length, chunk_size)
+    together = max(1, math.ceil(chunks / MAX_TURNS))
+    return [min(together, chunks - done) * chunk_size for done in range(0, chunks, together)] + [rest] * (rest > 0)
 
 
 def _scan_chunks(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -87,7 +93,7 @@ class GatedRMSNorm(nn.Module):
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
 
 
-class Mamba2(nn.Module):
+class Mamba2(Recomputing, nn.Module):
     """One Mamba-2 block without residual: (B, L, width_in) -> (B, L, d_model), causal. `width_in` is d_model by
     default; RPG-Large's second block is wider than its input (Table 12).
 
@@ -121,22 +127,44 @@ class Mamba2(nn.Module):
         `inputs + offsets[b]`. The projection and the convolution are linear, so the common part goes through them once.
 
         With `picked`, only these tokens' outputs (K, d_model) are computed: the gate, the norm and the output
-        projection see nothing else.
+        projection see nothing else. Recomputing, some sequences at a time pass what follows the common part.
         """
-        gate_weight, weight = self.in_proj.weight.split([self.d_inner, self.conv1d.in_channels + self.num_heads])
+        if offsets is None:
+            return self.by_sequence(self._block, [inputs], inputs.shape[1] * self.d_inner, picked)
+        gate_weight, weight = self._input_weights()
         mixed, dt = self._mix(inputs, weight, self.conv1d.bias)
-        z = F.linear(inputs if picked is None or offsets is not None else inputs[picked], gate_weight)
-        if offsets is not None:
-            # A constant sequence is constant behind a causal convolution too, from its d_conv-th token on.
-            steady = min(len(inputs), self.d_conv) - 1
-            of_offsets, dt_of_offsets = self._mix(offsets[:, None].expand(-1, steady + 1, -1), weight, None)
-            early = mixed[:steady] + of_offsets[:, :steady]
-            mixed = torch.cat([early, mixed[steady:] + of_offsets[:, steady:]], dim=1)
-            dt = dt + dt_of_offsets[:, :1]
-            z_of_offsets = F.linear(offsets, gate_weight)
-            z = z + z_of_offsets[:, None] if picked is None else z[picked[1]] + z_of_offsets[picked[0]]
+        z = F.linear(inputs, gate_weight)
+        # A constant sequence is constant behind a causal convolution too, from its d_conv-th token on.
+        steady = min(len(inputs), self.d_conv) - 1
+        mixed_of_offsets, dt_of_offsets = self._mix(offsets[:, None].expand(-1, steady + 1, -1), weight, None)
+        z_of_offsets = F.linear(offsets, gate_weight)
+
+        def shifted(
+            mixed_offset: Tensor, dt_offset: Tensor, z_offset: Tensor, picked: Picked | None = None
+        ) -> Tensor:
+            early = mixed[:steady] + mixed_offset[:, :steady]
+            late = mixed[steady:] + mixed_offset[:, steady:]
+            gate = z + z_offset[:, None] if picked is None else z[picked[1]] + z_offset[picked[0]]
+            return self._mixed(torch.cat([early, late], dim=1), dt + dt_offset[:, :1], gate, picked)
+
+        each = [mixed_of_offsets, dt_of_offsets, z_of_offsets]
+        return self.by_sequence(shifted, each, len(inputs) * self.d_inner, picked)
+
+    def _block(self, inputs: Tensor, picked: Picked | None = None) -> Tensor:
+        """The whole of it, for sequences (B, L, width_in)."""
+        gate_weight, weight = self._input_weights()
+        mixed, dt = self._mix(inputs, weight, self.conv1d.bias)
+        z = F.linear(inputs if picked is None else inputs[picked], gate_weight)
+        return self._mixed(mixed, dt, z, picked)
+
+    def _input_weights(self) -> tuple[Tensor, ...]:
+        """Those for the gate z, and those for x, B, C and dt."""
+        return self.in_proj.weight.split([self.d_inner, self.conv1d.in_channels + self.num_heads])
+
+    def _mixed(self, mixed: Tensor, dt: Tensor, z: Tensor, picked: Picked | None) -> Tensor:
+        """What follows the convolution."""
         y = self._scan(F.silu(mixed), F.softplus(dt + self.dt_bias), picked)
-        with torch.autocast(inputs.device.type, enabled=False):
+        with torch.autocast(mixed.device.type, enabled=False):
             y = self.norm(y, z.to(y.dtype))
         return self.out_proj(y)
 
@@ -160,7 +188,7 @@ class Mamba2(nn.Module):
             x = x.unflatten(-1, (self.num_heads, self.head_dim))
             fast = fast_scan() if x.is_cuda else None
             sequence = (x, dt, -self.A_log.exp(), B, C)
-            y = fast(*sequence) if fast else ssd_scan(*sequence, self.chunk_size)
+            y = fast(*sequence) if fast else ssd_scan(*sequence, self.chunk_size, self.recompute)
             if picked is not None:
                 x, y = x[picked], y[picked]
             return (y + x * self.D[:, None]).flatten(-2)

@@ -1,0 +1,158 @@
+"""Recomputing gives the gradients, the statistics and the curve of not recomputing, and takes less memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from rpg.config import DiffusionConfig
+from rpg.diffusion import make_scheduler, squared_error
+from rpg.meter import cost_of, peak_of
+from rpg.methods.rpg.config import GeneratorConfig
+from rpg.methods.rpg.costs import Pass, parts_of, peak
+from rpg.methods.rpg.models.generator import Generator
+from rpg.methods.rpg.models.recompute import recompute_in
+from zoo.seeds import global_seed
+
+B, L, D, K = 5, 70, 16, 90
+CASES: dict[str, dict[str, Any]] = {
+    "one-hot": {},
+    "three": {"num_layers": 3, "d_model": (32, 32, 48)},
+    "learned": {"positions": "learned", "permutation_state": "learned"},
+    "no state": {"permutation_state": "none"},
+    "lstm": {"recurrent": "lstm"},
+    "transformer": {"recurrent": "transformer"},
+    "none": {"recurrent": "none"},
+    "condition": {"permutation_state": "none", "condition": "binary"},
+    "head": {"permutation_state": "none", "condition": "binary", "condition_scope": "head"},
+    "deep": {"channels": (1, 4, 8, 4, 1)},
+    "even": {"channels": (1, 4, 4, 1)},
+}
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """In float64 rounding hides nothing."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def generator(**options: Any) -> Generator:
+    settings = {"token_size": D, "d_model": 32, "d_state": 8, "head_dim": 16, "channels": (1, 4, 6, 8, 6, 4, 1)}
+    with global_seed(0):
+        made = Generator(GeneratorConfig.model_validate(settings | options), torch.arange(2 * L).view(L, 2), 7)
+    with torch.no_grad():
+        for module in made.modules():
+            if isinstance(module, nn.BatchNorm1d):  # not the ones and zeros of the start
+                module.weight.uniform_(0.5, 2)
+                module.bias.uniform_(-1, 1)
+    return made.to(torch.get_default_dtype()).train()
+
+
+def step(model: Generator, seed: int = 1, half: bool = False, rows: int = B, picks: int = K) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(seed)
+    length, size = len(model.positions), model.config.token_size
+    picked = torch.randperm(rows * length, generator=rng)[:picks]
+    conditions = torch.rand(rows, 10, generator=rng).round()
+    states = torch.randint(7, (rows,), generator=rng)
+    tokens, noise = torch.randn(2, picks, size, generator=rng)
+    levels = torch.randint(1000, (picks,), generator=rng)
+    index = (conditions if model.config.condition == "binary" else states, picked // length, picked % length)
+    schedule = make_scheduler(DiffusionConfig(), "ddpm", 1000)
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        loss = squared_error(model, schedule, tokens, torch.ones(picks, size, dtype=torch.bool), levels, noise, *index)
+    (loss / picks / size).backward()
+    return loss.detach() / picks / size
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("together", [1, 5000])
+def test_gradients_and_statistics_are_the_same(case: str, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`together` 1: sequence by sequence and token by token; 5000: two sequences or so, and some tokens."""
+    monkeypatch.setattr("rpg.methods.rpg.models.recompute.VALUES_AT_ONCE", together)
+    kept = generator(**CASES[case])
+    again = copy.deepcopy(kept)
+    recompute_in(again)
+    for seed in (1, 2):  # the second adds to the first's
+        torch.testing.assert_close(step(again, seed), step(kept, seed), rtol=1e-9, atol=0)
+    for (name, mine), theirs in zip(again.named_parameters(), kept.parameters(), strict=True):
+        assert mine.grad is not None, name
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-6, atol=1e-9)
+    for mine, theirs in zip(again.buffers(), kept.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.usefixtures("double")
+def test_the_loss_curve_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rpg.methods.rpg.models.recompute.VALUES_AT_ONCE", 3000)
+    curves = []
+    for on in (False, True):
+        model = generator(permutation_state="learned")
+        recompute_in(model, on)
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+        curve = []
+        for seed in range(15):
+            optimizer.zero_grad()
+            curve.append(step(model, seed).item())
+            optimizer.step()
+        curves.append(curve)
+    assert curves[1] == pytest.approx(curves[0], rel=1e-6)
+    assert curves[0][-1] < curves[0][0]
+
+
+def test_sampling_knows_nothing_of_it() -> None:
+    model = generator().eval()
+    states = torch.tensor([2, 0])
+    with torch.no_grad():
+        before = model.prototypes(states)
+        recompute_in(model)
+        torch.testing.assert_close(model.prototypes(states), before)
+
+
+SIZES = [  # sequences, length, tokens in the loss, width and token size, channels
+    (6, 70, 60, 64, (1, 8, 16, 8, 1)),
+    (8, 130, 40, 128, (1, 4, 1)),
+    (3, 40, 300, 64, (1, 16, 32, 16, 1)),
+]
+
+
+@pytest.mark.parametrize("recurrent", ["mamba", "transformer"])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("half", [False, True])
+def test_memory_is_what_the_closed_forms_say(
+    recurrent: str, size: tuple[Any, ...], half: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rpg.methods.rpg.models.recompute.VALUES_AT_ONCE", 2**14)
+    rows, length, picks, width, channels = size
+    options = {"token_size": width, "d_model": width, "channels": channels, "recurrent": recurrent}
+    with global_seed(0):
+        config = GeneratorConfig.model_validate({"d_state": 16, "head_dim": 32, **options})
+        model = Generator(config, torch.zeros(length, 2, dtype=torch.int64), 7)
+    found = {}
+    for on in (False, True):
+        recompute_in(model, on)
+        model.zero_grad(set_to_none=True)
+        found[on] = peak_of(lambda: step(model, half=half, rows=rows, picks=picks))
+        parts = parts_of(config, 7, Pass(rows, length, picks, half, recompute=on))
+        print(recurrent, size, half, on, found[on], peak(parts) / found[on])
+        assert peak(parts) == pytest.approx(found[on], rel=0.2)
+    assert found[True] < 0.7 * found[False]
+
+
+@pytest.mark.parametrize("recurrent", ["mamba", "transformer", "lstm", "none"])
+def test_flops_are_what_the_closed_forms_say(recurrent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rpg.methods.rpg.models.recompute.VALUES_AT_ONCE", 2**12)
+    model = generator(recurrent=recurrent)
+    recompute_in(model)
+    parts = parts_of(model.config, 7, Pass(B, L, K, recompute=True))
+    kept = parts_of(model.config, 7, Pass(B, L, K))
+    found = cost_of(lambda: step(model)).flops
+    assert sum(part.flops for part in parts) == pytest.approx(found, rel=1e-3)
+    assert 1 < found / sum(part.flops for part in kept) < 1.35
