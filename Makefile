@@ -3,6 +3,7 @@
 #   make demo                      the whole way on handwritten digits, in minutes
 #   make test                      lint, types, tests           make test ARGS="tests/unit -k layout"
 #   make lint                      ruff and mypy only
+#   make headers                   what recipes quote of `rpg estimate`, as it says now
 #   make bench                     every benchmarks/bench_*.py, one after the other
 #   make clean                     remove .venv and caches; zoos, runs and reports stay
 #
@@ -12,7 +13,7 @@ PYTHON ?= python3
 JOBS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint headers bench clean
 .NOTPARALLEL:
 
 demo: .venv/.installed
@@ -26,6 +27,9 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+headers: .venv/.installed-dev
+	PYTHONPATH=. $(BIN)/python tests/repo/headers.py
 
 bench: .venv/.installed-dev
 	set -e; for file in $(sort $(wildcard benchmarks/bench_*.py)); do $(BIN)/python $$file $(ARGS); done

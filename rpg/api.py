@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rpg.devices import DEVICES, measure
+from rpg.devices import DEVICES, Device, measure
 from rpg.methods.base import DrawConfig, Estimate, Machine, Method, MethodConfig, TrainingSet
 from rpg.methods.rpg.sizes import CHECKPOINTS, adequate_sizes
 from rpg.publish import fetch_run
 from rpg.run import Run
+from rpg.sweep import PARAMETERS, parse_sweep, row
 from zoo.api import PYTHON
 from zoo.console import is_first_process, pick_device
 from zoo.errors import MissingData, MissingExtra, suggest
@@ -34,8 +35,10 @@ from zoo.recipe import (
     validate,
 )
 from zoo.scoring import Score, Scorer, score
+from zoo.spent import Stopwatch
 from zoo.store import Zoo, find
 from zoo.structure import Structure, TensorSpec
+from zoo.table import Record
 from zoo.training.collect import jobs
 from zoo.writer import ZooWriter, refuse_another
 
@@ -77,6 +80,8 @@ class Training:
         run = Run(self.path)
         if is_first_process():
             run.begin(self.origin, self.data, self.request)
+        if not run.trained:
+            run.stopwatch = Stopwatch(self.machine.device, run.spent_path)
         self.config.build().fit(self.data, run, self.machine)
         return run
 
@@ -237,7 +242,10 @@ class Generation:
         with ZooWriter(self.path, self.origin, record.structure, self.run.frozen()) as writer:
             writer.on_added = scorer.said if scorer else None
             if not writer.complete:
+                writer.stopwatch, there = Stopwatch(self.machine.device), len(writer.done)
                 self.method.draw(self.run, self.request, writer, self.machine)
+                made = len(writer.done) - there
+                writer.stopwatch.note(steps_per_second=made / max(writer.stopwatch.seconds, 1e-9))
             return writer.finish()
 
     def carry_out_and_score(self, data_root: Path | None, out: Path) -> tuple[Zoo, list[Score]]:
@@ -298,6 +306,37 @@ def plan_estimate(
     """What a recipe, or a method's settings for networks of so many `parameters`, costs on a device, by name or one
     that is here; and the name. Raises ValueError for settings that do not fit together.
     """
+    return estimate_recipe(recipe, method, overrides, find_device(device), parameters)
+
+
+def plan_sweep(
+    recipe: str, method: str | None, overrides: Sequence[str], device: Device, parameters: int | None, sweep: str
+) -> tuple[str, list[Record]]:
+    """The same at each value of a sweep (rpg.sweep.parse_sweep), a row each; and the swept keys. Raises ValueError, for
+    methods that train nothing, too.
+    """
+    keys, values = parse_sweep(sweep)
+    settings = [key for key in keys if key != PARAMETERS]
+    rows = []
+    for value in values:
+        changed = [*overrides, *(f"{key}={value}" for key in settings)]
+        network = value if PARAMETERS in keys else parameters
+        _, found = estimate_recipe(recipe, method, changed, device, network)
+        if "training" not in found.figures:
+            raise ValueError("--sweep shows what training takes, and this method trains nothing; give one that does")
+        rows.append(row(value, found.figures))
+    return " = ".join(keys), rows
+
+
+def find_device(device: str) -> Device:
+    """A device of the data sheets by name, or one that is here, measured."""
+    return DEVICES[device] if device in DEVICES else measure(pick_device(device))
+
+
+def estimate_recipe(
+    recipe: str, method: str | None, overrides: Sequence[str], device: Device, parameters: int | None
+) -> tuple[str, Estimate]:
+    """`plan_estimate` on a device that is known."""
     checkpoints = CHECKPOINTS
     if recipe in method_names():
         if parameters is None:
@@ -314,8 +353,7 @@ def plan_estimate(
     structure = _one_tensor(parameters) if parameters else plan.task.structure()
     assert isinstance(config, MethodConfig)
     assert isinstance(request, DrawConfig)
-    machine = DEVICES[device] if device in DEVICES else measure(pick_device(device))
-    return name, config.build().estimate(structure, checkpoints, request, machine)
+    return name, config.build().estimate(structure, checkpoints, request, device)
 
 
 def _one_tensor(values: int) -> Structure:

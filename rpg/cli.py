@@ -148,7 +148,9 @@ def train(
         )
     run = plan.carry_out()
     about = {"run": str(run.path), "name": plan.origin.name, "method": plan.config.name}
-    emit(about | run.facts, as_json, f"learnt, in {run.path}")
+    spent = run.spent
+    took = {} if spent is None else {"spent": spent.model_dump(mode="json")}
+    emit(about | run.facts | took, as_json, f"learnt, in {run.path}" + (f"\n{spent.text()}" if spent else ""))
 
 
 @app.command(
@@ -209,6 +211,9 @@ def generate(
     if scores:
         found |= {"scores": result(zoo.manifest.origin.name, scores)}
         text = f"{table(scores)}\n{text}"
+    if spent := zoo.manifest.spent:
+        found["spent"] = spent.model_dump(mode="json")
+        text = f"{text}\n{spent.text()}"
     emit(found, as_json, text)
 
 
@@ -373,12 +378,26 @@ def estimate(
     overrides: Set = [],  # noqa: B006
     device: EstimateDevice = "auto",
     parameters: Parameters = None,
+    sweep: Sweep = None,
+    plot: SweepPlot = None,
     imports: Import = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Say what a recipe costs: tokens, parameters, memory, FLOPs, hours. Needs neither data nor weights."""
-    from rpg.api import plan_estimate
+    """Say what a recipe costs: tokens, parameters, memory, FLOPs, time. Needs neither data nor weights."""
+    from rpg.api import find_device, plan_estimate, plan_sweep
 
+    if plot is not None and (sweep is None or plot.suffix != ".svg" or plot.exists()):
+        raise ValueError(f"--plot {plot}: expected a new file with the suffix .svg, and --sweep to draw")
+    if sweep is not None:
+        from rpg.sweep import draw
+        from zoo.table import Table
+
+        machine = find_device(device)
+        keys, rows = plan_sweep(recipe, method, overrides, machine, parameters, sweep)
+        if plot is not None:
+            draw(plot, keys, rows, machine.memory)
+        emit({"recipe": recipe, "sweep": keys, "device": machine.name, "rows": rows}, as_json, Table.of(rows).text())
+        return
     name, found = plan_estimate(recipe, method, overrides, device, parameters)
     emit({"recipe": name, **found.figures}, as_json, f"{name}: {found.text}")
 

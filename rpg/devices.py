@@ -38,7 +38,9 @@ class Device:
 
 # Without sparsity; float32 without TF32, as torch multiplies by default.
 DEVICES = {
-    "h100": Device("H100 SXM", 989.4 * T, 66.9 * T, 80 * GB, "NVIDIA H100 data sheet and architecture white paper", cuda=True),
+    "h100": Device(
+        "H100 SXM", 989.4 * T, 66.9 * T, 80 * GB, "NVIDIA H100 data sheet and architecture white paper", cuda=True
+    ),
     "h200": Device("H200 SXM", 989.4 * T, 66.9 * T, 141 * GB, "NVIDIA H200 data sheet", cuda=True),
     "a100": Device("A100 SXM 80 GB", 312 * T, 19.5 * T, 80 * GB, "NVIDIA A100 data sheet", cuda=True),
     "rtx3090": Device("RTX 3090", 71 * T, 35.6 * T, 24 * GB, "NVIDIA GA102 white paper, FP32 accumulation", cuda=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -126,3 +127,11 @@ ScriptOption = Annotated[
         help="A function of yours that you trust, which measures each network, too.",
     ),
 ]
+Sweep = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY[,KEY...]=VALUES",
+        help="One line for each value of a setting, or of `parameters`; A,...,B doubles from A to B.",
+    ),
+]
+SweepPlot = Annotated[Path | None, typer.Option("--plot", help="Draw what --sweep finds: a new SVG file.")]

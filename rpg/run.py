@@ -7,7 +7,8 @@
     metrics.jsonl          loss and learning rate by step, of methods that train
     ...                    the method's own files
     logs/                  of trackers, if any were asked for; nothing needs them
-    trained.json           hashes of run.json and of what was learnt; written last: it means trained
+    spent.json             what an interrupted training took so far
+    trained.json           hashes of run.json and of what was learnt; what learning took; written last: it means trained
 
 Generating needs neither the zoo nor the task's data.
 """
@@ -34,6 +35,7 @@ from zoo.links import link_zoo
 from zoo.manifest import MANIFEST_BYTES, Entry, FileName, FileRecord, Origin, Sha256, differences, settings_of
 from zoo.names import recipe_meant
 from zoo.recipe import validate
+from zoo.spent import Spent, Stopwatch
 from zoo.store import Zoo
 from zoo.structure import Frozen, Structure
 
@@ -55,14 +57,17 @@ class RunRecord(Frozen):
 
 
 class TrainedRecord(Frozen):
-    """`trained.json`. `facts` are what the method says of what it has learnt, for people and cards."""
+    """`trained.json`. `facts` are what the method says of what it has learnt, for people and cards, and `spent` is what
+    learning took.
+    """
 
     files: dict[FileName, FileRecord]
     facts: dict[str, JsonValue] = Field(default_factory=dict)
+    spent: Spent | None = None
 
 
 class Run:
-    """One run directory."""
+    """One run directory. `stopwatch`, where one is set, measures what learning takes, for the record."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -72,6 +77,8 @@ class Run:
         self.networks_path = path / "networks"
         self.metrics_path = path / "metrics.jsonl"
         self.trained_path = path / "trained.json"
+        self.spent_path = path / "spent.json"
+        self.stopwatch: Stopwatch | None = None
 
     @property
     def name(self) -> str:
@@ -146,7 +153,8 @@ class Run:
 
     def seal(self, learnt: Sequence[Path], facts: Mapping[str, JsonValue]) -> None:
         """Record what a method has learnt, files of the run's directory, which makes the run a trained one."""
-        record = TrainedRecord(files=self._records([self.record_path, *learnt]), facts=dict(facts))
+        spent = self.stopwatch.spent() if self.stopwatch else None
+        record = TrainedRecord(files=self._records([self.record_path, *learnt]), facts=dict(facts), spent=spent)
         self.write_json(self.trained_path, record)
 
     def _records(self, files: Sequence[Path]) -> dict[FileName, FileRecord]:
@@ -162,6 +170,11 @@ class Run:
     def facts(self) -> dict[str, JsonValue]:
         """What the method says of what it has learnt."""
         return self._trained_record().facts
+
+    @property
+    def spent(self) -> Spent | None:
+        """What learning took, where it is on record."""
+        return self._trained_record().spent
 
     @property
     def files(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,6 +45,15 @@ def train(
 def rpg_config(**sections: object) -> RPGConfig:
     """Settings of RPG out of plain mappings: `generator={...}, train={...}`."""
     return RPGConfig.model_validate({"name": "rpg", **sections}, strict=False)
+
+
+def content(path: Path) -> dict[str, bytes]:
+    """The files of a directory by their paths there, without what making them took, which differs each time."""
+    found = {file.relative_to(path).as_posix(): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    for name, data in found.items():
+        if name.rpartition("/")[2] in ("manifest.json", "trained.json"):
+            found[name] = json.dumps({**json.loads(data), "spent": None}).encode()
+    return found
 
 
 def generate(run: Run, path: Path, request: DrawConfig | None = None) -> Zoo:

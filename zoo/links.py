@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from zoo.errors import Corrupt
-from zoo.files import unwritable_is_failed
+from zoo.files import unwritable_is_failed, write_bytes
 from zoo.manifest import FileRecord
 from zoo.store import Zoo
 
@@ -41,10 +41,16 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def link_zoo(zoo: Zoo, path: Path) -> Zoo:
-    """The same zoo, to the byte, at `path`; one that is there already is left."""
+    """The same zoo, to the byte, at `path`; one that is there already is left. What making it took stays behind, as
+    that is no part of what it is.
+    """
     if not path.exists():
         with new_directory(path) as temporary:
             for name, record in zoo.manifest.files.items():
                 link_file(zoo.file(name), record, temporary / name)
-            shutil.copyfile(zoo.file("manifest.json"), temporary / "manifest.json")
+            if zoo.manifest.spent is None:
+                shutil.copyfile(zoo.file("manifest.json"), temporary / "manifest.json")
+            else:
+                alone = zoo.manifest.model_copy(update={"spent": None})
+                write_bytes(temporary / "manifest.json", alone.to_json(indent=1).encode())
     return Zoo.open(path)

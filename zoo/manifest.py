@@ -20,6 +20,7 @@ from typing_extensions import Self
 from evaluators.metrics import Metric
 from zoo.files import sha256_file
 from zoo.plugins import notes
+from zoo.spent import Spent
 from zoo.structure import Frozen, Structure
 
 
@@ -207,7 +208,9 @@ def _shown(leaves: Mapping[str, Any], key: str) -> str:
 
 
 class Manifest(Frozen):
-    """`manifest.json`. `frozen` is the content hash of the tensors that all checkpoints share, where there are any."""
+    """`manifest.json`. `frozen` is the content hash of the tensors that all checkpoints share, where there are any;
+    `spent` is what generating took, and the one thing that is no part of what the zoo is (`identity_of`).
+    """
 
     schema_version: Literal[1] = 1
     origin: Origin
@@ -215,6 +218,15 @@ class Manifest(Frozen):
     frozen: Sha256 | None = None
     files: dict[FileName, FileRecord]
     entries: tuple[Entry, ...] = Field(min_length=1)
+    spent: Spent | None = None
+
+    def to_json(self, indent: int | None = None) -> str:
+        return self.model_dump_json(indent=indent, exclude={"spent"} if self.spent is None else None)
+
+    def identity_of(self, text: bytes) -> str:
+        """The SHA-256 that names this zoo, whose manifest is `text`: the same whatever making it took."""
+        same = text if self.spent is None else self.model_copy(update={"spent": None}).to_json(indent=1).encode()
+        return hashlib.sha256(same).hexdigest()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

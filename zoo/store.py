@@ -8,7 +8,6 @@ frozen.safetensors           tensors that all its networks share, if only some o
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -63,7 +62,7 @@ class Zoo:
             file = hub.fetch(address, "manifest.json", "dataset")
             text = read_limited(file, MANIFEST_BYTES)
             manifest = Manifest.parse(text, file)
-            sha256 = hashlib.sha256(text).hexdigest()
+            sha256 = manifest.identity_of(text)
             return cls(Path(source), manifest, sha256, lambda name: hub.fetch(address, name, "dataset"))
         path = find(source, "zoos")
         manifest_path = path / "manifest.json"
@@ -75,7 +74,8 @@ class Zoo:
                 f"`rpg-zoo collect {recipe_meant(path.name)}`"
             )
         text = read_limited(manifest_path, MANIFEST_BYTES)
-        return cls(path, Manifest.parse(text, manifest_path), hashlib.sha256(text).hexdigest())
+        manifest = Manifest.parse(text, manifest_path)
+        return cls(path, manifest, manifest.identity_of(text))
 
     @property
     def name(self) -> str:

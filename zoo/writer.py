@@ -31,6 +31,7 @@ from zoo.files import Journal, read_records, write_bytes
 from zoo.index import write_index
 from zoo.manifest import Entry, FileRecord, Manifest, Origin, Sha256
 from zoo.plugins import changed
+from zoo.spent import Stopwatch
 from zoo.store import FROZEN, INDEX, Zoo
 from zoo.structure import Frozen, Structure
 
@@ -77,7 +78,8 @@ class ZooWriter:
 
     `frozen` are the tensors that complete each of its checkpoints to a network, where they are only a part of one.
     `done` maps the ids that are already there to their entries; `on_added`, where set, is called with every new one and
-    its tensors. One process writes a zoo at a time. Raises ValueError
+    its tensors, and `stopwatch` measures what this call takes, for the record. One process writes a zoo at a time.
+    Raises ValueError
     when `path` holds something else.
     """
 
@@ -90,6 +92,7 @@ class ZooWriter:
         self.frozen = content_hash(frozen) if frozen else None
         self.done: dict[str, Entry] = {}
         self.on_added: Callable[[Entry, dict[str, Tensor]], None] | None = None
+        self.stopwatch: Stopwatch | None = None
         self.complete = (path / "manifest.json").is_file()
         header = JournalHeader(origin=origin, structure=structure, frozen=self.frozen).model_dump(mode="json")
         if self.complete:
@@ -214,6 +217,7 @@ class ZooWriter:
                 frozen=self.frozen,
                 files={name: FileRecord.of(self.path / name) for name in names},
                 entries=tuple(entries),
+                spent=self.stopwatch.spent() if self.stopwatch else None,
             )
             write_bytes(self.path / "manifest.json", manifest.to_json(indent=1).encode())
             self.complete = True

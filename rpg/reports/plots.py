@@ -214,6 +214,27 @@ def loss_plot(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Plot:
         return _laid_out("loss", figure, f"Training loss {'; '.join(texts)}.")
 
 
+def sweep_plot(key: str, lines: Mapping[str, Sequence[tuple[float, float]]], memory: float | None) -> Plot:
+    """Memory in GB over a setting, both logarithmic: (value, GB) by name of the line, and `memory` of the device."""
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        figure = _figure(2.8)
+        axes = figure.subplots()
+        texts = []
+        for number, (name, points) in enumerate(lines.items()):
+            values, needed = [value for value, _ in points], [gigabytes for _, gigabytes in points]
+            axes.plot(values, needed, color=_mark("generated", number).colour, marker="o", markersize=4, label=name)
+            texts.append(f"{name} it goes from {needed[0]:.3g} to {needed[-1]:.3g} GB")
+        if memory is not None:
+            axes.axhline(memory, **GUIDE)
+            axes.annotate("the device", (0, memory), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
+        axes.legend()
+        axes.set(xscale="log", yscale="log", xlabel=_label(key), ylabel="memory of training in GB")
+        axes.grid(True, which="both", axis="y")
+        return _laid_out("sweep", figure, f"Memory of training over {key}: {'; '.join(texts)}.")
+
+
 def similarity_plot(comparison: Comparison, scoring: Scoring) -> Plot:
     """Accuracy against the largest error-IoU with a training checkpoint, a point per network (paper, figure 9).
 

@@ -24,6 +24,7 @@ from zoo.console import pick_device
 from zoo.errors import MissingData
 from zoo.manifest import Origin
 from zoo.recipe import eval_of, load_recipe, task_of
+from zoo.spent import Spent
 from zoo.store import Zoo, find
 from zoo.tasks.base import LabelledTask, Task
 from zoo.tasks.scripted import Script, with_script
@@ -33,10 +34,13 @@ Losses = dict[str, list[tuple[int, float]]]
 
 @dataclass(frozen=True)
 class Report:
-    """A finished report: its HTML page, and the comparison behind it."""
+    """A finished report: its HTML page, the comparison behind it, and what training and generating took, by the labels
+    of the groups, where it is on record.
+    """
 
     path: Path
     comparison: Comparison | TaskComparison
+    spent: dict[str, dict[str, Spent]] = field(default_factory=dict)
 
     def text(self) -> str:
         """The tables and the verdict."""
@@ -50,9 +54,11 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """What `rpg report --json` prints."""
+        spent = {name: {k: s.model_dump(mode="json") for k, s in of.items()} for name, of in self.spent.items()}
+        about = {"report": str(self.path), "spent": spent}
         if isinstance(self.comparison, TaskComparison):
-            return tasks_json(self.comparison) | {"report": str(self.path)}
-        return comparison_json(self.comparison) | {"report": str(self.path)}
+            return tasks_json(self.comparison) | about
+        return comparison_json(self.comparison) | about
 
 
 @dataclass(frozen=True)
@@ -85,11 +91,12 @@ class Reporting:
             )
         if task is not None and task.conditions:
             return self._task_by_task(cast("LabelledTask", task))
-        comparison = self.compared(task)
+        comparison, spent = self.compared(task), self._spent()
         names = labels(self.zoos, BASELINES if self.baselines else ())
         zoos = {"original": self.originals.path} | {names[zoo.sha256]: zoo.path for zoo in self.zoos}
-        page = write_report(comparison, self._losses(), provenance_of(self.command), self.path, self.plots, zoos)
-        return Report(page, comparison)
+        provenance = provenance_of(self.command) | _in_words(spent)
+        page = write_report(comparison, self._losses(), provenance, self.path, self.plots, zoos)
+        return Report(page, comparison, spent)
 
     def compared(self, task: Task | None) -> Comparison:
         """All groups beside the originals; without a task by their weights alone."""
@@ -106,9 +113,10 @@ class Reporting:
             )
         origin = self.originals.manifest.origin.model_copy(update={"command": self.command})
         tasks = compare_tasks(self.originals, self.zoos[0], task, origin, self.path, self.split)
-        zoos = {"original": self.originals.path, "generated": self.zoos[0].path}
-        page = write_task_report(tasks, self._losses(), provenance_of(self.command), self.path, self.plots, zoos)
-        return Report(page, tasks)
+        zoos, spent = {"original": self.originals.path, "generated": self.zoos[0].path}, self._spent()
+        provenance = provenance_of(self.command) | _in_words(spent)
+        page = write_task_report(tasks, self._losses(), provenance, self.path, self.plots, zoos)
+        return Report(page, tasks, spent)
 
     def _losses(self) -> Losses:
         """The loss curves of the runs that are at hand, by the labels of their groups."""
@@ -119,6 +127,20 @@ class Reporting:
             if run and (losses := read_losses(run)):
                 found[names[zoo.sha256]] = losses
         return found
+
+    def _spent(self) -> dict[str, dict[str, Spent]]:
+        """What training and generating took, by the labels of the groups."""
+        names = labels(self.zoos, BASELINES if self.baselines else ())
+        found: dict[str, dict[str, Spent]] = {}
+        for zoo in self.zoos:
+            run = find_run(zoo, self.runs)
+            took = {"training": run.spent if run else None, "generating": zoo.manifest.spent}
+            found[names[zoo.sha256]] = {stage: spent for stage, spent in took.items() if spent is not None}
+        return {name: took for name, took in found.items() if took}
+
+
+def _in_words(spent: dict[str, dict[str, Spent]]) -> dict[str, str]:
+    return {f"{stage} {name}": took.text() for name, stages in spent.items() for stage, took in stages.items()}
 
 
 def report(

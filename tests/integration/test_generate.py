@@ -11,7 +11,7 @@ import pytest
 import torch
 from commands import call
 
-from learning import generate
+from learning import content, generate
 from rpg.methods.rpg.config import GenerateConfig
 from rpg.methods.rpg.learnt import Learnt
 from rpg.methods.rpg.windows import windows
@@ -44,7 +44,7 @@ def made(run: Run, path: Path, **settings: object) -> dict[str, bytes]:
     config = GenerateConfig.model_validate({"n": 2, "steps": 3, "sampler": "ddim", **settings})
     zoo = generate(run, path, config)
     assert list(zoo.problems()) == []
-    return {file.name: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    return content(path)
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])

@@ -35,10 +35,6 @@ def test_what_was_there_before_is_not_counted() -> None:
     assert cost_of(lambda: (old.view(10, 100), old.add_(1))) == Cost(0, 0)
 
 
-def test_affine_costs_are_extrapolated_exactly() -> None:
-    assert Cost(100 + 7, 50 + 3).extrapolate(Cost(100 + 14, 50 + 6), 40) == Cost(100 + 280, 50 + 120)
-
-
 def mamba_flops(batch: int, tokens: int) -> int:
     """Forward: projections, depthwise convolution, and the scan in chunks of 64 and of the rest."""
     d_inner, state, heads = 64, 8, 4

@@ -9,7 +9,6 @@ N state dimension, P head dimension, H heads, Q chunk length.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -148,8 +147,8 @@ def _learned_inputs(config: GeneratorConfig, index: int) -> bool:
 
 
 def _recomputed(part: Part, passed: Pass, values: int, inputs: int, outputs: int, once: int) -> Part:
-    """A block that keeps `inputs` bytes and recomputes all but `once` FLOPs, some sequences of so many `values` at a time.
-    The gradients of the weights and of all inputs add up meanwhile; those of the outputs are waiting.
+    """A block that keeps `inputs` bytes and recomputes all but `once` FLOPs, some sequences of so many `values` at a
+    time. The gradients of the weights and of all inputs add up meanwhile; those of the outputs are waiting.
     """
     group = min(passed.sequences, at_once(values))
     working = (part.kept + part.working) * group // passed.sequences + outputs + inputs + F * part.parameters
@@ -176,7 +175,9 @@ def _mamba(config: GeneratorConfig, passed: Pass, index: int) -> Part:
     mix, gate, out = 2 * width * (mixed + heads), 2 * width * inner, 2 * inner * d_model
     depthwise = 2 * mixed * conv
     turn_kept = _turn_kept(config, passed, inner)
-    scan, scan_backward, scan_kept = _kernel_scan(config, passed, inner) if passed.kernels else _scan(config, passed, inner)
+    scan, scan_backward, scan_kept = (
+        _kernel_scan(config, passed, inner) if passed.kernels else _scan(config, passed, inner)
+    )
     forward = (through + early) * (mix + depthwise) + (gated + (rows if common else 0)) * gate + scan + seen * out
     backward = through * mix * (1 + learned) + early * mix * (1 + offset_learned) + (through + early) * 2 * depthwise
     backward += gated * gate * (1 + learned) + (rows * gate * (1 + offset_learned) if common else 0)
@@ -234,7 +235,7 @@ def _scan(config: GeneratorConfig, passed: Pass, inner: int) -> tuple[int, int, 
 
 
 def _turn_kept(config: GeneratorConfig, passed: Pass, inner: int) -> int:
-    """Bytes of the longest turn of the scan, and of the states between turns: what it keeps when turns are recomputed."""
+    """Bytes of the longest turn of the scan and of the states between: what is kept when turns are recomputed."""
     taken = turns(passed.length, CHUNK_SIZE)
     longest = _scan(config, replace(passed, length=max(taken)), inner)[2]
     return longest + F * passed.sequences * inner * config.d_state * len(taken)
@@ -267,7 +268,7 @@ def _lstm(config: GeneratorConfig, passed: Pass, index: int) -> Part:
 
 def _transformer(config: GeneratorConfig, passed: Pass, index: int) -> Part:
     """Attention in one operation, then a feed-forward network of twice the width."""
-    width, tokens, w = config.widths[0], passed.tokens, passed.w
+    width, tokens = config.widths[0], passed.tokens
     attention = 4 * passed.sequences * passed.length**2 * width
     products = 2 * tokens * 7 * width * width
     parameters = 7 * width * width + 3 * width + 4 * width
@@ -303,7 +304,7 @@ def _gated_mlp(config: GeneratorConfig, passed: Pass, index: int) -> Part:
 
 def _denoiser(config: GeneratorConfig, passed: Pass) -> list[Part]:
     """The time embedding, then stage by stage."""
-    size, tokens, w, kernel = config.token_size, passed.picked, passed.w, config.kernel_size
+    size, tokens, w = config.token_size, passed.picked, passed.w
     products = TIME_DIM * size + size * size
     embedding = Part(
         "denoiser",

@@ -1,7 +1,7 @@
 """What a recipe will cost, before anything is made: tokens, parameters, memory, FLOPs and time.
 
-From the closed forms of the generator's parts (`rpg.methods.rpg.costs`), in no time whatever the size. The scan is that in
-PyTorch, or mamba-ssm's kernels where they are installed. Legend: L tokens, D token size.
+From the closed forms of the generator's parts (`rpg.methods.rpg.costs`), in no time whatever the size. On CUDA the scan
+is mamba-ssm's kernels where these are installed here, otherwise that in PyTorch.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def estimate(
     with_it, without = (training(config, length, num_states, on, kernels) for on in (True, False))
     step = with_it if again else without
     lacks = device.memory is not None and step.bytes > device.memory
+    remedy = training_remedy(config, length, num_states, device.memory, recompute=again, kernels=kernels)
     network = sampled_network(config, sampling, length, num_states, kernels)
     count, learned = parameters_of(step.parts), parameters_of(step.parts, "states")
     recurrent, denoiser = (parameters_of(step.parts, room) for room in ("recurrent", "denoiser"))
@@ -80,7 +81,7 @@ def estimate(
             "flops_recomputing": with_it.flops,
             "flops_keeping": without.flops,
             "scan": "mamba-ssm" if kernels else "pytorch",
-            "remedy": training_remedy(config, length, num_states, device.memory, recompute=again, kernels=kernels) if lacks else None,
+            "remedy": remedy if lacks else None,
             "flops_per_step": step.flops,
             "launches_per_step": step.launches,
             "steps": config.train.steps,
@@ -124,7 +125,8 @@ def training(config: RPGConfig, length: int, num_states: int, recompute: bool, k
     settings = config.train
     tokens = -(-min(settings.diffusion_batch, settings.batch_size * length) // settings.accumulation)
     rows, half = settings.batch_size // settings.accumulation, settings.precision == "bfloat16"
-    parts = parts_of(config.generator, num_states, Pass(rows, length, tokens, half, recompute, kernels), config.has_readout)
+    passed = Pass(rows, length, tokens, half, recompute, kernels)
+    parts = parts_of(config.generator, num_states, passed, config.has_readout)
     counts = [part.parameters for part in parts]
     kept = 4 * sum(counts) * (2 if settings.ema else 1) + moment_bytes(settings, counts)
     # From the second part of a step on there are gradients of all weights all the time.
@@ -236,7 +238,8 @@ def sampled_network(
 
     alone = config.generator.permutation_state == "none" and config.generator.condition == "none"
     rows = 1 if alone else group
-    parts = parts_of(config.generator, num_states, Pass(rows, length, rows * length, kernels=kernels), config.has_readout)
+    passed = Pass(rows, length, rows * length, kernels=kernels)
+    parts = parts_of(config.generator, num_states, passed, config.has_readout)
     weights = 4 * parameters_of(parts)
     made = [part for part in parts if part.room in ("states", "recurrent")]
     timing, *stages = (part for part in parts if part.room == "denoiser")

@@ -162,6 +162,8 @@ def draw(run: Run, config: GenerateConfig, writer: ZooWriter, device: torch.devi
             if device.type == "cpu":
                 keep_freed_memory()
             generator = learnt.generator(device)
+            if writer.stopwatch:
+                writer.stopwatch.note(**generator.kernels(torch.float32))
             generator.denoiser.fuse_conv_bn()
             sampling = Sampling(
                 generator,

@@ -36,6 +36,7 @@ from zoo.files import Journal, sha256_file
 from zoo.manifest import Entry, FileRecord
 from zoo.progress import Bar, progress
 from zoo.seeds import generator as seeded_generator
+from zoo.spent import Stopwatch
 from zoo.store import Zoo
 from zoo.training.malloc import keep_freed_memory
 from zoo.training.state import gather_full, pack_state, read_state, unpack_state, write_state
@@ -64,7 +65,7 @@ def fit(config: RPGConfig, data: TrainingSet, run: Run, machine: Machine) -> Non
     processes.wait()  # until the first has sealed the run, which then is a trained one to all
     processes.close()
     if processes.rank == 0:
-        for leftover in (learnt.tokens_path, learnt.state_path):
+        for leftover in (learnt.tokens_path, learnt.state_path, run.spent_path):
             leftover.unlink(missing_ok=True)
 
 
@@ -168,13 +169,17 @@ def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints
     states = learnt.states()
     model = build_generator(config.generator, layout, len(set(states)), settings.seed, config.has_readout)
     model.to(processes.device).train()
-    recompute_in(model, _recomputes(config, layout.num_tokens, len(set(states)), processes))
+    again = _recomputes(config, layout.num_tokens, len(set(states)), processes)
+    recompute_in(model, again)
+    watch = run.stopwatch or Stopwatch(processes.device, run.spent_path)
+    dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
+    watch.note(recompute=again, **model.kernels(dtype))
     parallel = processes.wrap(model, [*model.recurrent.layers, model.recurrent.projection, model.denoiser])
     optimizer = make_optimizer(settings, model)
     average = EMA(model, settings.ema) if settings.ema else None
     extra = average.values if average else {}
     step = unpack_state(read_state(learnt.state_path), model, optimizer, extra) if learnt.state_path.is_file() else 0
-    saved = step
+    saved = first = step
     tokens = open_tokens(learnt.tokens_path, layout, num_checkpoints)
     schedule = make_scheduler(config.diffusion, "ddpm", config.diffusion.num_steps)
     conditions = learnt.record().conditions
@@ -182,6 +187,7 @@ def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints
     batches = Batches(settings, tokens, layout.mask(), schedule, processes, cond, objective(config))
     processes.start_trackers(run.path.resolve().name, sha256_file(run.record_path)[:16], step)
     with _curve(run, settings.steps, step, processes) as curve:
+        begun = watch.seconds
         while step < settings.steps:
             learning_rate = cosine(settings, step)
             for group in optimizer.param_groups:
@@ -200,7 +206,10 @@ def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints
                     state = pack_state(model, optimizer, step, extra, keep=processes.rank == 0)
                     if processes.rank == 0:
                         write_state(learnt.state_path, state)
+                        watch.save()
                     saved = step
+    if step > first:
+        watch.note(steps_per_second=(step - first) / (watch.seconds - begun))
     trained = gather_full(average.values if average else model.state_dict(), processes.rank == 0)
     if processes.rank == 0:
         save_tensors(learnt.generator_path, trained)

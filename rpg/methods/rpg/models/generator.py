@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rpg.methods.rpg.config import GeneratorConfig
+from rpg.methods.rpg.config import TRANSFORMER_HEADS, GeneratorConfig
 from rpg.methods.rpg.models.denoiser import Denoiser
+from rpg.methods.rpg.models.kernels import attention_kernel, fast_scan
 from rpg.methods.rpg.models.positions import by_index, by_layer, by_number
 from rpg.methods.rpg.models.recurrent import RecurrentModel
 from zoo.conditions import BITS
@@ -102,6 +103,17 @@ class Generator(nn.Module):
         length = len(self.positions)
         last_L1 = (torch.arange(length, device=added.device) >= length - HEAD_TOKENS)[:, None]
         return self.positions + added[:, None] * last_L1
+
+    def kernels(self, dtype: torch.dtype) -> dict[str, str]:
+        """Which scan or attention runs where the generator is, with products in `dtype`."""
+        config, device = self.config, self.positions.device
+        if config.recurrent == "mamba":
+            return {"scan": "mamba-ssm" if device.type == "cuda" and fast_scan() else "pytorch"}
+        if config.recurrent == "transformer":
+            heads, width = TRANSFORMER_HEADS, config.widths[0]
+            shape = (1, heads, len(self.positions), width // heads)
+            return {"attention": attention_kernel(device, dtype, shape)}
+        return {}
 
     @property
     def num_parameters(self) -> int:

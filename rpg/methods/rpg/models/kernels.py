@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 Scan: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -35,6 +36,16 @@ def fast_scan() -> Scan | None:
 def has_fast_scan() -> bool:
     """Whether `fast_scan` has what it needs, found without importing it."""
     return all(importlib.util.find_spec(name) for name in ("mamba_ssm", "triton", "einops"))
+
+
+def attention_kernel(device: torch.device, dtype: torch.dtype, shape: Sequence[int]) -> str:
+    """Which of torch's kernels computes causal attention on queries of this shape (B, heads, L, size):
+    `flash_attention`, `efficient_attention`, `cudnn_attention` or `math`.
+    """
+    from torch.nn.attention import SDPBackend
+
+    query = torch.empty(tuple(shape), device=device, dtype=dtype)
+    return SDPBackend(torch._fused_sdp_choice(query, query, query, is_causal=True)).name.lower()
 
 
 def _load_kernel() -> Callable[..., Any]:

@@ -139,9 +139,7 @@ class Mamba2(Recomputing, nn.Module):
         mixed_of_offsets, dt_of_offsets = self._mix(offsets[:, None].expand(-1, steady + 1, -1), weight, None)
         z_of_offsets = F.linear(offsets, gate_weight)
 
-        def shifted(
-            mixed_offset: Tensor, dt_offset: Tensor, z_offset: Tensor, picked: Picked | None = None
-        ) -> Tensor:
+        def shifted(mixed_offset: Tensor, dt_offset: Tensor, z_offset: Tensor, picked: Picked | None = None) -> Tensor:
             early = mixed[:steady] + mixed_offset[:, :steady]
             late = mixed[steady:] + mixed_offset[:, steady:]
             gate = z + z_offset[:, None] if picked is None else z[picked[1]] + z_offset[picked[0]]

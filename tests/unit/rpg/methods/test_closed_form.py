@@ -18,7 +18,7 @@ import rpg.methods.noise
 import rpg.methods.pca_gaussian
 import rpg.methods.soup
 import zoo.derive.mixtures
-from learning import generate, train
+from learning import content, generate, train
 from rpg.devices import DEVICES
 from rpg.methods.base import DrawConfig, Machine, MethodConfig, TrainingSet
 from rpg.methods.closed_form import GRAM, ClosedForm
@@ -277,10 +277,6 @@ def test_a_network_depends_on_seed_and_number_alone(data, monkeypatch, name, set
 
 class Killed(BaseException):
     """Not an Exception: nothing on the way may handle it, as nothing handles SIGKILL."""
-
-
-def content(path: Path) -> dict[str, bytes]:
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
 
 
 @pytest.mark.parametrize(("name", "settings"), [EVERY[1], EVERY[4]])

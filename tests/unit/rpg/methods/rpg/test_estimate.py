@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,10 +15,19 @@ from rpg.devices import DEVICES, Device, measure
 from rpg.diffusion import draw_noise, make_scheduler, sample, squared_error
 from rpg.meter import cost_of
 from rpg.methods.rpg.config import GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
-from rpg.methods.rpg.estimate import describe, estimate, sampling_remedy, training_remedy
+from rpg.methods.rpg.estimate import (
+    describe,
+    duration,
+    estimate,
+    recomputes,
+    sampling_remedy,
+    training,
+    training_remedy,
+)
 from rpg.methods.rpg.models.generator import Generator
 from rpg.methods.rpg.sizes import SIZES, adequate_sizes, size_of
 from rpg.methods.rpg.windows import windows
+from rpg.tokens.layout import generated
 from zoo.errors import MissingExtra
 from zoo.recipe import load_method, load_recipe, method_names, recipe_names
 from zoo.structure import Structure
@@ -60,8 +71,8 @@ def test_numbers_are_those_of_a_real_training_step(recurrent: str, other: dict[s
     optimizer.step()
     held = [*generator.parameters(), *(t for s in optimizer.state.values() for t in s.values() if t.dim())]
     held_bytes = sum(tensor.numel() * tensor.itemsize for tensor in held)
-    assert found["training"]["bytes"] == pytest.approx(held_bytes + real.peak, rel=0.02)
-    assert found["training"]["hours"] == pytest.approx(real.flops * 100 / 1e11 / 3600)
+    assert held_bytes < found["training"]["bytes"] == pytest.approx(held_bytes + real.peak, rel=0.25)  # a tiny step
+    assert found["training"]["hours"] == pytest.approx(found["training"]["launches_per_step"] * 5e-6 * 100 / 3600)
 
 
 def with_train(config: RPGConfig, **settings: Any) -> RPGConfig:
@@ -92,7 +103,7 @@ def test_accumulation_takes_the_memory_of_a_part_and_the_work_of_all() -> None:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_remedy_for_training_is_the_least_that_fits(processes: int) -> None:
     config = with_train(small(), batch_size=12, diffusion_batch=40)
-    part = with_train(config, batch_size=12 // processes, diffusion_batch=40 // processes)
+    part = with_train(config, batch_size=12 // processes, diffusion_batch=40 // processes, recompute="on")
     needs = {
         n: estimate(with_train(part, accumulation=n), GenerateConfig(steps=1), SHAPES, 3, DEVICE)["training"]["bytes"]
         for n in (2, 3, 6)
@@ -101,6 +112,9 @@ def test_the_remedy_for_training_is_the_least_that_fits(processes: int) -> None:
         said = training_remedy(config, 21, 3, memory, processes)
         assert said == f"use --set method.train.accumulation={n}: about {memory / 1e9:.3g} GB"
     assert "accumulation=2" in training_remedy(config, 21, 3, None)
+    assert training_remedy(config, 21, 3, None, recompute=False).startswith(
+        "use --set method.train.recompute=on: about"
+    )
     tight = with_train(config, accumulation=12)
     assert "method.train.optimizer=adamw8bit: about" in training_remedy(tight, 21, 3, None)
     assert "accelerate launch --use_fsdp --fsdp_version 2" in training_remedy(config, 21, 3, 1000)
@@ -175,14 +189,75 @@ def test_sampling_in_windows_costs_what_the_sampler_does(mode: str, monkeypatch:
     assert real <= 1.02 * found["bytes"] <= 1.3 * real
 
 
-def test_a_long_lstm_is_extrapolated_to_its_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rpg.methods.rpg.estimate.SHORT", 4)  # step by step is slow
-    config = small(recurrent="lstm")
-    found = [estimate(config, GenerateConfig(n=1, steps=1), [(32 * n,)], 5, DEVICE) for n in (1000, 2000)]
-    more = found[1]["training"]["flops_per_step"] - found[0]["training"]["flops_per_step"]
-    per_token = 2 * (2 * 8 * 32 * 32)  # two LSTM layers; the projections see the tokens in the loss alone
-    of_fixed_positions = 2 * 4 * 32 * 32  # the first layer's input needs no gradient
-    assert more == pytest.approx(3 * 1000 * (3 * per_token - of_fixed_positions), rel=1e-3)
+def test_recomputing_is_chosen_where_memory_would_not_do() -> None:
+    config = load_method("rpg-base")[0]
+    assert isinstance(config, RPGConfig)
+    kept = training(config, 760, 50, recompute=False).bytes
+    for memory, expected in ((None, False), (round(kept / 0.8), False), (kept, True), (24 * 10**9, True)):
+        assert recomputes(config, 760, 50, memory) is expected
+    assert recomputes(with_train(config, recompute="on"), 760, 50, None)
+    assert not recomputes(with_train(config, recompute="off"), 760, 50, 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "network", "memory"),
+    [
+        ("rpg-base", "vit-tiny", 24),
+        ("rpg-base", "vit-small", 24),
+        ("rpg-base", "resnet18", 24),
+        ("rpg-base", "resnet50", 24),
+        ("rpg-large", "vit-base", 80),
+        ("rpg-large", "convnext-large", 80),
+    ],
+)
+def test_the_papers_batch_fits_on_one_card_when_recomputing(method: str, network: str, memory: int) -> None:
+    config, sampling = load_method(method)
+    assert isinstance(config, RPGConfig)
+    assert isinstance(sampling, GenerateConfig)
+    shapes = [spec.shape for spec in generated(load_recipe(network).task.structure())]
+    found = estimate(with_train(config, recompute="on"), sampling, shapes, 50, DEVICES["h100"])["training"]
+    assert found["bytes"] < memory * 10**9 < found["bytes_keeping"]
+    assert found["flops_recomputing"] <= 1.35 * found["flops_keeping"]
+
+
+def test_recomputing_brings_out_the_order_of_table_5() -> None:
+    base = load_method("rpg-base")[0]
+    assert isinstance(base, RPGConfig)
+
+    def needed(recurrent: str, kernels: bool = False) -> int:
+        generator = base.generator.model_copy(update={"recurrent": recurrent})
+        return training(base.model_copy(update={"generator": generator}), 760, 50, True, kernels).bytes
+
+    assert needed("mamba", kernels=True) < needed("transformer") < needed("lstm")
+
+
+def test_kernels_of_mamba_keep_less_than_the_scan_in_pytorch() -> None:
+    base = load_method("rpg-base")[0]
+    assert isinstance(base, RPGConfig)
+    assert training(base, 760, 50, False, kernels=True).bytes < 0.75 * training(base, 760, 50, False).bytes
+
+
+def test_starting_kernels_is_a_floor() -> None:
+    slow = replace(DEVICE, launch=1.0)
+    found = estimate(small(), GenerateConfig(steps=1), SHAPES, 3, slow)["training"]
+    assert found["hours"] == pytest.approx(found["launches_per_step"] * 100 / 3600)
+    quick = estimate(small(), GenerateConfig(steps=1), SHAPES, 3, replace(DEVICE, launch=0.0))["training"]
+    assert quick["hours"] == pytest.approx(quick["flops_per_step"] * 100 / 1e11 / 3600)
+
+
+@pytest.mark.parametrize(("hours", "text"), [(0.001, "3.6 s"), (0.5, "30 min"), (1, "1 h"), (123.456, "123 h")])
+def test_times_have_their_unit(hours: float, text: str) -> None:
+    assert duration(hours) == text
+
+
+def test_the_largest_takes_no_longer() -> None:
+    config, sampling = load_method("rpg-tiny")
+    assert isinstance(config, RPGConfig)
+    assert isinstance(sampling, GenerateConfig)
+    start = time.process_time()
+    found = estimate(config, sampling, [(200_000_000,)], 50, DEVICES["h100"])
+    assert time.process_time() - start < 1
+    assert found["tokens"]["count"] == 781_250
 
 
 def test_bad_settings_are_refused() -> None:

@@ -1,0 +1,65 @@
+"""`rpg estimate --sweep`: what a recipe costs over a setting (the paper's Figures 7 and 8), as a table and a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo.files import write_bytes
+from zoo.table import Record
+
+PARAMETERS = "parameters"  # what --parameters sets, beside the settings
+LONGEST = 1000  # values
+
+
+def parse_sweep(text: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The keys and the values of `KEY[,KEY...]=VALUE,VALUE,...`: settings of the recipe, or `parameters`. Several keys
+    take the same value, as width and token size do in Table 12; `A,...,B` doubles A until B.
+
+    Raises ValueError for anything else.
+    """
+    names, _, given = text.partition("=")
+    keys, words = tuple(names.split(",")), given.split(",")
+    values: list[int] = []
+    for number, word in enumerate(words):
+        if word == "...":
+            end = int(words[number + 1]) if number + 1 < len(words) and words[number + 1].isdecimal() else 0
+            while values and 0 < 2 * values[-1] < end:
+                values.append(2 * values[-1])
+            if not values or 2 * values[-1] != end:
+                raise ValueError(f"--sweep {text}: '...' doubles until the next value, as in 1024,...,16384")
+        elif word.isdecimal() and int(word) > 0:
+            values.append(int(word))
+        else:
+            raise ValueError(f"--sweep {text}: {word!r} is no value; expected KEY=1024,2048 or KEY=1024,...,16384")
+    if not all(keys) or len(values) > LONGEST:
+        raise ValueError(f"--sweep {text}: expected KEY=VALUE,VALUE,... with at most {LONGEST} values")
+    return keys, tuple(values)
+
+
+def row(value: int, figures: Mapping[str, Any]) -> Record:
+    """What the estimate at one value says, in GB, TFLOP and hours."""
+    training, sampling = figures["training"], figures["sampling"]
+    return {
+        "value": value,
+        "tokens": figures["tokens"]["count"],
+        "generator": figures["generator"]["parameters"],
+        "training GB": training["bytes"] / 1e9,
+        "keeping GB": training["bytes_keeping"] / 1e9,
+        "recomputing GB": training["bytes_recomputing"] / 1e9,
+        "sampling GB": sampling["bytes"] / 1e9,
+        "TFLOP a step": training["flops_per_step"] / 1e12,
+        "hours": training["hours"],
+    }
+
+
+def draw(path: Path, key: str, rows: Sequence[Record], memory: int | None) -> None:
+    """Memory of training over the value, both ways, beside what the device has, as SVG."""
+    from rpg.reports.plots import render, sweep_plot
+
+    lines = {
+        "all kept": [(float(str(r["value"])), float(str(r["keeping GB"]))) for r in rows],
+        "recomputing": [(float(str(r["value"])), float(str(r["recomputing GB"]))) for r in rows],
+    }
+    write_bytes(path, render(sweep_plot(key, lines, None if memory is None else memory / 1e9), "svg"))
