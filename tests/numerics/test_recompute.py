@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from rpg.config import DiffusionConfig
 from rpg.diffusion import make_scheduler, squared_error
@@ -19,7 +21,7 @@ from rpg.methods.rpg.models.generator import Generator
 from rpg.methods.rpg.models.recompute import recompute_in
 from zoo.seeds import global_seed
 
-B, L, D, K = 5, 70, 16, 90
+B, L, D, K = 3, 70, 8, 20
 CASES: dict[str, dict[str, Any]] = {
     "one-hot": {},
     "three": {"num_layers": 3, "d_model": (32, 32, 48)},
@@ -72,10 +74,9 @@ def step(model: Generator, seed: int = 1, half: bool = False, rows: int = B, pic
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("together", [1, 5000])
+@pytest.mark.parametrize(("case", "together"), [*((case, 500) for case in CASES), ("one-hot", 1), ("one-hot", 10_000)])
 def test_gradients_and_statistics_are_the_same(case: str, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`together` 1: sequence by sequence and token by token; 5000: two sequences or so, and some tokens."""
+    """`together` 1: sequence by sequence, token by token; 500: some tokens; 10,000: two sequences, and all tokens."""
     monkeypatch.setattr("rpg.methods.rpg.models.recompute.VALUES_AT_ONCE", together)
     kept = generator(**CASES[case])
     again = copy.deepcopy(kept)
@@ -91,16 +92,16 @@ def test_gradients_and_statistics_are_the_same(case: str, together: int, monkeyp
 
 @pytest.mark.usefixtures("double")
 def test_the_loss_curve_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rpg.methods.rpg.models.recompute.VALUES_AT_ONCE", 3000)
+    monkeypatch.setattr("rpg.methods.rpg.models.recompute.VALUES_AT_ONCE", 1000)
     curves = []
     for on in (False, True):
         model = generator(permutation_state="learned")
         recompute_in(model, on)
         optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
         curve = []
-        for seed in range(15):
+        for _ in range(8):
             optimizer.zero_grad()
-            curve.append(step(model, seed).item())
+            curve.append(step(model).item())
             optimizer.step()
         curves.append(curve)
     assert curves[1] == pytest.approx(curves[0], rel=1e-6)
@@ -119,7 +120,7 @@ def test_sampling_knows_nothing_of_it() -> None:
 SIZES = [  # sequences, length, tokens in the loss, width and token size, channels
     (6, 70, 60, 64, (1, 8, 16, 8, 1)),
     (8, 130, 40, 128, (1, 4, 1)),
-    (3, 40, 300, 64, (1, 16, 32, 16, 1)),
+    (6, 60, 300, 64, (1, 16, 32, 16, 1)),
 ]
 
 
@@ -135,15 +136,30 @@ def test_memory_is_what_the_closed_forms_say(
     with global_seed(0):
         config = GeneratorConfig.model_validate({"d_state": 16, "head_dim": 32, **options})
         model = Generator(config, torch.zeros(length, 2, dtype=torch.int64), 7)
-    found = {}
+    found, ratios = {}, []
     for on in (False, True):
         recompute_in(model, on)
         model.zero_grad(set_to_none=True)
         found[on] = peak_of(lambda: step(model, half=half, rows=rows, picks=picks))
         parts = parts_of(config, 7, Pass(rows, length, picks, half, recompute=on))
-        print(recurrent, size, half, on, found[on], peak(parts) / found[on])
-        assert peak(parts) == pytest.approx(found[on], rel=0.2)
+        print(recurrent, size, half, on, found[on], round(peak(parts) / found[on], 3), flush=True)
+        ratios.append(peak(parts) / found[on])
+    assert ratios == pytest.approx([1, 1], rel=0.2)
     assert found[True] < 0.7 * found[False]
+
+
+class _Launches(TorchDispatchMode):
+    """Counts operations that make or change a tensor, each a kernel at least."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        before = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        changed = function._schema.is_mutable
+        self.count += changed or any(id(leaf.untyped_storage()) not in before for leaf in made)
+        return result
 
 
 @pytest.mark.parametrize("recurrent", ["mamba", "transformer", "lstm", "none"])
@@ -153,6 +169,9 @@ def test_flops_are_what_the_closed_forms_say(recurrent: str, monkeypatch: pytest
     recompute_in(model)
     parts = parts_of(model.config, 7, Pass(B, L, K, recompute=True))
     kept = parts_of(model.config, 7, Pass(B, L, K))
-    found = cost_of(lambda: step(model)).flops
+    counter = _Launches()
+    with counter:
+        found = cost_of(lambda: step(model)).flops
+    assert 0.3 * counter.count < sum(part.launches for part in parts) < counter.count
     assert sum(part.flops for part in parts) == pytest.approx(found, rel=1e-3)
     assert 1 < found / sum(part.flops for part in kept) < 1.35

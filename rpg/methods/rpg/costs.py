@@ -51,7 +51,7 @@ class Pass:
 @dataclass(frozen=True)
 class Part:
     """One part in a training step: parameters; FLOPs forward, backward and again (of what is recomputed); bytes that it
-    keeps for its backward pass, and at most takes beside these then; kernels that it launches forward and backward.
+    keeps for its backward pass, and at most takes beside these then; kernels that it launches at least, in both.
     `alone` are the bytes of a forward pass without gradients, inputs and outputs included. `room` is where it belongs.
     """
 
@@ -194,7 +194,7 @@ def _mamba(config: GeneratorConfig, passed: Pass, index: int) -> Part:
     norm = seen * inner * (5 * F + w)
     kept = casts + inputs + mixing + scan_kept + norm
     working = F * inner * max(3 * seen, 2 * tokens) + inner * d_model * w
-    launches = 150 + (20 if passed.kernels else 75 * len(turns(length, CHUNK_SIZE)) + 6 * (length // CHUNK_SIZE))
+    launches = 90 + (20 if passed.kernels else 60 * len(turns(length, CHUNK_SIZE)) + 6 * (length // CHUNK_SIZE))
     alone = F * (tokens * (5 * inner + mixed + 2 * heads + d_model))
     alone += F * (2 * length * (inner + mixed) if common else tokens * (inner + mixed + heads + width))
     part = Part("recurrent", parameters, forward, backward, kept, working, launches, alone=alone)
@@ -258,7 +258,7 @@ def _lstm(config: GeneratorConfig, passed: Pass, index: int) -> Part:
     kept = tokens * width * (24 if passed.half else 36) + (16 * width * width if passed.half else 0)
     working = tokens * width * (12 if passed.half else 16)
     parameters = 8 * width * width + 8 * width
-    backward, launches, alone = product * (3 + learned) - first, passed.length * 40, F * tokens * width * 10
+    backward, launches, alone = product * (3 + learned) - first, 3 * passed.length, F * tokens * width * 10
     part = Part("recurrent", parameters, 2 * product, backward, kept, working, launches, alone=alone)
     if not passed.recompute:
         return part
