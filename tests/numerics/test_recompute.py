@@ -49,11 +49,11 @@ def generator(**options: Any) -> Generator:
     settings = {"token_size": D, "d_model": 32, "d_state": 8, "head_dim": 16, "channels": (1, 4, 6, 8, 6, 4, 1)}
     with global_seed(0):
         made = Generator(GeneratorConfig.model_validate(settings | options), torch.arange(2 * L).view(L, 2), 7)
-    with torch.no_grad():
-        for module in made.modules():
-            if isinstance(module, nn.BatchNorm1d):  # not the ones and zeros of the start
-                module.weight.uniform_(0.5, 2)
-                module.bias.uniform_(-1, 1)
+        with torch.no_grad():
+            for module in made.modules():
+                if isinstance(module, nn.BatchNorm1d):  # not the ones and zeros of the start
+                    module.weight.uniform_(0.5, 2)
+                    module.bias.uniform_(-1, 1)
     return made.to(torch.get_default_dtype()).train()
 
 
