@@ -276,7 +276,7 @@ def _transformer(config: GeneratorConfig, passed: Pass, index: int) -> Part:
     kept = tokens * width * (28 if passed.half else 48) + tokens * (TRANSFORMER_HEADS + 4) * F + casts
     working = tokens * width * (10 if passed.half else 12)
     forward, backward, alone = products + attention, 2 * products + attention * 5 // 2, F * tokens * width * 8
-    part = Part("recurrent", parameters, forward, backward, kept, working, 60, alone=alone)
+    part = Part("recurrent", parameters, forward, backward, kept, working, 40, alone=alone)
     if not passed.recompute:
         return part
     inputs = tokens * width * F
@@ -292,7 +292,7 @@ def _gated_mlp(config: GeneratorConfig, passed: Pass, index: int) -> Part:
     kept = tokens * width * (8 * w + (w if index == 0 and passed.half else 0)) + 2 * tokens * F + casts
     parameters, backward = 6 * width * width + 3 * width, product * (4 + 2 * learned)
     working, alone = 4 * tokens * width * w, F * tokens * width * 10
-    part = Part("recurrent", parameters, 3 * product, backward, kept, working, 40, alone=alone)
+    part = Part("recurrent", parameters, 3 * product, backward, kept, working, 30, alone=alone)
     if not passed.recompute:
         return part
     inputs = tokens * width * w
@@ -328,14 +328,15 @@ def _stage(config: GeneratorConfig, passed: Pass, index: int) -> Part:
     seen = F if index == 0 else w
     kept = values * (width_in * (seen + w) + width_out * w * (1 if last else 2))
     working = values * (2 * width_out + width_in) * w
-    part = Part("denoiser", parameters, forward, 2 * forward, kept, working, 40)
+    part = Part("denoiser", parameters, forward, 2 * forward, kept, working, 30)
     if not passed.recompute:
         return part
     widest = max(max(config.channels[i : i + 2]) for i in range(len(config.channels) - 1))
-    share = min(1.0, at_once(config.token_size * widest) / passed.picked)
-    inside = share * values * (width_in * 6 * F + width_out * w)
+    chunk = min(passed.picked, at_once(config.token_size * widest))
+    inside = chunk * config.token_size * (width_in * 6 * F + width_out * w)
     pending = values * w * (width_in + width_out)
-    return replace(part, kept=values * width_out * w, working=round(inside) + pending, launches=60 * -(-1 // share))
+    launches = 40 * -(-passed.picked // chunk)
+    return replace(part, kept=values * width_out * w, working=inside + pending, launches=launches)
 
 
 def denoising_bytes(config: GeneratorConfig, tokens: int) -> int:
