@@ -191,12 +191,12 @@ def _mamba(config: GeneratorConfig, passed: Pass, index: int) -> Part:
         if index == 0 and half:
             inputs += tokens * width * w
     mixing = F * tokens * (2 * mixed + 2 * heads)
-    norm = seen * inner * (5 * F + w)
-    kept = casts + inputs + mixing + scan_kept + norm
+    kept = casts + inputs + mixing + scan_kept + seen * inner * (5 * F + w)
     working = F * inner * max(3 * seen, 2 * tokens) + inner * d_model * w
     launches = 90 + (20 if passed.kernels else 60 * len(turns(length, CHUNK_SIZE)) + 6 * (length // CHUNK_SIZE))
-    alone = F * (tokens * (5 * inner + mixed + 2 * heads + d_model))
-    alone += F * (2 * length * (inner + mixed) if common else tokens * (inner + mixed + heads + width))
+    norm = F * tokens * (5 * inner + mixed + 2 * heads + d_model)
+    alone = max(norm, F * tokens * (2 * mixed + inner + 2 * heads) + turn_kept)
+    alone += F * (2 * length * (inner + mixed) if common else tokens * (mixed + heads + width))
     part = Part("recurrent", parameters, forward, backward, kept, working, launches, alone=alone)
     if not passed.recompute:
         return part
@@ -350,5 +350,7 @@ def denoising_bytes(config: GeneratorConfig, tokens: int) -> int:
         if index > stages // 2:
             skipped.pop()
         waiting = sum(skipped[:index])
-        most = max(most, waiting + 2 * channels[index] + (2 if index < stages - 1 else 1) * channels[index + 1])
+        width_in, width_out = channels[index : index + 2]
+        convolved = 2 * width_in + (2 if index < stages - 1 else 1) * width_out
+        most = max(most, waiting + max(3 * width_in, convolved))
     return F * tokens * config.token_size * most
