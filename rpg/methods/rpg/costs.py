@@ -195,7 +195,7 @@ def _mamba(config: GeneratorConfig, passed: Pass, index: int) -> Part:
     working = F * inner * max(3 * seen, 2 * tokens) + inner * d_model * w
     launches = 90 + (20 if passed.kernels else 60 * len(turns(length, CHUNK_SIZE)) + 6 * (length // CHUNK_SIZE))
     norm = F * tokens * (5 * inner + mixed + 2 * heads + d_model)
-    alone = max(norm, F * tokens * (2 * mixed + inner + 2 * heads) + turn_kept)
+    alone = max(norm, F * tokens * (2 * mixed + 3 * inner + 2 * heads) + turn_kept)
     alone += F * (2 * length * (inner + mixed) if common else tokens * (mixed + heads + width))
     part = Part("recurrent", parameters, forward, backward, kept, working, launches, alone=alone)
     if not passed.recompute:
