@@ -27,6 +27,8 @@ from rpg.options import (
     SamplerName,
     ScriptOption,
     Split,
+    Sweep,
+    SweepPlot,
     Track,
     Weights,
     What,

@@ -223,12 +223,11 @@ def sweep_plot(key: str, lines: Mapping[str, Sequence[tuple[float, float]]], mem
         axes = figure.subplots()
         texts = []
         for number, (name, points) in enumerate(lines.items()):
-            values, needed = [value for value, _ in points], [gigabytes for _, gigabytes in points]
+            values, needed = zip(*points, strict=True)
             axes.plot(values, needed, color=_mark("generated", number).colour, marker="o", markersize=4, label=name)
             texts.append(f"{name} it goes from {needed[0]:.3g} to {needed[-1]:.3g} GB")
         if memory is not None:
             axes.axhline(memory, **GUIDE)
-            axes.annotate("the device", (0, memory), xycoords=("axes fraction", "data"), va="bottom", fontsize=8)
         axes.legend()
         axes.set(xscale="log", yscale="log", xlabel=_label(key), ylabel="memory of training in GB")
         axes.grid(True, which="both", axis="y")

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from killer import CHAINS
 
-from learning import content
-
 HERE = Path(__file__).parent
 
 

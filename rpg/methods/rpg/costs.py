@@ -37,6 +37,7 @@ class Pass:
     half: bool = False
     recompute: bool = False
     kernels: bool = False
+    supervised: int = 0
 
     @property
     def tokens(self) -> int:
@@ -89,13 +90,16 @@ def parameters_of(parts: Sequence[Part], room: Room | None = None) -> int:
 
 
 def parts_of(config: GeneratorConfig, num_states: int, passed: Pass, readout: bool = False) -> list[Part]:
-    """The generator's parts, in the order in which they compute."""
+    """The generator's parts, in the order in which they compute. Supervised prototypes may be of more tokens than the
+    denoiser sees.
+    """
+    supervised = replace(passed, picked=max(passed.picked, passed.supervised))
     return [
         _states(config, num_states, passed),
-        *_recurrent(config, passed),
-        _projection(config, passed),
+        *_recurrent(config, supervised),
+        _projection(config, supervised),
         *_denoiser(config, passed),
-        *([_readout(config, passed)] if readout else []),
+        *([_readout(config, supervised)] if readout else []),
     ]
 
 

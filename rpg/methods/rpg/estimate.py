@@ -125,7 +125,8 @@ def training(config: RPGConfig, length: int, num_states: int, recompute: bool, k
     settings = config.train
     tokens = -(-min(settings.diffusion_batch, settings.batch_size * length) // settings.accumulation)
     rows, half = settings.batch_size // settings.accumulation, settings.precision == "bfloat16"
-    passed = Pass(rows, length, tokens, half, recompute, kernels)
+    supervised = min(settings.prototype_batch or 0, settings.batch_size * length) // settings.accumulation
+    passed = Pass(rows, length, tokens, half, recompute, kernels, supervised)
     parts = parts_of(config.generator, num_states, passed, config.has_readout)
     counts = [part.parameters for part in parts]
     kept = 4 * sum(counts) * (2 if settings.ema else 1) + moment_bytes(settings, counts)
@@ -155,6 +156,7 @@ def _share(config: RPGConfig, processes: int) -> RPGConfig:
     changed = {
         "batch_size": settings.batch_size // processes,
         "diffusion_batch": -(-settings.diffusion_batch // processes),
+        "prototype_batch": -(-settings.prototype_batch // processes) if settings.prototype_batch else None,
     }
     return config.model_copy(update={"train": settings.model_copy(update=changed)})
 
