@@ -61,21 +61,9 @@ class Stopwatch:
         """Of this call."""
         return time.perf_counter() - self.start
 
-    def note(
-        self,
-        steps_per_second: float | None = None,
-        scan: str | None = None,
-        attention: str | None = None,
-        recompute: bool | None = None,
-    ) -> None:
-        """Say what is known but to the method; what was said before stays where this is silent."""
-        said = {
-            "steps_per_second": steps_per_second,
-            "scan": scan,
-            "attention": attention,
-            "recompute": recompute,
-        }
-        self.noted |= {key: value for key, value in said.items() if value is not None}
+    def note(self, **facts: float | str | bool) -> None:
+        """Say what is known but to the method: fields of Spent."""
+        self.noted |= facts
 
     def spent(self) -> Spent:
         """Everything so far."""
