@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
 from rpg.config import DiffusionConfig, Prediction, Sampler, check_steps
 
 if TYPE_CHECKING:
+    from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+
     from rpg.methods.rpg.models.denoiser import Denoiser
 
 DDIM_ETA = 0.05  # stochasticity of the published DDIM sampler
@@ -45,6 +46,8 @@ def make_scheduler(config: DiffusionConfig, sampler: Sampler, steps: int) -> Sch
     levels that no denoiser was trained on. Values are never clipped: standardised weights have long tails. Raises
     ValueError when `steps` exceeds the schedule.
     """
+    from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler  # which takes seconds
+
     check_steps(config, steps)
     betas = torch.linspace(config.beta_start, config.beta_end, config.num_steps, dtype=torch.float64)
     signal = (1 - betas).cumprod(0)
@@ -196,6 +199,8 @@ def sample(
     generators on the prototypes' device spare a copy, and so a wait for the device, per step. `on_step` is called after
     each step, for progress.
     """
+    from diffusers import DDIMScheduler
+
     assert not denoiser.training, "batch statistics would mix the tokens of a chunk"
     streams, device = list(generators), prototypes.device
     steps = copy.deepcopy(scheduler.steps)  # a multistep solver remembers its last steps

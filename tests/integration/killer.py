@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import accelerate  # noqa: F401  # imported so that no kill falls into it, as all that follows
+import diffusers  # noqa: F401
 import jinja2  # noqa: F401
 import matplotlib.figure  # noqa: F401
 import sklearn.datasets  # noqa: F401
