@@ -123,7 +123,7 @@ def recipe_problem(zoo: Zoo) -> list[str]:
         if zoo.manifest.origin.task:
             task_of(zoo.manifest.origin)
     except ValueError as error:
-        return [plain(f"the task in the manifest is broken: {error}")]
+        return [plain(f"the task in the manifest cannot be used here: {error}")]
     return []
 
 

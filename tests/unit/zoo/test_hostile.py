@@ -381,7 +381,7 @@ def test_verify_reports_a_broken_recipe(
     rewrite(found, "cnn_digits", "${oc.env:HOME}")
     code, out, _ = shell(monkeypatch, capsys, "verify", str(found.path))
     assert code == 1
-    assert "task in the manifest is broken" in out
+    assert "task in the manifest cannot be used here" in out
 
 
 def test_entries_in_journals_are_checked(tmp_path: Path) -> None:
