@@ -14,7 +14,6 @@ from zoo import plugins
 from zoo.api import PYTHON
 from zoo.console import pick_device
 from zoo.errors import Corrupt, MissingData, suggest
-from zoo.files import sha256_file
 from zoo.recipe import load_recipe, recipe_names, task_of
 from zoo.scoring import Score, score, score_file, table
 from zoo.store import Zoo
@@ -159,7 +158,7 @@ def find_source(zoo: Zoo) -> Zoo | None:
     if source is None:
         return None
     for folder in (zoo.path.parent, Path("zoos")):
-        for manifest in sorted(folder.glob("*/manifest.json")):
-            if sha256_file(manifest) == source.zoo:
-                return Zoo.open(manifest.parent)
+        for other in _zoos_under(folder):
+            if other.sha256 == source.zoo:
+                return other
     return None

@@ -289,7 +289,7 @@ def test_out_of_memory_is_one_line_with_what_to_set(monkeypatch, trained, tmp_pa
     zoo, _ = trained
     monkeypatch.setattr(Batches, "backward", full)
     config = rpg_config(**SETTINGS)
-    with pytest.raises(Failed, match=r"^CUDA out of memory; use --set method\.train\.accumulation=2: about 0\.0\d+ GB"):
+    with pytest.raises(Failed, match=r"^CUDA out of memory; use --set method\.train\.recompute=on: about 0\.0\d+ GB"):
         train(config, zoo, tmp_path / "run")
     monkeypatch.undo()
     shorter = config.model_copy(update={"train": config.train.model_copy(update={"steps": 10})})
