@@ -4,6 +4,7 @@
 #   make test                      lint, types, tests           make test ARGS="tests/unit -k layout"
 #   make lint                      ruff and mypy only
 #   make headers                   what recipes quote of `rpg estimate`, as it says now
+#   make docs                      the site, into build/docs; broken links fail
 #   make bench                     every benchmarks/bench_*.py, one after the other
 #   make clean                     remove .venv and caches; zoos, runs and reports stay
 #
@@ -13,7 +14,7 @@ PYTHON ?= python3
 JOBS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo test lint headers bench clean
+.PHONY: demo test lint docs headers bench clean
 .NOTPARALLEL:
 
 demo: .venv/.installed
@@ -31,6 +32,9 @@ lint: .venv/.installed-dev
 headers: .venv/.installed-dev
 	PYTHONPATH=. $(BIN)/python tests/repo/headers.py
 
+docs: .venv/.installed-docs
+	$(BIN)/mkdocs build --strict $(ARGS)
+
 bench: .venv/.installed-dev
 	set -e; for file in $(sort $(wildcard benchmarks/bench_*.py)); do $(BIN)/python $$file $(ARGS); done
 
@@ -43,6 +47,11 @@ bench: .venv/.installed-dev
 .venv/.installed-dev: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -e '.[dev,seg,llm]'
+	touch .venv/.installed $@
+
+.venv/.installed-docs: pyproject.toml
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -e '.[docs]'
 	touch .venv/.installed $@
 
 clean:

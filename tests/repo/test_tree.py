@@ -1,7 +1,7 @@
-"""README.md has a paragraph for every room, and for none that does not exist; files stay small; nothing depends on one
+"""docs/rooms.md has a paragraph for every room, and for none that does not exist; files stay small; nothing depends on one
 machine's paths.
 
-A room is a directory with Python files of its own. Its paragraph is an item of README's list that begins with the
+A room is a directory with Python files of its own. Its paragraph is an item of that page's list that begins with the
 directory's name: - **`zoo/tasks/`**: what networks do.
 """
 
@@ -27,9 +27,9 @@ def rooms(root: Path) -> set[str]:
     return {f"{path.parent.relative_to(root).as_posix()}/" for path in files}
 
 
-def compare_rooms(readme: str, root: Path) -> list[str]:
+def compare_rooms(page: str, root: Path) -> list[str]:
     """Rooms without a paragraph, and paragraphs without a directory."""
-    named = ROOM.findall(readme)
+    named = ROOM.findall(page)
     missing = [f"{name} has no paragraph" for name in sorted(rooms(root) - set(named))]
     stale = [f"{name} does not exist" for name in named if not (root / name).is_dir()]
     return missing + stale + [f"{name} has two paragraphs" for name in sorted(set(named)) if named.count(name) > 1]
@@ -44,16 +44,16 @@ def project_files() -> list[Path]:
     return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
-def test_readme_has_a_paragraph_for_every_room() -> None:
-    assert compare_rooms((ROOT / "README.md").read_text(encoding="utf-8"), ROOT) == []
+def test_every_room_has_a_paragraph() -> None:
+    assert compare_rooms((ROOT / "docs/rooms.md").read_text(encoding="utf-8"), ROOT) == []
 
 
-def test_a_readme_that_lies_is_found(tmp_path: Path) -> None:
+def test_a_page_that_lies_is_found(tmp_path: Path) -> None:
     for name in ("evaluators/__init__.py", "evaluators/metrics.py", "zoo/tasks/base.py", "rpg/run.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    readme = "- **`evaluators/`**: scores\n- **`zoo/hub/`**: the Hub\n- **`rpg/`**: runs\n- **`rpg/`**: again\n"
-    assert compare_rooms(readme, tmp_path) == [
+    page = "- **`evaluators/`**: scores\n- **`zoo/hub/`**: the Hub\n- **`rpg/`**: runs\n- **`rpg/`**: again\n"
+    assert compare_rooms(page, tmp_path) == [
         "zoo/tasks/ has no paragraph",
         "zoo/hub/ does not exist",
         "rpg/ has two paragraphs",
