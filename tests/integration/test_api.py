@@ -43,7 +43,11 @@ def test_the_examples_of_docstrings(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """In the order in which one would call them: each goes on from what the one before has made."""
     monkeypatch.chdir(tmp_path)
     runner, tried = doctest.DocTestRunner(), 0
-    for function in (zoo.from_state_dicts, zoo.open, rpg.train, rpg.load, rpg.generate, rpg.report):
+    functions = (zoo.from_state_dicts, zoo.open, rpg.train, rpg.load, rpg.generate, rpg.report)
+    public = [getattr(package, name) for package in (rpg, zoo) for name in package.__all__]
+    with_examples = {thing for thing in public if callable(thing) and ">>>" in (thing.__doc__ or "")}
+    assert with_examples == set(functions)
+    for function in functions:
         (example,) = doctest.DocTestFinder(recurse=False).find(function, globs={"rpg": rpg, "zoo": zoo})
         tried += len(example.examples)
         runner.run(example)

@@ -192,4 +192,5 @@ def test_without_detectron2_it_is_said_how_to_get_it(root: Path, monkeypatch) ->
 
 
 def test_the_how_to_has_the_install_line() -> None:
-    assert detectron.INSTALL in (Path(__file__).parents[2] / "docs/how-to/coco.md").read_text(encoding="utf-8").splitlines()
+    page = Path(__file__).parents[2] / "docs/how-to/coco.md"
+    assert detectron.INSTALL in page.read_text(encoding="utf-8").splitlines()

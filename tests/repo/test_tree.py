@@ -1,5 +1,5 @@
-"""docs/rooms.md has a paragraph for every room, and for none that does not exist; files stay small; nothing depends on one
-machine's paths.
+"""docs/rooms.md has a paragraph for every room, and for none that does not exist; files stay small; nothing depends on
+one machine's paths.
 
 A room is a directory with Python files of its own. Its paragraph is an item of that page's list that begins with the
 directory's name: - **`zoo/tasks/`**: what networks do.
