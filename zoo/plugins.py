@@ -159,7 +159,8 @@ def register(group: Group, name: str, what: Any) -> None:
     """Give something of your own a name for recipes: a TaskConfig under `tasks`, a MethodConfig under `methods`, a
     class or function that makes a torch module under `networks`. To be called where it is defined.
 
-    >>> zoo.register("networks", "my-net", MyNet)
+    >>> import torch, zoo
+    >>> zoo.register("networks", "my-linear", torch.nn.Linear)
 
     Raises ValueError for another group, or a name that something else has.
     """
