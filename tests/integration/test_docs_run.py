@@ -31,7 +31,7 @@ def follow(page: str) -> list[str]:
 @pytest.mark.slow
 def test_a_first_zoo(own_code: Path) -> None:
     page = (DOCS / "tutorials/first-zoo.md").read_text(encoding="utf-8")
-    shorter = page.replace("epochs=5", "epochs=2").replace("steps=300", "steps=3")
+    shorter = page.replace("epochs=5", "epochs=2").replace("steps=100", "steps=3")
     assert shorter.count("epochs=2") == shorter.count("steps=3") == 1
     out = follow(shorter)
     assert len(out) == 11
