@@ -28,7 +28,7 @@ def works_from(chance: float, samples: int) -> float:
 @dataclass(frozen=True)
 class Health:
     """One metric of networks, in percent, and what guessing scores; no `chance` where nobody knows it. `working` is how
-    many of the `networks` are better than guessing.
+    many of the `networks` are better than guessing, or cannot be any better on the few samples there are.
     """
 
     metric: str
@@ -63,7 +63,10 @@ def health(entries: Sequence[Entry], chance: Mapping[str, float]) -> Health | No
         return None
     metrics = [entry.metrics[names[0]] for entry in measured]
     values, guess = [metric.value for metric in metrics], chance.get(names[0])
-    working = sum(guess is None or metric.value > works_from(guess, metric.n) for metric in metrics)
+    working = sum(
+        guess is None or metric.value >= 100 or metric.value > works_from(guess, metric.n)  # the last may be above 100
+        for metric in metrics
+    )
     return Health(names[0], mean(values), min(values), max(values), len(values), working, guess)
 
 

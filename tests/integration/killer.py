@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import accelerate  # noqa: F401  # imported so that no kill falls into it, as all that follows
@@ -102,6 +103,7 @@ def run(argv: list[str], place: str, kill_after: float | None = None) -> int | N
         except SystemExit as exit:
             os._exit(int(exit.code or 0))
         except BaseException:
+            traceback.print_exc()
             os._exit(99)
     if kill_after is not None:
         time.sleep(kill_after)

@@ -379,14 +379,16 @@ def test_bad_input_is_one_line(done: Path, data: Path, tmp_path: Path, monkeypat
     assert "pip install 'rpg-zoo[seg]'" in line
 
 
-def test_label_maps_of_other_data_are_refused(tmp_path: Path, task: SegmentationTask) -> None:
+def test_label_maps_of_other_data_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "map.png"
     faults = {
-        r"map\.png has labels up to 180; expected one channel of labels from 0 to 150": np.full((4, 5), 180, np.uint8),
-        r"map\.png has 3 channels": np.zeros((4, 5, 3), np.uint8),
+        r"map\.png has labels up to 180; expected one channel of 8 bits with labels from 0 to 150": np.uint8(180),
+        r"map\.png has values of type uint16; expected one channel of 8 bits": np.uint16(7),
+        r"map\.png has values of type bool": np.True_,
+        r"map\.png has 3 channels": np.zeros(3, np.uint8),
     }
-    for message, content in faults.items():
-        Image.fromarray(content).save(file)
+    for message, value in faults.items():
+        Image.fromarray(np.full((4, 5, *value.shape), value)).save(file)
         with pytest.raises(Corrupt, match=message):
             ade20k.read_labels(file)
     file.write_bytes(file.read_bytes()[:40])

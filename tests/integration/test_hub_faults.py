@@ -5,6 +5,7 @@ goes on.
 import os
 import shutil
 import signal
+from importlib.util import find_spec
 
 import pytest
 from hub_client import complete, content, head, make_zoo, serving, using
@@ -225,6 +226,12 @@ def test_no_hub(client):
     client.environment["HF_ENDPOINT"] = "http://127.0.0.1:9"
     client.fails("rpg-zoo pull user/zoo", 1, "connection", "same command")
     client.fails("rpg-zoo push zoo user/zoo", 1, "connection", "same command")
+
+
+@pytest.mark.skipif(find_spec("socksio") is not None, reason="socksio is installed")
+def test_a_proxy_that_speaks_socks_needs_a_library(client):
+    client.environment |= {"ALL_PROXY": "socks5h://127.0.0.1:9", "HTTPS_PROXY": "socks5h://127.0.0.1:9"}
+    client.fails("rpg-zoo pull user/zoo", 3, "speaks SOCKS", "pip install socksio")
 
 
 @pytest.mark.parametrize(

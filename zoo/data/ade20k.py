@@ -110,8 +110,11 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
     except (OSError, ValueError) as error:
         raise Corrupt(f"{path} cannot be decoded: {brief(error, 120)}") from error
     if labels.ndim != 2 or labels.dtype != np.uint8 or labels.max(initial=0) > CATEGORIES:
-        what = f"labels up to {labels.max(initial=0)}" if labels.ndim == 2 else f"{labels.shape[-1]} channels"
-        raise Corrupt(f"{path} has {what}; expected one channel of labels from 0 to {CATEGORIES}, those of {SOURCE}")
+        what = f"labels up to {labels.max(initial=0)}" if labels.dtype == np.uint8 else f"values of type {labels.dtype}"
+        what = what if labels.ndim == 2 else f"{labels.shape[-1]} channels"
+        raise Corrupt(
+            f"{path} has {what}; expected one channel of 8 bits with labels from 0 to {CATEGORIES}, those of {SOURCE}"
+        )
     return labels
 
 

@@ -27,7 +27,7 @@ from zoo.data.images import (
     stratified_split,
 )
 from zoo.data.pictures import read_picture
-from zoo.data.tables import Rows, columns, encoded, open_hub, shards, undecoded_images
+from zoo.data.tables import NoColumn, Rows, columns, encoded, open_hub, shards, undecoded_images
 from zoo.errors import MissingData
 from zoo.seeds import Seed, generator
 from zoo.structure import Frozen
@@ -219,11 +219,19 @@ def _read_listed(listed: Listed, config: DatasetConfig) -> Labelled:
 
 
 def _load_hub(config: DatasetConfig, data_root: Path | None) -> Images:
-    read = cache(partial(_hub_split, config, data_root))
+    read = cache(partial(_named_split, config, data_root))
     if config.test_split is None:
         return _images(config, _divided(config, partial(read, config.train_split)))
     names: dict[Split, str] = {"train": config.train_split, "test": config.test_split}
     return _images(config, lambda split: read(names[split]))
+
+
+def _named_split(config: DatasetConfig, data_root: Path | None, split: str) -> Labelled:
+    """As `_hub_split`. The recipe says how the columns are called, so that one that is not there is bad input."""
+    try:
+        return _hub_split(config, data_root, split)
+    except NoColumn as error:
+        raise ValueError(f"{error}; task.dataset.image and task.dataset.label name the columns") from error
 
 
 def _hub_split(config: DatasetConfig, data_root: Path | None, split: str) -> Labelled:

@@ -42,12 +42,16 @@ def shards(folder: Path, split: str) -> list[Path]:
     return files
 
 
+class NoColumn(Corrupt):
+    """There is no column of such a name: where the name came from the user, bad input."""
+
+
 class Rows:
     """The images and labels of parquet files, a batch at a time, and where each row is."""
 
     def __init__(self, files: Sequence[Path], labels: Sequence[str] = LABELS, images: Sequence[str] = IMAGES) -> None:
-        """`labels` and `images` are how their columns may be called. Raises Corrupt for files that cannot be read, or
-        without columns of images and labels.
+        """`labels` and `images` are how their columns may be called. Raises Corrupt for files that cannot be read,
+        NoColumn for those without columns of images and labels.
         """
         self.files = list(files)
         self._open = []
@@ -94,11 +98,11 @@ class Rows:
 def columns(
     names: Sequence[str], where: object, labels: Sequence[str] = LABELS, images: Sequence[str] = IMAGES
 ) -> tuple[str, str]:
-    """The columns of images and labels. Raises Corrupt, with the columns that are there and those expected."""
+    """The columns of images and labels. Raises NoColumn, with the columns that are there and those expected."""
     image = next((name for name in images if name in names), None)
     found = next((name for name in labels if name in names), None)
     if image is None or found is None:
-        raise Corrupt(
+        raise NoColumn(
             f"{where} has the columns {', '.join(names)[:200]}; expected images in {' or '.join(images)} and labels in "
             f"{' or '.join(labels)}"
         )

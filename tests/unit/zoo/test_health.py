@@ -40,13 +40,13 @@ def test_hardly_any_network_passes_that_was_never_trained() -> None:
     assert np.mean(np.array(scores) > least) < 0.1
 
 
-def made(path, accuracies, metric="top1", task=None):
+def made(path, accuracies, metric="top1", task=None, samples=100):
     task = {"name": "classification", "model": "cnn_digits", "data": "digits"} if task is None else task
     origin = Origin(name="toy", kind="collected", task=task, command=("x",), versions={})
     with ZooWriter(path, origin, Structure.of({"w": torch.zeros(1)})) as writer:
         for k, accuracy in enumerate(accuracies):
             about = Metric("loss", 1.0, 100, 0.1, higher_is_better=False)
-            found = proportion(metric, np.arange(100) < accuracy)
+            found = proportion(metric, np.arange(samples) < accuracy * samples / 100)
             writer.add(f"n{k}", {"w": torch.ones(1)}, seed=k, split="train", metrics=(about, found))
         return writer.finish()
 
@@ -73,6 +73,12 @@ def test_a_new_zoo_says_how_good_it_is_and_warns_of_guessers(tmp_path, caplog) -
     report_health(made(tmp_path / "dead", [9, 10, 12, 90]), CHANCE)
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
     assert "do not work: 1 of 4 are better than guessing" in caplog.messages[1]
+
+
+def test_networks_without_a_mistake_are_not_called_guessers_however_few_the_samples(tmp_path) -> None:
+    assert works_from(50, 1) > 100
+    for accuracy, works in ((100, True), (0, False)):
+        assert health(made(tmp_path / str(accuracy), [accuracy], samples=1).entries, {"top1": 50}).works == works
 
 
 def test_guessers_are_warned_of_before_they_are_learnt(tmp_path, caplog) -> None:

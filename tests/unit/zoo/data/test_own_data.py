@@ -207,8 +207,9 @@ def test_a_data_set_of_the_hub_that_is_not_what_the_recipe_says(tmp_path: Path) 
     hub_copy(tmp_path / "pets", {"train": [0, 1], "test": [0, 2]}, ["cat", "dog", "eel"], ("image", "label"))
     with pytest.raises(ValueError, match=r"user/pets has 3 classes \(cat, dog, eel\), task.dataset.classes is 2"):
         _ = load_own("hub", config(name="user/pets"), tmp_path).test
-    with pytest.raises(Corrupt, match="has the columns image, label; expected images in photo"):
-        _ = load_own("hub", config(name="user/pets", classes=3, image="photo"), tmp_path).test
+    for named, words in (({"image": "photo"}, "images in photo"), ({"label": "kind"}, "labels in kind")):
+        with pytest.raises(ValueError, match=f"has the columns image, label; expected .*{words}.*task.dataset.image"):
+            _ = load_own("hub", config(name="user/pets", classes=3, **named), tmp_path).test
 
 
 def test_without_network_a_data_set_of_the_hub_is_missing() -> None:
