@@ -20,7 +20,7 @@ from zoo.scoring import Score
 from zoo.store import Zoo
 
 PROVENANCE = {"command": "rpg report made-up", "date": "2026-01-01 00:00 UTC"}
-COUNT = 12
+COUNT = 4
 
 
 def network(seed: int) -> dict[str, torch.Tensor]:
@@ -40,7 +40,7 @@ def make(place: Path) -> Path:
         run = rpg.train(originals, method=method, out=place / "runs" / name)
         lines = [{"step": step, "loss": 2.0 / step + len(name) / 100} for step in range(10, 1010, 10)]
         run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        made = made or rpg.generate(run, n=5, out=place / "zoos" / "mine-gaussian-generated")
+        made = made or rpg.generate(run, n=2, out=place / "zoos" / "mine-gaussian-generated")
     assert made
     _write_scores(made, place / "scores" / made.name)
     first = replaced(comparison(), "mine", name="generated")

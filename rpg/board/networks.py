@@ -109,18 +109,11 @@ def _nearest(title: str, zoo: Zoo, entry: Entry, source: Zoo, others: list[Entry
     if not np.isfinite(distances).all():
         return Part(title, text=["Some of these networks, or this one, hold values that are not finite."])
     order = np.argsort(distances, kind="stable")[:NEIGHBOURS]
-    rows: list[tuple[Record, Links]] = [
-        (
-            {
-                "network": others[k].id,
-                "distance": float(distances[k]),
-                "split": others[k].split,
-                "seed": others[k].seed,
-            },
-            {"network": address("zoos", source.name, others[k].id)},
-        )
-        for k in order
-    ]
+    rows: list[tuple[Record, Links]] = []
+    for k in order:
+        one = others[k]
+        record: Record = {"network": one.id, "distance": float(distances[k]), "split": one.split, "seed": one.seed}
+        rows.append((record, {"network": address("zoos", source.name, one.id)}))
     text = [f"Euclidean distance of all weights, to the nearest of {len(others)} networks first."]
     first = others[int(order[0])]
     rest = [other for other in others if other.id != first.id]

@@ -33,7 +33,7 @@ class Linked:
 
 @dataclass(frozen=True)
 class Part:
-    """A titled part of a page, as `rpg.reports.page.Section`, but with links, code, and drawings that are SVG already."""
+    """A titled part of a page, as `rpg.reports.page.Section`, but with links, code, and drawings as SVG."""
 
     title: str
     terms: Sequence[tuple[str, str]] = ()

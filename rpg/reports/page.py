@@ -146,7 +146,7 @@ def _code(text: str) -> str:
 
 
 def environment(*packages: str) -> Environment:
-    """The templates of pages: those of these packages, then those of reports, whose macros and style all pages share."""
+    """Templates of these packages, then those of reports, whose macros and style all pages share."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     return Environment(

@@ -12,7 +12,7 @@ import sys
 from html import unescape
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import pytest
 from commands import call
@@ -20,6 +20,7 @@ from commands import call
 import shown
 from rpg.board.methods import together
 from rpg.board.pages import CURVE_POINTS, thinned
+from rpg.board.view import Press
 from rpg.reports.comparisons import read_comparison
 from zoo.store import Zoo
 
@@ -32,14 +33,21 @@ GENERATED = "mine-gaussian-generated"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return shown.make(tmp_path_factory.mktemp("board"))
+    place = tmp_path_factory.mktemp("board")
+    (place / "secret.json").write_text('"secret"')
+    return shown.make(place / "shown")
 
 
 @pytest.fixture
 def place(made: Path, tmp_path: Path) -> Path:
-    """A copy of the directory to damage, with a file beside it that nobody is to see."""
-    (tmp_path / "secret.json").write_text('"secret"')
+    """A copy of the directory to damage."""
     return Path(shutil.copytree(made, tmp_path / "shown"))
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without their plots, which take most of the time, where something else is tested."""
+    monkeypatch.setattr(Press, "draw", lambda press, make: "")
 
 
 def client(place: Path) -> Any:
@@ -51,7 +59,10 @@ def links(text: str) -> list[str]:
 
 
 def test_every_link_of_every_page_resolves(made: Path) -> None:
-    """From the first page on, all pages are visited; reports' own files too, whose links are relative."""
+    """From the first page on, all pages are visited; reports' own files too, whose links are relative. Of networks
+    the first of each zoo is.
+    """
+    skipped = re.compile(r"/(network-)?0*[1-9]\d*(/|$)")
     board = client(made)
     seen, waiting = set(), ["/"]
     while waiting:
@@ -63,17 +74,15 @@ def test_every_link_of_every_page_resolves(made: Path) -> None:
         assert answer.status_code == 200, place
         if answer.headers["content-type"].startswith("text/html"):
             assert "cannot be shown" not in answer.text, place
-            waiting += [
-                link if link[0] == "/" else place.rpartition("/")[0] + "/" + link for link in links(answer.text)
-            ]
+            waiting += [urljoin(place, link) for link in links(answer.text) if not skipped.search(link)]
     kinds = {urlsplit(place).path.split("/")[1] for place in seen}
     assert kinds == {"", "zoos", "runs", "scores", "reports", "files", "curves", "methods"}
     tensors = [place for place in seen if "/tensor" in place]
-    assert len(tensors) == 4 * (shown.COUNT + 5)
+    assert len(tensors) == 2 * len(shown.network(0))
     assert any(quote("../<b>&?#%2f head", safe="") in place for place in tensors)
 
 
-def test_nothing_in_the_directory_changes(made: Path) -> None:
+def test_nothing_in_the_directory_changes(made: Path, undrawn: None) -> None:
     def state() -> dict[str, tuple[int, int]]:
         return {str(file): (file.stat().st_mtime_ns, file.stat().st_size) for file in made.rglob("*")}
 
@@ -85,7 +94,7 @@ def test_nothing_in_the_directory_changes(made: Path) -> None:
     assert state() == before
 
 
-def test_relatives_are_linked_in_both_directions(made: Path) -> None:
+def test_relatives_are_linked_in_both_directions(made: Path, undrawn: None) -> None:
     board = client(made)
     expected = {
         "/zoos/mine": {"/runs/mine-gaussian", "/runs/other", f"/zoos/{GENERATED}", f"/reports/{GENERATED}"},
@@ -101,7 +110,7 @@ def test_relatives_are_linked_in_both_directions(made: Path) -> None:
         assert set(links(part)) == relatives, place
 
 
-def test_a_parent_that_is_not_here_is_named_by_its_hash(place: Path) -> None:
+def test_a_parent_that_is_not_here_is_named_by_its_hash(place: Path, undrawn: None) -> None:
     parent = Zoo.open(place / "zoos" / "mine").sha256
     shutil.rmtree(place / "zoos" / "mine")
     text = client(place).get("/runs/mine-gaussian").text
@@ -137,15 +146,12 @@ def test_a_copy_is_found_among_the_neighbours(place: Path) -> None:
         "/zoos/..%2fsecret.json",
         "/zoos/%2e%2e/secret.json",
         "/zoos/..%5csecret.json",
-        "/zoos/.",
-        "/zoos/..",
         "/zoos/%00",
         "/zoos/" + "x" * 300,
         "/runs/..%2f..",
         "/scores/..",
         "/reports/..%2fmade-up",
         "/files/..%2fsecret.json",
-        "/files/reports/../../secret.json",
         "/files/reports/made-up/..%2f..%2f..%2fsecret.json",
         "/files/%2e%2e/secret.json",
         "/files//etc/passwd",
@@ -163,8 +169,8 @@ def test_a_copy_is_found_among_the_neighbours(place: Path) -> None:
         "/nothing",
     ],
 )
-def test_what_is_not_there_is_404_and_nothing_outside_is_shown(place: Path, path: str) -> None:
-    answer = client(place).get(path)
+def test_what_is_not_there_is_404_and_nothing_outside_is_shown(made: Path, undrawn: None, path: str) -> None:
+    answer = client(made).get(path)
     assert answer.status_code == 404
     assert '"secret"' not in answer.text
     assert "root:" not in answer.text
@@ -174,6 +180,7 @@ def test_links_out_of_the_directory_are_not_followed(place: Path) -> None:
     outside = place.parent / "outside"
     shutil.copytree(place / "zoos" / "mine", outside)
     (place / "zoos" / "linked").symlink_to(outside)
+    (place.parent / "secret.json").write_text("secret")
     (place / "reports" / "made-up" / "linked.json").symlink_to(place.parent / "secret.json")
     (place / "zoos" / "loop").symlink_to("loop")
     board = client(place)
@@ -198,14 +205,14 @@ def test_links_out_of_the_directory_are_not_followed(place: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("content", ["{\n", '{"a": [1]}\n', "\0\n"])
-def test_damage_is_shown_as_such(place: Path, file: str, page: str, said: str, content: str) -> None:
+def test_damage_is_shown_as_such(place: Path, undrawn: None, file: str, page: str, said: str, content: str) -> None:
     (place / file).write_text(content)
     board = client(place)
     answer = board.get(page)
     assert answer.status_code == 200
     assert said in answer.text
     assert "Traceback" not in answer.text
-    for other in ("/", "/curves", "/methods", f"/zoos/{GENERATED}", "/runs/mine-gaussian"):
+    for other in ("/", "/curves", "/methods", f"/zoos/{GENERATED}"):
         assert board.get(other).status_code == 200
 
 
@@ -289,7 +296,7 @@ def test_policies_let_reports_of_others_read_nothing(made: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "evil.example:8642", "localhost.evil", ""])
-def test_another_host_is_refused(made: Path, host: str) -> None:
+def test_another_host_is_refused(made: Path, undrawn: None, host: str) -> None:
     board = client(made)
     assert board.get("/", headers={"Host": host}).status_code == 421
     assert board.get("/files/reports/made-up/report.json", headers={"Host": host}).status_code == 421
@@ -341,7 +348,9 @@ def test_the_command_says_where_it_is_and_ends_with_ctrl_c(made: Path) -> None:
         found = re.fullmatch(r'\{"address": "http://127\.0\.0\.1:(\d+)/"\}\n', line)
         assert found, line
         with socket.create_connection(("127.0.0.1", int(found[1]))) as raw:
-            raw.sendall(b"GET /zoos/..%2f..%2fsecret HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            raw.sendall(
+                b"GET /files/reports/../../secret.json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            )
             assert raw.makefile("rb").readline() == b"HTTP/1.1 404 Not Found\r\n"
         board.send_signal(signal.SIGINT)
         _, err = board.communicate()
