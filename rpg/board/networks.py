@@ -58,7 +58,7 @@ def _spec(spec: TensorSpec) -> Record:
 def _entry(zoo: Zoo, id: str) -> Entry:
     found = next((entry for entry in zoo.entries if entry.id == id), None)
     if found is None:
-        raise Unknown(f"no checkpoint of that name in {zoo.name}")
+        raise Unknown(f"no checkpoint of that name in {zoo.path.name}")
     return found
 
 
@@ -87,7 +87,7 @@ def _neighbours(shelf: Shelf, zoo: Zoo, entry: Entry, asked: bool) -> list[Part]
     source = zoo.manifest.origin.source
     if source is None:
         return found
-    for item in shelf.kin("zoo", zoo.name).parents:
+    for item in shelf.kin("zoo", zoo.path.name).parents:
         if item.kind == "zoo" and source.zoo in item.known_by:
             parent = shelf.zoo(item.name)
             title = f"Nearest in {item.name}, split {source.split}, which it was learnt from"
@@ -98,7 +98,7 @@ def _neighbours(shelf: Shelf, zoo: Zoo, entry: Entry, asked: bool) -> list[Part]
 def _nearest(title: str, zoo: Zoo, entry: Entry, source: Zoo, others: list[Entry], asked: bool) -> Part:
     values = values_to_read(others, zoo)
     if values > VALUES_AT_ONCE and not asked:
-        place = address("zoos", zoo.name, entry.id, neighbours="measured")
+        place = address("zoos", zoo.path.name, entry.id, neighbours="measured")
         return Part(
             title, [("not measured yet", f"measure, which reads {values:,} values")], {"not measured yet": place}
         )
@@ -113,7 +113,7 @@ def _nearest(title: str, zoo: Zoo, entry: Entry, source: Zoo, others: list[Entry
     for k in order:
         one = others[k]
         record: Record = {"network": one.id, "distance": float(distances[k]), "split": one.split, "seed": one.seed}
-        rows.append((record, {"network": address("zoos", source.name, one.id)}))
+        rows.append((record, {"network": address("zoos", source.path.name, one.id)}))
     text = [f"Euclidean distance of all weights, to the nearest of {len(others)} networks first."]
     first = others[int(order[0])]
     rest = [other for other in others if other.id != first.id]
@@ -129,7 +129,7 @@ def tensor_page(shelf: Shelf, press: Press, name: str, id: str, tensor: str) -> 
     entry = _entry(zoo, id)
     spec = next((spec for spec in zoo.structure if spec.name == tensor), None)
     if spec is None:
-        raise Unknown(f"no tensor of that name in {zoo.name}")
+        raise Unknown(f"no tensor of that name in {zoo.path.name}")
     trail = [TOP, (name, address("zoos", name)), (id, address("zoos", name, id))]
     about = [(key, str(value)) for key, value in _spec(spec).items() if key != "tensor"]
     try:

@@ -31,7 +31,7 @@ PAGES = (
     "curves",
     "methods",
     "zoos/mine",
-    f"zoos/{GENERATED}/00000",
+    f"zoos/{GENERATED}/generated-0000",
     "zoos/mine/network-00000/tensor?name=first.weight",
     "runs/mine-gaussian",
     f"scores/{GENERATED}",
