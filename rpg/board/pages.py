@@ -119,7 +119,7 @@ def curves(shelf: Shelf, press: Press, chosen: Sequence[str]) -> View:
         raise Unknown(f"no run named {min(unknown)} has losses")
     wanted = [name for name in names if name in chosen] or names
     rows: list[tuple[Record, Links]] = []
-    drawn = {}
+    drawn: dict[str, list[tuple[int, float]]] = {}
     for name in wanted:
         losses, text = _losses(Run(shelf.path("run", name)))
         record: Record = {"run": name, "steps": None, "first loss": None, "last loss": None, "note": text}
@@ -131,12 +131,10 @@ def curves(shelf: Shelf, press: Press, chosen: Sequence[str]) -> View:
         rows.append((record, {"run": address("runs", name)}))
     table, _ = listed(rows, digits={"first loss": 4, "last loss": 4})
     plots = [(press.draw(partial(loss_plot, drawn)), LOSS_CAPTION if len(drawn) > 1 else "")] if drawn else []
-    text = [f"{len(drawn)} of {len(names)} runs with losses are drawn, at most {MOST_CURVES} together."]
+    note = f"{len(drawn)} of {len(names)} runs with losses are drawn, at most {MOST_CURVES} together."
     picks = [(name, name in drawn) for name in names]
-    return View(
-        "Training curves", "runs together", [Part("Losses", text=text, drawings=plots, tables=[table])], [TOP],
-        picks=picks,
-    )  # fmt: skip
+    part = Part("Losses", text=[note], drawings=plots, tables=[table])
+    return View("Training curves", "runs together", [part], [TOP], picks=picks)
 
 
 def methods(shelf: Shelf, press: Press) -> View:
