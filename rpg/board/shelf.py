@@ -21,7 +21,7 @@ from zoo.store import Zoo
 
 FOLDERS = {"zoo": "zoos", "run": "runs", "scores": "scores", "report": "reports"}
 """Where artefacts of a kind are."""
-KINDS = {folder: kind for kind, folder in FOLDERS.items()}
+KINDS = {FOLDERS[kind]: kind for kind in FOLDERS}
 MEDIA = {
     ".html": "text/html",
     ".json": "application/json",
