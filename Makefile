@@ -46,7 +46,7 @@ bench: .venv/.installed-dev
 
 .venv/.installed-dev: pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -e '.[dev,seg,llm]'
+	$(BIN)/pip install -q -e '.[dev,seg,llm,board]'
 	touch .venv/.installed $@
 
 .venv/.installed-docs: pyproject.toml

@@ -13,12 +13,15 @@ from rpg.options import (
     EvalTask,
     Form,
     FromZoo,
+    Host,
     Method,
     Mode,
     Originals,
     Parameters,
+    Place,
     Places,
     Plots,
+    Port,
     PushedRun,
     RecipeOrMethod,
     ReportTask,
@@ -357,10 +360,7 @@ def compare(
 
 
 @app.command(rich_help_panel=AROUND, epilog=examples("rpg ls", "rpg ls demo --json"))
-def ls(
-    place: Annotated[Path, typer.Argument(help="A directory with zoos/, runs/, scores/ and reports/.")] = Path(),
-    as_json: Json = False,
-) -> None:
+def ls(place: Place = Path(), as_json: Json = False) -> None:
     """List what there is: zoos, runs, scores and reports, with size, method and main score."""
     from rpg.listing import listing
     from zoo.table import Table
@@ -368,6 +368,14 @@ def ls(
     found = listing(place)
     text = Table.of(found).text() if found else f"nothing in {place.resolve()}: no zoos/, runs/, scores/ or reports/"
     emit({"artefacts": found}, as_json, text)
+
+
+@app.command(rich_help_panel=AROUND, epilog=examples("rpg board", "rpg board demo --port 0"))
+def board(place: Place = Path(), port: Port = 8642, host: Host = "127.0.0.1", as_json: Json = False) -> None:
+    """Show zoos, runs, scores and reports as pages for a browser, until Ctrl-C. Reads only."""
+    from rpg.board.app import show
+
+    show(place, host, port, lambda address: emit({"address": address}, as_json, f"{address}  (Ctrl-C ends it)"))
 
 
 @app.command(

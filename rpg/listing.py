@@ -43,13 +43,13 @@ def _zoo(path: Path) -> Record:
         return {"state": "unfinished"}
     zoo = Zoo.open(path)
     origin = zoo.manifest.origin
-    return {"kind": origin.kind, "task": origin.family, "method": _method(origin), "networks": len(zoo)}
+    return {"kind": origin.kind, "task": origin.family, "method": method_name(origin), "networks": len(zoo)}
 
 
 def _run(path: Path) -> Record:
     run = Run(path)
     record = run.record()
-    row: Record = {"task": record.origin.family, "method": _method(record.origin), "networks": len(record.networks)}
+    row: Record = {"task": record.origin.family, "method": method_name(record.origin), "networks": len(record.networks)}
     return row if run.trained else row | {"state": "unfinished"}
 
 
@@ -70,7 +70,8 @@ def _report(path: Path) -> Record:
     return {"task": str(found.get("originals", "")), "method": ", ".join(map(str, generated)) or None}
 
 
-def _method(origin: Origin) -> str | None:
+def method_name(origin: Origin) -> str | None:
+    """The method that made an artefact, if one did."""
     method = origin.settings.get("method")
     return str(method.get("name")) if isinstance(method, dict) else None
 

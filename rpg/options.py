@@ -135,3 +135,8 @@ Sweep = Annotated[
     ),
 ]
 SweepPlot = Annotated[Path | None, typer.Option("--plot", help="Draw what --sweep finds: a new SVG file.")]
+Place = Annotated[Path, typer.Argument(metavar="DIR", help="A directory with zoos/, runs/, scores/ and reports/.")]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0: any that is free.")]
+Host = Annotated[
+    str, typer.Option("--host", help="The address to listen on: others than 127.0.0.1 let other machines read.")
+]

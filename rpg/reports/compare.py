@@ -21,7 +21,8 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt, model_validator
+from typing_extensions import Self
 
 from evaluators.metrics import Summary, summarize
 from evaluators.similarity import max_error_iou, nearest, novel_and_good, rms_spread
@@ -91,6 +92,14 @@ class Group(Frozen):
     spread: float
     behaviour: Behaviour | None
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        values = [self.nearest, self.nearest_ratio]
+        values += [self.behaviour.accuracy, self.behaviour.max_error_iou] if self.behaviour else []
+        if not self.ids or sum(self.seeds) != len(self.ids) or any(len(one) != len(self.ids) for one in values):
+            raise ValueError(f"group {self.name!r} has not one value of each measure for each of its networks")
+        return self
+
     @property
     def scored(self) -> Behaviour:
         """The behaviour, of a comparison with scores."""
@@ -138,6 +147,17 @@ class Comparison(Frozen):
     leave_one_out_distance: float
     scoring: Scoring | None
     groups: tuple[Group, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.groups or self.groups[0].kind != "original":
+            raise ValueError("the first group is not that of the originals")
+        if len({group.name for group in self.groups}) < len(self.groups):
+            raise ValueError("two groups have the same name")
+        for group in self.groups:
+            if self.scoring and not (group.behaviour and self.scoring.headline in group.behaviour.metrics):
+                raise ValueError(f"group {group.name!r} was not scored, though others were")
+        return self
 
     def group(self, name: str) -> Group:
         return next(group for group in self.groups if group.name == name)

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -25,6 +26,9 @@ from zoo.files import unwritable_is_failed, write_bytes
 from zoo.manifest import versions
 from zoo.structure import Frozen
 from zoo.table import Table, markdown_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 HTML = "report.html"
 
@@ -141,19 +145,24 @@ def _code(text: str) -> str:
     return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
 
 
-def _html(page: Page, drawn: Mapping[str, str]) -> str:
-    """The HTML page; `drawn` are the plots by name, as SVG."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
+def environment(*packages: str) -> Environment:
+    """Templates of these packages, then those of reports, whose macros and style all pages share."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
-        loader=PackageLoader("rpg.reports"),
+    return Environment(
+        loader=ChoiceLoader([PackageLoader(package) for package in (*packages, "rpg.reports")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def _html(page: Page, drawn: Mapping[str, str]) -> str:
+    """The HTML page; `drawn` are the plots by name, as SVG."""
+    from markupsafe import Markup
+
     plots = {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704  # our own, their texts escaped
     links = {"all numbers (JSON)": REPORT, "the tables (CSV)": "report.csv", "as text (Markdown)": "report.md"}
-    return environment.get_template(HTML).render(page=page, plots=plots, links=links | dict(page.links))
+    return environment().get_template(HTML).render(page=page, plots=plots, links=links | dict(page.links))

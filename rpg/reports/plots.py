@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -54,6 +55,7 @@ STYLE = {
     "legend.frameon": False,
 }
 ON_TOP = 8  # layers from here on get a white rim
+LINES = ("solid", "dashed", "dotted", "dashdot")  # of curves, when all colours are used
 LONGEST = 30  # characters of a group's name in a plot
 MOST_NAMES = 5  # in the title of a mark
 TWO_DECADES = 100
@@ -163,13 +165,17 @@ def inline(svg: bytes) -> str:
     return svg.decode().replace(NAMESPACE, "", 1)
 
 
-def _figure(height: float) -> Figure:
+@contextmanager
+def drawing(height: float) -> Iterator[Figure]:
+    """A figure so many inches high to draw on, in our style, which holds inside the block."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(WIDTH, height), layout="constrained")
+    with rc_context(STYLE):
+        yield Figure(figsize=(WIDTH, height), layout="constrained")
 
 
-def _laid_out(
+def laid_out(
     name: str, figure: Figure, description: str, titles: Mapping[str, Sequence[str]] = MappingProxyType({})
 ) -> Plot:
     """The plot, its layout decided once for all formats: matplotlib would do it again for each, on top of the last."""
@@ -178,7 +184,7 @@ def _laid_out(
     return Plot(name, figure, description, titles)
 
 
-def _label(name: str) -> str:
+def label(name: str) -> str:
     """A group's name as matplotlib shows it literally: not as mathematics, and not hidden for a leading underscore."""
     short = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
     return ("\u2009" if short.startswith("_") else "") + short.replace("$", r"\$")
@@ -189,37 +195,32 @@ def loss_plot(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Plot:
 
     `curves` are (step, loss) by name of the generator; none is empty, losses are positive.
     """
-    from matplotlib import rc_context
-
-    with rc_context(STYLE):
-        figure = _figure(2.8)
+    with drawing(2.8) as figure:
         axes = figure.subplots()
         texts = []
         for number, (name, losses) in enumerate(curves.items()):
             steps, values = np.array([step for step, _ in losses]), np.array([loss for _, loss in losses])
             colour = _mark("generated", number).colour
+            line = LINES[number // len(COLOURS["generated"]) % len(LINES)]
             pale = _mark("original").colour if len(curves) == 1 else colour
             window = max(1, len(values) // 25)
             axes.plot(steps, values, color=pale, alpha=0.35, linewidth=0.8, label="loss" if len(curves) == 1 else None)
             mean = np.convolve(values, np.full(window, 1 / window), mode="valid")
             middle = steps[(window - 1) // 2 :][: len(mean)]
-            label = f"mean of {window} records" if len(curves) == 1 else _label(name)
+            text = f"mean of {window} records" if len(curves) == 1 else label(name)
             if window > 1 or len(curves) > 1:
-                axes.plot(middle, mean, color=colour, linewidth=1.8, label=label)
+                axes.plot(middle, mean, color=colour, linestyle=line, linewidth=1.8, label=text)
             texts.append(f"of {name} goes from {values[0]:.3g} to {values[-1]:.3g} in {steps[-1]} steps")
         for handle in axes.legend().get_lines():
             handle.set_alpha(1)  # a pale line is hard to see, alone on a dark page
         axes.set(yscale="log", xlabel="training step", ylabel="loss")
         axes.grid(True, which="both", axis="y")
-        return _laid_out("loss", figure, f"Training loss {'; '.join(texts)}.")
+        return laid_out("loss", figure, f"Training loss {'; '.join(texts)}.")
 
 
 def sweep_plot(key: str, lines: Mapping[str, Sequence[tuple[float, float]]], memory: float | None) -> Plot:
     """Memory in GB over a setting, both logarithmic: (value, GB) by name of the line, and `memory` of the device."""
-    from matplotlib import rc_context
-
-    with rc_context(STYLE):
-        figure = _figure(2.8)
+    with drawing(2.8) as figure:
         axes = figure.subplots()
         texts = []
         for number, (name, points) in enumerate(lines.items()):
@@ -229,9 +230,9 @@ def sweep_plot(key: str, lines: Mapping[str, Sequence[tuple[float, float]]], mem
         if memory is not None:
             axes.axhline(memory, **GUIDE)
         axes.legend()
-        axes.set(xscale="log", yscale="log", xlabel=_label(key), ylabel="memory of training in GB")
+        axes.set(xscale="log", yscale="log", xlabel=label(key), ylabel="memory of training in GB")
         axes.grid(True, which="both", axis="y")
-        return _laid_out("sweep", figure, f"Memory of training over {key}: {'; '.join(texts)}.")
+        return laid_out("sweep", figure, f"Memory of training over {key}: {'; '.join(texts)}.")
 
 
 def similarity_plot(comparison: Comparison, scoring: Scoring) -> Plot:
@@ -240,19 +241,16 @@ def similarity_plot(comparison: Comparison, scoring: Scoring) -> Plot:
     The accuracy axis is cut a little below the originals and the generated networks; what lies deeper is drawn
     hollow, at its edge.
     """
-    from matplotlib import rc_context
-
     floor = _floor(comparison)
-    with rc_context(STYLE):
-        figure = _figure(4.0 + 0.2 * -(-len(comparison.groups) // 3))  # a legend of three columns below
+    with drawing(4.0 + 0.2 * -(-len(comparison.groups) // 3)) as figure:  # a legend of three columns below
         axes = figure.subplots()
         drawn, titles = marks(comparison.groups), dict[str, list[str]]()
         for number, group in enumerate(comparison.groups):
             iou, accuracy = np.array(group.scored.max_error_iou), np.array(group.scored.accuracy)
             places, names = _together(iou, accuracy, _said(group, scoring))
             x, y = np.array(places).T
-            style = drawn[group.name], _label(group.name), f"marks-{number}"
-            titles |= _points(axes, x, np.maximum(y, floor), y < floor, *style, names)
+            style = drawn[group.name], label(group.name), f"marks-{number}"
+            titles |= draw_points(axes, x, np.maximum(y, floor), y < floor, *style, names)
         if scoring.chance is not None and scoring.chance > floor:
             axes.axhline(scoring.chance, label="chance", zorder=1, **{**GUIDE, "linestyle": (0, (1, 2))})
         axes.axvline(scoring.leave_one_out_iou, label="yardstick", zorder=1, **GUIDE)
@@ -261,7 +259,7 @@ def similarity_plot(comparison: Comparison, scoring: Scoring) -> Plot:
         below = {"loc": "upper center", "bbox_to_anchor": (0.45, -0.17), "borderaxespad": 0}
         axes.legend(ncols=3, handletextpad=0.4, columnspacing=1.2, **below)
         text = "Accuracy of every network against its likeness to the nearest training checkpoint."
-        return _laid_out("similarity", figure, text, titles)
+        return laid_out("similarity", figure, text, titles)
 
 
 def _said(group: Group, scoring: Scoring) -> list[str]:
@@ -284,7 +282,7 @@ def _together(
     return list(found), list(found.values())
 
 
-def _points(
+def draw_points(
     axes: Any,
     x: NDArray[np.float64],
     y: NDArray[np.float64],
@@ -329,13 +327,11 @@ def distance_plot(comparison: Comparison) -> Plot:
     """Distributions of the distance to the nearest training checkpoint over the yardstick, a row per
     group, with the same bins: a group left of the originals lies closer to them than they lie to one another.
     """
-    from matplotlib import rc_context
     from matplotlib.ticker import LogLocator, NullFormatter
 
     groups, drawn = comparison.groups, marks(comparison.groups)
     bins, log = _bins(np.concatenate([group.nearest_ratio for group in groups]))
-    with rc_context(STYLE):
-        figure = _figure(0.8 + 0.42 * len(groups))
+    with drawing(0.8 + 0.42 * len(groups)) as figure:
         rows = figure.subplots(len(groups), sharex=True, squeeze=False)[:, 0]
         for axes, group in zip(rows, groups, strict=True):
             ratio = np.maximum(group.nearest_ratio, bins[0])
@@ -343,7 +339,7 @@ def distance_plot(comparison: Comparison) -> Plot:
             axes.hist(ratio, bins=bins, weights=share, color=drawn[group.name].colour)
             axes.axvline(1, **GUIDE)
             axes.set(yticks=[], xscale="log" if log else "linear", xlim=(bins[0], bins[-1]))
-            axes.set_ylabel(_label(group.name), rotation=0, ha="right", va="center")
+            axes.set_ylabel(label(group.name), rotation=0, ha="right", va="center")
             axes.spines["left"].set_visible(False)
             axes.grid(True, axis="x")
             axes.set_axisbelow(True)
@@ -355,7 +351,7 @@ def distance_plot(comparison: Comparison) -> Plot:
             rows[-1].xaxis.set_minor_formatter(NullFormatter())
         rows[-1].set_xlabel("distance to the nearest training checkpoint, ratio")
         text = "Distance to the nearest training checkpoint, by group, over the yardstick."
-        return _laid_out("distance", figure, text)
+        return laid_out("distance", figure, text)
 
 
 def _bins(ratios: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
@@ -373,39 +369,33 @@ def _bins(ratios: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
 
 def head_plot(points: Mapping[str, Sequence[tuple[float, float]]]) -> Plot:
     """Networks along two principal components: `original` of seen tasks, `heldout` and `generated` of the others."""
-    from matplotlib import rc_context
-
     kinds: dict[str, tuple[Kind, str]] = {
         "original": ("original", "original, seen"),
         "heldout": ("heldout", "original, unseen"),
         "generated": ("generated", "generated"),
     }
-    with rc_context(STYLE):
-        figure = _figure(4.4)
+    with drawing(4.4) as figure:
         axes = figure.subplots()
         titles: dict[str, list[str]] = {}
         for name, own in points.items():
             kind, text = kinds[name]
             places, names = _together([x for x, _ in own], [y for _, y in own], [text] * len(own))
             x, y = np.array(places).T
-            titles |= _points(axes, x, y, np.zeros(len(x), bool), _mark(kind), text, f"marks-{name}", names)
+            titles |= draw_points(axes, x, y, np.zeros(len(x), bool), _mark(kind), text, f"marks-{name}", names)
         axes.set(xlabel="first principal component", ylabel="second")
         axes.grid(True)
         axes.legend()
         about = "Head weights of all networks along their first two principal components."
-        return _laid_out("head", figure, about, titles)
+        return laid_out("head", figure, about, titles)
 
 
 def picture_plot(rows: Sequence[Picture]) -> Plot:
     """Weights as colours, a row per network; rows of a task and a group lie together."""
-    from matplotlib import rc_context
-
-    with rc_context(STYLE):
-        figure = _figure(0.7 + 0.2 * len(rows))
+    with drawing(0.7 + 0.2 * len(rows)) as figure:
         axes = figure.subplots()
         mesh = axes.pcolormesh(np.array([row.values for row in rows]), cmap="RdBu", vmin=-3, vmax=3)
         axes.invert_yaxis()
         axes.set_yticks(np.arange(len(rows)) + 0.5, [f"{row.condition} {row.group}" for row in rows], fontsize=7)
         axes.set_xlabel("weights of the head")
         figure.colorbar(mesh, label="standard deviations")
-        return _laid_out("picture", figure, "Head weights of original and generated networks of some tasks.")
+        return laid_out("picture", figure, "Head weights of original and generated networks of some tasks.")

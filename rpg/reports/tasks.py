@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, PositiveInt, model_validator
+from typing_extensions import Self
 
 from evaluators.metrics import Summary, summarize
 from rpg.reports.inputs import Inputs, claim, networks
@@ -43,6 +46,12 @@ class TaskRow(Frozen):
     flipped: Summary | None
     classes: dict[str, tuple[float, ...]]
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if missing := {"generated", *BASELINES} - (set(self.accuracy) & set(self.balanced)):
+            raise ValueError(f"task {self.condition!r} has no scores of {min(missing)}")
+        return self
+
     @property
     def gaps(self) -> dict[str, float]:
         """Points that each group's mean lies below the originals'; nothing without originals."""
@@ -70,9 +79,9 @@ class TaskComparison(Frozen):
     originals: Name
     protocol: str
     evaluator: str
-    samples: int
+    samples: PositiveInt
     chance: float | None
-    rows: tuple[TaskRow, ...]
+    rows: Annotated[tuple[TaskRow, ...], Field(min_length=1)]
     head: dict[str, tuple[tuple[float, float], ...]]
     picture: tuple[Picture, ...]
 

@@ -34,7 +34,7 @@ HEAVY = (
     ),
     *("pyarrow", "safetensors", "mmseg", "detectron2", "mamba_ssm", "bitsandbytes", "ray", "peft", "huggingface_hub"),
     "lm_eval",
-    *("pycocotools", "fvcore"),
+    *("pycocotools", "fvcore", "starlette", "uvicorn"),
 )
 PARTS = ("timm.data",)  # of a heavy library, wrapped by a file of their own: they are another concern
 # Functions that only build a value; names that start with a capital letter are constructors.
