@@ -90,7 +90,7 @@ def from_state_dicts(
     >>> zoo.from_state_dicts([torch.nn.Linear(3, 2).state_dict() for _ in range(4)], "linear")
     Zoo('zoos/linear', 4 checkpoints of 8 values)
     """
-    found = [dict(network) for network in networks]
+    found = [_state_dict(network, number) for number, network in enumerate(networks)]
     train = len(found) - heldout
     if train < 1 or heldout < 0:
         raise ValueError(f"got {len(found)} networks of which {heldout} are held out; expected one to learn from")
@@ -105,6 +105,12 @@ def from_state_dicts(
             split = "train" if number < train else "heldout"
             writer.add(f"network-{number:05d}", network, seed=number, split=split)
         return writer.finish()
+
+
+def _state_dict(network: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+    if not isinstance(network, Mapping):
+        raise ValueError(f"network {number} is a {type(network).__name__}; expected what its state_dict() gives")
+    return dict(network)
 
 
 def _common_structure(networks: Sequence[Mapping[str, Tensor]]) -> Structure:

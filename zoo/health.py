@@ -14,6 +14,8 @@ from zoo.store import Zoo
 
 log = logging.getLogger(__name__)
 
+ENOUGH = 10**6  # samples, which leave no doubt
+
 
 def works_from(chance: float, samples: int) -> float:
     """The score in percent that a network has to pass to be better than guessing, where that scores `chance` percent on
@@ -28,7 +30,8 @@ def works_from(chance: float, samples: int) -> float:
 @dataclass(frozen=True)
 class Health:
     """One metric of networks, in percent, and what guessing scores; no `chance` where nobody knows it. `working` is how
-    many of the `networks` are better than guessing, or cannot be any better on the few samples there are.
+    many of the `networks` are better than guessing, or cannot be any better on the few `samples` there are, and
+    `seeming` how many would be if their scores were those on many.
     """
 
     metric: str
@@ -38,6 +41,8 @@ class Health:
     networks: int
     working: int
     chance: float | None
+    samples: int
+    seeming: int
 
     @property
     def works(self) -> bool:
@@ -67,7 +72,9 @@ def health(entries: Sequence[Entry], chance: Mapping[str, float]) -> Health | No
         guess is None or metric.value >= 100 or metric.value > works_from(guess, metric.n)  # the last may be above 100
         for metric in metrics
     )
-    return Health(names[0], mean(values), min(values), max(values), len(values), working, guess)
+    samples = min(metric.n for metric in metrics)
+    seeming = sum(guess is None or value > works_from(guess, ENOUGH) for value in values)
+    return Health(names[0], mean(values), min(values), max(values), len(values), working, guess, samples, seeming)
 
 
 def validated(zoo: Zoo, split: str | None = None) -> Health | None:
@@ -96,7 +103,14 @@ def warn_of_guessers(zoo: Zoo, split: str) -> None:
 
 
 def _warn(zoo: Zoo, found: Health) -> None:
-    if not found.works:
+    if found.works or found.chance is None:
+        return
+    if 2 * found.seeming >= found.networks:
+        log.warning(
+            f"whether the networks of {zoo.path} are better than guessing cannot be told on {found.samples} validation "
+            f"samples ({found}); validate on more (task.validation)"
+        )
+    else:
         log.warning(
             f"the networks of {zoo.path} do not work: {found.working} of {found.networks} are better than guessing on "
             f"validation data ({found}), and what is learnt from them cannot be; train them longer (zoo.epochs), or at "

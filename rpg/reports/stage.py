@@ -237,8 +237,8 @@ def _source_of(zoo: Zoo) -> Zoo:
     source = zoo.manifest.origin.source
     if source is None:
         raise ValueError(
-            f"{zoo.path} is a {zoo.manifest.origin.kind} zoo and was learnt from none; say what to compare it with: "
-            "--originals ZOO"
+            f"{zoo.path} does not say what it was learnt from (a zoo of kind {zoo.manifest.origin.kind}); say what to "
+            "compare it with: --originals ZOO"
         )
     found = find_source(zoo)
     if found is None:
@@ -266,8 +266,8 @@ BASELINES = ("gaussian", "mean_of_all")  # of their names those that a method co
 
 
 def kind_of(zoo: Zoo) -> Any:
-    """Whether its networks come from a generator, or are a baseline."""
-    return "generated" if zoo.manifest.origin.kind == "generated" else "baseline"
+    """Whether its networks come from a generator, ours or another whose networks were imported, or are a baseline."""
+    return "generated" if zoo.manifest.origin.kind in ("generated", "imported") else "baseline"
 
 
 def labels(zoos: Sequence[Zoo], taken: Sequence[str] = ()) -> dict[str, str]:
@@ -279,7 +279,7 @@ def labels(zoos: Sequence[Zoo], taken: Sequence[str] = ()) -> dict[str, str]:
     for zoo in zoos:
         groups.setdefault(_without_seeds(zoo.manifest.origin), []).append(zoo)
     firsts = [members[0] for members in groups.values()]
-    generated = [zoo for zoo in firsts if zoo.manifest.origin.kind == "generated"]
+    generated = [zoo for zoo in firsts if kind_of(zoo) == "generated"]
     methods = [_method_name(zoo) for zoo in firsts]
     names: dict[str, str] = {}
     for members, method in zip(groups.values(), methods, strict=True):

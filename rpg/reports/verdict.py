@@ -19,6 +19,7 @@ from rpg.reports.compare import MARGIN, Comparison, Group, Scoring
 # A network from the originals' own distribution is nearer than the yardstick half of the time. Three
 # quarters of the group on one side is more than that: of ten such networks, eight or more in one case of eighteen.
 CLEARLY = 75.0
+FAR = 3.0  # times the distance of training checkpoints, from which weights alone say that something may be wrong
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def _judge(comparison: Comparison, group: Group) -> Verdict:
     if scoring is None:
         headline = (
             "Weights were compared alone, since it is unknown what these networks do: whether they work is not said "
-            f"here. {_near(comparison, _weights_side(comparison, group))}"
+            f"here. {_near(comparison, group)}"
         )
         findings = [weights, ("Variety", _spread(comparison, group) + ".")]
     elif headline := _dead(comparison, scoring, group):
@@ -130,15 +131,19 @@ def _headline(comparison: Comparison, scoring: Scoring, group: Group) -> str:
 
 
 def _is_copied(comparison: Comparison, scoring: Scoring, group: Group) -> bool:
-    """Whether they are near in weights and alike in errors."""
-    return _weights_side(comparison, group) > 0 and _errors_side(scoring, group) > 0
+    """Whether they are near in weights, and in errors no less alike than training checkpoints are to one another: where
+    these err the same, nothing can err more alike.
+    """
+    return _weights_side(comparison, group) > 0 and _errors_side(scoring, group) >= 0
 
 
 def _copies(comparison: Comparison, scoring: Scoring, group: Group) -> str:
     """Whether they are copies: near in weights and alike in errors."""
     than = _than(comparison)
     if _is_copied(comparison, scoring, group):
-        return f"They are near-copies: in weights and in errors closer to a training checkpoint {than}."
+        if _errors_side(scoring, group) > 0:
+            return f"They are near-copies: in weights and in errors closer to a training checkpoint {than}."
+        return f"They are near-copies: in weights closer to a training checkpoint {than}, and in errors as alike."
     if _weights_side(comparison, group) > 0:
         return f"In weights they are closer to a training checkpoint {than}, but their errors are others: no copies."
     if _errors_side(scoring, group) > 0:
@@ -149,11 +154,15 @@ def _copies(comparison: Comparison, scoring: Scoring, group: Group) -> str:
     return f"They are not closer to a training checkpoint {than}."
 
 
-def _near(comparison: Comparison, side: int) -> str:
+def _near(comparison: Comparison, group: Group) -> str:
     """What weights alone say."""
-    if side > 0:
+    ratio = median(group.nearest_ratio)
+    if _weights_side(comparison, group) > 0:
         return f"They are closer to a training checkpoint {_than(comparison)}: copies, unless they err otherwise."
-    return f"They are not closer to a training checkpoint {_than(comparison)}."
+    text = f"They are not closer to a training checkpoint {_than(comparison)}"
+    if ratio >= FAR:
+        return f"{text}: they lie {ratio:.3g} times as far from it, where networks of no use lie, too."
+    return f"{text}."
 
 
 def _than(comparison: Comparison) -> str:

@@ -88,7 +88,13 @@ def test_state_dicts_become_a_zoo(tmp_path: Path) -> None:
     looser = {"a": torch.ones(2, 3), "b": torch.zeros(2, 3), "n": torch.tensor(4)}
     untied = zoo.from_state_dicts([tied, looser], "untied", out=tmp_path / "untied")
     assert torch.equal(untied[1]["b"], looser["b"])
-    for odd in ({}, {"a": 1}, {"a": torch.ones(2, device="meta")}, {"a": torch.eye(2).to_sparse()}):
+    for odd in (
+        torch.nn.Linear(1, 1),
+        {},
+        {"a": 1},
+        {"a": torch.ones(2, device="meta")},
+        {"a": torch.eye(2).to_sparse()},
+    ):
         with pytest.raises(ValueError, match=r"^network 0[^\n]*$"):
             zoo.from_state_dicts([odd], "odd", out=tmp_path / "odd")
     with pytest.raises(ValueError, match="is no name for a zoo"):

@@ -292,8 +292,10 @@ def describe(found: dict[str, Any]) -> str:
 
 def _recomputing(training: dict[str, Any]) -> str:
     if training["recompute"]:
-        more = 100 * (training["flops_recomputing"] / training["flops_keeping"] - 1)
-        return f", recomputing ({training['bytes_keeping'] / GB:.2f} GB without, and {more:.0f}% fewer FLOPs)"
+        fewer = 100 * (1 - training["flops_keeping"] / training["flops_recomputing"])
+        return f", recomputing ({training['bytes_keeping'] / GB:.2f} GB without, and {fewer:.0f}% fewer FLOPs)"
+    if training["bytes_recomputing"] >= training["bytes"]:
+        return ""
     return f" ({training['bytes_recomputing'] / GB:.2f} GB with method.train.recompute=on)"
 
 

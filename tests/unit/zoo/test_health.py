@@ -75,6 +75,12 @@ def test_a_new_zoo_says_how_good_it_is_and_warns_of_guessers(tmp_path, caplog) -
     assert "do not work: 1 of 4 are better than guessing" in caplog.messages[1]
 
 
+def test_what_few_samples_cannot_tell_is_said_so(tmp_path, caplog) -> None:
+    report_health(made(tmp_path / "few", [50, 50, 60], samples=6), {"top1": 33.3})
+    (message,) = caplog.messages
+    assert "are better than guessing cannot be told on 6 validation samples" in message
+
+
 def test_networks_without_a_mistake_are_not_called_guessers_however_few_the_samples(tmp_path) -> None:
     assert works_from(50, 1) > 100
     for accuracy, works in ((100, True), (0, False)):

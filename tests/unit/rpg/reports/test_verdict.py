@@ -82,7 +82,9 @@ def made(kind: str, originals: Tensor, networks: Tensor) -> Tensor:
     return {
         "copies": lambda: originals[:NEW],
         "noised copies": lambda: originals[:NEW] + 0.02 * originals.std() * noise(),
+        "nearest copies": lambda: originals[:NEW] + 1e-6 * noise(),
         "dead": lambda: noise() * originals.std(),
+        "dead far away": lambda: 20 * noise() * originals.std(),
         "dead copies": lambda: originals[:NEW] * 1e-3 - originals.mean(0),
         "soup": lambda: originals.mean(0, keepdim=True),
         "Gaussian": lambda: originals.mean(0) + originals.std(0) * noise(),
@@ -90,7 +92,7 @@ def made(kind: str, originals: Tensor, networks: Tensor) -> Tensor:
     }[kind]()
 
 
-def compared(task: Linear, originals: Tensor, groups: dict[str, tuple[str, Tensor]], place: Path) -> Comparison:
+def compared(task: Linear | None, originals: Tensor, groups: dict[str, tuple[str, Tensor]], place: Path) -> Comparison:
     zoos = {}
     for name, (_, weights) in {"original": ("", originals), **groups}.items():
         with ZooWriter(place / name, ORIGIN, Structure.of({"weight": originals[0]})) as writer:
@@ -124,6 +126,22 @@ def test_copies_with_noise_are_near_copies(headline: Any) -> None:
     assert "They are near-copies" in text
     assert "points above the originals (chance 10.00); 88% (7 of 8) are good" in text
     assert "No trivial baseline" not in text  # a copy is trivial itself
+
+
+def test_copies_with_noise_of_originals_that_all_err_alike_are_near_copies(headline: Any, networks: Tensor) -> None:
+    """Checkpoints of one run: nothing can err more alike than these do among themselves."""
+    alike = networks[:1] + 1e-4 * torch.randn(ORIGINALS, 10, 65, generator=generator(0, "alike"))
+    assert "They are near-copies: in weights closer" in headline("nearest copies", alike)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"), [("dead far away", "times as far from it"), ("noised copies", "copies, unl")]
+)
+def test_weights_alone_say_how_far_networks_lie(networks: Tensor, tmp_path: Path, kind: str, said: str) -> None:
+    originals = networks[:ORIGINALS]
+    groups = {"mine": ("generated", made(kind, originals, networks))}
+    (verdict,) = judge(compared(None, originals, groups, tmp_path))
+    assert said in verdict.headline
 
 
 @pytest.mark.parametrize("kind", ["dead", "dead copies"])
