@@ -128,11 +128,11 @@ def test_the_table_sorts_and_filters(show: Any) -> None:
 def test_curves_are_chosen_by_a_click(show: Any) -> None:
     page = show("curves")
     assert page.locator("svg").get_attribute("aria-label").count(" goes from ") == 2
-    page.get_by_label("mine-gaussian").uncheck()
+    page.get_by_role("checkbox", name="mine-gaussian").uncheck()
     page.get_by_role("button", name="show").click()
     assert page.locator("svg").get_attribute("aria-label").startswith("Training loss of other goes from")
-    assert page.get_by_label("other").is_checked()
-    assert not page.get_by_label("mine-gaussian").is_checked()
+    assert page.get_by_role("checkbox", name="other").is_checked()
+    assert not page.get_by_role("checkbox", name="mine-gaussian").is_checked()
 
 
 def test_a_heat_map_is_drawn(show: Any) -> None:
