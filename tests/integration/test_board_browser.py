@@ -5,7 +5,6 @@ With RPG_SCREENSHOTS=docs/images it also takes the picture of the documentation.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,16 +14,15 @@ from typing import Any
 import pytest
 
 import shown
+from browsing import CHROMIUM, OUTSIDE, OVERFLOW, WIDTHS, chromium, visits
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
 pytest.importorskip("uvicorn", reason="the board needs uvicorn")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="the browser tests need Chromium"),
 ]
 
-WIDTHS = (390, 800, 1300)
 GENERATED = "mine-gaussian-generated"
 PAGES = (
     "",
@@ -39,10 +37,6 @@ PAGES = (
     "reports/tasks",
     "files/reports/made-up/report.html",
 )
-OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-OUTSIDE = """() => [...document.querySelectorAll('body *')].filter(e => !e.closest('.wide, .plot')).map(e => [
-  e.tagName + ' ' + e.textContent.slice(0, 30), e.getBoundingClientRect()
-]).filter(([_, box]) => box.width && (box.left < -1 || box.right > innerWidth + 1)).map(([name]) => name)"""
 
 
 @pytest.fixture(scope="module")
@@ -58,37 +52,15 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as engine:
-        running = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium(playwright) as running:
         yield running
-        running.close()
 
 
 @pytest.fixture
 def show(browser: Any, address: str) -> Iterator[Any]:
-    """Opens a page at a width, in light or dark; at the end nothing may have been said on its console, or asked of
-    another place than the board.
-    """
-    said: list[str] = []
-    contexts = []
-
-    def show(page_of: str, width: int = 1300, scheme: str = "light") -> Any:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on(
-            "request",
-            lambda asked: said.append(asked.url) if not asked.url.startswith((address, "blob:", "data:")) else None,
-        )
-        assert page.goto(address + page_of).status == 200
-        return page
-
-    yield show
-    for context in contexts:
-        context.close()
-    assert said == []
+    """Opens a page of the board."""
+    with visits(browser, address, "blob:", "data:") as visit:
+        yield lambda page_of, *how: visit(address + page_of, *how)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -5,30 +5,24 @@ and a Chromium of the system. With RPG_SCREENSHOTS=docs/images it also takes the
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from browsing import CHROMIUM, OUTSIDE, OVERFLOW, WIDTHS, chromium, visits
 from made_up import comparison, replaced, task_comparison
 from rpg.reports.report import write_report
 from rpg.reports.task_report import write_task_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="the browser tests need Chromium"),
 ]
 
-WIDTHS = (390, 800, 1300)
 LOSSES = {"generated": [(step, 2.0 / step) for step in range(10, 1010, 10)]}
-OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-OUTSIDE = """() => [...document.querySelectorAll('body *')].filter(e => !e.closest('.wide, .plot')).map(e => [
-  e.tagName + ' ' + e.textContent.slice(0, 30), e.getBoundingClientRect()
-]).filter(([_, box]) => box.width && (box.left < -1 || box.right > innerWidth + 1)).map(([name]) => name)"""
 
 
 @pytest.fixture(scope="module")
@@ -45,34 +39,15 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as engine:
-        running = engine.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium(playwright) as running:
         yield running
-        running.close()
 
 
 @pytest.fixture
 def show(browser: Any, pages: dict[str, Path]) -> Iterator[Any]:
-    """Opens a page at a width, in light or dark; at the end nothing may have been said on its console."""
-    said: list[str] = []
-    contexts = []
-
-    def show(kind: str, width: int = 1300, scheme: str = "light") -> Any:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on(
-            "request", lambda asked: said.append(asked.url) if not asked.url.startswith(("file:", "blob:")) else None
-        )
-        page.goto(pages[kind].as_uri())
-        return page
-
-    yield show
-    for context in contexts:
-        context.close()
-    assert said == []
+    """Opens a page of a kind."""
+    with visits(browser, "file:", "blob:") as visit:
+        yield lambda kind, *how: visit(pages[kind].as_uri(), *how)
 
 
 @pytest.mark.parametrize("kind", ["report", "binary-report"])
