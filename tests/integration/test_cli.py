@@ -313,7 +313,7 @@ def test_damage_to_an_unfinished_training_is_found(shell, place, monkeypatch):
 def test_a_report_only_takes_what_belongs_together(shell, place):
     shell.json(f"rpg-zoo collect {TINY} --set zoo.seed=5 --out zoos/others")
     shell.fails("rpg report zoos/tiny-generated --originals zoos/others", 2, "learnt from another zoo than zoos/others")
-    shell.fails("rpg report zoos/tiny", 2, "is a collected zoo")
+    shell.fails("rpg report zoos/tiny", 2, "zoos/tiny does not say what it was learnt from")
     shell.json(f"rpg train {TINY} --zoo zoos/others --out runs/others")
     shell.fails("rpg report zoos/tiny-generated --run others", 2, "was not made by runs/others")
 

@@ -44,4 +44,4 @@ def test_memory_does_not_grow_with_the_zoo(tmp_path: Path) -> None:
         growths.append(peak.anonymous - before.anonymous)
     few, many = growths
     assert many < ALLOWED, growths  # the originals alone are 200 MB
-    assert many < few + 16e6, growths
+    assert many < few + 32e6, growths  # the originals of the second are 168 MB more; the allocator keeps some of each
