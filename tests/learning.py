@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+import killing
 from rpg.api import Training, plan_generation
 from rpg.methods.base import DrawConfig, Machine, MethodConfig, TrainingSet
 from rpg.methods.rpg.config import GenerateConfig, RPGConfig
@@ -49,7 +50,7 @@ def rpg_config(**sections: object) -> RPGConfig:
 
 def content(path: Path) -> dict[str, bytes]:
     """The files of a directory by their paths there, without what making them took, which differs each time."""
-    found = {file.relative_to(path).as_posix(): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+    found = killing.content(path)
     for name, data in found.items():
         if name.rpartition("/")[2] in ("manifest.json", "trained.json"):
             found[name] = json.dumps({**json.loads(data), "spent": None}).encode()

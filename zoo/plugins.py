@@ -21,13 +21,14 @@ from importlib import import_module
 from importlib.abc import SourceLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from zoo.errors import Corrupt, Failed, MissingData, MissingExtra, brief, suggest
 
 log = logging.getLogger(__name__)
 
 Group: TypeAlias = Literal["tasks", "methods", "networks"]
+Schema = TypeVar("Schema")
 NOUNS: dict[Group, str] = {"tasks": "task", "methods": "method", "networks": "network"}
 REFERENCE = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<attribute>[A-Za-z_]\w*)")
 FILE_REFERENCE = re.compile(r"(?:.*/)?(?P<stem>[A-Za-z_]\w*)\.py:(?P<attribute>[A-Za-z_]\w*)")
@@ -227,6 +228,21 @@ def find(group: Group, name: str, ours: Collection[str] = ()) -> Any:
         packages = " and ".join(_package(found) for found in offers)
         raise ValueError(f"{NOUNS[group]} {name!r} is offered by the packages {packages}; uninstall all but one")
     return _loaded(group, offers[0])
+
+
+def schema(group: Group, name: str, ours: Mapping[str, str], base: type[Schema]) -> type[Schema]:
+    """The schema of a section of recipes: `Config` of the module that one of `ours` is in, or what `find` finds.
+
+    Raises ValueError for a name that means nothing, or no subclass of `base`, Failed for a package that is broken.
+    """
+    if name in ours:
+        config: type[Schema] = import_module(ours[name]).Config
+        return config
+    found = find(group, name, ours)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        expected = f"{base.__module__}.{base.__name__}"
+        raise ValueError(f"{NOUNS[group]} {name!r} is {found!r}; expected a subclass of {expected}")
+    return found
 
 
 def _loaded(group: Group, offer: EntryPoint) -> Any:

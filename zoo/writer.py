@@ -79,8 +79,8 @@ class ZooWriter:
     `frozen` are the tensors that complete each of its checkpoints to a network, where they are only a part of one.
     `done` maps the ids that are already there to their entries; `on_added`, where set, is called with every new one and
     its tensors, and `stopwatch` measures what this call takes, for the record. One process writes a zoo at a time.
-    Raises ValueError
-    when `path` holds something else.
+
+    Raises ValueError when `path` holds something else.
     """
 
     def __init__(

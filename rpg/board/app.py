@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from rpg.board.networks import checkpoint_page, tensor_page, zoo_page
 from rpg.board.pages import TOP, curves, damaged, methods, overview, report_page, run_page, scores_page
-from rpg.board.shelf import Shelf, Unknown
+from rpg.board.shelf import DAMAGED, Shelf, Unknown
 from rpg.board.view import Press, View
 from zoo.console import plain
-from zoo.errors import Corrupt, Failed, MissingData, MissingExtra, brief
+from zoo.errors import Corrupt, Failed, MissingExtra, brief
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -50,7 +50,7 @@ ALWAYS = {
 }
 """Headers of all answers."""
 ANY = ("0.0.0.0", "::")  # noqa: S104  # compared with, not bound to
-WRONG = (Corrupt, MissingData, Failed, ValueError, OSError)
+WRONG = (*DAMAGED, Failed)
 
 
 def build_app(place: Path, host: str = "127.0.0.1") -> Starlette:

@@ -10,7 +10,7 @@ import numpy as np
 
 from rpg.board.methods import together
 from rpg.board.plots import accuracy_plot
-from rpg.board.shelf import FOLDERS, KINDS, Item, Shelf, Unknown
+from rpg.board.shelf import DAMAGED, FOLDERS, KINDS, Item, Shelf, Unknown
 from rpg.board.view import Linked, Links, Part, Press, View, address, listed
 from rpg.listing import listing, method_name
 from rpg.reports.comparisons import main_columns, read_comparison
@@ -22,7 +22,7 @@ from rpg.reports.task_report import gap_table, headline, task_table
 from rpg.reports.tasks import TaskComparison
 from rpg.reports.verdict import judge
 from rpg.run import Run, read_losses
-from zoo.errors import Corrupt, MissingData, brief
+from zoo.errors import Corrupt, brief
 from zoo.files import parse_json, read_limited
 from zoo.scoring import score_table
 from zoo.table import Record, Table
@@ -143,7 +143,7 @@ def methods(shelf: Shelf, press: Press) -> View:
     for name in shelf.names("report", REPORT):
         try:
             found.append((name, read_comparison(shelf.path("report", name))))
-        except (Corrupt, MissingData, ValueError, OSError) as error:
+        except DAMAGED as error:
             skipped.append(f"{name} is left out: {brief(error)}")
     parts = []
     for merged in together(found):

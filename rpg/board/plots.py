@@ -8,7 +8,7 @@ import numpy as np
 
 from rpg.board.tensors import Summary
 from rpg.reports.compare import Group, Scoring
-from rpg.reports.plots import GUIDE, NEAREST, Plot, draw_points, drawing, label, laid_out, marks
+from rpg.reports.plots import GUIDE, NEAREST, Plot, add_guides, draw_points, drawing, label, laid_out, marks, scatter
 from rpg.reports.verdict import headline_metric
 
 COLOUR = "#0072B2"  # as that of originals in reports
@@ -19,7 +19,7 @@ def accuracy_plot(groups: Sequence[Group], scoring: Scoring) -> Plot:
     have the same name; all were scored as `scoring` says.
     """
     drawn = marks(groups)
-    with drawing(4.0 + 0.2 * -(-len(groups) // 3)) as figure:
+    with scatter(len(groups)) as figure:
         axes = figure.subplots()
         titles: dict[str, list[str]] = {}
         for number, group in enumerate(groups):
@@ -28,15 +28,10 @@ def accuracy_plot(groups: Sequence[Group], scoring: Scoring) -> Plot:
             place, full = np.array([max(ratio, NEAREST)]), np.zeros(1, dtype=bool)
             style = drawn[group.name], label(group.name), f"marks-{number}"
             titles |= draw_points(axes, place, np.array([accuracy]), full, *style, [[said]])
-        if scoring.chance is not None:
-            axes.axhline(scoring.chance, label="chance", zorder=1, **{**GUIDE, "linestyle": (0, (1, 2))})
-        axes.axvline(1, label="yardstick", zorder=1, **GUIDE)
+        add_guides(axes, scoring.chance, 1)
         axes.set(xscale="log", xlabel="distance to the nearest training checkpoint, ratio")
         axes.set_ylabel(f"{scoring.headline}, %")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.grid(True)
-        below = {"loc": "upper center", "bbox_to_anchor": (0.45, -0.17), "borderaxespad": 0}
-        axes.legend(ncols=3, handletextpad=0.4, columnspacing=1.2, **below)
         text = "Mean accuracy of each group against its median distance to the nearest training checkpoint."
         return laid_out("accuracy", figure, text, titles)
 

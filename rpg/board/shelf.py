@@ -33,6 +33,8 @@ MEDIA = {
 }
 """The files of reports that are shown as they are."""
 LONGEST = 255  # bytes of a file's name
+DAMAGED = (Corrupt, MissingData, ValueError, OSError)
+"""What reading an artefact raises that is not whole."""
 
 
 class Unknown(LookupError):
@@ -136,7 +138,7 @@ class Shelf:
         for name in self.names(kind, file):
             try:
                 known_by, made_of = read(self.place / FOLDERS[kind] / name)
-            except (Corrupt, MissingData, ValueError, OSError):  # the list of all artefacts says what is wrong with it
+            except DAMAGED:  # the list of all artefacts says what is wrong with it
                 continue
             yield Item(kind, name, frozenset(known_by), frozenset(made_of))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
-from importlib import import_module
 from typing import Any
 
 from rpg.methods.base import MethodConfig
@@ -29,13 +28,7 @@ def method_schema(name: str) -> type[MethodConfig]:
     """The schema of a method's section `method:`: one of ours, or one that is registered or offered by a package
     (zoo.plugins). Raises ValueError for a method that does not exist, Failed for a package that is broken.
     """
-    if name in METHODS:
-        ours: type[MethodConfig] = import_module(METHODS[name]).Config
-        return ours
-    found = plugins.find("methods", name, METHODS)
-    if not (isinstance(found, type) and issubclass(found, MethodConfig)):
-        raise ValueError(f"method {name!r} is {found!r}; expected a subclass of rpg.methods.base.MethodConfig")
-    return found
+    return plugins.schema("methods", name, METHODS, MethodConfig)
 
 
 def describe_methods() -> list[dict[str, Any]]:

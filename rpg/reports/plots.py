@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from html import escape
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -56,6 +56,7 @@ STYLE = {
 }
 ON_TOP = 8  # layers from here on get a white rim
 LINES = ("solid", "dashed", "dotted", "dashdot")  # of curves, when all colours are used
+LEGEND_COLUMNS = 3
 LONGEST = 30  # characters of a group's name in a plot
 MOST_NAMES = 5  # in the title of a mark
 TWO_DECADES = 100
@@ -175,6 +176,21 @@ def drawing(height: float) -> Iterator[Figure]:
         yield Figure(figsize=(WIDTH, height), layout="constrained")
 
 
+def scatter(groups: int) -> AbstractContextManager[Figure]:
+    """A figure for points of so many groups, with room for their legend below (`add_guides`)."""
+    return drawing(4.0 + 0.2 * -(-groups // LEGEND_COLUMNS))
+
+
+def add_guides(axes: Any, chance: float | None, yardstick: float) -> None:
+    """Lines at chance, if it is to be seen, and at the yardstick; a grid; the legend of all below."""
+    if chance is not None:
+        axes.axhline(chance, label="chance", zorder=1, **{**GUIDE, "linestyle": (0, (1, 2))})
+    axes.axvline(yardstick, label="yardstick", zorder=1, **GUIDE)
+    axes.grid(True)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.45, -0.17), "borderaxespad": 0}
+    axes.legend(ncols=LEGEND_COLUMNS, handletextpad=0.4, columnspacing=1.2, **below)
+
+
 def laid_out(
     name: str, figure: Figure, description: str, titles: Mapping[str, Sequence[str]] = MappingProxyType({})
 ) -> Plot:
@@ -242,7 +258,7 @@ def similarity_plot(comparison: Comparison, scoring: Scoring) -> Plot:
     hollow, at its edge.
     """
     floor = _floor(comparison)
-    with drawing(4.0 + 0.2 * -(-len(comparison.groups) // 3)) as figure:  # a legend of three columns below
+    with scatter(len(comparison.groups)) as figure:
         axes = figure.subplots()
         drawn, titles = marks(comparison.groups), dict[str, list[str]]()
         for number, group in enumerate(comparison.groups):
@@ -251,13 +267,9 @@ def similarity_plot(comparison: Comparison, scoring: Scoring) -> Plot:
             x, y = np.array(places).T
             style = drawn[group.name], label(group.name), f"marks-{number}"
             titles |= draw_points(axes, x, np.maximum(y, floor), y < floor, *style, names)
-        if scoring.chance is not None and scoring.chance > floor:
-            axes.axhline(scoring.chance, label="chance", zorder=1, **{**GUIDE, "linestyle": (0, (1, 2))})
-        axes.axvline(scoring.leave_one_out_iou, label="yardstick", zorder=1, **GUIDE)
+        chance = scoring.chance if scoring.chance is not None and scoring.chance > floor else None
+        add_guides(axes, chance, scoring.leave_one_out_iou)
         axes.set(xlabel="largest error-IoU with a training checkpoint", ylabel=f"{scoring.headline}, %")
-        axes.grid(True)
-        below = {"loc": "upper center", "bbox_to_anchor": (0.45, -0.17), "borderaxespad": 0}
-        axes.legend(ncols=3, handletextpad=0.4, columnspacing=1.2, **below)
         text = "Accuracy of every network against its likeness to the nearest training checkpoint."
         return laid_out("similarity", figure, text, titles)
 

@@ -92,15 +92,18 @@ class Reporting:
         if task is not None and task.conditions:
             return self._task_by_task(cast("LabelledTask", task))
         comparison, spent = self.compared(task), self._spent()
-        names = labels(self.zoos, BASELINES if self.baselines else ())
+        names = self._labels()
         zoos = {"original": self.originals.path} | {names[zoo.sha256]: zoo.path for zoo in self.zoos}
         provenance = provenance_of(self.command) | _in_words(spent)
         page = write_report(comparison, self._losses(), provenance, self.path, self.plots, zoos)
         return Report(page, comparison, spent)
 
+    def _labels(self) -> dict[str, str]:
+        return labels(self.zoos, BASELINES if self.baselines else ())
+
     def compared(self, task: Task | None) -> Comparison:
         """All groups beside the originals; without a task by their weights alone."""
-        names = labels(self.zoos, BASELINES if self.baselines else ())
+        names = self._labels()
         candidates = [Candidate(names[zoo.sha256], zoo, kind_of(zoo)) for zoo in self.zoos]
         if self.baselines:
             candidates += make_baselines(self.originals, self.split, self.config, self.path / "baselines", self.device)
@@ -120,7 +123,7 @@ class Reporting:
 
     def _losses(self) -> Losses:
         """The loss curves of the runs that are at hand, by the labels of their groups."""
-        names = labels(self.zoos, BASELINES if self.baselines else ())
+        names = self._labels()
         found = {}
         for zoo in self.zoos:
             run = find_run(zoo, self.runs)
@@ -130,7 +133,7 @@ class Reporting:
 
     def _spent(self) -> dict[str, dict[str, Spent]]:
         """What training and generating took, by the labels of the groups."""
-        names = labels(self.zoos, BASELINES if self.baselines else ())
+        names = self._labels()
         found: dict[str, dict[str, Spent]] = {}
         for zoo in self.zoos:
             run = find_run(zoo, self.runs)
@@ -272,8 +275,8 @@ def kind_of(zoo: Zoo) -> Any:
 
 def labels(zoos: Sequence[Zoo], taken: Sequence[str] = ()) -> dict[str, str]:
     """What each zoo is called, by its hash. Zoos that differ in nothing but seeds are called alike. A single kind of
-    generated networks is `generated`; several are called as their methods, or as
-    their zoos where two have the same, or the name is taken.
+    generated networks is `generated`; several are called as their methods, or as their zoos where two have the same or
+    the name is taken.
     """
     groups: dict[str, list[Zoo]] = {}
     for zoo in zoos:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ import rpg.cli
 import zoo.cli
 from zoo.console import run_cli
 
+TINY = str(Path(__file__).parent / "tiny.yaml")
 APPS = {"rpg-zoo": zoo.cli.app, "rpg": rpg.cli.app}
 
 
@@ -34,3 +36,11 @@ def call(command: str, code: int = 0) -> str:
     lines = err.splitlines()
     assert [line for line in lines if line.startswith(f"{command.split()[0]}: ")] == lines[-1:], err
     return lines[-1]
+
+
+def make_tiny(place: Path) -> None:
+    """Collect, train and generate `tiny` in a directory, in the default places there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for command in (f"rpg-zoo collect {TINY}", f"rpg train {TINY}", "rpg generate tiny"):
+            call(command)

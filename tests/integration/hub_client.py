@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from hub_server import TOKEN, HubServer
 
+from killing import content
 from zoo.recipe import load_recipe
 from zoo.store import Zoo
 from zoo.structure import Structure
@@ -147,10 +148,6 @@ def using(server: HubServer, place: Path) -> Iterator[Client]:
     assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
     pushed = [data for repo in server.repos.values() for _, files in repo.commits for data in files.values()]
     assert not any(TOKEN.encode() in data for data in pushed)
-
-
-def content(path: Path) -> dict[str, bytes]:
-    return {f.relative_to(path).as_posix(): f.read_bytes() for f in path.rglob("*") if f.is_file()}
 
 
 def head(server: HubServer, name: str = "datasets/user/zoo", branch: str = "main") -> dict[str, bytes]:

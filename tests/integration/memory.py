@@ -17,6 +17,7 @@ from torch import Tensor
 import rpg.methods.rpg.generate
 import rpg.methods.rpg.windows
 from rpg.methods.rpg.config import GenerateConfig, RPGConfig
+from rpg.methods.rpg.learnt import RPGRecord
 from rpg.methods.rpg.models.denoiser import Denoiser
 from rpg.tokens.layout import Layout, TensorLayout
 from zoo.manifest import Origin
@@ -45,8 +46,7 @@ def main(values: int, place: Path) -> None:
         run=run,
         layout=lambda: layout,
         values=lambda layout: None,
-        record=lambda: SimpleNamespace(conditions=()),
-        states=lambda: (0,),
+        record=lambda: RPGRecord(num_parameters=1, files={}),
         config=lambda: RPGConfig(name="rpg"),
         generator=lambda device: SimpleNamespace(
             denoiser=Denoiser(TOKEN_SIZE, (1, 2, 1), 3).eval(), prototypes=prototypes, readout=None

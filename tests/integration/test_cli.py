@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import call, run
+from commands import TINY, make_tiny, run
 from safetensors.torch import load_file, save_file
 
 from learning import content
 from zoo.store import Zoo
-
-TINY = str(Path(__file__).parent / "tiny.yaml")
 
 
 class Shell:
@@ -49,10 +47,7 @@ def shell(monkeypatch):
 def made(tmp_path_factory):
     """A directory in which `tiny` was collected, trained and generated in the default places."""
     place = tmp_path_factory.mktemp("made")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        for command in (f"rpg-zoo collect {TINY}", f"rpg train {TINY}", "rpg generate tiny"):
-            call(command)
+    make_tiny(place)
     return place
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from test_cli import Shell
 
+from killing import content
 from zoo.console import shown_log
 from zoo.recipe import load_recipe
 from zoo.training.collect import Checkpoint, JobRecord, Progress, State
@@ -42,10 +43,6 @@ def without_command(files: dict[str, bytes]) -> dict[str, object]:
     manifest = json.loads(files["manifest.json"])
     del manifest["origin"]["command"]
     return files | {"manifest.json": manifest}
-
-
-def content(path: Path) -> dict[str, bytes]:
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from hub_client import complete, content, head, make_zoo, serving, using
+from hub_client import complete, head, make_zoo, serving, using
 from huggingface_hub import DatasetCard, ModelCard
 
 import zoo.writer
+from killing import content
 from zoo.checkpoint import content_hash, load_tensors
 from zoo.recipe import load_recipe
 from zoo.store import Zoo

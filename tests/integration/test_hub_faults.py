@@ -8,8 +8,10 @@ import signal
 from importlib.util import find_spec
 
 import pytest
-from hub_client import complete, content, head, make_zoo, serving, using
+from hub_client import complete, head, make_zoo, serving, using
 from hub_server import PART
+
+from killing import content
 
 both = pytest.mark.parametrize("server", ["lfs", "xet"], indirect=True)
 SOON = {"Retry-After": "0"}

@@ -14,6 +14,7 @@ from pydantic import create_model
 
 import rpg
 import zoo.manifest
+from killing import content
 from rpg.run import Run
 from zoo.manifest import Origin, settings_of
 from zoo.recipe import load_recipe
@@ -22,10 +23,6 @@ from zoo.structure import Frozen
 from zoo.training.collect import Training
 
 TINY = Path(__file__).parent / "tiny.yaml"
-
-
-def content(path: Path) -> dict[str, bytes]:
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from hub_client import Client, complete, content, head, make_zoo, serving, using
+from hub_client import Client, complete, head, make_zoo, serving, using
 from hub_server import HubServer
+
+from killing import content
 
 PATIENCE = 60.0  # seconds until a command must have asked the server for something, or ended
 PUSH = "rpg-zoo push zoo user/zoo"

@@ -5,11 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from commands import call, run
+from commands import TINY, call, make_tiny, run
 
 from zoo.store import Zoo
-
-TINY = str(Path(__file__).parent / "tiny.yaml")
 
 
 def call_json(command):
@@ -20,10 +18,9 @@ def call_json(command):
 def place(tmp_path_factory):
     """A directory in which `tiny` was collected, trained and generated; the tests add to it."""
     place = tmp_path_factory.mktemp("made")
+    make_tiny(place)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        for command in (f"rpg-zoo collect {TINY}", f"rpg train {TINY}", "rpg generate tiny"):
-            call(command)
         yield place
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from zoo import plugins
 from zoo.tasks.base import TaskConfig
 
@@ -21,10 +19,4 @@ def config_class(family: str) -> type[TaskConfig]:
 
     Raises ValueError for a family that does not exist, Failed for a package that is broken.
     """
-    if family in FAMILIES:
-        ours: type[TaskConfig] = import_module(FAMILIES[family]).Config
-        return ours
-    found = plugins.find("tasks", family, FAMILIES)
-    if not (isinstance(found, type) and issubclass(found, TaskConfig)):
-        raise ValueError(f"task {family!r} is {found!r}; expected a subclass of zoo.tasks.base.TaskConfig")
-    return found
+    return plugins.schema("tasks", family, FAMILIES, TaskConfig)  # type: ignore[type-abstract]  # nothing is made of it

@@ -59,6 +59,11 @@ class GeneratorConfig(Frozen):
         """The width of each block."""
         return self.d_model if isinstance(self.d_model, tuple) else (self.d_model,) * self.num_layers
 
+    @property
+    def one_sequence(self) -> bool:
+        """Whether nothing tells checkpoints apart, neither states nor conditions: all sequences are the same one."""
+        return self.permutation_state == "none" and self.condition == "none"
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if len(self.widths) != self.num_layers:

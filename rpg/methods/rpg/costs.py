@@ -140,8 +140,8 @@ def _readout(config: GeneratorConfig, passed: Pass) -> Part:
 def _recurrent(config: GeneratorConfig, passed: Pass) -> list[Part]:
     blocks = {"mamba": _mamba, "lstm": _lstm, "transformer": _transformer, "none": _gated_mlp}
     block = blocks[config.recurrent]
-    if config.permutation_state == "none" and config.condition == "none":
-        passed = replace(passed, sequences=1)  # all sequences are the same one
+    if config.one_sequence:
+        passed = replace(passed, sequences=1)
     return [block(config, passed, index) for index in range(config.num_layers)]
 
 
@@ -165,7 +165,7 @@ def _mamba(config: GeneratorConfig, passed: Pass, index: int) -> Part:
     width, d_model = (config.widths[0], *config.widths)[index : index + 2]
     inner, state, conv = config.expand * d_model, config.d_state, config.d_conv
     mixed, heads = inner + 2 * state, inner // config.head_dim
-    common = index == 0 and config.condition_scope == "all" and not _alone(config)
+    common = index == 0 and config.condition_scope == "all" and not config.one_sequence
     last = index == config.num_layers - 1
     rows, length, half, w = passed.sequences, passed.length, passed.half, passed.w
     tokens, seen = passed.tokens, passed.picked if last else passed.tokens
@@ -213,11 +213,6 @@ def _mamba(config: GeneratorConfig, passed: Pass, index: int) -> Part:
         part = replace(part, kept=part.kept - scan_kept + turn_kept)
         once -= scan
     return _recomputed(part, passed, length * inner, inputs, outputs, once)
-
-
-def _alone(config: GeneratorConfig) -> bool:
-    """Whether there is but one sequence."""
-    return config.permutation_state == "none" and config.condition == "none"
 
 
 def _scan(config: GeneratorConfig, passed: Pass, inner: int) -> tuple[int, int, int]:

@@ -50,7 +50,9 @@ def estimate(
     with_it, without = (training(config, length, num_states, on, kernels) for on in (True, False))
     step = with_it if again else without
     lacks = device.memory is not None and step.bytes > device.memory
-    remedy = training_remedy(config, length, num_states, device.memory, recompute=again, kernels=kernels)
+    remedy = None
+    if lacks:
+        remedy = training_remedy(config, length, num_states, device.memory, recompute=again, kernels=kernels)
     network = sampled_network(config, sampling, length, num_states, kernels)
     count, learned = parameters_of(step.parts), parameters_of(step.parts, "states")
     recurrent, denoiser = (parameters_of(step.parts, room) for room in ("recurrent", "denoiser"))
@@ -81,7 +83,7 @@ def estimate(
             "flops_recomputing": with_it.flops,
             "flops_keeping": without.flops,
             "scan": "mamba-ssm" if kernels else "pytorch",
-            "remedy": remedy if lacks else None,
+            "remedy": remedy,
             "flops_per_step": step.flops,
             "launches_per_step": step.launches,
             "steps": config.train.steps,
@@ -238,8 +240,7 @@ def sampled_network(
     window = len(passes[0]) if len(passes) > 1 else tokens
     values, waiting = 4 * window * size, 4 * (tokens - window) * size  # bytes in the pass, and prototypes beside it
 
-    alone = config.generator.permutation_state == "none" and config.generator.condition == "none"
-    rows = 1 if alone else group
+    rows = 1 if config.generator.one_sequence else group
     passed = Pass(rows, length, rows * length, kernels=kernels)
     parts = parts_of(config.generator, num_states, passed, config.has_readout)
     weights = 4 * parameters_of(parts)

@@ -77,7 +77,7 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A network to generate: what its random numbers are named (zoo.seeds), what the generator is cond, a permutation
+    """A network to generate: what its random numbers are named (zoo.seeds), what the generator is told, a permutation
     state int64 () or a condition float32 (BITS,), and what the zoo records.
     """
 
@@ -93,12 +93,10 @@ class Member:
         return {"seed": self.seed, "split": "generated", "parents": self.parents, "condition": self.condition}
 
 
-def members(
-    name: str, networks: Sequence[str], states: Sequence[int], record: RPGRecord, config: GenerateConfig
-) -> list[Member]:
-    """The networks to generate, in order, by a run of this name on training checkpoints with these hashes and
-    permutation states. The parents of a network are the checkpoints of its state, or those that were trained with its
-    condition: none, where the task is one never seen.
+def members(name: str, networks: Sequence[str], record: RPGRecord, config: GenerateConfig) -> list[Member]:
+    """The networks to generate, in order, by a run of this name on training checkpoints with these hashes. The parents
+    of a network are the checkpoints of its state, or those that were trained with its condition: none, where the task
+    is one never seen.
 
     Raises ValueError for conditions without a run trained with them, and the other way round.
     """
@@ -114,7 +112,7 @@ def members(
         )
     if not config.conditions:
         parents_of: dict[int, list[str]] = {}
-        for sha256, state in zip(networks, states, strict=True):
+        for sha256, state in zip(networks, record.states_of(networks), strict=True):
             parents_of.setdefault(state, []).append(sha256)
         drawn = [_state(config.seed, k, len(parents_of)) for k in range(config.n)]
         return [Member(_id(k), (k,), torch.tensor(s), config.seed, tuple(parents_of[s])) for k, s in enumerate(drawn)]
@@ -187,7 +185,7 @@ def draw(run: Run, config: GenerateConfig, writer: ZooWriter, device: torch.devi
 def requested(learnt: Learnt, config: GenerateConfig) -> list[Member]:
     """The networks that a run is to generate. Raises ValueError as `members` does."""
     record = learnt.run.record()
-    return members(record.origin.name, record.networks, learnt.states(), learnt.record(), config)
+    return members(record.origin.name, record.networks, learnt.record(), config)
 
 
 def _add(
@@ -220,8 +218,7 @@ def _add_in_windows(
 
 
 def _advice(learnt: Learnt, config: GenerateConfig, layout: Layout, device: torch.device) -> str:
-    num_states = len(learnt.run.record().networks)
-    return sampling_remedy(learnt.config(), config, layout.num_tokens, num_states, memory_of(device))
+    return sampling_remedy(learnt.config(), config, layout.num_tokens, learnt.num_states, memory_of(device))
 
 
 def _id(k: int) -> str:

@@ -10,6 +10,8 @@ generator.safetensors  the trained generator
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from rpg.methods.rpg.config import GeneratorConfig, RPGConfig
@@ -35,6 +37,10 @@ class RPGRecord(Frozen):
     num_parameters: int
     files: dict[FileName, FileRecord]
 
+    def states_of(self, networks: Sequence[str]) -> tuple[int, ...]:
+        """The permutation state of each of the training checkpoints."""
+        return self.states or tuple(range(len(networks)))
+
 
 class Learnt:
     """RPG's own files of one run."""
@@ -58,7 +64,11 @@ class Learnt:
 
     def states(self) -> tuple[int, ...]:
         """The permutation state of each training checkpoint."""
-        return self.record().states or tuple(range(len(self.run.record().networks)))
+        return self.record().states_of(self.run.record().networks)
+
+    @property
+    def num_states(self) -> int:
+        return len(set(self.states()))
 
     def layout(self) -> Layout:
         return Layout.parse(read_limited(self.layout_path, MANIFEST_BYTES), self.layout_path)
@@ -72,7 +82,7 @@ class Learnt:
     def generator(self, device: torch.device) -> Generator:
         """The trained generator in evaluation mode. Raises Corrupt when the file's tensors are not the settings'."""
         config, layout, tensors = self.config(), self.layout(), load_tensors(self.generator_path)
-        num_states = len(set(self.states()))
+        num_states = self.num_states
         with torch.device("meta"):  # before memory is taken for what settings from elsewhere claim
             claimed = Generator(config.generator, layout.positions(), num_states, config.has_readout).state_dict()
         if {n: t.shape for n, t in claimed.items()} != {n: t.shape for n, t in tensors.items()}:

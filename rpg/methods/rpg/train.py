@@ -166,10 +166,10 @@ def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints
     settings, run = config.train, learnt.run
     if processes.device.type == "cpu":
         keep_freed_memory()
-    states = learnt.states()
-    model = build_generator(config.generator, layout, len(set(states)), settings.seed, config.has_readout)
+    states, num_states = learnt.states(), learnt.num_states
+    model = build_generator(config.generator, layout, num_states, settings.seed, config.has_readout)
     model.to(processes.device).train()
-    again = _recomputes(config, layout.num_tokens, len(set(states)), processes)
+    again = _recomputes(config, layout.num_tokens, num_states, processes)
     recompute_in(model, again)
     watch = run.stopwatch or Stopwatch(processes.device, run.spent_path)
     dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
@@ -241,7 +241,7 @@ class Batches:
     over the parts that are computed one after the other (`accumulation`), then within a part over processes. A token
     goes with its checkpoint, so no process has another's tokens or noise.
 
-    `cond` is what the generator is cond of each checkpoint: its condition, float32 (N, BITS), or by default the number
+    `cond` is what the generator is told of each checkpoint: its condition, float32 (N, BITS), or by default the number
     of its permutation state.
     """
 

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import shutil
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from torch import nn
 import zoo.store
 import zoo.writer
 from evaluators.metrics import Metric
+from killing import check_kills, content
 from zoo.checkpoint import content_hash, load_tensors, save_tensors, take_row, write_tensors
 from zoo.errors import Corrupt, Failed, MissingData
 from zoo.formats.weights import read
@@ -78,10 +78,6 @@ def put_in_pieces(file, structure, tensors):
             file.put(spec.name, start, flat[start : start + 4])
 
 
-def content(path):
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
-
-
 @pytest.fixture(params=["stacked", "single"])
 def storage(request, monkeypatch):
     if request.param == "single":
@@ -142,41 +138,10 @@ def test_order_of_arrival_does_not_matter(tmp_path):
     assert content(tmp_path / "a") == content(tmp_path / "b")
 
 
-class Killed(BaseException):
-    """Not an Exception: nothing on the way may handle it, as nothing handles SIGKILL."""
-
-
 @pytest.mark.parametrize("write", [write, write_in_pieces])
-def test_a_kill_before_any_disk_operation_is_repaired_to_the_same_bytes(tmp_path, storage, monkeypatch, write):
+def test_a_kill_before_any_disk_operation_is_repaired_to_the_same_bytes(tmp_path, storage, write):
     expected = content(write(tmp_path / "whole").path)
-    real, finished = os.fsync, False
-
-    def killing_fsync(kill_at):
-        calls = iter(range(10**6))
-
-        def fsync(descriptor: int) -> None:
-            if next(calls) == kill_at:
-                raise Killed
-            real(descriptor)
-
-        return fsync
-
-    for kill_at in range(200):
-        path = tmp_path / f"killed-{kill_at}"
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", killing_fsync(kill_at))
-            try:
-                write(path)
-                finished = True
-            except Killed:
-                pass
-        write(path)
-        assert content(path) == expected
-        shutil.rmtree(path)
-        if finished:
-            break
-    assert kill_at > 10
-    assert finished
+    assert check_kills(write, tmp_path, expected) > 10
 
 
 def test_a_checkpoint_in_pieces_has_the_bytes_of_a_whole_one(tmp_path, storage):
@@ -412,8 +377,8 @@ def test_foreign_files_that_are_no_checkpoints_are_corrupt(tmp_path, content):
 
 
 def test_foreign_content_that_is_no_state_dict_is_refused(tmp_path):
-    for content in ({1: torch.ones(1)}, {"a": torch.ones(2).to_sparse()}, {"a": 3}):
-        torch.save(content, tmp_path / "x.pth")
+    for odd in ({1: torch.ones(1)}, {"a": torch.ones(2).to_sparse()}, {"a": 3}):
+        torch.save(odd, tmp_path / "x.pth")
         with pytest.raises(ValueError, match="expected a state dict"):
             read(tmp_path / "x.pth")
     with pytest.raises(ValueError, match="dtype complex64; expected one of"):

@@ -39,7 +39,7 @@ class Generator(nn.Module):
     """
 
     positions: Tensor
-    states: nn.Parameter
+    states: Tensor
 
     def __init__(self, config: GeneratorConfig, positions: Tensor, num_states: int, readout: bool = False) -> None:
         super().__init__()
@@ -54,6 +54,8 @@ class Generator(nn.Module):
             self.register_buffer("positions", embed(positions, width), persistent=False)
         if config.permutation_state == "learned":
             self.states = nn.Parameter(torch.full((num_states, width), 1 / width))  # all alike at first, as published
+        elif config.permutation_state == "fourier":
+            self.register_buffer("states", by_number(torch.arange(num_states), width), persistent=False)
         if config.condition == "binary":
             self.condition = nn.Sequential(
                 nn.Linear(BITS, CONDITION_HIDDEN), nn.SiLU(), nn.Linear(CONDITION_HIDDEN, width)
@@ -88,10 +90,8 @@ class Generator(nn.Module):
                 return self.recurrent(self._at_the_end(added), None, picked)
         elif self.config.permutation_state == "one-hot":
             added = nn.functional.one_hot(states, self.config.widths[0]).to(self.positions.dtype)
-        elif self.config.permutation_state == "learned":
+        elif self.config.permutation_state in ("learned", "fourier"):
             added = self.states[states]
-        elif self.config.permutation_state == "fourier":
-            added = by_number(states, self.config.widths[0])
         elif picked is None:
             return self.recurrent(self.positions[None]).expand(len(states), -1, -1)
         else:  # all sequences are the same one

@@ -27,8 +27,8 @@ def by_number(states: Tensor, dim: int) -> Tensor:
     are nearly orthogonal. (Those of `sinusoid` are alike for neighbours, which then are hard to tell apart.) Their
     values have a mean square of 1, so they are as strong as positions, where one-hot states have 1 / dim (docs/log.md).
     """
-    frequency = 2 * math.pi * torch.rand(dim // 2, generator=generator(0, "states"), dtype=torch.float64)
-    angle = states.double()[..., None] * frequency.to(states.device)
+    drawn = torch.rand(dim // 2, generator=generator(0, "states"), dtype=torch.float64, device="cpu")
+    angle = states.double()[..., None] * (2 * math.pi * drawn).to(states.device)
     return math.sqrt(2) * torch.cat([angle.cos(), angle.sin()], dim=-1).float()
 
 

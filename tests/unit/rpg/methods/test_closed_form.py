@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import rpg.methods.noise
 import rpg.methods.pca_gaussian
 import rpg.methods.soup
 import zoo.derive.mixtures
+from killing import check_kills
 from learning import content, generate, train
 from rpg.devices import DEVICES
 from rpg.methods.base import DrawConfig, Machine, MethodConfig, TrainingSet
@@ -275,10 +275,6 @@ def test_a_network_depends_on_seed_and_number_alone(data, monkeypatch, name, set
     assert [entry.sha256 for entry in method.zoo("other", 5, seed=1).entries] != many[:5]
 
 
-class Killed(BaseException):
-    """Not an Exception: nothing on the way may handle it, as nothing handles SIGKILL."""
-
-
 @pytest.mark.parametrize(("name", "settings"), [EVERY[1], EVERY[4]])
 def test_killed_anywhere_it_ends_in_the_same_bytes(data, monkeypatch, name, settings):
     """Fit and draw, stopped before each of their disk operations."""
@@ -290,26 +286,7 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(data, monkeypatch, name, sett
         generate(run, path / "made", DrawConfig(n=3))
 
     carry_out(place / "whole")
-    expected, real, finished, kill_at = content(place / "whole"), os.fsync, False, 0
-    while not finished:
-        path, calls = place / f"killed-{kill_at}", iter(range(10**6))
-        with monkeypatch.context() as patch:
-
-            def fsync(descriptor: int, calls=calls, kill_at=kill_at) -> None:
-                if next(calls) == kill_at:
-                    raise Killed
-                real(descriptor)
-
-            patch.setattr(os, "fsync", fsync)
-            try:
-                carry_out(path)
-                finished = True
-            except Killed:
-                pass
-        carry_out(path)
-        assert content(path) == expected
-        kill_at += 1
-    assert kill_at > 10
+    assert check_kills(carry_out, place, content(place / "whole"), content) > 10
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import torch
 
 import zoo.derive.mixtures
 import zoo.writer
+from killing import check_kills, content
 from zoo.derive.mixtures import (
     Draft,
     Piece,
@@ -87,10 +86,6 @@ def drawn(toy: Zoo, path: Path, drafts, n: int = 1) -> Zoo:
         return writer.finish()
 
 
-def content(path: Path) -> dict[str, bytes]:
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
-
-
 def test_a_combination_is_the_sum_of_what_it_combines(toy, tmp_path):
     coefficients = torch.tensor([0.5, -1.5, 2.0], dtype=torch.float64)
     made = drawn(toy, tmp_path / "made", lambda k: Draft((1, 4, 6), coefficients, (4, 6)))
@@ -128,10 +123,6 @@ def test_networks_do_not_depend_on_what_is_written_beside_them(toy, tmp_path, mo
     assert [entry.sha256 for entry in third.entries] != [entry.sha256 for entry in few.entries]
 
 
-class Killed(BaseException):
-    """Not an Exception: nothing on the way may handle it, as nothing handles SIGKILL."""
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stacked", [True, False])
 def test_a_kill_before_any_disk_operation_is_repaired_to_the_same_bytes(toy, tmp_path, monkeypatch, kind, stacked):
@@ -139,28 +130,11 @@ def test_a_kill_before_any_disk_operation_is_repaired_to_the_same_bytes(toy, tmp
         monkeypatch.setattr(zoo.writer, "STACK_BELOW", 0)
     monkeypatch.setattr(zoo.derive.mixtures, "TOGETHER", 2)
     config = PerturbConfig(kind=kind, n=3, of=3)
-    expected = content(perturb(config, toy, toy.entries, ORIGIN, tmp_path / "whole").path)
-    real, finished, kill_at = os.fsync, False, 0
-    while not finished:
-        path, calls = tmp_path / f"killed-{kill_at}", iter(range(10**6))
-        with monkeypatch.context() as patch:
 
-            def fsync(descriptor: int, calls=calls, kill_at=kill_at) -> None:
-                if next(calls) == kill_at:
-                    raise Killed
-                real(descriptor)
+    def work(path: Path) -> Path:
+        return perturb(config, toy, toy.entries, ORIGIN, path).path
 
-            patch.setattr(os, "fsync", fsync)
-            try:
-                perturb(config, toy, toy.entries, ORIGIN, path)
-                finished = True
-            except Killed:
-                pass
-        perturb(config, toy, toy.entries, ORIGIN, path)
-        assert content(path) == expected
-        shutil.rmtree(path)
-        kill_at += 1
-    assert kill_at > 10
+    assert check_kills(work, tmp_path, content(work(tmp_path / "whole"))) > 10
 
 
 def test_values_that_are_not_finite_fail_and_nothing_stays(toy, tmp_path):

@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from killing import content
 from zoo.conditions import PUBLISHED, Holdout, all_conditions, flipped, neighbours, splits
 from zoo.derive import split as split_module
 from zoo.derive.split import plan_split, split_zoo
@@ -35,10 +36,6 @@ def make(path, conditions):
 @pytest.fixture
 def zoo(tmp_path):
     return make(tmp_path / "zoo", CONDITIONS)
-
-
-def content(path):
-    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
 def test_the_published_tasks_go_to_unseen_and_all_else_stays(zoo, tmp_path):

@@ -205,20 +205,26 @@ def test_groups_of_a_task_have_their_own_rates_and_decay(tmp_path):
     assert weights["head"].item() == pytest.approx(0.01 * 3)
 
 
+class Stops(HeadTask):
+    """Interrupted at a batch."""
+
+    def __init__(self, stop):
+        super().__init__()
+        self.stop = stop
+
+    def loss(self, model, batch):
+        if batch == self.stop:
+            raise KeyboardInterrupt
+        return super().loss(model, batch)
+
+
 @pytest.mark.parametrize("stop", [2, 4, 5, 8, 9, 11])
 def test_a_run_stopped_anywhere_goes_on_to_the_same_weights(stop, tmp_path):
     """Steps 4 and 8 end the epoch of the head and the one of everything."""
-
-    class Stops(HeadTask):
-        def loss(self, model, batch):
-            if batch == stop:
-                raise KeyboardInterrupt
-            return super().loss(model, batch)
-
     config = CollectConfig(**SETTINGS | {"epochs": 1}, head_epochs=1, head_learning_rate=0.2)
     whole = collect(config, HeadTask(), ORIGIN, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        collect(config, Stops(), ORIGIN, tmp_path / "zoo")
+        collect(config, Stops(stop), ORIGIN, tmp_path / "zoo")
     again = collect(config, HeadTask(), ORIGIN, tmp_path / "zoo")
     assert again.sha256 == whole.sha256
 
@@ -289,16 +295,10 @@ def test_in_long_epochs_little_is_lost(stop, tmp_path, monkeypatch):
             steps.append(batch)
             return super().loss(model, batch)
 
-    class Stops(HeadTask):
-        def loss(self, model, batch):
-            if batch == stop:
-                raise KeyboardInterrupt
-            return super().loss(model, batch)
-
     config = CollectConfig(**SETTINGS | {"epochs": 1}, head_epochs=1, head_learning_rate=0.2)
     whole = collect(config, HeadTask(), ORIGIN, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        collect(config, Stops(), ORIGIN, tmp_path / "zoo")
+        collect(config, Stops(stop), ORIGIN, tmp_path / "zoo")
     assert collect(config, Counts(), ORIGIN, tmp_path / "zoo").sha256 == whole.sha256
     assert steps == list(range(stop, 14))  # batch k of seed 0 is the number k: nothing was done twice
 
