@@ -6,6 +6,7 @@ them the names, shapes and dtypes of a network, and refuses in one line what lea
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from zoo.errors import Corrupt
 from zoo.files import parse_json, read_limited
 from zoo.formats.inert import load_pickle, no_weights, stands_for
 from zoo.structure import DTYPES, LONGEST_NAME, MOST_AXES, Structure, TensorSpec
+
+log = logging.getLogger(__name__)
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".th", ".pth.tar", ".pt.tar", ".tar")
 SAFETENSORS = ".safetensors"
@@ -233,6 +236,13 @@ class Fitted:
     tensors: dict[str, Tensor]
     notes: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+
+
+def log_notes(file: Path, weights: Weights, found: Fitted) -> None:
+    """Log what was taken of a file for `task.pretrained`, and what was changed."""
+    for note in (weights.note, *found.notes):
+        if note:
+            log.info("task.pretrained %s: %s", file, note)
 
 
 def fitted(

@@ -8,7 +8,6 @@ timm is imported here only, but for its readers and transforms (zoo.data.imagene
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,12 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from zoo.errors import MissingData, brief, suggest
-from zoo.formats.weights import Fitted, fitted, in_directory, plain, read
+from zoo.formats.weights import Fitted, fitted, in_directory, log_notes, plain, read
 from zoo.seeds import global_seed
 from zoo.structure import Structure
 from zoo.tasks.base import Option
 
 Options = Mapping[str, Option]
-log = logging.getLogger(__name__)
 NOT_OPTIONS = ("checkpoint_path", "cache_dir", "features_only", "scriptable", "exportable", "no_jit", "kwargs_filter")
 """Settings of timm's own: with some, a recipe from anyone would have it read files. So do those about `pretrained`."""
 
@@ -289,9 +287,7 @@ def _load_file(network: nn.Module, place: Path, name: str, given: Mapping[str, A
         if (converted := _converted(weights.tensors, structure, head, name, given)) is None:
             raise ValueError(f"{error}; task.pretrained should be weights of {name}") from error
         found = converted
-    for note in (weights.note, *found.notes):
-        if note:
-            log.info("task.pretrained %s: %s", file, note)
+    log_notes(file, weights, found)
     network.load_state_dict(found.tensors, strict=False)  # of which nothing but the head can be missing
 
 

@@ -4,7 +4,6 @@ installed package (zoo.plugins).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,11 @@ from torch import nn
 
 from zoo import plugins
 from zoo.errors import MissingData
-from zoo.formats.weights import fitted, read
+from zoo.formats.weights import fitted, log_notes, read
 from zoo.seeds import global_seed
 from zoo.structure import Structure
 from zoo.tasks.base import Option
 
-log = logging.getLogger(__name__)
 KEY = "task.model"
 
 
@@ -72,7 +70,5 @@ def _load(network: nn.Module, file: Path) -> None:
         raise MissingData(f"no weights at {file}; expected a .safetensors or .pth file for task.pretrained")
     weights = read(file)
     found = fitted(weights.tensors, Structure.of(network.state_dict(keep_vars=True)), str(file))
-    for note in (weights.note, *found.notes):
-        if note:
-            log.info("task.pretrained %s: %s", file, note)
+    log_notes(file, weights, found)
     network.load_state_dict(found.tensors)
