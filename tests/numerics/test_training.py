@@ -13,7 +13,8 @@ from rpg.config import DiffusionConfig
 from rpg.diffusion import PUBLISHED, Objective, make_scheduler
 from rpg.methods.rpg.config import GenerateConfig, GeneratorConfig, TrainConfig
 from rpg.methods.rpg.models.generator import Generator
-from rpg.methods.rpg.train import Batches, check, cosine
+from rpg.methods.rpg.train import Batches, check
+from rpg.methods.training import cosine
 from rpg.run import Run, read_losses
 from zoo.errors import Failed, MissingExtra
 from zoo.manifest import Origin

@@ -1,4 +1,4 @@
-"""The optimisers (paper, Table 11) and the average of the weights. bitsandbytes is imported here only."""
+"""The optimisers (paper, Table 11). bitsandbytes is imported here only."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import nn
 
 from rpg.methods.rpg.config import TrainConfig
 from zoo.errors import MissingExtra
@@ -44,33 +43,3 @@ def moment_bytes(settings: TrainConfig, counts: Sequence[int]) -> int:
     if settings.optimizer == "adamw":
         return 8 * sum(counts)
     return sum(8 * n if n < SMALLEST_8BIT else 2 * n + 8 * -(-n // BLOCK) for n in counts)
-
-
-class EMA:
-    """The exponential moving average of a model's state dict, from its initial weights on.
-
-    BatchNorm's running statistics are averaged like the weights: as they stand they belong to the last weights, and
-    lie far from what the averaged ones produce. Counters are the model's own.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.values = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        self._average = get_ema_multi_avg_fn(decay)
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the model's weights after a step."""
-        averages: list[Tensor] = []
-        currents: list[Tensor] = []
-        for name, current in model.state_dict().items():
-            if current.is_floating_point():
-                averages.append(_local(self.values[name]))
-                currents.append(_local(current))
-            else:
-                self.values[name].copy_(current)
-        self._average(averages, currents, 0)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """This process's part, where FSDP2 has sharded it."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -4,10 +4,10 @@ on the same hardware.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from rpg.methods.rpg.learnt import Learnt, RPGRecord, build_generator
 from rpg.methods.rpg.models.kernels import has_fast_scan
 from rpg.methods.rpg.models.recompute import recompute_in
 from rpg.methods.rpg.objective import objective
-from rpg.methods.rpg.optimizer import EMA, make_optimizer, require_optimizer
+from rpg.methods.rpg.optimizer import make_optimizer, require_optimizer
+from rpg.methods.training import EMA, Stage, optimise
 from rpg.processes import Processes, is_sharded, require_trackers, world_size
 from rpg.run import Run
 from rpg.tokens.files import gather, open_tokens, write_tokens
@@ -31,17 +32,10 @@ from rpg.tokens.layout import Layout
 from rpg.tokens.values import ValueStatistics
 from zoo.checkpoint import save_tensors
 from zoo.conditions import bits, check_condition
-from zoo.errors import Corrupt, Failed
-from zoo.files import Journal, sha256_file
 from zoo.manifest import Entry, FileRecord
-from zoo.progress import Bar, progress
 from zoo.seeds import generator as seeded_generator
 from zoo.spent import Stopwatch
 from zoo.store import Zoo
-from zoo.training.malloc import keep_freed_memory
-from zoo.training.state import gather_full, pack_state, read_state, unpack_state, write_state
-
-LOG_EVERY = 10  # steps between lines of metrics.jsonl
 
 
 def fit(config: RPGConfig, data: TrainingSet, run: Run, machine: Machine) -> None:
@@ -164,8 +158,6 @@ def facts(learnt: Learnt) -> dict[str, JsonValue]:
 
 def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints: int, processes: Processes) -> None:
     settings, run = config.train, learnt.run
-    if processes.device.type == "cpu":
-        keep_freed_memory()
     states, num_states = learnt.states(), learnt.num_states
     model = build_generator(config.generator, layout, num_states, settings.seed, config.has_readout)
     model.to(processes.device).train()
@@ -175,42 +167,21 @@ def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints
     dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
     watch.note(recompute=again, **model.kernels(dtype))
     parallel = processes.wrap(model, [*model.recurrent.layers, model.recurrent.projection, model.denoiser])
-    optimizer = make_optimizer(settings, model)
-    average = EMA(model, settings.ema) if settings.ema else None
-    extra = average.values if average else {}
-    step = unpack_state(read_state(learnt.state_path), model, optimizer, extra) if learnt.state_path.is_file() else 0
-    saved = first = step
     tokens = open_tokens(learnt.tokens_path, layout, num_checkpoints)
     schedule = make_scheduler(config.diffusion, "ddpm", config.diffusion.num_steps)
     conditions = learnt.record().conditions
     cond = torch.stack([bits(c) for c in conditions]) if conditions else torch.tensor(states)
     batches = Batches(settings, tokens, layout.mask(), schedule, processes, cond, objective(config))
-    processes.start_trackers(run.path.resolve().name, sha256_file(run.record_path)[:16], step)
-    with _curve(run, settings.steps, step, processes) as curve:
-        begun = watch.seconds
-        while step < settings.steps:
-            learning_rate = cosine(settings, step)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-            optimizer.zero_grad(set_to_none=True)
-            curve.window.append(batches.backward(parallel, step))
-            if settings.gradient_clipping:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_clipping)
-            optimizer.step()
-            if average:
-                average.update(model)
-            step += 1
-            if step % LOG_EVERY == 0 or step == settings.steps:
-                curve.draw(step, learning_rate)
-                if step - saved >= settings.save_every:
-                    state = pack_state(model, optimizer, step, extra, keep=processes.rank == 0)
-                    if processes.rank == 0:
-                        write_state(learnt.state_path, state)
-                        watch.save()
-                    saved = step
-    if step > first:
-        watch.note(steps_per_second=(step - first) / (watch.seconds - begun))
-    trained = gather_full(average.values if average else model.state_dict(), processes.rank == 0)
+    stage = Stage(
+        model=model,
+        optimizer=make_optimizer(settings, model),
+        settings=settings,
+        backward=partial(batches.backward, parallel),
+        state_path=learnt.state_path,
+        remedy="lower method.train.learning_rate or set method.train.precision=float32",
+        average=EMA(model, settings.ema) if settings.ema else None,
+    )
+    trained = optimise(stage, run, processes)
     if processes.rank == 0:
         save_tensors(learnt.generator_path, trained)
         kept = [learnt.values_path] if config.generator.statistics == "value" else []
@@ -311,47 +282,3 @@ class Batches:
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
             weight = 1 / data[1].sum(1) if self.settings.loss == "token" else None
             return squared_error(model, self.schedule, *data, weight=weight, objective=objective)
-
-
-class _Curve:
-    """What becomes of the losses in `window`, those since the last line: a line of metrics.jsonl, the bar, trackers."""
-
-    def __init__(self, journal: Journal | None, bar: Bar, processes: Processes) -> None:
-        self.journal, self.bar, self.processes = journal, bar, processes
-        self.window: list[Tensor] = []
-
-    def draw(self, step: int, learning_rate: float) -> None:
-        """Add the mean loss of the window. Raises Failed when it is not finite, in all processes."""
-        mean = self.processes.total(torch.stack(self.window).float().mean()).item()
-        if not math.isfinite(mean):
-            raise Failed(
-                f"the loss is {mean} at step {step}; lower method.train.learning_rate or set "
-                f"method.train.precision=float32 (the last saved state is kept)"
-            )
-        values = {"loss": mean, "learning_rate": learning_rate}
-        if self.journal:
-            self.journal.append({"step": step, **values})
-        self.processes.log(values, step)
-        self.bar.advance(len(self.window), f"loss {mean:.4f}")
-        self.window.clear()
-
-
-@contextmanager
-def _curve(run: Run, steps: int, step: int, processes: Processes) -> Iterator[_Curve]:
-    """The curve of a run that goes on after `step`; the first process writes it."""
-    if processes.rank > 0:
-        with progress("train", steps, show=False) as bar:
-            yield _Curve(None, bar, processes)
-        return
-    with Journal(run.metrics_path) as journal, progress(f"training {run.path}", steps) as bar:
-        logged = math.ceil(step / LOG_EVERY)
-        if len(journal.records) < logged:
-            raise Corrupt(f"{run.metrics_path} has lost lines; remove {run.path} and train again")
-        journal.keep(logged)
-        bar.skip(step)
-        yield _Curve(journal, bar, processes)
-
-
-def cosine(settings: TrainConfig, step: int) -> float:
-    """Learning rate of this step: half a cosine from `learning_rate` to 0 over all steps."""
-    return settings.learning_rate * (1 + math.cos(math.pi * step / settings.steps)) / 2

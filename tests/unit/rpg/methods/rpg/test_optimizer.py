@@ -12,7 +12,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rpg.methods.rpg.config import TrainConfig
-from rpg.methods.rpg.optimizer import EMA, make_optimizer, moment_bytes, require_optimizer
+from rpg.methods.rpg.optimizer import make_optimizer, moment_bytes, require_optimizer
+from rpg.methods.training import EMA
 from zoo.errors import MissingExtra
 from zoo.training.state import pack_state, read_state, unpack_state, write_state
 

@@ -1,0 +1,187 @@
+"""What methods share that learn networks as vectors: all values of a network, one tensor after the other, standardised.
+
+Files in the run, beside those that every run has:
+
+    layout.json            structure and statistics: all that turns vectors into weights
+    vectors.npy            the zoo's vectors, memory-mapped (training only)
+    NAME.safetensors       each trained module (rpg.methods.training.Trainer)
+
+Legend: N networks, D values of a vector, padded to a multiple of PAD.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+
+import numpy as np
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+
+from rpg.methods.base import About, DrawConfig, Machine, TrainingSet
+from rpg.methods.training import Trainer
+from rpg.processes import require_trackers, world_size
+from rpg.tokens.files import open_tokens, write_tokens
+from rpg.tokens.layout import Layout
+from zoo.derive.mixtures import numbered
+from zoo.errors import Failed
+from zoo.files import read_limited
+from zoo.manifest import MANIFEST_BYTES, Entry
+from zoo.progress import progress
+from zoo.store import Zoo
+from zoo.writer import ZooWriter
+
+if TYPE_CHECKING:
+    from rpg.run import Run
+
+PAD = 64  # vectors are a multiple of this long: convolutions halve them up to six times
+Statistics: TypeAlias = Literal["tensor", "none"]
+"""What values are standardised with: mean and deviation of their tensor over all networks, or nothing."""
+
+
+class Vectors:
+    """The vectors of one run."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.layout_path = run.path / "layout.json"
+        self.vectors_path = run.path / "vectors.npy"
+
+    def prepare(self, data: TrainingSet, statistics: Statistics) -> None:
+        """Measure the statistics and write the vectors, but for what is already there. Raises ValueError, naming the
+        tensor, for values that are not finite.
+        """
+        zoo, entries = data.zoo, data.entries
+        if not self.layout_path.is_file():
+            layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), PAD, "flatten")
+            if statistics == "none":
+                plain = {"mean": 0.0, "std": 1.0}
+                tensors = tuple(t if t.log_scale else t.model_copy(update=plain) for t in layout.tensors)
+                layout = layout.model_copy(update={"tensors": tensors})
+            self.run.write_json(self.layout_path, layout)
+        if not self.vectors_path.is_file():
+            write_tokens(self.vectors_path, self.layout, zoo.checkpoints(entries), len(entries))
+
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout.parse(read_limited(self.layout_path, MANIFEST_BYTES), self.layout_path)
+
+    @property
+    def size(self) -> int:
+        """D."""
+        return self.layout.num_tokens * PAD
+
+    @property
+    def values(self) -> int:
+        """How many of the D are a network's; the rest is padding, zero."""
+        return sum(tensor.numel for tensor in self.layout.tensors)
+
+    def open(self) -> np.ndarray:
+        """The training networks' vectors, float32 (N, D), memory-mapped."""
+        count = len(self.run.record().networks)
+        return open_tokens(self.vectors_path, self.layout, count).reshape(count, -1)
+
+    def of(self, weights: dict[str, Tensor]) -> Tensor:
+        """The vector float32 (D,) of any network of this structure."""
+        return self.layout.encode(weights).view(-1)
+
+    def weights(self, vector: Tensor, constants: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse: the network of a vector (D,)."""
+        return self.layout.decode(vector.view(-1, PAD), constants)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Networks that a method has made: vectors (n, D) and the hashes of the training networks each was made from."""
+
+    vectors: Tensor
+    parents: Sequence[tuple[str, ...]]
+
+
+class VectorMethod(ABC):
+    """A Method (rpg.methods.base) that trains modules on vectors and makes vectors with them."""
+
+    about: ClassVar[About]
+    statistics: ClassVar[Statistics] = "tensor"
+    group: ClassVar[int] = 16
+    """How many networks are made together."""
+
+    @abstractmethod
+    def refuse(self, data: TrainingSet) -> None:
+        """Raise ValueError, with the remedy, when these settings do not fit these networks."""
+
+    @abstractmethod
+    def learn(self, vectors: Vectors, data: TrainingSet, trainer: Trainer) -> dict[str, JsonValue]:
+        """Train, and keep what else drawing needs as files of the run (add them to `trainer.files`). Returns what is
+        worth knowing of the result, for people.
+        """
+
+    @abstractmethod
+    def make(self, vectors: Vectors, request: DrawConfig, numbers: Sequence[int], device: torch.device) -> Drawn:
+        """The networks of these numbers, each a function of (request.seed, its number)."""
+
+    def check(self, data: TrainingSet, machine: Machine) -> None:
+        if world_size() > 1:
+            raise ValueError("this method trains in one process; run it without `accelerate launch`")
+        require_trackers(machine.trackers)
+        self.refuse(data)
+
+    def fit(self, data: TrainingSet, run: Run, machine: Machine) -> None:
+        if run.trained:
+            return
+        vectors = Vectors(run)
+        vectors.prepare(data, self.statistics)
+        with Trainer(run, machine) as trainer:
+            facts = self.learn(vectors, data, trainer)
+            curve = [run.metrics_path] if run.metrics_path.is_file() else []
+            run.seal([vectors.layout_path, *trainer.files, *curve], {"checkpoints": len(data.entries), **facts})
+        vectors.vectors_path.unlink(missing_ok=True)
+
+    def requested(self, run: Run, request: DrawConfig) -> int:
+        return request.n
+
+    def draw(self, run: Run, request: DrawConfig, writer: ZooWriter, machine: Machine) -> None:
+        ids, constants, vectors = numbered("generated", request.n), run.constants(), Vectors(run)
+        with progress(f"generating {writer.path}", request.n) as bar:
+            for start in range(0, request.n, self.group):
+                numbers = range(start, min(start + self.group, request.n))
+                if all(ids[k] in writer.done for k in numbers):
+                    bar.skip(len(numbers))
+                    continue
+                # A group is made whole even when a part of it is already there: the same sums give the same bytes.
+                drawn = self.make(vectors, request, numbers, machine.device)
+                for k, vector, parents in zip(numbers, drawn.vectors.float().cpu(), drawn.parents, strict=True):
+                    if not bool(vector.isfinite().all()):
+                        raise Failed(f"network {ids[k]} has values that are not finite; train longer")
+                    weights = vectors.weights(vector, constants)
+                    writer.add(ids[k], weights, seed=request.seed, split="generated", parents=parents)
+                bar.advance(len(numbers))
+
+
+class Codec(ABC):
+    """A method that encodes networks and decodes them again; what that alone costs is the ceiling of what it makes."""
+
+    @abstractmethod
+    def reconstruct(self, vectors: Vectors, given: Tensor, device: torch.device) -> Tensor:
+        """Vectors (n, D) of networks, training ones or others -> what is left of them, (n, D)."""
+
+
+def reconstructed(
+    method: Codec, run: Run, zoo: Zoo, entries: Sequence[Entry], device: torch.device
+) -> list[dict[str, Tensor]]:
+    """These networks, encoded and decoded by what a run has learnt."""
+    vectors, constants, found = Vectors(run), run.constants(), []
+    for weights in zoo.checkpoints(entries):
+        vector = method.reconstruct(vectors, vectors.of(weights)[None], device)[0]
+        found.append(vectors.weights(vector.float().cpu(), constants))
+    return found
+
+
+def module_path(run: Run, name: str) -> Path:
+    """Where `Trainer` keeps a trained module."""
+    return run.path / f"{name}.safetensors"
