@@ -242,7 +242,6 @@ class Trainer:
     ) -> None:
         if kind is None:
             self._processes.close()
-            self.run.spent_path.unlink(missing_ok=True)
 
     def train(
         self, name: str, model: nn.Module, settings: Optimisation, loss: Callable[[nn.Module, int], Tensor]

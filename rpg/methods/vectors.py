@@ -132,15 +132,15 @@ class VectorMethod(ABC):
         self.refuse(data)
 
     def fit(self, data: TrainingSet, run: Run, machine: Machine) -> None:
-        if run.trained:
-            return
         vectors = Vectors(run)
-        vectors.prepare(data, self.statistics)
-        with Trainer(run, machine) as trainer:
-            facts = self.learn(vectors, data, trainer)
-            curve = [run.metrics_path] if run.metrics_path.is_file() else []
-            run.seal([vectors.layout_path, *trainer.files, *curve], {"checkpoints": len(data.entries), **facts})
-        vectors.vectors_path.unlink(missing_ok=True)
+        if not run.trained:
+            vectors.prepare(data, self.statistics)
+            with Trainer(run, machine) as trainer:
+                facts = self.learn(vectors, data, trainer)
+                curve = [run.metrics_path] if run.metrics_path.is_file() else []
+                run.seal([vectors.layout_path, *trainer.files, *curve], {"checkpoints": len(data.entries), **facts})
+        for leftover in (vectors.vectors_path, run.spent_path):
+            leftover.unlink(missing_ok=True)
 
     def requested(self, run: Run, request: DrawConfig) -> int:
         return request.n
