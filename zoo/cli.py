@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from zoo import cli_options as given
+from zoo.cli_relink import split, take
 from zoo.command_help import Grouped, Version, examples
 from zoo.console import command_line, describe_push, emit, plain, run_cli, say
 from zoo.options import DataRoot, Device, DryRun, Import, Json, Out, Precision, Set
@@ -290,36 +291,8 @@ def perturb(
     emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
 
 
-@app.command(rich_help_panel=DERIVE, epilog=examples("rpg-zoo split binary-cifar10-cnn --holdout random -n 50"))
-def split(
-    path: given.ZooPath,
-    holdout: Annotated[str, typer.Option(help="published, random or no-neighbours.")],
-    n: Annotated[int | None, typer.Option("-n", help="How many tasks to hold out (default: 20).")] = None,
-    seed: int = 0,
-    out: Out = None,
-    dry_run: DryRun = False,
-    as_json: Json = False,
-) -> None:
-    """Make a zoo with other tasks held out from one of binary tasks, without training (default place:
-    zoos/<zoo>-<holdout>).
-    """
-    from zoo.conditions import Holdout
-    from zoo.derive.split import plan_split, split_zoo
-    from zoo.listing import derived_place, describe
-    from zoo.recipe import validate
-    from zoo.store import Zoo
-
-    zoo = Zoo.open(path)
-    target = derived_place(path, zoo, holdout, out)
-    settings = {"kind": holdout, "seed": seed} | ({} if n is None else {"n": n})
-    config = validate(Holdout, settings, "")
-    if dry_run:
-        counts = plan_split(zoo, config)
-        text = ", ".join(f"{count} {name}" for name, count in counts.items())
-        emit({"out": str(target), **settings, "splits": counts}, as_json, f"would write {text} to {target}")
-        return
-    made = split_zoo(zoo, config, command_line("rpg-zoo"), target)
-    emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
+app.command(rich_help_panel=DERIVE, epilog=examples("rpg-zoo split binary-cifar10-cnn --holdout random -n 50"))(split)
+app.command(rich_help_panel=DERIVE, epilog=examples("rpg-zoo take digits --seeds 1"))(take)
 
 
 @app.command(rich_help_panel=DERIVE, epilog=examples("rpg-zoo align digits --restarts 8"))

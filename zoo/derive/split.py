@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+
+from pydantic import JsonValue
 
 from zoo.conditions import Holdout, splits
 from zoo.files import write_bytes
@@ -20,9 +23,22 @@ def split_zoo(zoo: Zoo, holdout: Holdout, command: tuple[str, ...], path: Path) 
     Raises ValueError when there are entries without conditions, when nothing is left to train on or to test, or when
     `path` holds something else.
     """
-    entries, old = _entries(zoo, holdout), zoo.manifest
-    settings = {**old.origin.settings, "holdout": settings_of(holdout)}
-    made_by = {"parents": (zoo.sha256,), "settings": settings, "command": command, "versions": versions()}
+    return relink(zoo, _entries(zoo, holdout), {"holdout": settings_of(holdout)}, command, path)
+
+
+def relink(
+    zoo: Zoo, entries: tuple[Entry, ...], settings: Mapping[str, JsonValue], command: tuple[str, ...], path: Path
+) -> Zoo:
+    """A zoo at `path` of these entries of a zoo, as they are given here, with the files that they need; `settings` say
+    what was done. Raises ValueError when `path` holds something else.
+    """
+    old = zoo.manifest
+    made_by = {
+        "parents": (zoo.sha256,),
+        "settings": {**old.origin.settings, **settings},
+        "command": command,
+        "versions": versions(),
+    }
     origin = old.origin.model_copy(update=made_by)
     if path.exists():
         if not (path / "manifest.json").is_file():
@@ -31,12 +47,13 @@ def split_zoo(zoo: Zoo, holdout: Holdout, command: tuple[str, ...], path: Path) 
         if changed := there.manifest.origin.differences(origin):
             raise ValueError(f"{path} holds another zoo: {'; '.join(changed[:3])}; choose another place with --out")
         return there
+    dropped = {entry.file for entry in zoo.entries} - {entry.file for entry in entries}
     with new_directory(path) as temporary:
-        for name, record in old.files.items():
-            if name != INDEX:
-                link_file(zoo.file(name), record, temporary / name)
+        kept = {name: record for name, record in old.files.items() if name != INDEX and name not in dropped}
+        for name, record in kept.items():
+            link_file(zoo.file(name), record, temporary / name)
         write_index(temporary / INDEX, entries)
-        files = dict(old.files) | {INDEX: FileRecord.of(temporary / INDEX)}
+        files = kept | {INDEX: FileRecord.of(temporary / INDEX)}
         manifest = Manifest(origin=origin, structure=old.structure, frozen=old.frozen, files=files, entries=entries)
         write_bytes(temporary / "manifest.json", manifest.to_json(indent=1).encode())
     return Zoo.open(path)
