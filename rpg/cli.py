@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rpg.cli_polish import polish
 from rpg.options import (
     Conditions,
     EstimateDevice,
@@ -220,6 +221,9 @@ def generate(
         found["spent"] = spent.model_dump(mode="json")
         text = f"{text}\n{spent.text()}"
     emit(found, as_json, text)
+
+
+app.command(rich_help_panel=LEARN, epilog=examples("rpg polish digits --steps 20"))(polish)
 
 
 @app.command(

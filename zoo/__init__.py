@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo.api import align, collect, from_state_dicts, open, score, unalign
+    from zoo.api import align, collect, from_state_dicts, open, polish, score, unalign
     from zoo.plugins import let_in, register
     from zoo.store import Zoo
 
@@ -24,6 +24,7 @@ __all__ = [
     "from_state_dicts",
     "let_in",
     "open",
+    "polish",
     "register",
     "score",
     "unalign",
@@ -36,6 +37,7 @@ NAMES = {
     "from_state_dicts": "zoo.api",
     "let_in": "zoo.plugins",
     "open": "zoo.api",
+    "polish": "zoo.api",
     "register": "zoo.plugins",
     "score": "zoo.api",
     "unalign": "zoo.api",

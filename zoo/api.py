@@ -23,6 +23,8 @@ from zoo.console import pick_device
 from zoo.derive.align import align as align_zoo
 from zoo.derive.align import unalign as unalign_zoo
 from zoo.derive.alignment import AlignConfig
+from zoo.derive.polish import PolishConfig
+from zoo.derive.polish import polish as polish_zoo
 from zoo.manifest import Origin, versions
 from zoo.recipe import Recipe, keyword_overrides, load_recipe, task_of, validate
 from zoo.scoring import Score
@@ -193,3 +195,32 @@ def unalign(zoo: Zoo | Path | str, *, out: Path | str | None = None, command: tu
     opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
     origin = opened.manifest.origin.model_copy(update={"command": command})
     return unalign_zoo(opened, origin, Path(out or Path("zoos") / f"{opened.name}-original"))
+
+
+def polish(
+    zoo: Zoo | Path | str,
+    steps: int,
+    *,
+    split: str | None = None,
+    out: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    data_root: Path | None = None,
+    device: str = "auto",
+    command: tuple[str, ...] = PYTHON,
+    **settings: Any,
+) -> Zoo:
+    """The networks of a split (`train`, or the only one there is), each after so many steps of its task's training
+    (default place: zoos/<zoo>-polish-<steps>). `settings` are fields of PolishConfig. Done again, it continues what was
+    interrupted.
+
+    Raises ValueError for a setting that does not exist or when nobody knows what the networks do, MissingData when the
+    data are not there, Failed when a training diverges.
+    """
+    opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
+    origin = opened.manifest.origin
+    config = validate(PolishConfig, {"steps": steps, **settings}, "")
+    splits = {entry.split for entry in opened.entries}
+    entries = opened.select(split or (splits.pop() if len(splits) == 1 else "train"))
+    task = task_of(origin, overrides).build(data_root, pick_device(device))
+    path = Path(out or Path("zoos") / f"{opened.name}-polish-{steps}")
+    return polish_zoo(config, opened, entries, task, origin.model_copy(update={"command": command}), path)

@@ -1,0 +1,58 @@
+"""`rpg polish`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from zoo.cli_options import ZooPath
+from zoo.console import command_line, emit
+from zoo.options import DataRoot, Device, DryRun, Import, Json, Out, Set
+
+
+def polish(
+    path: ZooPath,
+    steps: Annotated[int, typer.Option(help="Steps of training for each network.")],
+    learning_rate: Annotated[float, typer.Option(help="Of the first step; it falls along a cosine.")] = 1e-3,
+    batch_size: Annotated[int, typer.Option(help="Training samples in a step.")] = 125,
+    optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
+    seed: Annotated[int, typer.Option(help="Of the order of training samples.")] = 0,
+    split: Annotated[str | None, typer.Option(help="Which networks (default: train, or all there are).")] = None,
+    overrides: Set = [],  # noqa: B006
+    out: Out = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    imports: Import = [],  # noqa: B006
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Train the networks of a zoo for a few steps on their task's training data (default place:
+    zoos/<zoo>-polish-<steps>). Run it again to continue after an interruption.
+    """
+    from zoo.api import polish as polish_zoo
+    from zoo.derive.polish import PolishConfig, images_seen
+    from zoo.listing import derived_place, describe
+    from zoo.recipe import validate
+    from zoo.store import Zoo
+
+    zoo = Zoo.open(path)
+    target = derived_place(path, zoo, f"polish-{steps}", out)
+    settings = {"learning_rate": learning_rate, "batch_size": batch_size, "optimizer": optimizer, "seed": seed}
+    config = validate(PolishConfig, {"steps": steps, **settings}, "")
+    seen = f"{steps} steps, {images_seen(config):,} training samples each"
+    if dry_run:
+        emit({"out": str(target), "steps": steps, **settings}, as_json, f"would write {target}: {seen}")
+        return
+    made = polish_zoo(
+        zoo,
+        steps,
+        split=split,
+        out=target,
+        overrides=overrides,
+        data_root=data_root,
+        device=device,
+        command=command_line("rpg"),
+        **settings,
+    )
+    emit(describe(made) | {"steps": steps}, as_json, f"{len(made.entries)} networks in {target}: {seen}")

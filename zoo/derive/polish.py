@@ -1,0 +1,120 @@
+"""A little training for networks that are there already: what a few steps on training images make of them.
+
+A generated network that a twentieth of a training brings to the originals' accuracy has spared the other nineteen. The
+same steps from random starts say what they are worth by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from zoo.health import report_health
+from zoo.manifest import Entry, Origin, settings_of
+from zoo.progress import Bar, progress
+from zoo.seeds import Seed
+from zoo.store import Zoo, derivation
+from zoo.structure import Frozen
+from zoo.tasks.base import Task
+from zoo.training.collect import Checkpoint, CollectConfig, Job, Training
+from zoo.training.malloc import keep_freed_memory
+from zoo.training.together import MOST, MOST_VALUES
+from zoo.writer import ZooWriter
+
+LAST_RATE = 0.01  # of the learning rate: what the cosine ends at
+
+
+class PolishConfig(Frozen):
+    """`steps` of the task's own training, on batches of its training data that are the same for all networks, with a
+    fresh optimiser; the learning rate falls along a cosine to a hundredth of `learning_rate`.
+    """
+
+    steps: PositiveInt
+    learning_rate: PositiveFloat = 1e-3
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    batch_size: PositiveInt = 125
+    seed: Seed = 0
+
+
+def polish(config: PolishConfig, zoo: Zoo, entries: Sequence[Entry], task: Task, origin: Origin, path: Path) -> Zoo:
+    """A zoo at `path` of these networks after so many steps, each under its old id and with it as its parent, or the
+    continuation of one. Networks that are polished together share their batches; it does not matter which are.
+
+    `origin` says how the networks came about; kind, parent and settings are filled in here. Raises Failed when a
+    training diverges; networks that are finished are kept.
+    """
+    made_by = derivation(zoo, entries, "polish", settings_of(config))
+    together = max(1, min(MOST, MOST_VALUES // max(zoo.structure.numel, 1)))
+    with ZooWriter(path, origin.model_copy(update=made_by), zoo.structure, zoo.frozen()) as writer:
+        todo = [entry for entry in entries if entry.id not in writer.done]
+        with progress(f"polishing {path}", len(entries) * config.steps) as bar:
+            bar.skip((len(entries) - len(todo)) * config.steps)
+            for start in range(0, len(todo), together):
+                group = todo[start : start + together]
+                for entry, made in _train(config, zoo, group, task, bar):
+                    writer.add(
+                        entry.id,
+                        made.tensors,
+                        seed=entry.seed,
+                        split="polished",
+                        condition=entry.condition,
+                        parents=(entry.sha256,),
+                        step=config.steps,
+                        metrics=made.metrics,
+                    )
+        made_zoo = writer.finish()
+    report_health(made_zoo, task.chance)
+    return made_zoo
+
+
+def images_seen(config: PolishConfig) -> int:
+    """How many training samples each network sees."""
+    return config.steps * config.batch_size
+
+
+def _train(
+    config: PolishConfig, zoo: Zoo, entries: Sequence[Entry], task: Task, bar: Bar
+) -> Iterator[tuple[Entry, Checkpoint]]:
+    """These networks, trained on the same batches."""
+    keep_freed_memory()
+    settings, frozen = _as_collected(config, task), zoo.frozen()
+    members = []
+    for entry in entries:
+        job = Job(config.seed, "polished", config.seed, entry.condition)
+        members.append(Training(settings, task, job, _state({**frozen, **zoo.load(entry)}), done=()))
+    batches = task.batches(config.seed, 0, config.batch_size)
+    for _ in range(config.steps):
+        batch = next(batches)
+        for entry, member in zip(entries, members, strict=True):
+            member.begin()
+            loss = member.backward(batch)
+            for event in member.end(loss):
+                if isinstance(event, Checkpoint):
+                    yield entry, event
+            bar.advance(1, f"loss {loss.item():.4f}")
+
+
+def _as_collected(config: PolishConfig, task: Task) -> CollectConfig:
+    """As a training that saves one checkpoint: its last step is the one that saves."""
+    return CollectConfig(
+        checkpoints=1,
+        save_every=1,
+        seed=config.seed,
+        optimizer=config.optimizer,
+        learning_rate=config.learning_rate,
+        save_learning_rate=config.learning_rate * LAST_RATE,
+        weight_decay=config.weight_decay,
+        batch_size=config.batch_size,
+        epochs=(config.steps - 1) / task.steps_per_epoch(config.batch_size),
+    )
+
+
+def _state(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a training starts from that has these weights and has not begun (zoo.training.state)."""
+    return {**{f"model.{name}": tensor for name, tensor in weights.items()}, "step": torch.tensor(0)}
