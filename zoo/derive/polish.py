@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -46,10 +46,11 @@ def polish(config: PolishConfig, zoo: Zoo, entries: Sequence[Entry], task: Task,
     """A zoo at `path` of these networks after so many steps, each under its old id and with it as its parent, or the
     continuation of one. Networks that are polished together share their batches; it does not matter which are.
 
-    `origin` says how the networks came about; kind, parent and settings are filled in here. Raises Failed when a
-    training diverges; networks that are finished are kept.
+    What was generated stays generated, and what was learnt or derived from a zoo stays so: reports set it beside that
+    zoo. `origin` says how the networks came about; the rest is filled in here. Raises Failed when a training diverges;
+    networks that are finished are kept.
     """
-    made_by = derivation(zoo, entries, "polish", settings_of(config))
+    made_by = _derived(zoo, entries, config)
     together = max(1, min(MOST, MOST_VALUES // max(zoo.structure.numel, 1)))
     with ZooWriter(path, origin.model_copy(update=made_by), zoo.structure, zoo.frozen()) as writer:
         todo = [entry for entry in entries if entry.id not in writer.done]
@@ -71,6 +72,17 @@ def polish(config: PolishConfig, zoo: Zoo, entries: Sequence[Entry], task: Task,
         made_zoo = writer.finish()
     report_health(made_zoo, task.chance)
     return made_zoo
+
+
+def _derived(zoo: Zoo, entries: Sequence[Entry], config: PolishConfig) -> dict[str, Any]:
+    made_by, before = derivation(zoo, entries, "polish", settings_of(config)), zoo.manifest.origin
+    if before.source is not None:
+        made_by |= {
+            "kind": before.kind,
+            "source": before.source,
+            "settings": {**before.settings, **made_by["settings"]},
+        }
+    return made_by
 
 
 def images_seen(config: PolishConfig) -> int:

@@ -8,8 +8,9 @@ import torch
 from killing import check_kills, content
 from zoo.api import collect
 from zoo.derive import polish as polish_module
+from zoo.derive.perturb import PerturbConfig, perturb
 from zoo.derive.polish import PolishConfig, polish
-from zoo.manifest import Origin
+from zoo.manifest import Origin, settings_of
 from zoo.recipe import task_of
 from zoo.store import Zoo
 from zoo.tasks.base import Task
@@ -79,3 +80,11 @@ def test_another_number_of_steps_in_the_same_place_is_refused(zoo, task, tmp_pat
     polish(CONFIG, zoo, entries, task, origin(zoo), tmp_path / "made")
     with pytest.raises(ValueError, match=r"holds another zoo: .*polish.steps 3 -> 4"):
         polish(CONFIG.model_copy(update={"steps": 4}), zoo, entries, task, origin(zoo), tmp_path / "made")
+
+
+def test_what_was_derived_from_a_zoo_stays_so(zoo, task, tmp_path):
+    noisy = perturb(PerturbConfig(kind="noise", n=2), zoo, zoo.select("train"), origin(zoo), tmp_path / "noisy")
+    made = polish(CONFIG, noisy, noisy.entries, task, origin(noisy), tmp_path / "made")
+    found = made.manifest.origin
+    assert (found.kind, found.source, found.parents) == ("derived", origin(noisy).source, (noisy.sha256,))
+    assert found.settings == {**origin(noisy).settings, "split": "noise", "polish": settings_of(CONFIG)}
