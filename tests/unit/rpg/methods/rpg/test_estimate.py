@@ -17,7 +17,6 @@ from rpg.meter import cost_of
 from rpg.methods.rpg.config import GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
 from rpg.methods.rpg.estimate import (
     describe,
-    duration,
     estimate,
     recomputes,
     sampling_remedy,
@@ -243,11 +242,6 @@ def test_starting_kernels_is_a_floor() -> None:
     assert found["hours"] == pytest.approx(found["launches_per_step"] * 100 / 3600)
     quick = estimate(small(), GenerateConfig(steps=1), SHAPES, 3, replace(DEVICE, launch=0.0))["training"]
     assert quick["hours"] == pytest.approx(quick["flops_per_step"] * 100 / 1e11 / 3600)
-
-
-@pytest.mark.parametrize(("hours", "text"), [(0.001, "3.6 s"), (0.5, "30 min"), (1, "1 h"), (123.456, "123 h")])
-def test_times_have_their_unit(hours: float, text: str) -> None:
-    assert duration(hours) == text
 
 
 def test_the_largest_takes_no_longer() -> None:
