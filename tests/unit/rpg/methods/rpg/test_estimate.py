@@ -219,13 +219,17 @@ def test_the_papers_batch_fits_on_one_card_when_recomputing(method: str, network
     assert found["flops_recomputing"] <= 1.35 * found["flops_keeping"]
 
 
-def test_recomputing_brings_out_the_order_of_table_5() -> None:
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("settings", [{"batch_size": 4, "diffusion_batch": 512, "optimizer": "adamw8bit"}, {}])
+def test_the_order_of_table_5_comes_out(settings: dict[str, Any], recompute: bool) -> None:
+    """ViT-Tiny, as the authors trained it for that table, and with the batch of Table 11."""
     base = load_method("rpg-base")[0]
     assert isinstance(base, RPGConfig)
+    base = with_train(base, **settings)
 
     def needed(recurrent: str, kernels: bool = False) -> int:
         generator = base.generator.model_copy(update={"recurrent": recurrent})
-        return training(base.model_copy(update={"generator": generator}), 760, 50, True, kernels).bytes
+        return training(base.model_copy(update={"generator": generator}), 808, 50, recompute, kernels).bytes
 
     assert needed("mamba", kernels=True) < needed("transformer") < needed("lstm")
 
@@ -233,7 +237,7 @@ def test_recomputing_brings_out_the_order_of_table_5() -> None:
 def test_kernels_of_mamba_keep_less_than_the_scan_in_pytorch() -> None:
     base = load_method("rpg-base")[0]
     assert isinstance(base, RPGConfig)
-    assert training(base, 760, 50, False, kernels=True).bytes < 0.75 * training(base, 760, 50, False).bytes
+    assert training(base, 760, 50, False, kernels=True).bytes < 0.7 * training(base, 760, 50, False).bytes
 
 
 def test_starting_kernels_is_a_floor() -> None:
