@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 
+from zoo import cuda
 from zoo.files import write_bytes
 
 ROOT = Path(__file__).parents[1]
@@ -60,18 +61,13 @@ def interleaved(sides: Mapping[str, Callable[[], object]], rounds: int, warmup: 
     for round_ in range(-warmup, rounds):
         turn = round_ % len(names)
         for name in names[turn:] + names[:turn]:
-            _synchronise()
+            cuda.synchronise_all()
             start = time.perf_counter()
             sides[name]()
-            _synchronise()
+            cuda.synchronise_all()
             if round_ >= 0:
                 seconds[name].append(time.perf_counter() - start)
     return {name: Timing(tuple(found)) for name, found in seconds.items()}
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
 
 
 @dataclass(frozen=True)
@@ -221,8 +217,8 @@ def machine() -> dict[str, str | int | float]:
         "commit": _commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
-    if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
+    if gpus := cuda.names():
+        found["gpu"] = gpus[0]
     return found
 
 
