@@ -165,7 +165,10 @@ class Bench:
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         self.name = name
         self.quick: bool = options.quick
-        self.device = pick_device(options.device)
+        try:
+            self.device = pick_device(options.device)
+        except ValueError as error:
+            sys.exit(f"bench_{name}: {error}")
         results = ROOT / "benchmarks" / "results"
         self.out: Path = options.out or (results / "quick" if self.quick else results)
         self.rows: list[dict[str, Any]] = []

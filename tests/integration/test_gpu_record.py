@@ -7,11 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-import gpu
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import gpu
 from rpg.config import DiffusionConfig
 from rpg.diffusion import make_scheduler, squared_error
 from rpg.methods.rpg.config import GeneratorConfig
