@@ -6,6 +6,7 @@
 #   make headers                   what recipes quote of `rpg estimate`, as it says now
 #   make docs                      the site, into build/docs; broken links fail
 #   make bench                     every benchmarks/bench_*.py, one after the other
+#   make gpu                       what one GPU does with all of this, in nine minutes at most
 #   make clean                     remove .venv and caches; zoos, runs and reports stay
 #
 # ARGS is passed on to what the target runs; JOBS is the number of test processes.
@@ -14,7 +15,7 @@ PYTHON ?= python3
 JOBS ?= 2
 BIN := .venv/bin
 
-.PHONY: demo test lint docs headers bench clean
+.PHONY: demo test lint docs headers bench gpu clean
 .NOTPARALLEL:
 
 demo: .venv/.installed
@@ -37,6 +38,13 @@ docs: .venv/.installed-docs
 
 bench: .venv/.installed-dev
 	set -e; for file in $(sort $(wildcard benchmarks/bench_*.py)); do $(BIN)/python $$file $(ARGS); done
+
+# A machine with a GPU may have the packages and no index to install them from: then nothing is installed.
+gpu:
+	@if test -x $(BIN)/python; then python=$(BIN)/python; \
+	elif $(PYTHON) -c "import diffusers, omegaconf, pydantic, pytest, timm, torch, typer"; then python=$(PYTHON); \
+	else $(MAKE) .venv/.installed-dev && python=$(BIN)/python; fi; \
+	PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $$python benchmarks/gpu.py $(ARGS)
 
 # The stamps make a second call skip pip, so that it is quick and needs no network.
 .venv/.installed: pyproject.toml

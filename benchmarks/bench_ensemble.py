@@ -54,12 +54,13 @@ class Case:
     steps: int
     batch_size: int
     index: Path
+    device: str
 
     def task(self) -> binary.BinaryTask:
         config = binary.Config(
             name="binary", model=self.model, data="cifar10", augment="flip", validation=0.02, focal=0
         )
-        return config.build(self.data, torch.device("cpu"))
+        return config.build(self.data, torch.device(self.device))
 
     def config(self) -> CollectConfig:
         numbers = torch.linspace(0, TASKS - 1, self.networks).long().tolist()
@@ -91,7 +92,8 @@ def ensemble(case: Case) -> Side:
     events = list(train_together(config, task, chosen, [None] * len(chosen), ()))
     done = time.perf_counter()
     found = {number: event.tensors for number, event in events if isinstance(event, Checkpoint)}
-    return ready - start, done - ready, [found[number] for number in range(len(chosen))]
+    weights = [{name: tensor.cpu() for name, tensor in found[number].items()} for number in range(len(chosen))]
+    return ready - start, done - ready, weights
 
 
 class Encoded(Dataset[tuple[Tensor, int]]):
@@ -120,7 +122,7 @@ def plain(case: Case) -> Side:
 
 
 def plain_script(case: Case, encoded: Encoded, index: Tensor, job: Job) -> dict[str, Tensor]:
-    model: Any = create_network(case.model, 2, 3, job.start)
+    model: Any = create_network(case.model, 2, 3, job.start).to(case.device)
     model.train()
     config = case.config()
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -132,11 +134,12 @@ def plain_script(case: Case, encoded: Encoded, index: Tensor, job: Job) -> dict[
     for (epoch, step, _), (images, classes) in zip(draws, loader, strict=True):
         with cpu_seed(job.seed, "augment", epoch, step):  # the same draws, for the same weights
             images = random_flip(images)
-        loss = torch.nn.functional.cross_entropy(model(standardize(images, *STATISTICS["cifar10"])), labels[classes])
+        pixels, targets = standardize(images, *STATISTICS["cifar10"]).to(case.device), labels[classes].to(case.device)
+        loss = torch.nn.functional.cross_entropy(model(pixels), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
 def flat(weights: Mapping[str, Tensor]) -> Tensor:
@@ -191,10 +194,10 @@ def main() -> None:
         if options.data_root is None:
             random_cifar10(place, 600 if report.quick else 50_000)
         for model in models:
-            case = Case(model, data, networks, steps, 128, place / f"{model}.pt")
+            case = Case(model, data, networks, steps, 128, place / f"{model}.pt", str(report.device))
             torch.save(case.task().train_index, case.index)
             bench(report, case, rounds)
-    report.finish(data="CIFAR-10" if options.data_root else "random images", load_before=load, device="cpu, in turn")
+    report.finish(data="CIFAR-10" if options.data_root else "random images", load_before=load)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 
 from harness import Bench, arguments
+from zoo import cuda
 from zoo.checkpoint import save_tensors
 from zoo.recipe import load_recipe
 from zoo.scoring import score
@@ -38,17 +39,17 @@ SINGLES = 3  # checkpoints that get a process each
 ROUNDS = 5  # scoring and forward passes take turns, so that both see the same load of the machine
 
 
-def random_cifar10(root: Path, count: int) -> None:
-    """Random images in the layout of uoft-cs/cifar10: `count` to train on and as many to test on."""
+def random_cifar10(root: Path, count: int, tested: int | None = None) -> None:
+    """Random images in the layout of uoft-cs/cifar10: `count` to train on, and `tested` to test on (None: as many)."""
     rng = np.random.default_rng(0)
     folder = root / "cifar10" / "plain_text"
     folder.mkdir(parents=True)
-    for split in ("train", "test"):
+    for split, number in (("train", count), ("test", count if tested is None else tested)):
         images = []
-        for pixels in rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8):
+        for pixels in rng.integers(0, 256, (number, 32, 32, 3), dtype=np.uint8):
             Image.fromarray(pixels).save(file := io.BytesIO(), "PNG", compress_level=1)
             images.append({"bytes": file.getvalue(), "path": None})
-        table = {"img": images, "label": rng.integers(0, 10, count)}
+        table = {"img": images, "label": rng.integers(0, 10, number)}
         pyarrow.parquet.write_table(pyarrow.table(table), folder / f"{split}-00000-of-00001.parquet")
 
 
@@ -60,11 +61,13 @@ def random_zoo(recipe_name: str, task: Task, count: int, path: Path) -> Zoo:
         return writer.finish()
 
 
-def rpg_eval(recipe: str, weights: Path, data: Path, out: Path | None = None) -> tuple[float, dict[str, Any]]:
+def rpg_eval(
+    recipe: str, weights: Path, data: Path, device: str, out: Path | None = None
+) -> tuple[float, dict[str, Any]]:
     """Seconds and metrics by content hash of one `rpg eval` process."""
     code = "from rpg.cli import main; main()"
     command = [sys.executable, "-c", code, "eval", str(weights), "--task", recipe, "--data-root", str(data), "--json"]
-    command += ["--device", "cpu"] + (["--out", str(out)] if out else [])
+    command += ["--device", device] + (["--out", str(out)] if out else [])
     start = time.perf_counter()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     seconds = time.perf_counter() - start
@@ -80,12 +83,13 @@ def forward_seconds(zoo: Zoo, task: Any, model: torch.nn.Module, entries: Any, b
         with torch.no_grad():
             for images, _ in batches:
                 model(images)
+        cuda.synchronise_all()
         seconds += time.perf_counter() - start
     return seconds
 
 
 def bench(report: Bench, recipe: str, count: int, data: Path, place: Path) -> None:
-    task: Any = load_recipe(recipe).task.build(data, torch.device("cpu"))
+    task: Any = load_recipe(recipe).task.build(data, report.device)
     zoo = random_zoo(recipe, task, count, place / recipe)
     model = task.build(0)
     batches = list(task._evaluation("test"))
@@ -97,12 +101,12 @@ def bench(report: Bench, recipe: str, count: int, data: Path, place: Path) -> No
         score(zoo, task, place / f"{recipe}-scores-{turn}", entries)
         scoring.append(time.perf_counter() - start)
 
-    together, many = rpg_eval(recipe, zoo.path, data, place / f"{recipe}-scores")
+    together, many = rpg_eval(recipe, zoo.path, data, str(report.device), place / f"{recipe}-scores")
     singles = []
     for entry in zoo.entries[:SINGLES]:
         file = place / f"{recipe}-{entry.id}.safetensors"
         save_tensors(file, zoo.load(entry))
-        seconds, alone = rpg_eval(recipe, file, data)
+        seconds, alone = rpg_eval(recipe, file, data, str(report.device))
         same = alone == {entry.sha256: many[entry.sha256]}
         report.check(f"{recipe}, {entry.id}: a process of its own gives the same metrics", same)
         singles.append(seconds)

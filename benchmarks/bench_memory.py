@@ -61,14 +61,14 @@ def make_zoo(path: Path, count: int, width: int, seed: int = 0) -> Zoo:
     return writer.finish()
 
 
-def train_some(path: Path, count: int, out: Path) -> float:
+def train_some(path: Path, count: int, out: Path, device: torch.device) -> float:
     """What is watched; returns its seconds."""
     start = time.perf_counter()
     zoo = Zoo.open(path)
     data = TrainingSet(zoo, "train", zoo.entries[:count])
     settings = {"split": "train", "method": settings_of(CONFIG)}
     origin = ORIGIN.model_copy(update={"kind": "trained", "settings": settings, "parents": (zoo.sha256,)})
-    Training(CONFIG, GenerateConfig(), data, origin, out, Machine(torch.device("cpu"))).carry_out()
+    Training(CONFIG, GenerateConfig(), data, origin, out, Machine(device)).carry_out()
     return time.perf_counter() - start
 
 
@@ -133,7 +133,7 @@ def bench_training(bench: Bench, folder: Path, growths: Growths) -> None:
     zoo = make_zoo(folder / "zoo", counts[-1], 40 if bench.quick else WIDTH)
     for count in counts:
         run = Run(folder / f"run-{count}")
-        before, peak, seconds = watch(train_some, zoo.path, count, run.path)
+        before, peak, seconds = watch(train_some, zoo.path, count, run.path, bench.device)
         same = Learnt(run).record().files["tokens.npy"].sha256 == expected_hash(zoo, run, count)
         bench.check(f"{count} checkpoints: the tokens are the encoded checkpoints, a row each", same)
         growths.row("train", count, zoo, before, peak, seconds)

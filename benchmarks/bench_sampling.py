@@ -38,7 +38,6 @@ from zoo.structure import Structure
 from zoo.training.malloc import keep_freed_memory
 
 NETWORKS = 10
-CPU = torch.device("cpu")
 
 
 def streams(networks: range, length: int) -> list[torch.Generator]:
@@ -54,7 +53,8 @@ def published_side(model: Generator, layout: Layout, diffusion: DiffusionConfig)
         generators = streams(range(k, k + 1), layout.num_tokens)
 
         def noise(chunk: slice, _: int, generators: list[torch.Generator] = generators) -> Tensor:
-            return torch.stack([torch.randn(layout.token_size, generator=g) for g in generators[chunk]])
+            drawn = torch.stack([torch.randn(layout.token_size, generator=g) for g in generators[chunk]])
+            return drawn.to(model.positions.device)
 
         hidden = published.prototypes(model, torch.tensor([k]))[0]
         made.append(published.sample(model, hidden, signal, 1024, noise))
@@ -68,7 +68,7 @@ def project_side(model: Generator, layout: Layout, diffusion: DiffusionConfig) -
     prototypes = model.prototypes(torch.arange(NETWORKS)).flatten(0, 1)
     every = torch.ones(prototypes.shape, dtype=torch.bool)  # the published sampler does not know of padding
     scheduler = make_scheduler(diffusion, "ddpm", diffusion.num_steps)
-    chunk = chunk_size("partial", layout.token_size, CPU)
+    chunk = chunk_size("partial", layout.token_size, model.positions.device)
     noise = streams(range(NETWORKS), layout.num_tokens)
     return sample(model.denoiser, scheduler, prototypes, every, noise, chunk)
 
@@ -76,20 +76,20 @@ def project_side(model: Generator, layout: Layout, diffusion: DiffusionConfig) -
 SIDES = {"published": published_side, "project": project_side}
 
 
-def side(name: str, steps: int) -> Tensor:
+def side(name: str, steps: int, device: torch.device) -> Tensor:
     """The tokens of all networks, untrained: every side has the same weights and noise."""
     weights = dict(create_network("cnn_small", 10, 3, 0).state_dict())
     layout = Layout.fit(Structure.of(weights), lambda: iter([weights]), 256, "layer")
-    model = build_generator(GeneratorConfig(), layout, NETWORKS, 0).eval()
-    return SIDES[name](model, layout, DiffusionConfig(num_steps=steps))
+    model = build_generator(GeneratorConfig(), layout, NETWORKS, 0).to(device).eval()
+    return SIDES[name](model, layout, DiffusionConfig(num_steps=steps)).cpu()
 
 
 def equal_steps(bench: Bench) -> None:
     steps = 3 if bench.quick else 50
-    theirs, ours = (side(name, steps) for name in SIDES)
+    theirs, ours = (side(name, steps, bench.device) for name in SIDES)
     same = torch.allclose(theirs, ours, rtol=1e-3, atol=1e-3)
     bench.check("equal steps: both sides sample the same tokens", same)
-    served = {name: Served(__file__, name, str(steps)) for name in SIDES}
+    served = {name: Served(__file__, name, str(steps), str(bench.device)) for name in SIDES}
     try:
         times = interleaved({name: one.step for name, one in served.items()}, rounds=1 if bench.quick else 7)
     finally:
@@ -105,7 +105,7 @@ def equal_steps(bench: Bench) -> None:
 
 
 def fewer_steps(bench: Bench, run: Run, data_root: Path | None) -> None:
-    task = task_of(run.record().origin).build(data_root, CPU)
+    task = task_of(run.record().origin).build(data_root, bench.device)
     levels = Learnt(run).config().diffusion.num_steps
     full = GenerateConfig(n=NETWORKS, sampler="ddpm", steps=levels)
     settings = {
@@ -118,7 +118,7 @@ def fewer_steps(bench: Bench, run: Run, data_root: Path | None) -> None:
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             zoo = plan_generation(
-                run, config.model_dump(mode="json"), out=Path(folder) / "zoo", device="cpu"
+                run, config.model_dump(mode="json"), out=Path(folder) / "zoo", device=str(bench.device)
             ).carry_out()
             seconds = time.perf_counter() - start
             scores = score(zoo, task, Path(folder) / "scores")
@@ -142,11 +142,11 @@ def main() -> None:
     parser: argparse.ArgumentParser = arguments(__doc__)
     parser.add_argument("--run", type=Path, help="a trained run")
     parser.add_argument("--data-root", type=Path, default=os.environ.get("RPG_DATA"), help="where its data set is")
-    parser.add_argument("--serve", nargs=2, metavar=("SIDE", "STEPS"), help="for its own use")
+    parser.add_argument("--serve", nargs=3, metavar=("SIDE", "STEPS", "DEVICE"), help="for its own use")
     options = parser.parse_args()
     if options.serve:
-        name, steps = options.serve
-        serve(lambda _: side(name, int(steps)).sum().item())
+        name, steps, device = options.serve
+        serve(lambda _: side(name, int(steps), torch.device(device)).sum().item())
         return
     bench = Bench("sampling", options)
     equal_steps(bench)

@@ -1,8 +1,8 @@
 """What ten times the size costs: time and memory of a training step against L, token size and number of checkpoints.
 
 RPG-Tiny with a small batch on synthetic tokens. All sizes are timed in turn in one run; memory is the growth of
-anonymous memory at its peak, in a process of its own for each size. `power` is the exponent p in cost ~ size^p between
-the smallest and this size: 1 is linear, 0 is free. The plot is `size.svg`.
+anonymous memory at its peak, in a process of its own for each size, or what a GPU gave. `power` is the exponent p in
+cost ~ size^p between the smallest and this size: 1 is linear, 0 is free. The plot is `size.svg`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from rpg.methods.rpg.config import GeneratorConfig, TrainConfig
 from rpg.methods.rpg.models.generator import Generator
 from rpg.methods.rpg.train import Batches
 from rpg.processes import Processes
+from zoo import cuda
 from zoo.files import write_bytes
 
 SETTINGS = TrainConfig(batch_size=4, diffusion_batch=128, precision="float32")
@@ -54,16 +55,16 @@ def write_synthetic(path: Path, size: Size) -> None:
         checkpoint[:] = rng.standard_normal(checkpoint.shape, dtype=np.float32)
 
 
-def stepper(tokens: Any, size: Size) -> Callable[[], float]:
+def stepper(tokens: Any, size: Size, device: torch.device) -> Callable[[], float]:
     """A function that does one training step, each time the next, and returns its loss."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         positions = torch.stack([torch.arange(size.tokens) // 8, torch.arange(size.tokens) % 8], dim=1)
-        model = Generator(GeneratorConfig(token_size=size.token_size), positions, size.checkpoints).train()
+        model = Generator(GeneratorConfig(token_size=size.token_size), positions, size.checkpoints).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-5)
     mask = torch.ones(size.tokens, size.token_size, dtype=torch.bool)
     schedule = make_scheduler(DiffusionConfig(), "ddpm", 1000)
-    batches = Batches(SETTINGS, tokens, mask, schedule, Processes(torch.device("cpu")))
+    batches = Batches(SETTINGS, tokens, mask, schedule, Processes(device))
     count = 0
 
     def step() -> float:
@@ -77,10 +78,11 @@ def stepper(tokens: Any, size: Size) -> Callable[[], float]:
     return step
 
 
-def first_losses(path: Path, size: Size, steps: int) -> list[float]:
-    """What is watched."""
-    step = stepper(np.load(path, mmap_mode="r"), size)
-    return [step() for _ in range(steps)]
+def first_losses(path: Path, size: Size, steps: int, device: torch.device) -> tuple[list[float], int | None]:
+    """What is watched; returns losses, and the most bytes on a GPU."""
+    cuda.reset_peak(device)
+    step = stepper(np.load(path, mmap_mode="r"), size, device)
+    return [step() for _ in range(steps)], cuda.peak(device)
 
 
 def plot(rows: list[dict[str, Any]]) -> bytes:
@@ -111,11 +113,14 @@ def main() -> None:
         memory = {}
         for size, path in paths.items():
             write_synthetic(path, size)
-            before, peak, losses = watch(first_losses, path, size, 1 if bench.quick else 3)
-            memory[size] = (peak.anonymous - before.anonymous) / 1e6
-            same = stepper(np.load(path), size)() == losses[0]
+            steps = 1 if bench.quick else 3
+            before, peak, (losses, on_gpu) = watch(first_losses, path, size, steps, bench.device)
+            memory[size] = (peak.anonymous - before.anonymous if on_gpu is None else on_gpu) / 1e6
+            same = stepper(np.load(path), size, bench.device)() == losses[0]
             bench.check(f"{size}: the loss from the mapped file is that from memory", same)
-        steppers = {str(size): stepper(np.load(path, mmap_mode="r"), size) for size, path in paths.items()}
+        steppers = {
+            str(size): stepper(np.load(path, mmap_mode="r"), size, bench.device) for size, path in paths.items()
+        }
         times = interleaved(steppers, rounds=1 if bench.quick else 7)
     for (axis, factor), size in sizes.items():
         step, used = times[str(size)].median, memory[size]

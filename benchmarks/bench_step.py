@@ -81,8 +81,10 @@ def published_step(settings: TrainConfig, model: Generator, layout: Layout, fold
         levels, noise = draw_noise(schedule, len(picked), size, rng)
         tokens = published.read_tokens([folder / f"{k}.pth" for k in states.tolist()], layout).flatten(0, 1)[picked]
         kept = mask.repeat(settings.batch_size, 1)[picked]
+        data = (tensor.to(model.positions.device) for tensor in (tokens, kept, levels, noise, states, picked))
+        tokens, kept, levels, noise, states, picked = data
         noisy = schedule.steps.add_noise(tokens, noise, levels)
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        with torch.autocast(tokens.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
             hidden = published.prototypes(model, states).flatten(0, 1)[picked]
             estimate = published.denoise(model, noisy, levels, hidden)
             loss = (estimate - noise).square()[kept].mean()
@@ -99,7 +101,7 @@ def project_step(settings: TrainConfig, model: Generator, layout: Layout, folder
     optimizer = make_optimizer(settings, model)
     tokens = open_tokens(folder / "tokens.npy", layout, CHECKPOINTS)
     schedule = make_scheduler(DiffusionConfig(), "ddpm", 1000)
-    batches = Batches(settings, tokens, layout.mask(), schedule, Processes(torch.device("cpu")))
+    batches = Batches(settings, tokens, layout.mask(), schedule, Processes(model.positions.device))
 
     def step(number: int) -> float:
         optimizer.zero_grad(set_to_none=True)
@@ -113,17 +115,17 @@ def project_step(settings: TrainConfig, model: Generator, layout: Layout, folder
 SIDES = {"published": published_step, "project": project_step}
 
 
-def serve_side(side: str, case: str, precision: str, folder: Path) -> None:
+def serve_side(side: str, case: str, precision: str, folder: Path, device: str) -> None:
     config, settings = CASES[case]
     settings = settings.model_copy(update={"precision": precision})
     layout = Layout.parse((folder / "layout.json").read_bytes(), folder)
-    model = build_generator(config, layout, CHECKPOINTS, 0).train()
+    model = build_generator(config, layout, CHECKPOINTS, 0).to(device).train()
     serve(SIDES[side](settings, model, layout, folder))
 
 
 def compare(bench: Bench, case: str, precision: Precision, folder: Path, rounds: int) -> None:
-    before = measure(torch.device("cpu"))
-    sides = {name: Served(__file__, name, case, precision, str(folder)) for name in SIDES}
+    before = measure(bench.device)
+    sides = {name: Served(__file__, name, case, precision, str(folder), str(bench.device)) for name in SIDES}
     try:
         times = interleaved({name: side.step for name, side in sides.items()}, rounds, warmup=STEPS_CHECKED)
     finally:
@@ -132,7 +134,7 @@ def compare(bench: Bench, case: str, precision: Precision, folder: Path, rounds:
     theirs, ours = (torch.tensor(side.answers[:STEPS_CHECKED]) for side in sides.values())
     same = torch.allclose(theirs, ours, rtol=TOLERANCE[precision])
     bench.check(f"{case}, {precision}: both sides' first {STEPS_CHECKED} losses agree", same)
-    device = max(before, measure(torch.device("cpu")), key=lambda found: found.rate(precision))
+    device = max(before, measure(bench.device), key=lambda found: found.rate(precision))
     rate = device.rate(precision)
     flops = step_flops(case, precision, folder, device)
     bench.row(
@@ -157,11 +159,13 @@ def step_flops(case: str, precision: str, folder: Path, device: Device) -> float
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--serve", nargs=4, metavar=("SIDE", "CASE", "PRECISION", "FOLDER"), help="for its own use")
+    parser.add_argument(
+        "--serve", nargs=5, metavar=("SIDE", "CASE", "PRECISION", "FOLDER", "DEVICE"), help="for its own use"
+    )
     options = parser.parse_args()
     if options.serve:
-        side, case, precision, folder = options.serve
-        serve_side(side, case, precision, Path(folder))
+        side, case, precision, folder, device = options.serve
+        serve_side(side, case, precision, Path(folder), device)
         return
     bench = Bench("step", options)
     rounds = {"quick": 1} if bench.quick else {"tiny": 25, "wide": 5}

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -212,6 +213,8 @@ def _row(
 
 def main() -> None:
     bench = Bench("tokens", arguments(__doc__).parse_args())
+    if bench.device.type != "cpu":
+        sys.exit("bench_tokens: tokens are made and read by the processor alone; expected --device cpu")
     torch.set_num_threads(1)
     rng = generator(0, "bench_tokens")
     with tempfile.TemporaryDirectory() as folder:

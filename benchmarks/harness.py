@@ -27,6 +27,8 @@ from typing import Any
 
 import torch
 
+from zoo import cuda
+from zoo.console import pick_device
 from zoo.files import write_bytes
 
 ROOT = Path(__file__).parents[1]
@@ -60,18 +62,13 @@ def interleaved(sides: Mapping[str, Callable[[], object]], rounds: int, warmup: 
     for round_ in range(-warmup, rounds):
         turn = round_ % len(names)
         for name in names[turn:] + names[:turn]:
-            _synchronise()
+            cuda.synchronise_all()
             start = time.perf_counter()
             sides[name]()
-            _synchronise()
+            cuda.synchronise_all()
             if round_ >= 0:
                 seconds[name].append(time.perf_counter() - start)
     return {name: Timing(tuple(found)) for name, found in seconds.items()}
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
 
 
 @dataclass(frozen=True)
@@ -158,6 +155,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="directory for the results; benchmarks/results without it")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
+    parser.add_argument("--device", default="cpu", help="what computes: cpu, cuda, cuda:1 or auto (default: cpu)")
     return parser
 
 
@@ -167,6 +165,10 @@ class Bench:
     def __init__(self, name: str, options: argparse.Namespace) -> None:
         self.name = name
         self.quick: bool = options.quick
+        try:
+            self.device = pick_device(options.device)
+        except ValueError as error:
+            sys.exit(f"bench_{name}: {error}")
         results = ROOT / "benchmarks" / "results"
         self.out: Path = options.out or (results / "quick" if self.quick else results)
         self.rows: list[dict[str, Any]] = []
@@ -183,9 +185,15 @@ class Bench:
         self.checks.append(what)
 
     def finish(self, **extra: Any) -> None:
-        """Print the table, write `<name>.json` (with `extra` beside the rows) and `<name>.md`."""
+        """Print the table, and save it."""
+        print(self.save(**extra))
+
+    def save(self, **extra: Any) -> str:
+        """Write what there is so far as `<name>.json` (with `extra` beside the rows) and `<name>.md`, and return the
+        latter: what may be cut short saves after each row.
+        """
         command = " ".join(["python", *map(_relative, sys.argv)])
-        found = machine()
+        found = machine() | {"device": cuda.name_of(self.device)}
         result = {
             "benchmark": self.name,
             "quick": self.quick,
@@ -201,7 +209,7 @@ class Bench:
         text = f"# {self.name}\n\n{quick}{table(self.rows)}\n\n- command: `{command}`\n{setting}\n{checked}\n"
         write_bytes(self.out / f"{self.name}.json", json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
         write_bytes(self.out / f"{self.name}.md", text.encode())
-        print(text)
+        return text
 
 
 def _relative(argument: str) -> str:
@@ -221,8 +229,8 @@ def machine() -> dict[str, str | int | float]:
         "commit": _commit(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
-    if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
+    if gpus := cuda.names():
+        found["gpu"] = gpus[0]
     return found
 
 

@@ -33,7 +33,7 @@ def read_tokens(files: Sequence[Path], layout: Layout) -> Tensor:
 
 def prototypes(model: Generator, states: Tensor) -> Tensor:
     """Prototypes (B, L, D), the last layer of the projection (the denoiser's `condition`) left to `denoise`."""
-    positions = model.positions.repeat(len(states), 1, 1)
+    positions, states = model.positions.repeat(len(states), 1, 1), states.to(model.positions.device)
     hidden = positions + F.one_hot(states, positions.shape[-1])[:, None].to(positions.dtype)
     for layer in model.recurrent.layers:
         assert isinstance(layer, Mamba2)
@@ -130,7 +130,7 @@ def sample(
         chunk = slice(start, start + chunk_size)
         tokens = noise(chunk, len(signal))
         for level in reversed(range(len(signal))):
-            timesteps = torch.full((len(tokens),), level)
+            timesteps = torch.full((len(tokens),), level, device=tokens.device)
             estimate = denoise(model, tokens, timesteps, hidden[chunk])
             beta, now, before = betas[level], signal[level], previous[level]
             mean = (tokens - (beta / (1 - now).sqrt()) * estimate) / (1 - beta).sqrt()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from rpg.methods.rpg.config import Precision
+from zoo import cuda
 from zoo.errors import Failed
 
 GB, T = 10**9, 10**12
@@ -51,8 +52,8 @@ def measure(device: torch.device) -> Device:
     """This machine's rate, measured for about a second, and its memory (free memory is not looked at)."""
     on_gpu = device.type == "cuda"
     rates = {dtype: _matrix_rate(device, dtype, 8192 if on_gpu else 768) for dtype in (torch.bfloat16, torch.float32)}
-    memory = memory_of(device)
-    name = torch.cuda.get_device_name(device) if on_gpu else f"cpu, {torch.get_num_threads()} threads"
+    memory = cuda.total_memory(device)
+    name = cuda.name_of(device) if on_gpu else f"cpu, {torch.get_num_threads()} threads"
     launch = _launch_seconds(device)
     return Device(name, rates[torch.bfloat16], rates[torch.float32], memory, "measured now", launch, on_gpu)
 
@@ -65,11 +66,6 @@ def _launch_seconds(device: torch.device, count: int = 1000) -> float:
         a = a + 1
     a[0].item()  # waits for the device
     return (time.perf_counter() - start) / count
-
-
-def memory_of(device: torch.device) -> int | None:
-    """Bytes that the device holds, used or free; not known for a CPU."""
-    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 @contextmanager

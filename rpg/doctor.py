@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from rpg.methods.rpg.models.kernels import has_fast_scan
+from zoo import cuda
 from zoo.networks.detectron import INSTALL
 
 PACKAGE = "rpg-zoo"
@@ -21,6 +23,10 @@ SUBSTITUTES = {
     "onedl-mmengine": ("mmengine",),
 }
 """Packages with the same modules as one that an extra names, which do as well."""
+INSTALLS = {  # extras that `pip install` alone would not, or not well
+    "det": INSTALL,
+    "mamba": f"MAMBA_SKIP_CUDA_BUILD=TRUE pip install --no-build-isolation '{PACKAGE}[mamba]'",
+}
 REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)[^;]*(?:;.*extra == ['\"](?P<extra>[^'\"]+)['\"])?")
 
 
@@ -37,7 +43,7 @@ def examine() -> dict[str, Any]:
     if "det" in groups:
         groups["det"]["detectron2"] = _version("detectron2")  # which no extra can name, as it is not on PyPI
     core = groups.pop("core")
-    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    gpus = cuda.names()
     data_root = os.environ.get("RPG_DATA")
     problems = [f"{name} is not installed; `pip install {name}`" for name, version in core.items() if version is None]
     if data_root and not Path(data_root).is_dir():
@@ -49,8 +55,9 @@ def examine() -> dict[str, Any]:
         "core": core,
         "extras": groups,
         "threads": torch.get_num_threads(),
-        "cuda": cuda,
-        "bfloat16": torch.cuda.is_bf16_supported() if cuda else True,
+        "cuda": gpus,
+        "bfloat16": cuda.computes_in_bfloat16(torch.device("cuda" if gpus else "cpu")),
+        "fast_scan": has_fast_scan(),
         "free_disk_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
         "data_root": data_root,
         "hub_offline": os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"),
@@ -63,6 +70,8 @@ def describe(found: dict[str, Any]) -> str:
     lines = [
         f"rpg-zoo {found['rpg-zoo']} on Python {found['python']}, {found['platform']}",
         f"devices: cpu with {found['threads']} threads" + "".join(f", {name}" for name in found["cuda"]),
+        "RPG's scan on CUDA: "
+        + ("kernels of mamba-ssm" if found["fast_scan"] else "in PyTorch (kernels: extra [mamba])"),
         f"free disk here: {found['free_disk_gib']} GiB",
         f"data: {found['data_root'] or 'from the Hub (set RPG_DATA or --data-root for local copies)'}"
         + (", but the Hub is switched off by HF_HUB_OFFLINE" if found["hub_offline"] else ""),
@@ -72,7 +81,7 @@ def describe(found: dict[str, Any]) -> str:
         absent = [name for name, version in packages.items() if version is None]
         found_here = [f"{name} {version}" for name, version in packages.items() if version is not None]
         if absent:
-            line = INSTALL if extra == "det" else f"pip install '{PACKAGE}[{extra}]'"
+            line = INSTALLS.get(extra, f"pip install '{PACKAGE}[{extra}]'")
             found_here.append(f"lacks {', '.join(absent)}; `{line}`")
         lines.append(f"extra [{extra}]: {', '.join(found_here)}")
     return "\n".join(lines + [f"PROBLEM: {problem}" for problem in found["problems"]])

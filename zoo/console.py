@@ -158,8 +158,10 @@ def pick_device(name: str) -> torch.device:
     """The device of this name; `auto` is the first GPU or else the CPU. Raises ValueError for one that is not here."""
     import torch
 
+    from zoo import cuda
+
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if cuda.available() else "cpu")
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):

@@ -246,4 +246,11 @@ def versions() -> dict[str, str]:
 @cache  # reading them takes milliseconds, and every score records them
 def _libraries() -> dict[str, str]:
     packages = ("rpg-zoo", "torch", "numpy", "safetensors")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+    return {"python": platform.python_version()} | {name: _version(name) for name in packages}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # of this toolkit, where it runs from its directory
+        return "not installed"

@@ -124,9 +124,6 @@ def _rate(seconds_each: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    """In s, min or h, with three digits, or all before the point."""
+    value, unit = (seconds, "s") if seconds < 60 else (seconds / 60, "min") if seconds < 3600 else (seconds / 3600, "h")
+    return f"{value:.3g} {unit}" if value < 999.5 else f"{value:,.0f} {unit}"

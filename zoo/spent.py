@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt
 
+from zoo import cuda
 from zoo.errors import Corrupt
 from zoo.files import read_limited, write_bytes
 from zoo.structure import Frozen
@@ -53,8 +54,7 @@ class Stopwatch:
         self.start = time.perf_counter()
         self.before = self._read()
         self.noted: dict[str, Any] = {}
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        cuda.reset_peak(device)
 
     @property
     def seconds(self) -> float:
@@ -67,13 +67,18 @@ class Stopwatch:
 
     def spent(self) -> Spent:
         """Everything so far."""
-        seconds, host, held = self.seconds, host_peak(), self._device_peak()
+        seconds, host, held = self.seconds, host_peak(), cuda.peak(self.device)
         if self.before:
             seconds += self.before.seconds
             host = max(host, self.before.host_bytes)
             held = None if held is None else max(held, self.before.device_bytes or 0)
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
-        return Spent(seconds=round(seconds, 3), device=name, host_bytes=host, device_bytes=held, **self.noted)
+        return Spent(
+            seconds=round(seconds, 3),
+            device=cuda.name_of(self.device),
+            host_bytes=host,
+            device_bytes=held,
+            **self.noted,
+        )
 
     def save(self) -> None:
         """Keep what was spent so far, for the call that continues this one."""
@@ -88,9 +93,6 @@ class Stopwatch:
             return Spent.parse(read_limited(self.path, RECORD_BYTES), self.path)
         except Corrupt:
             return None
-
-    def _device_peak(self) -> int | None:
-        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
 
 
 def host_peak() -> int:

@@ -18,10 +18,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from rpg.reports.inputs import REPORT, Inputs, claim
 from rpg.reports.plots import FORMS, NAMES, Mark, Plot, check_forms, inline, render
+from zoo import cuda
 from zoo.files import unwritable_is_failed, write_bytes
 from zoo.manifest import versions
 from zoo.structure import Frozen
@@ -106,12 +105,11 @@ def links_to(zoos: Mapping[str, Path], out: Path) -> dict[str, str]:
 
 def provenance_of(command: Sequence[str]) -> dict[str, str]:
     """How and where this process makes a report."""
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "command": shlex.join(command),
         "commit": _commit(),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-        "hardware": ", ".join([f"{os.cpu_count()} CPUs", platform.machine(), *devices]),
+        "hardware": ", ".join([f"{os.cpu_count()} CPUs", platform.machine(), *cuda.names()]),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
 

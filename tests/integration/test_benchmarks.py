@@ -34,12 +34,19 @@ def test_a_benchmark_checks_its_sides_and_records_its_numbers(script, tmp_path):
     assert result["quick"] is True
     assert result["checks"]
     assert {"cpu", "threads", "torch", "commit", "date"} <= result["machine"].keys()
+    assert result["machine"]["device"] == "cpu"
     assert result["rows"]
     for row in result["rows"]:
         assert COLUMNS.get(name, set()) <= row.keys()
     assert (tmp_path / f"{name}.md").read_text() in run.stdout
     if name == "size":
         assert "</svg>" in (tmp_path / "size.svg").read_text()
+
+
+def test_a_device_that_is_not_there_is_refused_in_a_line(tmp_path):
+    options = arguments("").parse_args(["--out", str(tmp_path), "--device", "cuda:99"])
+    with pytest.raises(SystemExit, match=r"bench_x: --device cuda:99 cannot be used here: .*; try --device auto"):
+        Bench("x", options)
 
 
 def test_sides_that_differ_give_no_result(tmp_path):

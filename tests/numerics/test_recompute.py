@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -19,6 +19,7 @@ from rpg.methods.rpg.config import GeneratorConfig
 from rpg.methods.rpg.costs import Pass, parts_of, peak
 from rpg.methods.rpg.models.generator import Generator
 from rpg.methods.rpg.models.recompute import recompute_in
+from rpg.methods.rpg.models.ssd import Mamba2, ssd_scan
 from zoo.seeds import global_seed
 
 B, L, D, K = 3, 70, 8, 20
@@ -146,6 +147,65 @@ def test_memory_is_what_the_closed_forms_say(
         ratios.append(peak(parts) / found[on])
     assert ratios == pytest.approx([1, 1], rel=0.2)
     assert found[True] < 0.7 * found[False]
+
+
+class _Kernel(torch.autograd.Function):
+    """Keeps what mamba-ssm's kernels keep for the backward pass, their inputs, their result and the decays, and makes
+    the rest again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        y = ssd_scan(x, dt, A, B, C, 32)
+        ctx.save_for_backward(x, dt, A, B, C, y, (dt * A).cumsum(1))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        inputs = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors[:5]]
+        with torch.enable_grad():
+            return torch.autograd.grad(ssd_scan(*inputs, 32), inputs, gradient)
+
+
+class _Frugal(_Kernel):
+    """Its backward pass takes no more than its results, as nearly the kernels' do; they are wrong."""
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.zeros_like(tensor) for tensor in ctx.saved_tensors[:5])
+
+
+def with_kernels(monkeypatch: pytest.MonkeyPatch, kernel: type[_Kernel]) -> None:
+    monkeypatch.setattr(Mamba2, "_kernel", lambda self, mixed: kernel.apply)
+
+
+@pytest.mark.usefixtures("double")
+def test_with_kernels_gradients_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = generator(d_model=(32, 32, 48), num_layers=3)
+    lean = copy.deepcopy(plain)
+    loss = step(plain)
+    with_kernels(monkeypatch, _Kernel)
+    assert step(lean).item() == pytest.approx(loss.item(), rel=1e-12)
+    for (name, one), other in zip(plain.named_parameters(), lean.parameters(), strict=True):
+        assert one.grad is not None, name
+        torch.testing.assert_close(other.grad, one.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_memory_with_kernels_is_what_the_closed_forms_say(half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, length, picks = 8, 130, 60
+    options = {"token_size": 128, "d_model": 128, "d_state": 16, "head_dim": 32, "channels": (1, 8, 16, 8, 1)}
+    config = GeneratorConfig.model_validate(options)
+    model = Generator(config, torch.zeros(length, 2, dtype=torch.int64), 7)
+    found = {}
+    for kernels in (False, True):
+        if kernels:
+            with_kernels(monkeypatch, _Frugal)
+        model.zero_grad(set_to_none=True)
+        found[kernels] = peak_of(lambda: step(model, half=half, rows=rows, picks=picks))
+        expected = peak(parts_of(config, 7, Pass(rows, length, picks, half, kernels=kernels)))
+        assert expected == pytest.approx(found[kernels], rel=0.1)
+    assert found[True] < 0.6 * found[False]
 
 
 class _Launches(TorchDispatchMode):

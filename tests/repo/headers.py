@@ -14,13 +14,13 @@ from pathlib import Path
 
 from rpg.api import estimate_recipe
 from rpg.devices import DEVICES, GB
-from rpg.methods.rpg.estimate import duration
 from zoo.errors import MissingExtra
+from zoo.progress import duration
 from zoo.recipe import recipe_names
 
 SOURCE = "(`rpg estimate --device h100`)"
 MEMORY = re.compile(r"[\d.]+ GB of GPU memory to train " + re.escape(SOURCE))
-TIME = re.compile(r"train at least [\d.]+ (s|min|h) " + re.escape(SOURCE))
+TIME = re.compile(r"train at least [\d.,]+ (s|min|h) " + re.escape(SOURCE))
 
 
 def quotes(text: str) -> bool:
@@ -34,7 +34,7 @@ def renewed(name: str, text: str) -> str:
     _, found = estimate_recipe(name, None, (), without_kernels, None)
     training = found.figures["training"]
     text = MEMORY.sub(f"{training['bytes'] / GB:.3g} GB of GPU memory to train {SOURCE}", text)
-    return TIME.sub(f"train at least {duration(training['hours'])} {SOURCE}", text)
+    return TIME.sub(f"train at least {duration(3600 * training['hours'])} {SOURCE}", text)
 
 
 def main() -> int:

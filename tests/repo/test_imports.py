@@ -299,3 +299,19 @@ def test_an_import_that_changes_something_is_found(tmp_path: Path, source: str) 
     (tmp_path / "made_up.py").write_text(source)
     code, stdout, _ = import_all(tmp_path, ["made_up"], tmp_path)
     assert code != 0 or stdout
+
+
+def speakers_to_cuda(sources: Mapping[str, str]) -> list[str]:
+    """Files that say `torch.cuda` in code."""
+    return [
+        path
+        for path, source in sources.items()
+        if any(isinstance(n, ast.Attribute) and ast.unparse(n) == "torch.cuda" for n in ast.walk(ast.parse(source)))
+    ]
+
+
+def test_one_file_speaks_to_cuda() -> None:
+    benchmarks = {f"benchmarks/{path.name}": path.read_text(encoding="utf-8") for path in ROOT.glob("benchmarks/*.py")}
+    assert len(benchmarks) > 5
+    assert speakers_to_cuda(read_sources() | benchmarks) == ["zoo/cuda.py"]
+    assert speakers_to_cuda({"zoo/a.py": "def f():\n    return torch.cuda.device_count()"}) == ["zoo/a.py"]

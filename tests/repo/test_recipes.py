@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from rpg.tokens.tokenisation import place
 from zoo.errors import MissingExtra
+from zoo.manifest import differences, settings_of
 from zoo.recipe import load_recipe, recipe_names
 from zoo.structure import Structure
 
@@ -110,3 +112,20 @@ def test_a_recipes_network_has_the_papers_number_of_parameters(name: str) -> Non
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_recipes_network_exists(path: Path) -> None:
     assert structure_of(str(path)).numel > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "other"),
+    [
+        ("vit-tiny-by-index", 1396, {"tokenisation", "positions", "token_size", "d_model"}),  # 5,717,416 / 4096
+        ("vit-tiny-by-channel", 12 * 584 + 645, {"tokenisation", "token_size", "diffusion_batch"}),
+    ],
+)
+def test_ablations_of_figure_4_differ_from_the_default_in_tokens_alone(name: str, tokens: int, other: set[str]) -> None:
+    recipe, default = load_recipe(name), load_recipe("vit-tiny")
+    assert (recipe.task, recipe.zoo) == (default.task, default.zoo)  # so the zoo of vit-tiny is theirs
+    found = differences({"method": settings_of(recipe.method)}, {"method": settings_of(default.method)})
+    assert {line.split(" ")[0].rpartition(".")[2] for line in found} == other
+    generator = recipe.method.generator
+    shapes = [spec.shape for spec in structure_of(name)]
+    assert sum(p.num_tokens for p in place(shapes, generator.tokenisation, generator.token_size)) == tokens

@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from zoo import cuda
 from zoo.console import pick_device, shown_log
 from zoo.errors import MissingExtra
 from zoo.plugins import code, run
@@ -122,7 +123,7 @@ class LocalPool:
     def __init__(self, size: int, data_root: Path | None, device: str) -> None:
         self.size = size
         threads = max(1, torch.get_num_threads() // size)
-        gpus = torch.cuda.device_count()
+        gpus = cuda.count()
         spread = device in ("auto", "cuda") and gpus > 0
         devices = [f"cuda:{i % gpus}" if spread else device for i in range(size)]
         self._trainers = [Trainer(data_root, name, threads) for name in devices]

@@ -195,8 +195,10 @@ def _mamba(config: GeneratorConfig, passed: Pass, index: int) -> Part:
         if index == 0 and half:
             inputs += tokens * width * w
     mixing = F * tokens * (2 * mixed + 2 * heads)
-    kept = casts + inputs + mixing + scan_kept + seen * inner * (5 * F + w)
-    working = F * inner * max(3 * seen, 2 * tokens) + inner * d_model * w
+    # With kernels the norm keeps its inputs, and makes the rest again.
+    norm_kept, norm_working = (F + 2 * w, 8) if passed.kernels and not passed.recompute else (5 * F + w, 3)
+    kept = casts + inputs + mixing + scan_kept + seen * inner * norm_kept
+    working = F * inner * max(norm_working * seen, 2 * tokens) + inner * d_model * w
     launches = 90 + (20 if passed.kernels else 60 * len(turns(length, CHUNK_SIZE)) + 6 * (length // CHUNK_SIZE))
     norm = F * tokens * (5 * inner + mixed + 2 * heads + d_model)
     alone = max(norm, F * tokens * (2 * mixed + 3 * inner + 2 * heads) + turn_kept)

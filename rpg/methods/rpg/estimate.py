@@ -20,6 +20,7 @@ from rpg.methods.rpg.optimizer import moment_bytes
 from rpg.methods.rpg.sizes import adequate_sizes, beside_the_paper
 from rpg.methods.rpg.windows import CHUNK, GROUP_VALUES, windows
 from rpg.tokens.tokenisation import place, useful
+from zoo.progress import duration
 
 # All tokens' values that many times over are alive together while a level is denoised and while the sampler steps.
 DENOISING_COPIES, SAMPLER_COPIES = 4, 9
@@ -280,10 +281,10 @@ def describe(found: dict[str, Any]) -> str:
             *(f"            {line}" for line in generator["beside_the_paper"]),
             f"training    {training['bytes'] / GB:.2f} GB{fits}{_recomputing(training)}; "
             f"{training['flops_per_step'] / 1e12:.3g} TFLOP a step, {training['steps']:,} steps: "
-            f"at least {duration(training['hours'])} in {training['precision']}",
+            f"at least {duration(3600 * training['hours'])} in {training['precision']}",
             f"sampling    {sampling['bytes'] / GB:.2f} GB; {sampling['flops_per_network'] / 1e12:.3g} TFLOP a network "
-            f"({sampling['sampler']}, {sampling['steps']} steps): at least {duration(sampling['hours_per_network'])} "
-            f"in float32",
+            f"({sampling['sampler']}, {sampling['steps']} steps): at least "
+            f"{duration(3600 * sampling['hours_per_network'])} in float32",
             f"device      {device['name']}{memory}: {rates['bfloat16'] / 1e12:.3g} TFLOP/s in bfloat16, "
             f"{rates['float32'] / 1e12:.3g} in float32 ({device['source']}); times are at this full rate, or those of "
             f"starting the kernels, {device['seconds_per_launch'] * 1e6:.2g} µs each",
@@ -298,10 +299,3 @@ def _recomputing(training: dict[str, Any]) -> str:
     if training["bytes_recomputing"] >= training["bytes"]:
         return ""
     return f" ({training['bytes_recomputing'] / GB:.2f} GB with method.train.recompute=on)"
-
-
-def duration(hours: float) -> str:
-    """In s, min or h, with three digits."""
-    seconds = 3600 * hours
-    value, unit = (seconds, "s") if seconds < 60 else (seconds / 60, "min") if hours < 1 else (hours, "h")
-    return f"{value:.3g} {unit}"

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rpg.devices import memory_of, out_of_memory
+from rpg.devices import out_of_memory
 from rpg.diffusion import Objective, Scheduler, sample
 from rpg.methods.rpg.config import GenerateConfig
 from rpg.methods.rpg.estimate import sampling_remedy
@@ -23,6 +23,7 @@ from rpg.methods.rpg.windows import GROUP_VALUES, chunk_size, windows
 from rpg.run import Run
 from rpg.tokens.layout import Layout
 from rpg.tokens.values import ValueStatistics
+from zoo import cuda
 from zoo.conditions import bits
 from zoo.errors import Failed
 from zoo.progress import Bar, progress
@@ -218,7 +219,7 @@ def _add_in_windows(
 
 
 def _advice(learnt: Learnt, config: GenerateConfig, layout: Layout, device: torch.device) -> str:
-    return sampling_remedy(learnt.config(), config, layout.num_tokens, learnt.num_states, memory_of(device))
+    return sampling_remedy(learnt.config(), config, layout.num_tokens, learnt.num_states, cuda.total_memory(device))
 
 
 def _id(k: int) -> str:

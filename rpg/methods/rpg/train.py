@@ -14,7 +14,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from rpg.devices import memory_of, out_of_memory
+from rpg.devices import out_of_memory
 from rpg.diffusion import PUBLISHED, Objective, Scheduler, draw_noise, make_scheduler, squared_error
 from rpg.methods.base import Machine, TrainingSet
 from rpg.methods.rpg.config import GeneratorConfig, RPGConfig, TrainConfig
@@ -30,6 +30,7 @@ from rpg.run import Run
 from rpg.tokens.files import gather, open_tokens, write_tokens
 from rpg.tokens.layout import Layout
 from rpg.tokens.values import ValueStatistics
+from zoo import cuda
 from zoo.checkpoint import save_tensors
 from zoo.conditions import bits, check_condition
 from zoo.manifest import Entry, FileRecord
@@ -77,23 +78,21 @@ def check(settings: TrainConfig, device: torch.device, trackers: Sequence[str] =
         raise ValueError(
             "adamw8bit cannot be sharded by FSDP; use --set method.train.optimizer=adamw, or no --use_fsdp"
         )
-    on_gpu = device.type == "cuda"
-    if settings.precision == "bfloat16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if settings.precision == "bfloat16" and not cuda.computes_in_bfloat16(device):
         raise ValueError(
-            f"{torch.cuda.get_device_name(device)} does not compute in bfloat16; use "
-            "--set method.train.precision=float32"
+            f"{cuda.name_of(device)} does not compute in bfloat16; use --set method.train.precision=float32"
         )
 
 
 def _advice(config: RPGConfig, num_tokens: int, num_states: int, processes: Processes) -> str:
     again = _recomputes(config, num_tokens, num_states, processes)
-    memory = memory_of(processes.device)
+    memory = cuda.total_memory(processes.device)
     return training_remedy(config, num_tokens, num_states, memory, processes.count, recompute=again)
 
 
 def _recomputes(config: RPGConfig, num_tokens: int, num_states: int, processes: Processes) -> bool:
     kernels = processes.device.type == "cuda" and has_fast_scan()
-    return recomputes(config, num_tokens, num_states, memory_of(processes.device), processes.count, kernels)
+    return recomputes(config, num_tokens, num_states, cuda.total_memory(processes.device), processes.count, kernels)
 
 
 def prepare(learnt: Learnt, config: RPGConfig, data: TrainingSet) -> None:

@@ -13,6 +13,7 @@ from zoo.networks.detectron import INSTALL
 def test_extras_are_listed_with_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"torch": "2.15.0", "bitsandbytes": "0.50.2"}
     requirements = ["torch>=2.6", "bitsandbytes>=0.46; extra == 'opt'", "tensorboard>=2.14; extra == 'track'"]
+    requirements.append("mamba-ssm>=2.2; extra == 'mamba'")
 
     def version(name: str) -> str:
         if name in versions or name == "rpg-zoo":
@@ -22,9 +23,15 @@ def test_extras_are_listed_with_versions(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("importlib.metadata.requires", lambda _: requirements)
     monkeypatch.setattr("importlib.metadata.version", version)
     found = examine()
-    assert found["extras"] == {"opt": {"bitsandbytes": "0.50.2"}, "track": {"tensorboard": None}}
+    assert found["extras"] == {
+        "opt": {"bitsandbytes": "0.50.2"},
+        "track": {"tensorboard": None},
+        "mamba": {"mamba-ssm": None},
+    }
     lines = describe(found).splitlines()
     assert "extra [opt]: bitsandbytes 0.50.2" in lines
+    skip = "MAMBA_SKIP_CUDA_BUILD=TRUE pip install --no-build-isolation"  # which needs no compiler
+    assert f"extra [mamba]: lacks mamba-ssm; `{skip} 'rpg-zoo[mamba]'`" in lines
     assert "extra [track]: lacks tensorboard; `pip install 'rpg-zoo[track]'`" in lines
 
 
@@ -64,3 +71,9 @@ def test_what_is_not_on_pypi_has_its_own_install_line(monkeypatch: pytest.Monkey
     assert f"extra [det]: pycocotools 2.0.11, lacks detectron2; `{INSTALL}`" in describe(examine()).splitlines()
     there["detectron2"] = "0.6"
     assert "extra [det]: pycocotools 2.0.11, detectron2 0.6" in describe(examine()).splitlines()
+
+
+@pytest.mark.parametrize(("there", "line"), [(True, "kernels of mamba-ssm"), (False, "in PyTorch")])
+def test_it_says_which_scan_runs_on_cuda(there: bool, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rpg.doctor.has_fast_scan", lambda: there)
+    assert any(said.startswith(f"RPG's scan on CUDA: {line}") for said in describe(examine()).splitlines())

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from zoo.progress import progress
+from zoo.progress import duration, progress
 
 
 class Clock:
@@ -34,12 +34,12 @@ def test_a_line_a_minute_and_one_at_the_end(clock, capsys):
             if step == 239:
                 assert lines() == []
             if step == 240:
-                assert lines() == ["training digits: 240 of 15,000 (1%), loss 0.004, 4.0/s, 62 min left"]
+                assert lines() == ["training digits: 240 of 15,000 (1%), loss 0.004, 4.0/s, 1.02 h left"]
             if step == 480:
-                assert lines() == ["training digits: 480 of 15,000 (3%), loss 0.002, 4.0/s, 60 min left"]
+                assert lines() == ["training digits: 480 of 15,000 (3%), loss 0.002, 4.0/s, 1.01 h left"]
             if step == 1490:
                 assert [line.split(": ")[1][:5] for line in lines()] == ["720 o", "960 o", "1,200", "1,440"]
-    assert lines() == ["training digits: 1,500 of 15,000 (10%), loss 0.001, 4.0/s, 6 min in all"]
+    assert lines() == ["training digits: 1,500 of 15,000 (10%), loss 0.001, 4.0/s, 6.25 min in all"]
 
 
 def test_quicker_work_has_a_line_every_five_percent(clock, capsys):
@@ -48,10 +48,10 @@ def test_quicker_work_has_a_line_every_five_percent(clock, capsys):
             clock.now += 0.25
             bar.advance(1, f"loss {1 / step:.3f}")
     first, *others, last, end = capsys.readouterr().err.splitlines()
-    assert first == "training digits: 75 of 1,500 (5%), loss 0.013, 4.0/s, 6 min left"
+    assert first == "training digits: 75 of 1,500 (5%), loss 0.013, 4.0/s, 5.94 min left"
     assert len(others) == 18
     assert last.startswith("training digits: 1,500 of 1,500 (100%), loss 0.001, 4.0/s, 0 s left")
-    assert end.endswith("6 min in all")
+    assert end.endswith("6.25 min in all")
 
 
 def test_quick_work_has_no_lines_but_the_last(clock, capsys):
@@ -76,8 +76,8 @@ def test_slow_steps_have_a_line_each(clock, capsys):
             bar.advance(1, name)
     assert capsys.readouterr().err.splitlines() == [
         "scoring llama: 1 of 10 (10%), a, 1800.0 s each, 4.5 h left",
-        "scoring llama: 2 of 10 (20%), b, 1800.0 s each, 4.0 h left",
-        "scoring llama: 2 of 10 (20%), b, 1800.0 s each, 60 min in all",
+        "scoring llama: 2 of 10 (20%), b, 1800.0 s each, 4 h left",
+        "scoring llama: 2 of 10 (20%), b, 1800.0 s each, 1 h in all",
     ]
 
 
@@ -88,7 +88,7 @@ def test_what_was_done_before_counts_but_says_nothing_about_the_speed(clock, cap
         bar.advance(100)
     assert capsys.readouterr().err.splitlines() == [
         "training digits: 800 of 1,000 (80%), 1.7/s, 2 min left",
-        "training digits: 800 of 1,000 (80%), 1.7/s, 60 s in all",
+        "training digits: 800 of 1,000 (80%), 1.7/s, 1 min in all",
     ]
 
 
@@ -141,3 +141,22 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch, capsys):
     assert "training [red]digits" in err  # no markup of rich's
     assert "7/10" in err
     assert "loss [0.5]" in err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (0.0314159, "0.0314 s"),
+        (3.6, "3.6 s"),
+        (60, "1 min"),
+        (1800, "30 min"),
+        (3600, "1 h"),
+        (444_441.6, "123 h"),
+        (3600 * 999.4, "999 h"),
+        (3600 * 999.6, "1,000 h"),
+        (3600 * 12_345.6, "12,346 h"),
+    ],
+)
+def test_times_have_their_unit(seconds, text):
+    assert duration(seconds) == text

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rpg.methods.rpg.models.kernels import fast_scan
+from rpg.methods.rpg.models.kernels import Scan, fast_scan
 from rpg.methods.rpg.models.recompute import Picked, Recomputing, again
 
 CHUNK_SIZE = 64  # about sqrt(P N): the chunks' Q x Q masks then take no more memory than the states between them
@@ -160,11 +160,21 @@ class Mamba2(Recomputing, nn.Module):
         return self.in_proj.weight.split([self.d_inner, self.conv1d.in_channels + self.num_heads])
 
     def _mixed(self, mixed: Tensor, dt: Tensor, z: Tensor, picked: Picked | None) -> Tensor:
-        """What follows the convolution."""
-        y = self._scan(F.silu(mixed), F.softplus(dt + self.dt_bias), picked)
-        with torch.autocast(mixed.device.type, enabled=False):
-            y = self.norm(y, z.to(y.dtype))
-        return self.out_proj(y)
+        """What follows the convolution. Where kernels keep little of the scan, the gated norm would keep most of a
+        block: there it keeps its inputs alone.
+        """
+        fast = self._kernel(mixed)
+        y = self._scan(F.silu(mixed), F.softplus(dt + self.dt_bias), picked, fast)
+        lean = fast is not None and not self.recompute
+        return self.out_proj(again(self._gated, y, z) if lean else self._gated(y, z))
+
+    def _gated(self, y: Tensor, z: Tensor) -> Tensor:
+        with torch.autocast(y.device.type, enabled=False):
+            return self.norm(y, z.to(y.dtype))
+
+    def _kernel(self, mixed: Tensor) -> Scan | None:
+        """What scans in PyTorch's place, where it can."""
+        return fast_scan() if mixed.is_cuda else None
 
     def _mix(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """x, B and C behind the convolution (..., L, d_mixed), and dt (..., L, H); float32 at least, since the scan
@@ -179,12 +189,11 @@ class Mamba2(Recomputing, nn.Module):
             image = F.conv2d(image, self.conv1d.weight[:, :, None], bias, groups=self.conv1d.groups)
             return image.squeeze(-2).transpose(-1, -2), dt
 
-    def _scan(self, mixed: Tensor, dt: Tensor, picked: Picked | None) -> Tensor:
+    def _scan(self, mixed: Tensor, dt: Tensor, picked: Picked | None, fast: Scan | None) -> Tensor:
         """y with the skip D x, (B, L, d_inner), or (K, d_inner) when tokens are picked."""
         with torch.autocast(mixed.device.type, enabled=False):
             x, B, C = mixed.split([self.d_inner, self.d_state, self.d_state], dim=-1)
             x = x.unflatten(-1, (self.num_heads, self.head_dim))
-            fast = fast_scan() if x.is_cuda else None
             sequence = (x, dt, -self.A_log.exp(), B, C)
             y = fast(*sequence) if fast else ssd_scan(*sequence, self.chunk_size, self.recompute)
             if picked is not None:

@@ -17,7 +17,6 @@ from rpg.meter import cost_of
 from rpg.methods.rpg.config import GenerateConfig, GeneratorConfig, RPGConfig, TrainConfig
 from rpg.methods.rpg.estimate import (
     describe,
-    duration,
     estimate,
     recomputes,
     sampling_remedy,
@@ -220,13 +219,17 @@ def test_the_papers_batch_fits_on_one_card_when_recomputing(method: str, network
     assert found["flops_recomputing"] <= 1.35 * found["flops_keeping"]
 
 
-def test_recomputing_brings_out_the_order_of_table_5() -> None:
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("settings", [{"batch_size": 4, "diffusion_batch": 512, "optimizer": "adamw8bit"}, {}])
+def test_the_order_of_table_5_comes_out(settings: dict[str, Any], recompute: bool) -> None:
+    """ViT-Tiny, as the authors trained it for that table, and with the batch of Table 11."""
     base = load_method("rpg-base")[0]
     assert isinstance(base, RPGConfig)
+    base = with_train(base, **settings)
 
     def needed(recurrent: str, kernels: bool = False) -> int:
         generator = base.generator.model_copy(update={"recurrent": recurrent})
-        return training(base.model_copy(update={"generator": generator}), 760, 50, True, kernels).bytes
+        return training(base.model_copy(update={"generator": generator}), 808, 50, recompute, kernels).bytes
 
     assert needed("mamba", kernels=True) < needed("transformer") < needed("lstm")
 
@@ -234,7 +237,7 @@ def test_recomputing_brings_out_the_order_of_table_5() -> None:
 def test_kernels_of_mamba_keep_less_than_the_scan_in_pytorch() -> None:
     base = load_method("rpg-base")[0]
     assert isinstance(base, RPGConfig)
-    assert training(base, 760, 50, False, kernels=True).bytes < 0.75 * training(base, 760, 50, False).bytes
+    assert training(base, 760, 50, False, kernels=True).bytes < 0.7 * training(base, 760, 50, False).bytes
 
 
 def test_starting_kernels_is_a_floor() -> None:
@@ -243,11 +246,6 @@ def test_starting_kernels_is_a_floor() -> None:
     assert found["hours"] == pytest.approx(found["launches_per_step"] * 100 / 3600)
     quick = estimate(small(), GenerateConfig(steps=1), SHAPES, 3, replace(DEVICE, launch=0.0))["training"]
     assert quick["hours"] == pytest.approx(quick["flops_per_step"] * 100 / 1e11 / 3600)
-
-
-@pytest.mark.parametrize(("hours", "text"), [(0.001, "3.6 s"), (0.5, "30 min"), (1, "1 h"), (123.456, "123 h")])
-def test_times_have_their_unit(hours: float, text: str) -> None:
-    assert duration(hours) == text
 
 
 def test_the_largest_takes_no_longer() -> None:
