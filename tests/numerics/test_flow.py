@@ -1,4 +1,4 @@
-"""Flow matching against the closed form of Gaussians: velocity field, sampler, training; PCA against a singular value decomposition."""
+"""Flow matching against the closed form of Gaussians: velocity field, sampler, training; PCA against the plain SVD."""
 
 from __future__ import annotations
 
