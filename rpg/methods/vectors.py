@@ -12,7 +12,7 @@ Legend: N networks, D values of a vector, padded to a multiple of PAD.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -180,13 +180,12 @@ class Codec(ABC):
 
 def reconstructed(
     method: Codec, run: Run, zoo: Zoo, entries: Sequence[Entry], device: torch.device
-) -> list[dict[str, Tensor]]:
-    """These networks, encoded and decoded by what a run has learnt."""
-    vectors, constants, found = Vectors(run), run.constants(), []
+) -> Iterator[dict[str, Tensor]]:
+    """These networks, one by one, encoded and decoded by what a run has learnt."""
+    vectors, constants = Vectors(run), run.constants()
     for weights in zoo.checkpoints(entries):
         vector = method.reconstruct(vectors, vectors.of(weights)[None], device)[0]
-        found.append(vectors.weights(vector.float().cpu(), constants))
-    return found
+        yield vectors.weights(vector.float().cpu(), constants)
 
 
 def module_path(run: Run, name: str) -> Path:
