@@ -171,7 +171,7 @@ def reported(
 
 def row(comparison: Comparison, group: Group, trials: Sequence[Trial], originals: Zoo) -> Record:
     """What is known of a group; seconds are means over seeds, memory is the most."""
-    found: Record = {"method": trials[0].method if trials else None} | measures(comparison, group)
+    found: Record = {"method": trials[0].method if trials else None, **measures(comparison, group)}
     if not trials:
         return found
     learnt = [spent for trial in trials if (spent := Run(trial.run).spent)]

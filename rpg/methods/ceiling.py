@@ -7,7 +7,8 @@ reconstructions of 89% networks scored 10%.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import mean
 
@@ -21,7 +22,6 @@ from zoo.errors import Corrupt, MissingData, MissingExtra
 from zoo.manifest import Entry, Origin
 from zoo.recipe import task_of
 from zoo.store import Zoo, derivation
-from zoo.tasks.base import Task
 from zoo.writer import ZooWriter
 
 log = logging.getLogger(__name__)
@@ -62,14 +62,37 @@ def spread_out(entries: list[Entry], count: int) -> list[Entry]:
 
 def warn_of_codec(run: Run, data: TrainingSet, device: torch.device) -> None:
     """Log a warning when a run's round trip of training networks scores below ENOUGH percent of what they score, on
-    validation data. Says nothing of a method that has no codec, or where the task or its data are not at hand.
+    validation data. Says nothing of a method that has no codec, or where the task or its data are not at hand: those
+    under RPG_DATA, and those that come with a library. Nothing is downloaded for this.
     """
-    codec = codec_of(run)
-    task = _task_at_hand(data.zoo, device) if codec else None
-    if codec is None or task is None:
+    codec, zoo = codec_of(run), data.zoo
+    if codec is None or not zoo.manifest.origin.task:
         return
     entries = spread_out(list(data.entries), NETWORKS)
-    frozen, model = data.zoo.frozen(), task.build(0)
+    try:
+        score, metric = _validation(zoo, device)
+        before = mean(score(entry, zoo.load(entry)) for entry in entries)
+    except (ValueError, MissingData, MissingExtra, Corrupt):
+        return
+    rebuilt = reconstructed(codec, run, zoo, entries, device)
+    after = mean(score(entry, weights) for entry, weights in zip(entries, rebuilt, strict=True))
+    if 100 * after < ENOUGH * before:
+        log.warning(
+            f"{run.path}: encoding and decoding {len(entries)} training networks takes {metric} from {before:.2f} to "
+            f"{after:.2f} on validation data, and what is generated can hardly be better; give the codec more room "
+            "(rank, width) or more steps"
+        )
+
+
+def _validation(zoo: Zoo, device: torch.device) -> tuple[Callable[[Entry, Mapping[str, Tensor]], float], str]:
+    """What scores a network of the zoo on validation data by the headline metric, and the metric's name. Raises
+    ValueError where none are kept, MissingData, MissingExtra and Corrupt as tasks do, some of them while scoring.
+    """
+    config = task_of(zoo.manifest.origin)
+    if not config.validation:
+        raise ValueError("no validation data are kept; set task.validation")
+    task = config.build(Path(os.environ.get("RPG_DATA") or os.devnull), device)  # without a place, the Hub is asked
+    frozen, model = zoo.frozen(), task.build(0)
 
     def score(entry: Entry, weights: Mapping[str, Tensor]) -> float:
         task.load(model, {**weights, **frozen})
@@ -77,24 +100,4 @@ def warn_of_codec(run: Run, data: TrainingSet, device: torch.device) -> None:
         found = its.evaluate(model, "validation")
         return next(metric.value for metric in found.metrics if metric.name == task.main_metric)
 
-    before = mean(score(entry, data.zoo.load(entry)) for entry in entries)
-    rebuilt = reconstructed(codec, run, data.zoo, entries, device)
-    after = mean(score(entry, weights) for entry, weights in zip(entries, rebuilt, strict=True))
-    if 100 * after < ENOUGH * before:
-        log.warning(
-            f"{run.path}: encoding and decoding {len(entries)} training networks takes {task.main_metric} from "
-            f"{before:.2f} to {after:.2f} on validation data, and what is generated can hardly be better; give the "
-            "codec more room (rank, width) or more steps"
-        )
-
-
-def _task_at_hand(zoo: Zoo, device: torch.device) -> Task | None:
-    """The task of a zoo, with validation data; None where one of these is not here."""
-    origin = zoo.manifest.origin
-    if not origin.task:
-        return None
-    try:
-        config = task_of(origin)
-        return config.build(None, device) if config.validation else None
-    except (ValueError, MissingData, MissingExtra, Corrupt):
-        return None
+    return score, task.main_metric

@@ -15,6 +15,7 @@ from rpg.reports.compare import Comparison
 from rpg.reports.stage import plan_report
 from rpg.reports.verdict import judge
 from rpg.run import Run
+from zoo.errors import MissingData
 from zoo.recipe import load_recipe
 from zoo.store import Zoo
 
@@ -80,12 +81,22 @@ def test_training_warns_of_a_codec_that_loses_too_much(runs) -> None:
     )
 
 
-def test_it_says_nothing_twice_nor_without_the_task(runs, place, monkeypatch, caplog) -> None:
+def test_it_says_nothing_twice_nor_without_task_or_data(runs, place, monkeypatch, caplog) -> None:
     monkeypatch.chdir(place)
     rpg.train("zoos/seeds", rank=1, out="runs/one", **FLOW)  # is there already
     unknown = zoo.from_state_dicts(list(Zoo.open("zoos/seeds")), "unknown")
     rpg.train(unknown, rank=1, **FLOW)
+    asked = []
+
+    def missing(name: str, data_root: Path | None) -> None:
+        asked.append(data_root)
+        raise MissingData("nothing there")
+
+    monkeypatch.setattr("zoo.tasks.classification.load_images", missing)
+    rpg.train("zoos/seeds", rank=1, out="runs/without", **FLOW)
     assert "encoding and decoding" not in caplog.text
+    assert asked
+    assert None not in asked  # which would be the Hub
 
 
 def test_a_report_shows_what_a_codec_keeps(comparisons) -> None:
