@@ -13,6 +13,7 @@ from typing import Any
 
 from rpg.devices import DEVICES, Device, measure
 from rpg.methods.base import DrawConfig, Estimate, Machine, Method, MethodConfig, TrainingSet
+from rpg.methods.ceiling import warn_of_codec
 from rpg.methods.rpg.sizes import CHECKPOINTS, adequate_sizes
 from rpg.publish import fetch_run
 from rpg.run import Run
@@ -76,13 +77,15 @@ class Training:
         return self.config.build().estimate(structure, count, self.request, measure(self.machine.device))
 
     def carry_out(self) -> Run:
-        """Train, or continue, into `path`."""
-        run = Run(self.path)
+        """Train, or continue, into `path`, and warn of a codec that loses too much."""
+        run, fresh = Run(self.path), not Run(self.path).trained
         if is_first_process():
             run.begin(self.origin, self.data, self.request)
         if not run.trained:
             run.stopwatch = Stopwatch(self.machine.device, run.spent_path)
         self.config.build().fit(self.data, run, self.machine)
+        if fresh and is_first_process():
+            warn_of_codec(run, self.data, self.machine.device)
         return run
 
 

@@ -3,7 +3,7 @@
 Files in the run, beside those that every run has:
 
     layout.json            structure and statistics: all that turns vectors into weights
-    vectors.npy            the zoo's vectors, memory-mapped (training only)
+    vectors.npy            the zoo's vectors, memory-mapped (training only, unless drawing needs them)
     NAME.safetensors       each trained module (rpg.methods.training.Trainer)
 
 Legend: N networks, D values of a vector, padded to a multiple of PAD.
@@ -12,7 +12,7 @@ Legend: N networks, D values of a vector, padded to a multiple of PAD.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,7 @@ from zoo.writer import ZooWriter
 if TYPE_CHECKING:
     from rpg.run import Run
 
+GROUP_VALUES = 2**24  # of the networks that are made together
 PAD = 64  # vectors are a multiple of this long: convolutions halve them up to six times
 Statistics: TypeAlias = Literal["tensor", "none"]
 """What values are standardised with: mean and deviation of their tensor over all networks, or nothing."""
@@ -107,9 +108,9 @@ class VectorMethod(ABC):
     """A Method (rpg.methods.base) that trains modules on vectors and makes vectors with them."""
 
     about: ClassVar[About]
-    statistics: ClassVar[Statistics] = "tensor"
+    statistics: Statistics = "tensor"
     group: ClassVar[int] = 16
-    """How many networks are made together."""
+    """How many networks are made together, unless they are large."""
 
     @abstractmethod
     def refuse(self, data: TrainingSet) -> None:
@@ -117,8 +118,8 @@ class VectorMethod(ABC):
 
     @abstractmethod
     def learn(self, vectors: Vectors, data: TrainingSet, trainer: Trainer) -> dict[str, JsonValue]:
-        """Train, and keep what else drawing needs as files of the run (add them to `trainer.files`). Returns what is
-        worth knowing of the result, for people.
+        """Train, and keep what else drawing needs as files of the run (add them to `trainer.files`; the vectors, too,
+        if they are to stay). Returns what is worth knowing of the result, for people.
         """
 
     @abstractmethod
@@ -139,17 +140,23 @@ class VectorMethod(ABC):
                 facts = self.learn(vectors, data, trainer)
                 curve = [run.metrics_path] if run.metrics_path.is_file() else []
                 run.seal([vectors.layout_path, *trainer.files, *curve], {"checkpoints": len(data.entries), **facts})
-        for leftover in (vectors.vectors_path, run.spent_path):
+        kept = vectors.vectors_path.name in run.files
+        for leftover in (run.spent_path, *([] if kept else [vectors.vectors_path])):
             leftover.unlink(missing_ok=True)
+
+    def group_of(self, values: int) -> int:
+        """How many networks of so many values are made together."""
+        return max(1, min(self.group, GROUP_VALUES // values))
 
     def requested(self, run: Run, request: DrawConfig) -> int:
         return request.n
 
     def draw(self, run: Run, request: DrawConfig, writer: ZooWriter, machine: Machine) -> None:
         ids, constants, vectors = numbered("generated", request.n), run.constants(), Vectors(run)
+        group = self.group_of(vectors.values)
         with progress(f"generating {writer.path}", request.n) as bar:
-            for start in range(0, request.n, self.group):
-                numbers = range(start, min(start + self.group, request.n))
+            for start in range(0, request.n, group):
+                numbers = range(start, min(start + group, request.n))
                 if all(ids[k] in writer.done for k in numbers):
                     bar.skip(len(numbers))
                     continue
@@ -173,13 +180,12 @@ class Codec(ABC):
 
 def reconstructed(
     method: Codec, run: Run, zoo: Zoo, entries: Sequence[Entry], device: torch.device
-) -> list[dict[str, Tensor]]:
-    """These networks, encoded and decoded by what a run has learnt."""
-    vectors, constants, found = Vectors(run), run.constants(), []
+) -> Iterator[dict[str, Tensor]]:
+    """These networks, one by one, encoded and decoded by what a run has learnt."""
+    vectors, constants = Vectors(run), run.constants()
     for weights in zoo.checkpoints(entries):
         vector = method.reconstruct(vectors, vectors.of(weights)[None], device)[0]
-        found.append(vectors.weights(vector.float().cpu(), constants))
-    return found
+        yield vectors.weights(vector.float().cpu(), constants)
 
 
 def module_path(run: Run, name: str) -> Path:

@@ -39,11 +39,12 @@ from zoo.tasks.base import Task
 MARGIN = 2.0  # points below the originals' median that still count as good (CONTRIBUTING, Honesty)
 HELDOUT = "heldout"
 
-Kind = Literal["original", "heldout", "generated", "baseline"]
+Kind = Literal["original", "heldout", "generated", "reconstructed", "baseline"]
 ABOUT: dict[Kind, str] = {
     "original": "the training checkpoints, each compared with the others; with several runs, with those of other runs",
     "heldout": "originals that no generator saw",
     "generated": "networks from a generator",
+    "reconstructed": "originals that a generator's codec has encoded and decoded",
     "baseline": "networks that take no generator",
 }
 
@@ -56,7 +57,7 @@ class Candidate:
 
     name: str
     zoo: Zoo
-    kind: Literal["generated", "baseline"]
+    kind: Literal["generated", "reconstructed", "baseline"]
     about: str = ""
 
 
@@ -201,7 +202,8 @@ class _Members:
 
     @property
     def key(self) -> str:
-        return self.name if self.name == self.kind else f"{self.kind} {self.name}"
+        named = self.kind in (self.name, "reconstructed")
+        return self.name if named else f"{self.kind} {self.name}"
 
     @property
     def entries(self) -> list[Entry]:
@@ -267,7 +269,7 @@ def _members(originals: Zoo, split: str, candidates: Sequence[Candidate]) -> lis
             raise ValueError(f"{name} is the name of generated networks and of baselines; expected different names")
         if len({networks([one.zoo.entries]) for one in seeds}) < len(seeds):
             raise ValueError(f"{name} holds the same networks twice; expected others for each seed of a generator")
-    for kind in ("generated", "baseline"):
+    for kind in ("generated", "reconstructed", "baseline"):
         for name, (first, *more) in groups.items():
             if first.kind == kind:
                 parts = [(one.zoo, one.zoo.entries) for one in (first, *more)]

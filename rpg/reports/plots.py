@@ -79,11 +79,18 @@ COLOURS: dict[Kind, tuple[str, ...]] = {
     "original": ("#0072B2",),
     "heldout": ("#009E73",),
     "generated": ("#D55E00", "#C2408A", "#A5682A"),
+    "reconstructed": ("#56789C",),
     "baseline": ("#CC79A7", "#B98100", "#8C8C8C", "#3A92CC", "#8F5BB0", "#8C8529", "#5F5FA8"),
 }
-MARKERS: dict[Kind, str] = {"original": "o", "heldout": "s", "generated": "Dph8", "baseline": "^*XPv<>d"}
+MARKERS: dict[Kind, str] = {
+    "original": "o",
+    "heldout": "s",
+    "generated": "Dph8",
+    "reconstructed": "Hv<>",
+    "baseline": "^*XPv<>d",
+}
 SIZES = {"o": 4.5, "s": 5, "^": 5, "v": 5, "<": 5, ">": 5, "*": 10}
-LAYERS: dict[Kind, int] = {"original": 3, "heldout": 4, "generated": ON_TOP, "baseline": 5}
+LAYERS: dict[Kind, int] = {"original": 3, "heldout": 4, "generated": ON_TOP, "reconstructed": 5, "baseline": 5}
 
 
 class Plot(NamedTuple):
@@ -330,7 +337,7 @@ def _title(here: Sequence[str]) -> str:
 
 def _floor(comparison: Comparison) -> float:
     """Where the accuracy axis ends: two ranges of the groups of interest below them."""
-    shown = [group for group in comparison.groups if group.kind != "baseline"]
+    shown = [group for group in comparison.groups if group.kind in ("original", "heldout", "generated")]
     accuracy = [value for group in shown for value in group.scored.accuracy]
     return min(accuracy) - 2 * max(1.0, max(accuracy) - min(accuracy))
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 from rpg.api import load, plan_generation, plan_training
 from rpg.config import EvalConfig
 from rpg.evaluation import Place, find_source
+from rpg.reports.ceiling import reconstructions
 from rpg.reports.compare import Candidate, Comparison, compare, comparison_json
 from rpg.reports.comparisons import read_comparison
 from rpg.reports.inputs import REPORT, refuse_foreign
@@ -106,7 +107,11 @@ class Reporting:
         names = self._labels()
         candidates = [Candidate(names[zoo.sha256], zoo, kind_of(zoo)) for zoo in self.zoos]
         if self.baselines:
-            candidates += make_baselines(self.originals, self.split, self.config, self.path / "baselines", self.device)
+            beside = self.path / "baselines"
+            candidates += make_baselines(self.originals, self.split, self.config, beside, self.device)
+            runs = {names[zoo.sha256]: run for zoo in self.zoos[::-1] if (run := find_run(zoo, self.runs))}
+            device = pick_device(self.device)
+            candidates += reconstructions(runs, self.originals, self.split, self.config.n, beside, device)
         return compare(self.originals, self.split, candidates, task, self.path)
 
     def _task_by_task(self, task: LabelledTask) -> Report:

@@ -70,6 +70,8 @@ def _judge(comparison: Comparison, group: Group) -> Verdict:
         ]
     if len(group.seeds) > 1:
         findings.append(("Seeds", _seeds(scoring, group)))
+    if codec := _codec(comparison, group):
+        findings.append(("Codec", codec))
     findings += [("Held-out originals", _heldout(scoring, heldout)) for heldout in comparison.of_kind("heldout")]
     return Verdict(group.name, headline, tuple(findings))
 
@@ -262,6 +264,20 @@ def _seeds(scoring: Scoring | None, group: Group) -> str:
         return f"{text}."
     score = group.over_seeds(group.scored.accuracy)
     return f"{text}, and score {score.mean:.2f} with one of {score.std:.2f} points."
+
+
+def _codec(comparison: Comparison, group: Group) -> str:
+    """What encoding and decoding alone costs, where the generator does that and its rows are there."""
+    rows = [one for one in comparison.of_kind("reconstructed") if one.name.partition(" by ")[2] in ("", group.name)]
+    if not rows:
+        return ""
+    near = [f"{one.name} {median(one.nearest_ratio):.2f}" for one in rows]
+    text = f"Encoded and decoded alone, originals lie this far from the nearest training checkpoint: {', '.join(near)}."
+    if scoring := comparison.scoring:
+        sources = {one.name: comparison.of_kind("heldout" if "heldout" in one.name else "original")[0] for one in rows}
+        lost = [f"{one.name} {_mean(scoring, one):.2f} of {_mean(scoring, sources[one.name]):.2f}" for one in rows]
+        text = f"What encoding and decoding alone leaves of the mean score: {', '.join(lost)}. {text}"
+    return text
 
 
 def _heldout(scoring: Scoring | None, heldout: Group) -> str:

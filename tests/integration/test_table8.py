@@ -1,0 +1,122 @@
+"""benchmarks/table8.py: all methods in one table with what they cost, those that fail too, and nothing done twice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import table8
+
+import rpg
+import rpg.reports.stage
+import zoo
+from zoo.recipe import load_method
+
+RECIPE = """
+task: {name: classification, model: cnn_digits, data: digits, augment: none}
+zoo:
+  {regime: independent, seeds: 4, heldout: 0.25, checkpoints: 1, save_every: 1, optimizer: sgd, learning_rate: 0.1,
+   weight_decay: 1.0e-4, batch_size: 100, epochs: 1, save_learning_rate: 1.0e-3}
+"""
+TINY = """
+extends: _methods/flow
+method: {velocity: {hidden: [8], batch_size: 2, steps: 3}}
+generate: {steps: 2}
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "seeds.yaml").write_text(RECIPE)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    monkeypatch.chdir(tmp_path)
+    zoo.collect("seeds.yaml")
+    return tmp_path
+
+
+def option(command: list[str], name: str) -> str:
+    return command[command.index(name) + 1]
+
+
+@pytest.fixture
+def commands(monkeypatch) -> list[str]:
+    """What was run, here and in this process; the method `soup` is never finished."""
+    done: list[str] = []
+
+    def here(command: list[str], limit: float, log: Path) -> str:
+        done.append(f"{command[0]} {Path(option(command, '--out')).name}")
+        if command[0] == "generate":
+            rpg.generate(command[1], n=int(option(command, "-n")), seed=int(option(command, "--seed")),
+                         out=option(command, "--out"))  # fmt: skip
+        elif option(command, "--method") == "soup":
+            return f"not finished within {limit:g} s"
+        else:
+            changed = [command[k + 1] for k, word in enumerate(command) if word == "--set"]
+            rpg.train(
+                option(command, "--zoo"), option(command, "--method"), out=option(command, "--out"), overrides=changed
+            )
+        return ""
+
+    monkeypatch.setattr(table8, "rpg", here)
+    monkeypatch.setattr(rpg.reports.stage, "write_report", lambda *_: Path("report.html"))  # plots take the longest
+    return done
+
+
+def test_methods_stand_in_one_table_with_their_costs(place, commands, capsys) -> None:
+    asked = ["zoos/seeds", "--out", "out", "-n", "2", "--seeds", "2", "--methods"]
+    assert table8.main([*asked, "gaussian"]) == 0
+    assert commands == [
+        "train gaussian",
+        "generate gaussian-generated",
+        "train gaussian-1",
+        "generate gaussian-1-generated",
+    ]
+    commands.clear()
+    assert table8.main([*asked, "gaussian,tiny.yaml,soup"]) == 1
+    assert commands[:2] == ["train tiny", "generate tiny-generated"]  # the Gaussian's are there
+    rows = {row["group"]: row for row in json.loads(Path("out/table8.json").read_text())}
+    assert {"original", "heldout", "gaussian-generated", "flow", "reconstructed", "gaussian", "-"} <= rows.keys()
+    flow, normal = rows["flow"], rows["gaussian-generated"]
+    assert (flow["method"], flow["seeds"], flow["networks"]) == ("tiny.yaml", 2, 4)
+    assert normal["parameters"] == 3 * 1042
+    assert flow["seconds to train"] > 0
+    assert flow["peak GB"] > 0.05
+    assert rows["gaussian"]["method"] is None  # the baseline of the report
+    assert rows["-"]["failed"] == "train: not finished within 3600 s"
+    assert Path("out/table8.md").read_text().splitlines()[0].startswith("| method")
+    assert "not finished" in capsys.readouterr().out
+    # The second seed is another one, in training and in drawing.
+    assert "seed" not in json.dumps(rpg.load("out/runs/tiny").record().origin.settings)
+    assert rpg.load("out/runs/tiny-1").record().origin.settings["method"]["velocity"]["seed"] == 1  # type: ignore[index, call-overload]
+
+
+def test_seeds_are_found_in_any_method() -> None:
+    assert list(table8.seeds_of(load_method("flow")[0], "method")) == ["method.velocity.seed"]
+    assert list(table8.seeds_of(load_method("rpg-tiny")[0], "method")) == ["method.train.seed"]
+    assert list(table8.seeds_of(load_method("gaussian")[0], "method")) == []
+
+
+@pytest.mark.slow
+def test_a_method_has_a_process_of_its_own(place) -> None:
+    """With the command line as users have it: one that is refused says why, and one takes longer than its limit."""
+    script, call = Path(table8.__file__), ["zoos/seeds", "--out", "out", "-n", "2", "--methods"]
+    done = subprocess.run(
+        [sys.executable, script, *call, "tiny.yaml,nothing"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "nothing" in done.stderr
+    done = subprocess.run([sys.executable, script, *call, "tiny.yaml"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [sys.executable, script, *call, "tiny.yaml,noise", "--limit", "0.1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    rows = {row["method"]: row for row in json.loads(Path("out/table8.json").read_text())}
+    assert rows["noise"]["failed"].startswith("train: not finished within 0.1 s")
+    assert rows["tiny.yaml"].get("failed") is None
