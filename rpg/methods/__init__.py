@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 METHODS = {
     "gaussian": "rpg.methods.gaussian",
+    "hyper-representations": "rpg.methods.hyper_representations.method",
     "kde": "rpg.methods.kde",
     "noise": "rpg.methods.noise",
     "pca-gaussian": "rpg.methods.pca_gaussian",
