@@ -31,7 +31,8 @@ def digits_networks(count: int) -> list[dict[str, Tensor]]:
         for name, value in weights.items():
             if value.is_floating_point():
                 noise = 0.05 * torch.randn(value.shape, generator=rng)
-                weights[name] = value * (1 + noise) if name.endswith("running_var") else value + noise
+                large = 5 * value if value.ndim > 1 else value  # so that little training tells the two apart
+                weights[name] = value * (1 + noise) if name.endswith("running_var") else large + noise
         found.append({name: value.clone() for name, value in weights.items()})
     return found
 

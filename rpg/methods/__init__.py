@@ -20,6 +20,7 @@ METHODS = {
     "noise": "rpg.methods.noise",
     "pca-gaussian": "rpg.methods.pca_gaussian",
     "rpg": "rpg.methods.rpg.config",
+    "sane": "rpg.methods.sane.method",
     "soup": "rpg.methods.soup",
 }
 """Names and modules. A module has `Config`, the schema of the recipe's section `method:`, which builds the method."""

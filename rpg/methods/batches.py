@@ -17,10 +17,9 @@ def check_several(data: TrainingSet) -> None:
         raise ValueError(f"{data.zoo.path} has {len(data.entries)} network to learn from; expected 2 or more")
 
 
-def distinct(networks: np.ndarray, count: int, rng: torch.Generator) -> Tensor:
-    """At most `count` of the networks (N, D), drawn without replacement, as no network may be its own contrast."""
-    rows = torch.randperm(len(networks), generator=rng)[:count]
-    return torch.from_numpy(networks[rows.numpy()])
+def distinct_rows(networks: int, count: int, rng: torch.Generator) -> np.ndarray:
+    """Numbers of at most `count` networks, drawn without replacement, as no network may be its own contrast."""
+    return torch.randperm(networks, generator=rng)[:count].numpy()
 
 
 def padded(values: Tensor, vectors: Vectors) -> Tensor:

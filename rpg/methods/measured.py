@@ -52,9 +52,12 @@ def measured(
     draw: Callable[[Module], object],
     settings: Optimisation,
     device: Device,
+    times: int = 1,
+    beside: int = 0,
 ) -> Estimate:
-    """The estimate of a module that is trained by `loss` (a step's, of a batch it makes itself) and of which `draw`
-    makes one network. Everything is called on tensors that have shapes alone, whatever their size.
+    """The estimate of a module that is trained by `loss` (a step's, of a batch it makes itself) and that makes a
+    network by calling `draw` so many `times`, with so many bytes `beside`. Everything is called on tensors that have
+    shapes alone, whatever their size.
     """
     with without_memory():
         module = build()
@@ -70,7 +73,7 @@ def measured(
 
         flops, peak = cost_of(step).flops, peak_of(step)
         module.zero_grad(set_to_none=True)
-        draw_flops, draw_peak = cost_of(network).flops, peak_of(network)
+        draw_flops, draw_peak = times * cost_of(network).flops, beside + peak_of(network)
     fit_flops, fit_bytes = flops * settings.steps, kept_bytes(parameters, settings) + peak
     draw_bytes, hours = 4 * parameters + draw_peak, flops * settings.steps / device.float32 / 3600
     text = (

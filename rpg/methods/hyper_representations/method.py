@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rpg.devices import Device
 from rpg.methods.base import About, DrawConfig, Estimate, Machine, MethodConfig, TrainingSet
-from rpg.methods.batches import check_several, distinct, padded
+from rpg.methods.batches import check_several, distinct_rows, padded
 from rpg.methods.contrastive import nt_xent
 from rpg.methods.density import KernelDrawConfig, Share, best, draw_code, load_anchors, parents_of, save_anchors
 from rpg.methods.hyper_representations.model import Autoencoder, Model
@@ -120,7 +120,8 @@ class HyperRepresentations(VectorMethod, Codec):
         def loss(module: nn.Module, step: int) -> Tensor:
             assert isinstance(module, Autoencoder)
             rng = generator(settings.seed, "batch", step)
-            given = distinct(networks, settings.batch_size, rng)[:, : layers.values].repeat(2, 1)
+            rows = distinct_rows(len(networks), settings.batch_size, rng)
+            given = torch.from_numpy(networks[rows])[:, : layers.values].repeat(2, 1)
             views = permutations.view(given, rng) if permutations else given
             seen = self._augmented(views, layers.spread(deviations.float()), rng)
             with global_seed(settings.seed, "dropout", step):

@@ -25,7 +25,7 @@ from zoo.store import Zoo
 from zoo.structure import Structure, TensorSpec
 
 MODEL: dict[str, Any] = {"width": 24, "layers": 1, "heads": 2, "hidden": 24, "latent": 16}
-TRAINING: dict[str, Any] = {"steps": 120, "batch_size": 8, "learning_rate": 1e-2, "save_every": 10}
+TRAINING: dict[str, Any] = {"steps": 100, "batch_size": 8, "learning_rate": 1e-2, "save_every": 10}
 
 
 def config(**settings: Any) -> Config:
@@ -49,11 +49,11 @@ def test_it_gives_back_networks_and_draws_near_the_best_ones(trained, tmp_path):
     """The networks lie near one of two, and are told apart by what is drawn and by what is reconstructed."""
     zoo, run = trained
     originals = list(zoo)
-    apart = distances(originals[0], originals[1:2])[0]
     method = run.method()
     assert isinstance(method, HyperRepresentations)
     for k, found in enumerate(reconstructed(method, run, zoo, zoo.entries, torch.device("cpu"))):
-        assert distances(found, originals[k : k + 1])[0] < 0.5 * apart
+        own, other = distances(found, [originals[k], originals[(k + 1) % 2]])
+        assert own < 0.6 * other
         assert torch.equal(found["module.1.num_batches_tracked"], originals[k]["module.1.num_batches_tracked"])
     assert run.facts["anchors"] == 3
     assert 0 < float(str(run.facts["reconstruction_error"])) < 0.5  # 1: all is lost but the mean
@@ -118,7 +118,7 @@ def test_what_cannot_work_is_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="has 1 network to learn from; expected 2 or more"):
         rpg.api.train(one, "hyper-representations", out=tmp_path / "run")
     three = digits_zoo(tmp_path / "three", 3)
-    with pytest.raises(ValueError, match=r"values this method has [\d,]+ parameters, which take .* latent="):
+    with pytest.raises(ValueError, match=r"values this method has [\d,]+ parameters, which take .*latent="):
         rpg.api.train(three, "hyper-representations", out=tmp_path / "run", latent=10**9)
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match="batch_size = 1 leaves no other network"):
