@@ -44,11 +44,14 @@ class Behaviour:
         return next(self.task.batches(seed, step, count))[0]
 
     def outputs(self, vector: Tensor, images: Tensor) -> Tensor:
-        """Softmax outputs (images, classes) of the network of a vector (D or more,), differentiable in it."""
+        """Softmax outputs (images, classes) of the network of a vector (D or more,), differentiable in it but for
+        running statistics, of which torch's BatchNorm has no derivative.
+        """
         start, weights = 0, {}
         for tensor in self.layout.tensors:
             values = tensor.denormalise(vector[start : start + tensor.numel])
-            weights[tensor.name] = values.view(tensor.shape)
+            running = tensor.name.rpartition(".")[2] in ("running_mean", "running_var")
+            weights[tensor.name] = (values.detach() if running else values).view(tensor.shape)
             start += tensor.numel
         logits = functional_call(self.model, weights, (images,))
         return logits.softmax(-1)
