@@ -208,7 +208,7 @@ def test_structure_and_behaviour_are_measured_in_what_they_are_at_first(trained,
             if step == 15 and len(seen) < 20:
                 raise KeyboardInterrupt
             found = loss(module, step)
-            seen.append(float(found))
+            seen.append(found.item())
             return found
 
         return stopping
