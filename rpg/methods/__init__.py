@@ -16,10 +16,12 @@ log = logging.getLogger(__name__)
 METHODS = {
     "flow": "rpg.methods.flow",
     "gaussian": "rpg.methods.gaussian",
+    "hyper-representations": "rpg.methods.hyper_representations.method",
     "kde": "rpg.methods.kde",
     "noise": "rpg.methods.noise",
     "pca-gaussian": "rpg.methods.pca_gaussian",
     "rpg": "rpg.methods.rpg.config",
+    "sane": "rpg.methods.sane.method",
     "soup": "rpg.methods.soup",
 }
 """Names and modules. A module has `Config`, the schema of the recipe's section `method:`, which builds the method."""

@@ -4,16 +4,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from rpg.devices import GB, Device
 from rpg.meter import cost_of, peak_of, without_memory
 from rpg.methods.base import Estimate
-from rpg.methods.rpg.estimate import duration
+from zoo import cuda
+from zoo.progress import duration
 
 if TYPE_CHECKING:
     from rpg.methods.training import Optimisation
@@ -94,10 +97,34 @@ def draw_cost(
     """
     with without_memory():
         module = build().eval()
-        cost = cost_of(lambda: make(module))
+        with torch.no_grad():
+            cost = cost_of(lambda: make(module))
         weights = size_of(module)
     flops, launches = (round(times * value / networks) for value in (cost.flops, cost.launches))
     return DrawCost(beside + weights + cost.peak, flops, launches)
+
+
+def parameters_of(build: Callable[[], nn.Module]) -> int:
+    """How many parameters a module has, without making it."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build().parameters())
+
+
+def check_memory(
+    build: Callable[[], nn.Module], settings: Optimisation, device: torch.device, values: int, remedy: str
+) -> None:
+    """Raise ValueError, with the remedy, when a module, its gradients and AdamW's moments alone are more than a device
+    holds; `values` are those of the networks it is for.
+    """
+    memory = cuda.total_memory(device) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    parameters = parameters_of(build)
+    needed = 4 * parameters * (5 if settings.ema else 4)
+    if needed > memory:
+        raise ValueError(
+            f"for networks of {values:,} values this method has {parameters:,} parameters, which take "
+            f"{needed / GB:,.0f} GB with gradients and moments, and {device} has {memory / GB:,.0f} GB; {remedy}, or "
+            "another method (`rpg methods`)"
+        )
 
 
 def size_of(module: nn.Module) -> int:
@@ -148,7 +175,7 @@ def _text(
         lines.append(
             f"{stage.name:<11} {stage.parameters:,} parameters, {stage.bytes / GB:.2f} GB; "
             f"{stage.flops_per_step / 1e12:.3g} TFLOP a step, {stage.steps:,} steps: "
-            f"at least {duration(stage.hours(device))}"
+            f"at least {duration(3600 * stage.hours(device))}"
         )
     memory = "" if device.memory is None else f", {device.memory / GB:.0f} GB"
     if device.memory is not None:
@@ -157,7 +184,7 @@ def _text(
         [
             *lines,
             f"sampling    {draw.bytes / GB:.2f} GB; {draw.flops / 1e12:.3g} TFLOP a network: "
-            f"at least {duration(draw_hours)}",
+            f"at least {duration(3600 * draw_hours)}",
             f"device      {device.name}{memory}: {device.float32 / 1e12:.3g} TFLOP/s in float32 ({device.source}); "
             f"times are at this full rate, or those of starting the operations, {device.launch * 1e6:.2g} µs each",
         ]

@@ -23,6 +23,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
+from evaluators.metrics import Metric
 from rpg.methods.base import About, DrawConfig, Machine, TrainingSet
 from rpg.methods.training import Trainer
 from rpg.processes import require_trackers, world_size
@@ -98,10 +99,13 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Networks that a method has made: vectors (n, D) and the hashes of the training networks each was made from."""
+    """Networks that a method has made: vectors (n, D), the hashes of the training networks each was made from, and
+    where it was chosen by validation data, what it scores there.
+    """
 
     vectors: Tensor
     parents: Sequence[tuple[str, ...]]
+    metrics: Sequence[tuple[Metric, ...]] | None = None
 
 
 class VectorMethod(ABC):
@@ -162,11 +166,14 @@ class VectorMethod(ABC):
                     continue
                 # A group is made whole even when a part of it is already there: the same sums give the same bytes.
                 drawn = self.make(vectors, request, numbers, machine.device)
-                for k, vector, parents in zip(numbers, drawn.vectors.float().cpu(), drawn.parents, strict=True):
+                scores = drawn.metrics or [()] * len(numbers)
+                for k, vector, parents, metrics in zip(
+                    numbers, drawn.vectors.float().cpu(), drawn.parents, scores, strict=True
+                ):
                     if not bool(vector.isfinite().all()):
                         raise Failed(f"network {ids[k]} has values that are not finite; train longer")
                     weights = vectors.weights(vector, constants)
-                    writer.add(ids[k], weights, seed=request.seed, split="generated", parents=parents)
+                    writer.add(ids[k], weights, seed=request.seed, split="generated", parents=parents, metrics=metrics)
                 bar.advance(len(numbers))
 
 

@@ -1,0 +1,1 @@
+"""Hyper-representations: a contrastive transformer autoencoder of whole networks, sampled by a kernel density."""

@@ -1,0 +1,1 @@
+"""SANE: a sequential autoencoder of parts of networks, sampled by a kernel density over their codes."""

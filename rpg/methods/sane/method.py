@@ -1,0 +1,281 @@
+"""SANE, sequential autoencoding of networks (Schürholt et al. 2024), and what it learns from networks' outputs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, field_validator
+from torch import Tensor, nn
+
+from rpg.devices import Device
+from rpg.methods.base import About, DrawConfig, Estimate, Machine, MethodConfig, TrainingSet
+from rpg.methods.batches import check_several, distinct_rows, padded
+from rpg.methods.contrastive import nt_xent
+from rpg.methods.density import Share, best, load_anchors, save_anchors
+from rpg.methods.measured import check_memory, draw_cost, estimated, stage_cost
+from rpg.methods.sane.model import Autoencoder, Model
+from rpg.methods.sane.sampling import GenerateConfig, Sampler
+from rpg.methods.task_data import Behaviour, task_with_data
+from rpg.methods.training import Optimisation, Trainer, load_module
+from rpg.methods.vectors import Codec, Drawn, Statistics, VectorMethod, Vectors, module_path
+from rpg.tokens.layers import Chunks, Layers, windows
+from rpg.tokens.permutations import Permutations, permutations_of
+from zoo.seeds import generator, global_seed
+from zoo.structure import Structure
+from zoo.writer import ZooWriter
+
+if TYPE_CHECKING:
+    from rpg.run import Run
+
+log = logging.getLogger(__name__)
+
+LEAST_DEVIATION = 1e-8
+
+
+class Config(MethodConfig):
+    """Section `method:`.
+
+    - `best`: the share of the training networks, by validation score, whose codes are sampled around (1: all).
+    - `permutations`: the first of two views of a network has its hidden units in another order.
+    - `noise`: what both views are multiplied by, 1 plus noise of this deviation.
+    - `contrast`: the share of the contrastive loss in the loss, `temperature` its temperature.
+    - `behaviour`: the share, in what is not contrast, of the difference between what the network and its reconstruction
+      answer to `queries` training images. Structure and behaviour are divided by what they are at first.
+    """
+
+    draw_config = GenerateConfig
+
+    name: Literal["sane"]
+    model: Model
+    autoencoder: Optimisation
+    best: Share = 0.3
+    permutations: bool = True
+    noise: Annotated[float, Field(ge=0)] = 0.1
+    contrast: Annotated[float, Field(ge=0, le=1)] = 0.05
+    temperature: PositiveFloat = 0.1
+    behaviour: Annotated[float, Field(ge=0, le=1)] = 0.0
+    queries: PositiveInt = 256
+
+    @field_validator("autoencoder")
+    @classmethod
+    def _several(cls, settings: Optimisation) -> Optimisation:
+        if settings.batch_size < 2:
+            raise ValueError("batch_size = 1 leaves no other network to contrast with; expected 2 or more")
+        return settings
+
+    def build(self) -> SANE:
+        return SANE(self)
+
+
+class SANE(VectorMethod, Codec):
+    """Neurons are cut into tokens, which know their place; a transformer encodes each token for itself, looking at a
+    window around it, so memory does not grow with the network. It is trained to give back two views of each window, one
+    of them permuted, and to find one by the other. New codes come from a kernel density, token by token.
+
+    Learn from an aligned zoo (`rpg-zoo align`), as the paper does. Unlike the published code: the learning rate climbs
+    along a line and falls along half a cosine instead of OneCycle's two; all parameters decay; permutations are drawn
+    anew in each step instead of five for a network; its CNN run permutes no view at all, by a setting given twice.
+    """
+
+    about: ClassVar[About] = About(
+        what="a transformer autoencoder of tokens of networks, window by window; a kernel density over tokens' codes",
+        source="Towards Scalable and Versatile Weight Space Learning, Schürholt et al. 2024, "
+        "https://arxiv.org/abs/2406.09997",
+        suits="networks of any size and one architecture, aligned, from many seeds, with validation scores",
+        trained=True,
+    )
+    statistics: Statistics = "none"
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._loaded: dict[Path, Autoencoder] = {}
+        self._samplers: dict[tuple[Path, str], Sampler] = {}
+
+    def check(self, data: TrainingSet, machine: Machine) -> None:
+        super().check(data, machine)
+        settings, layers = self.config, Layers(data.zoo.structure)
+        build, remedy = partial(Autoencoder, layers, settings.model), "use --set method.model.width=256 or so"
+        check_memory(build, settings.autoencoder, machine.device, layers.values, remedy)
+        if settings.behaviour:
+            self._behaviour(data, None, machine.device)
+
+    def refuse(self, data: TrainingSet) -> None:
+        check_several(data)
+        best(data.entries, self.config.best)
+        self._permutations(data)
+        tokens, window = (
+            Chunks(Layers(data.zoo.structure), self.config.model.token_size).count,
+            self.config.model.window,
+        )
+        if self.config.behaviour and tokens > window:
+            raise ValueError(
+                f"method.behaviour compares whole networks, but these have {tokens} tokens and a window has {window}; "
+                f"use --set method.model.window={tokens} method.model.halo=0, or method.behaviour=0"
+            )
+
+    def _permutations(self, data: TrainingSet) -> Permutations | None:
+        if not self.config.permutations:
+            return None
+        return permutations_of(data.zoo.manifest.origin, data.zoo.structure, "use --set method.permutations=false")
+
+    def _behaviour(self, data: TrainingSet, vectors: Vectors | None, device: torch.device) -> Behaviour | None:
+        """What compares outputs. Without vectors yet it is only tried whether there can be any."""
+        task = task_with_data(data.zoo.manifest.origin, device, "use --set method.behaviour=0")
+        return Behaviour(task, vectors.layout, data.zoo.frozen()) if vectors else None
+
+    def learn(self, vectors: Vectors, data: TrainingSet, trainer: Trainer) -> dict[str, JsonValue]:
+        settings, networks, layers = self.config.autoencoder, vectors.open(), Layers(data.zoo.structure)
+        with global_seed(settings.seed, "autoencoder"):
+            model = Autoencoder(layers, self.config.model)
+        mean, deviation = layers.statistics(lambda: map(torch.tensor, networks))
+        model.mean.copy_(mean)
+        model.deviation.copy_(deviation.clamp_min(LEAST_DEVIATION))
+        loss = self._loss(vectors, data, model, trainer.device)
+        trainer.train("autoencoder", model, settings, loss)
+        rows, codes, error = best(data.entries, self.config.best), [], 0.0
+        with torch.no_grad():
+            for k, row in enumerate(networks):
+                vector = torch.tensor(row)[None].to(trainer.device)
+                code = model.codes_of(vector)
+                wrong = model.tokens(model.vectors_of(code)) - model.tokens(vector)
+                error += float(wrong.square().sum()) / layers.values / len(networks)
+                if k in rows:
+                    codes.append(code.cpu())
+        trainer.files.append(save_anchors(vectors.run, torch.cat(codes), rows))
+        return {"anchors": len(rows), "reconstruction_error": error}
+
+    def _loss(
+        self, vectors: Vectors, data: TrainingSet, model: Autoencoder, device: torch.device
+    ) -> Callable[[nn.Module, int], Tensor]:
+        """The loss of a step. `model` is as before training: what it loses at first is the unit of later losses."""
+        networks, permutations, settings = vectors.open(), self._permutations(data), self.config.autoencoder
+        behaviour = self._behaviour(data, vectors, device) if self.config.behaviour else None
+
+        def terms(module: Autoencoder, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+            rng = generator(settings.seed, "batch", step)
+            rows = distinct_rows(len(networks), settings.batch_size, rng)
+            tokens, positions = (part.to(device) for part in self._windows(module, networks, rows, permutations, rng))
+            tokens = tokens * (1 + self.config.noise * torch.randn(tokens.shape, generator=rng).to(device))
+            contrast, structure, found = self._terms(module, tokens, positions)
+            if behaviour is None:
+                return contrast, structure, None
+            given = torch.from_numpy(networks[rows]).to(device)
+            images = behaviour.images(settings.seed, step, self.config.queries)
+            return contrast, structure, behaviour.distance(module.vectors(found[len(rows) :]), given, images)
+
+        units: list[Tensor] = []
+        if behaviour:
+            with torch.no_grad():
+                first = terms(model.to(device), 0)
+            assert first[2] is not None
+            units = [first[1], first[2]]
+
+        def loss(module: nn.Module, step: int) -> Tensor:
+            assert isinstance(module, Autoencoder)
+            contrast, structure, behaved = terms(module, step)
+            rest, share = structure, self.config.behaviour
+            if behaved is not None:
+                rest = (1 - share) * structure / units[0] + share * behaved / units[1]
+            return self.config.contrast * contrast + (1 - self.config.contrast) * rest
+
+        return loss
+
+    def _windows(
+        self,
+        model: Autoencoder,
+        networks: np.ndarray,
+        rows: np.ndarray,
+        permutations: Permutations | None,
+        rng: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens (2B, W, S) and positions (2B, W, 3) of a window of each network: of its first views, then of its
+        second ones. One network at a time, since it may be large.
+        """
+        device, values = model.mean.device, model.chunks.layers.values
+        views: list[list[Tensor]] = [[], []]
+        places: list[Tensor] = []
+        for row in rows:
+            second = torch.tensor(networks[row])[None, :values]
+            first = permutations.view(second, rng) if permutations else second
+            start = int(torch.randint(model.chunks.count - model.seen + 1, (), generator=rng))
+            seen = slice(start, start + model.seen)
+            places.append(model.positions[seen])
+            for view, found in zip((first, second), views, strict=True):
+                found.append(model.tokens(view.to(device))[0, seen].cpu())
+        return torch.stack([*views[0], *views[1]]), torch.stack([*places, *places])
+
+    def _terms(self, model: Autoencoder, tokens: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The contrastive loss and the mean squared error of two views, and the tokens that were found."""
+        codes = model.encode(tokens, positions)
+        found = model.decode(codes, positions)
+        first, second = model.head(codes.flatten(1)).chunk(2)
+        return nt_xent(first, second, self.config.temperature), model.error(found, tokens, positions), found
+
+    def requested(self, run: Run, request: DrawConfig) -> int:
+        assert isinstance(request, GenerateConfig)
+        self._sampler(Vectors(run), request, torch.device("cpu"))
+        return request.n
+
+    def draw(self, run: Run, request: DrawConfig, writer: ZooWriter, machine: Machine) -> None:
+        assert isinstance(request, GenerateConfig)
+        if request.selects:
+            log.info(
+                f"these networks are the best {request.kept} of {request.candidates} by their validation scores, "
+                "a selection: their mean is not that of what the method makes"
+            )
+        super().draw(run, request, writer, machine)
+
+    def make(self, vectors: Vectors, request: DrawConfig, numbers: Sequence[int], device: torch.device) -> Drawn:
+        assert isinstance(request, GenerateConfig)
+        return self._sampler(vectors, request, device).make(numbers)
+
+    def _sampler(self, vectors: Vectors, request: GenerateConfig, device: torch.device) -> Sampler:
+        key = vectors.run.path, f"{device} {request.to_json()}"
+        if key not in self._samplers:
+            model = self._model(vectors, device)
+            anchors, hashes = load_anchors(vectors.run, (model.chunks.count, self.config.model.latent))
+            self._samplers[key] = Sampler(vectors, request, model, anchors, hashes, device)
+        return self._samplers[key]
+
+    def reconstruct(self, vectors: Vectors, given: Tensor, device: torch.device) -> Tensor:
+        model = self._model(vectors, device)
+        with torch.no_grad():
+            found = [model.vectors_of(model.codes_of(vector[None].to(device))) for vector in given]
+        return padded(torch.cat(found), vectors)
+
+    def _model(self, vectors: Vectors, device: torch.device) -> Autoencoder:
+        path = module_path(vectors.run, "autoencoder")
+        if path not in self._loaded:
+            model = Autoencoder(Layers(vectors.layout.structure), self.config.model)
+            load_module(model, path)
+            self._loaded[path] = model.eval()
+        return self._loaded[path].to(device)
+
+    def estimate(self, structure: Structure, checkpoints: int, request: DrawConfig, device: Device) -> Estimate:
+        """Without the networks whose outputs `behaviour` compares, and those that a selection scores."""
+        layers, sizes, settings = Layers(structure), self.config.model, self.config.autoencoder
+        rows, count = 2 * max(2, min(settings.batch_size, checkpoints)), Chunks(layers, sizes.token_size).count
+        seen = min(sizes.window, count)
+
+        def loss(model: Autoencoder) -> Tensor:
+            places = torch.zeros(rows, seen, 3, dtype=torch.int64)
+            contrast, structure, _ = self._terms(model, torch.zeros(rows, seen, sizes.token_size), places)
+            return self.config.contrast * contrast + (1 - self.config.contrast) * structure
+
+        def window(model: Autoencoder) -> Tensor:
+            return model.decode(torch.zeros(1, seen, sizes.latent), torch.zeros(1, seen, 3, dtype=torch.int64))
+
+        number = len(windows(count, sizes.window, sizes.halo))
+        whole = 4 * count * (sizes.latent + 2 * sizes.token_size) + 4 * 3 * layers.values
+
+        def build() -> Autoencoder:
+            return Autoencoder(layers, sizes)
+
+        stage = stage_cost("autoencoder", build, loss, settings)
+        return estimated([stage], draw_cost(build, window, 1, times=number, beside=whole), device, layers.values)

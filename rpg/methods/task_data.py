@@ -1,0 +1,81 @@
+"""The task of a zoo's networks with its data, for methods that look at what networks do; where the data are is said by
+RPG_DATA, as to the command lines. Only training and validation images are ever used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from rpg.tokens.layout import Layout
+from zoo.manifest import Origin
+from zoo.recipe import task_of
+from zoo.structure import Structure
+from zoo.tasks.classification import ClassificationTask, ImagesConfig, hold_statistics
+
+
+def task_with_data(origin: Origin, device: torch.device, remedy: str) -> ClassificationTask:
+    """The task. Raises ValueError, with the remedy, unless it is classification of images, MissingData without them."""
+    config = task_of(origin) if origin.task else None
+    if not isinstance(config, ImagesConfig) or config.conditions():
+        raise ValueError(f"the networks of {origin.name} do not classify images, as far as anybody said; {remedy}")
+    root = os.environ.get("RPG_DATA")
+    task = config.build(Path(root) if root else None, device)
+    assert isinstance(task, ClassificationTask)
+    return task
+
+
+class Behaviour:
+    """How much networks differ in what they do: the mean squared difference of their softmax outputs."""
+
+    def __init__(self, task: ClassificationTask, layout: Layout, frozen: Mapping[str, Tensor]) -> None:
+        self.task, self.layout = task, layout
+        self.model = task.build(0).eval().requires_grad_(False)
+        task.load(self.model, {**task.weights(self.model), **frozen})
+
+    def images(self, seed: int, step: int, count: int) -> Tensor:
+        """Training images, a function of (seed, step)."""
+        return next(self.task.batches(seed, step, count))[0]
+
+    def outputs(self, vector: Tensor, images: Tensor) -> Tensor:
+        """Softmax outputs (images, classes) of the network of a vector (D or more,), differentiable in it but for
+        running statistics, of which torch's BatchNorm has no derivative.
+        """
+        start, weights = 0, {}
+        for tensor in self.layout.tensors:
+            values = tensor.denormalise(vector[start : start + tensor.numel])
+            running = tensor.name.rpartition(".")[2] in ("running_mean", "running_var")
+            weights[tensor.name] = (values.detach() if running else values).view(tensor.shape)
+            start += tensor.numel
+        logits = functional_call(self.model, weights, (images,))
+        return logits.softmax(-1)
+
+    def distance(self, found: Tensor, given: Tensor, images: Tensor) -> Tensor:
+        """Between the networks of vectors (B, D or more), pair by pair: a scalar."""
+        pairs = []
+        for new, old in zip(found, given, strict=True):
+            with torch.no_grad():
+                expected = self.outputs(old, images)
+            pairs.append((self.outputs(new, images) - expected).square().mean())
+        return torch.stack(pairs).mean()
+
+
+def has_batchnorm(structure: Structure) -> bool:
+    """Whether networks have running statistics that are generated."""
+    return any(spec.kind == "running_var" for spec in structure)
+
+
+def condition_batchnorm(task: ClassificationTask, model: nn.Module, seed: int, passes: int, batch_size: int) -> None:
+    """Measure a network's running statistics anew on training images, in so many batches; nothing is learnt."""
+    model.train()
+    hold_statistics(model, task.config.chosen(model.state_dict()))
+    with torch.no_grad():
+        for images, _ in islice(task.batches(seed, 0, batch_size), passes):
+            model(images)
+    model.eval()

@@ -1,0 +1,271 @@
+"""SANE, through the Python API: windows, behaviour, densities, selections against sorting by hand, resuming."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+from tokenised import TASK, digits_networks, digits_task, digits_zoo
+from torch import nn
+
+import rpg.api
+from learning import content, generate, train
+from rpg.devices import DEVICES
+from rpg.methods.measured import parameters_of
+from rpg.methods.sane.method import SANE, Config, GenerateConfig
+from rpg.methods.sane.model import Autoencoder, Model
+from rpg.methods.task_data import Behaviour, task_with_data
+from rpg.methods.vectors import Vectors, reconstructed
+from rpg.run import Run
+from rpg.tokens.layers import Layers
+from zoo.errors import MissingData
+from zoo.manifest import Origin
+from zoo.recipe import load_method
+from zoo.store import Zoo
+from zoo.structure import Structure, TensorSpec
+
+MODEL: dict[str, Any] = {
+    "token_size": 40,
+    "width": 24,
+    "layers": 1,
+    "heads": 2,
+    "latent": 8,
+    "window": 32,
+    "halo": 4,
+}
+TRAINING: dict[str, Any] = {"steps": 80, "batch_size": 6, "learning_rate": 1e-2, "save_every": 10}
+CPU = torch.device("cpu")
+
+
+def config(**settings: Any) -> Config:
+    return Config.model_validate(
+        {"name": "sane", "model": MODEL, "autoencoder": TRAINING, "contrast": 0.02, **settings}
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> tuple[Zoo, Run]:
+    place = tmp_path_factory.mktemp("sane")
+    zoo = digits_zoo(place / "zoo")
+    return zoo, train(config(permutations=False, best=0.5), zoo, place / "run")
+
+
+def asked(**settings: Any) -> GenerateConfig:
+    return GenerateConfig.model_validate({"n": 4, "batchnorm_passes": 0, "bandwidth": 0.2, **settings})
+
+
+def far(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return sum(float((a[name] - b[name]).square().sum()) for name in a if name.endswith("weight")) ** 0.5
+
+
+def vectors_of(zoo: Zoo, run: Run) -> torch.Tensor:
+    return torch.stack([Vectors(run).of(weights) for weights in zoo])
+
+
+def test_the_published_size():
+    """202.5 million parameters for CNN (m)."""
+    shapes = {"a": (16, 3, 3, 3), "b": (32, 16, 3, 3), "c": (15, 32, 3, 3), "d": (20, 60), "e": (10, 20)}
+    specs = []
+    for name, shape in shapes.items():
+        specs.append(TensorSpec(name=f"{name}.weight", shape=shape, dtype="float32", kind="float"))
+        specs.append(TensorSpec(name=f"{name}.bias", shape=shape[:1], dtype="float32", kind="float"))
+    settings: Any = load_method("sane")[0]
+    layers = Layers(Structure(tensors=tuple(specs)))
+    assert layers.rows == 93
+    assert parameters_of(lambda: Autoencoder(layers, settings.model)) == pytest.approx(202.5e6, rel=1e-3)
+
+
+def test_windows_change_nothing_where_tokens_do_not_look_around():
+    layers = Layers(Structure.of(digits_networks(1)[0]))
+    small = Autoencoder(layers, Model.model_validate(MODEL | {"window": 7, "halo": 2}))
+    whole = Autoencoder(layers, Model.model_validate(MODEL | {"window": 1000, "halo": 0}))
+    whole.load_state_dict({k: v for k, v in small.state_dict().items() if not k.startswith("head")}, strict=False)
+    vector = torch.randn(2, layers.values)
+    around = [model.vectors_of(model.codes_of(vector)) for model in (small, whole)]
+    assert not torch.allclose(*around, atol=1e-3)
+    for model in (small, whole):
+        model.encoder, model.decoder = nn.Identity(), nn.Identity()  # type: ignore[assignment]
+    torch.testing.assert_close(small.codes_of(vector), whole.codes_of(vector))
+    codes = [model.vectors_of(model.codes_of(vector)) for model in (small, whole)]
+    torch.testing.assert_close(*codes)
+
+
+def test_layers_are_standardised_and_come_back(trained):
+    zoo, run = trained
+    vectors = vectors_of(zoo, run)
+    model = run.method()._model(Vectors(run), CPU)  # type: ignore[attr-defined]
+    tokens = model.tokens(vectors)
+    for layer in range(len(model.chunks.layers.layers)):
+        chosen = model.positions[:, 1] == layer
+        values = tokens[:, chosen][:, model.mask[chosen]]
+        assert float(values.mean()) == pytest.approx(0, abs=1e-4)
+        assert float(values.std()) == pytest.approx(1, abs=1e-2)
+    back = model.vectors(tokens)
+    torch.testing.assert_close(back, vectors[:, : back.shape[1]], atol=1e-5, rtol=1e-5)
+
+
+def test_it_gives_back_networks_and_draws_near_their_mode(trained, tmp_path):
+    zoo, run = trained
+    originals, method = list(zoo), run.method()
+    assert isinstance(method, SANE)
+    for k, found in enumerate(reconstructed(method, run, zoo, zoo.entries, CPU)):
+        assert far(found, originals[k]) < 0.6 * far(found, originals[(k + 1) % 2])
+    made = generate(run, tmp_path / "made", asked())
+    number = {entry.sha256: k for k, entry in enumerate(zoo.entries)}
+    for entry, weights in zip(made.entries, made, strict=True):
+        (parent,) = entry.parents
+        assert number[parent] >= 5
+        assert far(weights, originals[number[parent] % 2]) < far(weights, originals[1 - number[parent] % 2])
+        assert entry.metrics == {}
+    mixed = generate(run, tmp_path / "mixed", asked(seeds="independent"))
+    assert max(len(entry.parents) for entry in mixed.entries) > 1
+    more = generate(run, tmp_path / "more", asked(n=18))
+    assert [entry.sha256 for entry in made.entries] == [entry.sha256 for entry in more.entries[:4]]
+
+
+def test_a_selection_is_the_best_of_the_candidates(trained, tmp_path):
+    run, task = trained[1], digits_task()
+    candidates = generate(run, tmp_path / "all", asked(n=6, bandwidth=1.0))
+    model, scores = task.build(0), []
+    for weights in candidates:
+        task.load(model, weights)
+        (top1,) = (m.value for m in task.evaluate(model, "validation").metrics if m.name == "top1")
+        scores.append(top1)
+    order = sorted(range(6), key=lambda k: -scores[k])
+    best = generate(run, tmp_path / "best", asked(n=2, bandwidth=1.0, candidates=6, kept=3))
+    assert [entry.sha256 for entry in best.entries] == [candidates.entries[k].sha256 for k in order[:2]]
+    assert [entry.metrics["top1"].value for entry in best.entries] == [scores[k] for k in order[:2]]
+    assert best.manifest.origin.settings["generate"]["candidates"] == 6  # type: ignore[index,call-overload]
+
+
+def test_bootstrapping_samples_around_what_was_kept(trained, tmp_path):
+    """Without noise a further round can only copy what the first one kept."""
+    zoo, run = trained
+    asked_for = {"n": 3, "bandwidth": 0.0, "candidates": 4, "kept": 3}
+    first, third = (generate(run, tmp_path / str(r), asked(**asked_for, rounds=r)) for r in (1, 3))
+    made_of = {entry.sha256: entry.parents for entry in first.entries}
+    for entry in third.entries:
+        assert made_of[entry.sha256] == entry.parents
+        assert set(entry.parents) <= {original.sha256 for original in zoo.entries[5:]}
+    values = [entry.metrics["top1"].value for entry in third.entries]
+    assert values == sorted(values, reverse=True)
+    with_noise = generate(run, tmp_path / "noise", asked(**asked_for | {"bandwidth": 0.2}, rounds=2))
+    assert not {entry.sha256 for entry in with_noise.entries} & set(made_of)
+
+
+def test_running_statistics_are_measured_on_training_images(trained, tmp_path):
+    run, task = trained[1], digits_task()
+    plain = generate(run, tmp_path / "plain", asked(n=1))[0]
+    found = generate(run, tmp_path / "found", asked(n=1, batchnorm_passes=30))[0]
+    model = task.build(0)
+    task.load(model, plain)
+    model.train()
+    with torch.no_grad():
+        for images, _ in islice(task.batches(0, 0, 32), 30):
+            model(images)
+    for name, value in model.state_dict().items():
+        if "running" in name:
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5)
+            assert not torch.allclose(found[name], plain[name], rtol=0.05)
+        else:
+            torch.testing.assert_close(found[name], plain[name], rtol=1e-5, atol=1e-6)
+
+
+def test_behaviour_is_the_difference_of_softmax_outputs(trained):
+    zoo, run = trained
+    vectors, task = vectors_of(zoo, run)[:2], digits_task()
+    behaviour = Behaviour(task, Vectors(run).layout, {})
+    images = behaviour.images(0, 3, 20)
+    assert torch.equal(images, behaviour.images(0, 3, 20))
+    outputs = []
+    for weights in list(zoo)[:2]:
+        model = task.build(0)
+        task.load(model, weights)
+        outputs.append(model.eval()(images).softmax(1).detach())
+    expected = float((outputs[0] - outputs[1]).square().mean())
+    given = vectors.clone().requires_grad_()
+    found = behaviour.distance(given[:1], vectors[1:], images)
+    assert found.item() == pytest.approx(expected, rel=1e-3)
+    (gradient,) = torch.autograd.grad(found, given)
+    assert gradient[0].abs().max() > 0
+    assert float(behaviour.distance(vectors, vectors, images)) == pytest.approx(0, abs=1e-12)
+
+
+def test_structure_and_behaviour_are_measured_in_what_they_are_at_first(trained, tmp_path):
+    zoo = trained[0]
+    sizes = MODEL | {"window": 64, "halo": 0}
+    training = TRAINING | {"steps": 20, "save_every": 10}
+    settings = config(model=sizes, autoencoder=training, behaviour=0.7, queries=16, contrast=0.0)
+    seen: list[float] = []
+    terms = SANE._loss
+
+    def noted(self, *given):
+        loss = terms(self, *given)
+
+        def stopping(module, step):
+            if step == 15 and len(seen) < 20:
+                raise KeyboardInterrupt
+            found = loss(module, step)
+            seen.append(found.item())
+            return found
+
+        return stopping
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SANE, "_loss", noted)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, zoo, tmp_path / "run")
+    assert seen[0] == pytest.approx(1.0, rel=1e-5)  # 0.3 of one, 0.7 of the other, each in units of itself
+    assert seen[-1] < 0.9
+    again, whole = train(settings, zoo, tmp_path / "run"), train(settings, zoo, tmp_path / "whole")
+    assert content(again.path) == content(whole.path)
+
+
+def test_what_cannot_work_is_refused_before_any_work(trained, tmp_path, monkeypatch):
+    unscored = digits_zoo(tmp_path / "unscored", 3, scores=False)
+    with pytest.raises(ValueError, match=r"no validation scores.*--set method\.best=1"):
+        rpg.api.train(unscored, "sane-small", out=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"compares whole networks, but these have .* a window has 8"):
+        rpg.api.train(trained[0], "sane-behaviour-small", out=tmp_path / "run", window=8)
+    unknown = digits_zoo(tmp_path / "unknown", 3, task={})
+    with pytest.raises(ValueError, match=r"do not classify images.*--set method\.behaviour=0"):
+        rpg.api.train(unknown, "sane-behaviour-small", out=tmp_path / "run", permutations=False)
+    cifar = digits_zoo(tmp_path / "cifar", 3, task=TASK | {"data": "cifar10"})
+    monkeypatch.setenv("RPG_DATA", str(tmp_path))
+    with pytest.raises(MissingData, match="cifar10"):
+        rpg.api.train(cifar, "sane-behaviour-small", out=tmp_path / "run", permutations=False)
+    assert not (tmp_path / "run").exists()
+    for settings, message in [
+        ({"rounds": 2}, "set candidates, too"),
+        ({"candidates": 5, "kept": 6}, "kept = 6 of candidates = 5"),
+        ({"candidates": 50, "kept": 3}, "n = 4, but only the 3 best are kept"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            asked(**settings)
+    for sizes, message in [({"window": 8}, "nothing but halo"), ({"width": 3, "heads": 1}, "width = 3 is odd")]:
+        with pytest.raises(ValueError, match=message):
+            config(model=MODEL | sizes)
+
+
+def test_drawing_without_the_data_it_needs_is_refused(trained, tmp_path, monkeypatch):
+    origin = Origin(name="mine", kind="collected", command=(), versions={})
+    with pytest.raises(ValueError, match=r"networks of mine do not classify images.*do that"):
+        task_with_data(origin, CPU, "do that")
+    zoo = digits_zoo(tmp_path / "zoo", 3, task=TASK | {"data": "cifar10"})
+    small = config(permutations=False, best=1.0, autoencoder=TRAINING | {"steps": 1})
+    run = train(small, zoo, tmp_path / "run")
+    monkeypatch.setenv("RPG_DATA", str(tmp_path))
+    with pytest.raises(MissingData):
+        generate(run, tmp_path / "made", asked(batchnorm_passes=5))
+    assert not (tmp_path / "made").exists()
+    assert len(generate(run, tmp_path / "made", asked())) == 4
+
+
+def test_a_vit_base_is_estimated_without_taking_memory():
+    specs = [TensorSpec(name=f"{k}.weight", shape=(768, 768), dtype="float32", kind="float") for k in range(145)]
+    settings, request = load_method("sane-small")
+    found: Any = settings.build().estimate(Structure(tensors=tuple(specs)), 50, request, DEVICES["h200"])  # type: ignore[attr-defined]
+    assert found.figures["device"]["training_fits"] is True
+    assert found.draw_bytes > 4 * 145 * 768 * 768
