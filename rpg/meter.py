@@ -23,10 +23,13 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 @dataclass(frozen=True)
 class Cost:
-    """`flops` of matrix products and convolutions; `peak` bytes of tensors made inside that were alive together."""
+    """`flops` of matrix products and convolutions; `peak` bytes of tensors made inside that were alive together;
+    `launches`, how many operations were started, views apart.
+    """
 
     flops: int
     peak: int
+    launches: int
 
 
 @contextmanager
@@ -48,7 +51,7 @@ def cost_of(work: Callable[[], object]) -> Cost:
     flops, memory = FlopCounterMode(display=False, custom_mapping=counted), _LiveBytes()
     with _without_onednn(), flops, memory:
         work()
-    return Cost(flops.get_total_flops(), memory.peak)
+    return Cost(flops.get_total_flops(), memory.peak, memory.launches)
 
 
 def peak_of(work: Callable[[], object]) -> int:
@@ -89,16 +92,19 @@ def _without_onednn() -> Iterator[None]:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Bytes of the storages that were made inside and are not yet freed: `live` now, `peak` at most."""
+    """Bytes of the storages that were made inside and are not yet freed: `live` now, `peak` at most. `launches` are the
+    operations that were started.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.live = self.peak = 0
+        self.live = self.peak = self.launches = 0
         self.storages: dict[int, weakref.ref[UntypedStorage]] = {}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         known = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = function(*args, **(kwargs or {}))
+        self.launches += not function.is_view
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in known:  # not a view of something older
                 self._add(leaf.untyped_storage())

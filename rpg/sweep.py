@@ -39,15 +39,16 @@ def parse_sweep(text: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 
 def row(value: int, figures: Mapping[str, Any]) -> Record:
-    """What the estimate at one value says, in GB, TFLOP and hours."""
+    """What the estimate at one value says, in GB, TFLOP and hours; of RPG its tokens and both ways to train, too."""
     training, sampling = figures["training"], figures["sampling"]
-    return {
-        "value": value,
-        "tokens": figures["tokens"]["count"],
-        "generator": figures["generator"]["parameters"],
-        "training GB": training["bytes"] / 1e9,
-        "keeping GB": training["bytes_keeping"] / 1e9,
-        "recomputing GB": training["bytes_recomputing"] / 1e9,
+    found: Record = {"value": value}
+    if "tokens" in figures:
+        found |= {"tokens": figures["tokens"]["count"]}
+    found |= {"generator": figures["generator"]["parameters"], "training GB": training["bytes"] / 1e9}
+    if "bytes_keeping" in training:
+        keeping, recomputing = training["bytes_keeping"], training["bytes_recomputing"]
+        found |= {"keeping GB": keeping / 1e9, "recomputing GB": recomputing / 1e9}
+    return found | {
         "sampling GB": sampling["bytes"] / 1e9,
         "TFLOP a step": training["flops_per_step"] / 1e12,
         "hours": training["hours"],
@@ -55,11 +56,11 @@ def row(value: int, figures: Mapping[str, Any]) -> Record:
 
 
 def draw(path: Path, key: str, rows: Sequence[Record], memory: int | None) -> None:
-    """Memory of training over the value, both ways, beside what the device has, as SVG."""
+    """Memory of training over the value, for RPG both ways, beside what the device has, as SVG."""
     from rpg.reports.plots import render, sweep_plot
 
-    lines = {
-        "all kept": [(float(str(r["value"])), float(str(r["keeping GB"]))) for r in rows],
-        "recomputing": [(float(str(r["value"])), float(str(r["recomputing GB"]))) for r in rows],
-    }
+    titles = {"all kept": "keeping GB", "recomputing": "recomputing GB"}
+    if "keeping GB" not in rows[0]:
+        titles = {"training": "training GB"}
+    lines = {name: [(float(str(r["value"])), float(str(r[title]))) for r in rows] for name, title in titles.items()}
     write_bytes(path, render(sweep_plot(key, lines, None if memory is None else memory / 1e9), "svg"))

@@ -27,12 +27,12 @@ def test_bytes_and_flops_of_a_chain_by_hand() -> None:
         halves = (doubled * 3).half()  # at most two and a half
         return halves[:10].view(-1)  # a view costs nothing
 
-    assert cost_of(chain) == Cost(2 * 100 * 200 * 50, round(2.5 * 100 * 50 * 4))
+    assert cost_of(chain) == Cost(2 * 100 * 200 * 50, round(2.5 * 100 * 50 * 4), 4)
 
 
 def test_what_was_there_before_is_not_counted() -> None:
     old = torch.ones(1000)
-    assert cost_of(lambda: (old.view(10, 100), old.add_(1))) == Cost(0, 0)
+    assert cost_of(lambda: (old.view(10, 100), old.add_(1))) == Cost(0, 0, 1)
 
 
 def mamba_flops(batch: int, tokens: int) -> int:
