@@ -17,6 +17,7 @@ METHODS = {
     "gaussian": "rpg.methods.gaussian",
     "kde": "rpg.methods.kde",
     "noise": "rpg.methods.noise",
+    "p-diff": "rpg.methods.p_diff.method",
     "pca-gaussian": "rpg.methods.pca_gaussian",
     "rpg": "rpg.methods.rpg.config",
     "soup": "rpg.methods.soup",

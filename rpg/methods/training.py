@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, TypeAlias
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -35,8 +35,11 @@ from zoo.training.state import gather_full, pack_state, read_state, unpack_state
 LOG_EVERY = 10  # steps between lines of metrics.jsonl
 
 
+Share: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Optimisation(Frozen):
-    """How a module is trained: AdamW with torch's betas. The learning rate rises along a line over `warmup` steps and
+    """How a module is trained: AdamW with these `betas`. The learning rate rises along a line over `warmup` steps and
     falls along half a cosine to 0 at the last. `gradient_clipping` is the largest norm of the gradient, `ema` the decay
     per step of an average of the weights that is then the trained module.
     """
@@ -45,6 +48,7 @@ class Optimisation(Frozen):
     batch_size: PositiveInt
     learning_rate: PositiveFloat
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    betas: tuple[Share, Share] = (0.9, 0.999)
     warmup: NonNegativeInt = 0
     gradient_clipping: PositiveFloat | None = None
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -277,7 +281,7 @@ class Trainer:
             return found.detach()
 
         optimizer = torch.optim.AdamW(
-            model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+            model.parameters(), settings.learning_rate, settings.betas, weight_decay=settings.weight_decay, fused=True
         )
         stage = Stage(
             model=model,
@@ -297,9 +301,11 @@ class Trainer:
         model.load_state_dict(trained)
 
 
-def load_module(model: nn.Module, path: Path) -> None:
-    """Fill a module from its file. Raises Corrupt when the file's tensors are not this module's."""
+def load_module(model: nn.Module, path: Path, assign: bool = False) -> None:
+    """Fill a module from its file; with `assign` the file's tensors take the place of the module's, which may be
+    without memory. Raises Corrupt when the file's tensors are not this module's.
+    """
     tensors = load_tensors(path)
     if {n: t.shape for n, t in model.state_dict().items()} != {n: t.shape for n, t in tensors.items()}:
         raise Corrupt(f"{path} is not the module of this run's settings; remove {path.parent} and train again")
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, assign=assign)
