@@ -14,6 +14,7 @@ from zoo.recipe import load_method, method_names
 log = logging.getLogger(__name__)
 
 METHODS = {
+    "d2nwg": "rpg.methods.d2nwg.config",
     "gaussian": "rpg.methods.gaussian",
     "kde": "rpg.methods.kde",
     "noise": "rpg.methods.noise",

@@ -195,6 +195,26 @@ def scale_path(run: Run) -> Path:
     return run.path / "scale.safetensors"
 
 
+@torch.no_grad()
+def encoded(
+    vectors: Vectors,
+    encode: Callable[[Tensor], Tensor],
+    decode: Callable[[Tensor], Tensor],
+    batch_size: int,
+    device: torch.device,
+) -> tuple[np.ndarray, float]:
+    """What `encode` makes of the training networks' vectors (n, D), so many at a time, float32 (N, ...), and the mean
+    squared error of what `decode` makes of it, over the networks' values.
+    """
+    given, found, error = vectors.open(), [], 0.0
+    for index in torch.arange(len(given)).split(batch_size):
+        batch = rows(given, index).to(device)
+        codes = encode(batch)
+        error += (decode(codes) - batch).square().sum().item()
+        found.append(codes.cpu())
+    return torch.cat(found).numpy(), error / (len(given) * vectors.values)
+
+
 def fitted_scale(path: Path, codes: np.ndarray, rescale: bool) -> Scale:
     """The scale of codes (N, L), or that of latents which are the codes themselves; kept at `path`."""
     scale = Scale.of(_each(codes)) if rescale else Scale.plain(codes.shape[1])

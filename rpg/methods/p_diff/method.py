@@ -27,6 +27,7 @@ from rpg.methods.latents import (
     Scale,
     batch_of,
     code_facts,
+    encoded,
     fitted_scale,
     noise_error,
     rows,
@@ -165,14 +166,8 @@ class PDiff(LatentMethod):
 
         model = self._autoencoder(vectors.size)
         trainer.train("autoencoder", model, settings, loss)
-        found, errors = [], []
-        with torch.no_grad():
-            for index in torch.arange(len(given)).split(settings.batch_size):
-                batch = rows(given, index).to(trainer.device)
-                found.append(model.encode(batch))
-                errors.append((model.decode(found[-1]) - batch).square().sum().item())
-        error = sum(errors) / (len(given) * vectors.values)
-        return torch.cat(found).cpu().numpy(), {"autoencoder_error": error}
+        codes, error = encoded(vectors, model.encode, model.decode, settings.batch_size, trainer.device)
+        return codes, {"autoencoder_error": error}
 
     def make(self, vectors: Vectors, request: DrawConfig, numbers: Sequence[int], device: torch.device) -> Drawn:
         assert isinstance(request, DiffusionDraw)
