@@ -97,6 +97,7 @@ def train(
     split: str = "train",
     out: Path | str | None = None,
     overrides: Sequence[str] = (),
+    data_root: Path | None = None,
     device: str = "auto",
     track: Sequence[str] = (),
     **settings: Any,
@@ -116,7 +117,16 @@ def train(
     Run('runs/linear-gaussian')
     """
     plan = plan_training(
-        what, method, zoo=zoo, split=split, out=out, overrides=overrides, settings=settings, device=device, track=track
+        what,
+        method,
+        zoo=zoo,
+        split=split,
+        out=out,
+        overrides=overrides,
+        settings=settings,
+        data_root=data_root,
+        device=device,
+        track=track,
     )
     warn_of_guessers(plan.data.zoo, split)
     return plan.carry_out()
@@ -131,6 +141,7 @@ def plan_training(
     out: Path | str | None = None,
     overrides: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
+    data_root: Path | None = None,
     device: str = "auto",
     track: Sequence[str] = (),
     command: tuple[str, ...] = PYTHON,
@@ -154,7 +165,7 @@ def plan_training(
     assert isinstance(config, MethodConfig)
     assert isinstance(request, DrawConfig)
     data = TrainingSet(originals, split, tuple(originals.select(split)))
-    machine = Machine(pick_device(device), tuple(track))
+    machine = Machine(pick_device(device), tuple(track), data_root)
     config.build().check(data, machine)
     name = recipe.name if recipe else originals.name
     origin = Origin(

@@ -105,6 +105,7 @@ def train(
     split: Annotated[str, typer.Option(help="The checkpoints to learn from.")] = "train",
     overrides: Set = [],  # noqa: B006
     out: Out = None,
+    data_root: DataRoot = None,
     device: Device = "auto",
     track: Track = [],  # noqa: B006
     imports: Import = [],  # noqa: B006
@@ -132,6 +133,7 @@ def train(
         split=split,
         out=out,
         overrides=overrides,
+        data_root=data_root,
         device=device,
         track=track,
         command=command_line("rpg"),

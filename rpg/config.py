@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
+import torch
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
 from typing_extensions import Self
 
 from zoo.seeds import Seed
@@ -15,17 +17,26 @@ Prediction: TypeAlias = Literal["epsilon", "sample", "v"]
 
 
 class DiffusionConfig(Frozen):
-    """The forward process (paper, Table 12): `num_steps` noise levels, betas linear from `beta_start` to `beta_end`."""
+    """The forward process (paper, Table 12): `num_steps` noise levels, betas linear from `beta_start` to `beta_end`, or
+    their square roots (`root-linear`, of latent diffusion, Rombach et al. 2022).
+    """
 
     num_steps: Annotated[int, Field(gt=0, le=2**20)] = 1000
     beta_start: PositiveFloat = 1e-4
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    schedule: Literal["linear", "root-linear"] = "linear"
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
         if self.beta_start > self.beta_end:
             raise ValueError(f"beta_start = {self.beta_start} must not exceed beta_end = {self.beta_end}")
         return self
+
+    def betas(self) -> Tensor:
+        """float64 (num_steps,), ascending."""
+        power = 1.0 if self.schedule == "linear" else 0.5
+        ends = self.beta_start**power, self.beta_end**power
+        return torch.linspace(*ends, self.num_steps, dtype=torch.float64) ** (1 / power)
 
 
 def check_steps(config: DiffusionConfig, steps: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -19,9 +19,20 @@ from rpg.config import DiffusionConfig, Prediction, Sampler, check_steps
 if TYPE_CHECKING:
     from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
-    from rpg.methods.rpg.models.denoiser import Denoiser
-
 DDIM_ETA = 0.05  # stochasticity of the published DDIM sampler
+
+
+class Denoiser(Protocol):
+    """What is sampled with. A sampler embeds the time, int64 (1,), once a step for all tokens."""
+
+    training: bool
+
+    @property
+    def time_embedding(self) -> Callable[[Tensor], Tensor]: ...
+
+    def denoise(self, noisy: Tensor, time: Tensor, prototypes: Tensor) -> Tensor:
+        """Noisy tokens (K, D), an embedded time, what each token is told (K, D) -> the estimate (K, D)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ def make_scheduler(config: DiffusionConfig, sampler: Sampler, steps: int) -> Sch
     from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler  # which takes seconds
 
     check_steps(config, steps)
-    betas = torch.linspace(config.beta_start, config.beta_end, config.num_steps, dtype=torch.float64)
+    betas = config.betas()
     signal = (1 - betas).cumprod(0)
     even = config.num_steps - 1 - torch.arange(steps).flip(0) * config.num_steps // steps
     timesteps = _even_in_log_snr(signal, steps) if sampler == "dpm++" else even

@@ -14,11 +14,13 @@ from zoo.recipe import load_method, method_names
 log = logging.getLogger(__name__)
 
 METHODS = {
+    "d2nwg": "rpg.methods.d2nwg.config",
     "flow": "rpg.methods.flow",
     "gaussian": "rpg.methods.gaussian",
     "hyper-representations": "rpg.methods.hyper_representations.method",
     "kde": "rpg.methods.kde",
     "noise": "rpg.methods.noise",
+    "p-diff": "rpg.methods.p_diff.method",
     "pca-gaussian": "rpg.methods.pca_gaussian",
     "rpg": "rpg.methods.rpg.config",
     "sane": "rpg.methods.sane.method",

@@ -6,6 +6,7 @@ A method is named by `method.name` of a recipe (rpg.methods.METHODS) and known t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 import torch
@@ -60,10 +61,13 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a method computes and which trackers its training reports to. Nothing here changes what is learnt."""
+    """Where a method computes, which trackers its training reports to and, for methods that look at the task's data,
+    where data sets are (None: on the Hub). Nothing here changes what is learnt.
+    """
 
     device: torch.device
     trackers: tuple[str, ...] = ()
+    data_root: Path | None = None
 
 
 @dataclass(frozen=True)

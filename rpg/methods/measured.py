@@ -50,6 +50,10 @@ class DrawCost:
     flops: int
     launches: int
 
+    def then(self, other: DrawCost) -> DrawCost:
+        """Both, one after the other; the modules of both are there all the time at most."""
+        return DrawCost(self.bytes + other.bytes, self.flops + other.flops, self.launches + other.launches)
+
 
 def seconds(device: Device, flops: int, launches: int) -> float:
     """The least that so many FLOPs in float32 and operations take."""

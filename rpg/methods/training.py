@@ -301,9 +301,11 @@ class Trainer:
         model.load_state_dict(trained)
 
 
-def load_module(model: nn.Module, path: Path) -> None:
-    """Fill a module from its file. Raises Corrupt when the file's tensors are not this module's."""
+def load_module(model: nn.Module, path: Path, assign: bool = False) -> None:
+    """Fill a module from its file; with `assign` the file's tensors take the place of the module's, which may be
+    without memory. Raises Corrupt when the file's tensors are not this module's.
+    """
     tensors = load_tensors(path)
     if {n: t.shape for n, t in model.state_dict().items()} != {n: t.shape for n, t in tensors.items()}:
         raise Corrupt(f"{path} is not the module of this run's settings; remove {path.parent} and train again")
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, assign=assign)

@@ -13,6 +13,7 @@ from tokenised import digits_zoo
 import rpg.api
 from learning import content, generate, train
 from rpg.devices import DEVICES
+from rpg.methods.ceiling import NETWORKS
 from rpg.methods.density import load_anchors
 from rpg.methods.hyper_representations.method import Config, GenerateConfig, HyperRepresentations
 from rpg.methods.hyper_representations.model import Autoencoder
