@@ -235,6 +235,7 @@ def test_draws_have_the_distribution_of_the_zoo(zoo) -> None:
     assert (method.reconstruct(vectors, new, CPU) - new).norm() < 0.2 * (new - new.mean(0)).norm()
 
 
+@pytest.mark.slow
 def test_the_autoencoder_learns(zoo, tmp_path) -> None:
     """After 100 steps a round trip leaves most of what networks differ in."""
     run = train(config(100, 2), zoo, tmp_path / "run")

@@ -31,7 +31,7 @@ AUTOENCODER = {
     "channels": (8, 16),
     "code": 6,
     "kernel_size": 5,
-    "steps": 250,
+    "steps": 300,
     "batch_size": 32,
     "learning_rate": 3e-3,
     "save_every": 10,
@@ -40,9 +40,9 @@ DENOISER = {
     "channels": (1, 16, 32, 16, 1),
     "kernel_size": 5,
     "steps": 400,
-    "batch_size": 32,
+    "batch_size": 64,
     "learning_rate": 3e-3,
-    "ema": 0.98,
+    "ema": 0.99,
     "save_every": 10,
 }
 
@@ -172,7 +172,7 @@ def _one_tensor(values: int) -> Structure:
 
 
 def test_draws_have_the_distribution_of_the_zoo(zoo, run) -> None:
-    check_distribution(draws(run, DiffusionDraw(n=300, steps=50)), values_of(zoo))
+    check_distribution(draws(run, DiffusionDraw(n=400, steps=50)), values_of(zoo))
 
 
 def test_the_autoencoder_gives_networks_back(zoo, run) -> None:
