@@ -79,20 +79,22 @@ def test_alignment_gains_what_it_should_on_a_planted_zoo(tmp_path):
     aligned = align(AlignConfig(restarts=2), zoo, specification, ORIGIN, tmp_path / "aligned")
     found = worth(zoo, aligned, measure, draws=4)
     assert (found.networks, found.held_out) == (36, 4)
-    assert found.mean.aligned > 97
-    assert found.mean.raw < 75
-    assert found.midpoint.aligned > found.midpoint.raw + 10
-    assert found.soup.aligned > found.soup.raw + 20
+    assert found.behaviour.mean.aligned > 97
+    assert found.behaviour.mean.raw < 75
+    assert found.behaviour.midpoint.aligned > found.behaviour.midpoint.raw + 10
+    assert found.behaviour.soup.aligned > found.behaviour.soup.raw + 20
     assert found.share.aligned > 0.9
     assert found.share.raw < 0.3
-    assert found.barrier.aligned < 0.1 * found.barrier.raw
-    assert list(found.codes) == [32]
-    assert found.codes[32].aligned > found.codes[32].raw + 10
+    assert found.behaviour.barrier.aligned < 0.1 * found.behaviour.barrier.raw
+    assert list(found.behaviour.codes) == [32]
+    assert found.behaviour.codes[32].aligned > found.behaviour.codes[32].raw + 10
     matrix = vectors(aligned, aligned.select("train"))
     assert found.participation.aligned == pytest.approx(participation(matrix))
-    assert found.aligned_line[0] == pytest.approx(found.raw_line[0], rel=1e-4)  # the ends are what they were
+    assert found.behaviour.aligned_line[0] == pytest.approx(
+        found.behaviour.raw_line[0], rel=1e-4
+    )  # the ends are what they were
     text = table(found)
-    assert f"{found.mean.aligned:.2f}" in text
+    assert f"{found.behaviour.mean.aligned:.2f}" in text
     assert "36 networks, 4 held out" in text
 
 
@@ -100,7 +102,7 @@ def test_the_same_zoo_twice_shows_that_nothing_was_gained(tmp_path):
     zoo, _, measure = planted_zoo(tmp_path / "zoo", n=12)
     found = worth(zoo, zoo, measure, draws=4)
     assert found.share.raw == found.share.aligned
-    assert found.mean.raw == found.mean.aligned
+    assert found.behaviour.mean.raw == found.behaviour.mean.aligned
     other, *_ = planted_zoo(tmp_path / "other", n=8)
     with pytest.raises(ValueError, match="does not hold the networks"):
         worth(zoo, other, measure)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -46,14 +47,14 @@ class AlignConfig(Frozen):
     """How a zoo is aligned.
 
     - `to`: `universe`, the mean of all; `medoid`, the network nearest to it; or the id of a network.
-    - `by`: `weights`, `activations` on training images, or `both`.
+    - `match`: by `weights`, by `activations` on training images, or by `both`.
     - `scale`: take the scales of every network to their balanced point first.
     - `restarts`: starts for every network, of which the best is kept.
     - `refine`: lower the loss of means on training images then (zoo.symmetry.refine); for `universe` only.
     """
 
     to: str = "universe"
-    by: Literal["weights", "activations", "both"] = "weights"
+    match: Literal["weights", "activations", "both"] = "weights"
     scale: bool = True
     restarts: Annotated[int, Field(ge=1, le=1000)] = 4
     refine: Refinement | None = None
@@ -101,17 +102,19 @@ def solve(
     specification: Specification,
     record: Record | None = None,
     images: Images | None = None,
+    state: Path | None = None,
 ) -> tuple[Alignment, Element]:
     """The alignment of all networks of a zoo, and their elements (one row for each run).
 
-    `record` gives activations, for `by` other than weights; `images` are for `refine`. Raises ValueError for an id that
-    is not there, for a specification that does not fit, and when data are wanted and not given.
+    `record` gives activations, for `match` other than weights; `images` are for `refine`, of which `state` is a file to
+    go on from. Raises ValueError for an id that is not there, for a specification that does not fit, and when data are
+    wanted and not given.
     """
     specification.check(zoo.structure)
     if not specification.groups:
         raise ValueError(f"the networks of {zoo.path} have no symmetries: all groups touch tensors that are frozen")
-    if config.by != "weights" and record is None:
-        raise ValueError(f"by={config.by!r} needs training images; expected by='weights', or the task's data")
+    if config.match != "weights" and record is None:
+        raise ValueError(f"match={config.match!r} needs training images; expected match='weights', or the task's data")
     if config.refine is not None and (images is None or config.to != "universe"):
         raise ValueError(f"refine needs training images and to='universe', not {config.to!r}; leave it out")
     together = runs(zoo.entries)
@@ -122,7 +125,7 @@ def solve(
     refined = None
     known = universe(source.problem, source.of(training), len(training), config.seed, config.restarts)
     if config.refine is not None and images is not None:
-        refined = _refined(config.refine, source, training, known, images, config.seed)
+        refined = _refined(config.refine, source, training, known, images, config.seed, state)
     aligned, element = _solved(config, source, training, chosen, known)
     reference = chosen
     if config.to == "medoid":
@@ -143,12 +146,18 @@ def solve(
 
 
 def _refined(
-    config: Refinement, source: Networks, training: list[int], aligned: Aligned, images: Images, seed: int
+    config: Refinement,
+    source: Networks,
+    training: list[int],
+    aligned: Aligned,
+    images: Images,
+    seed: int,
+    state: Path | None,
 ) -> tuple[float, float]:
     """Refine an alignment in place; the loss of means before and after."""
     stack, _ = source.read(torch.tensor(training))
     networks = act(source.specification, taken(source.balanced, torch.tensor(training)), stack)
-    element, before, after = refine(source.specification, networks, aligned.element, images, config, seed)
+    element, before, after = refine(source.specification, networks, aligned.element, images, config, seed, state)
     own = source.of(training)
     aligned.element = element
     aligned.reference = mean_of(source.problem, own, torch.arange(len(training)), element)
@@ -198,9 +207,9 @@ class Networks:
         record: Record | None,
     ) -> None:
         self.zoo, self.entries, self.specification, self.n = zoo, entries, specification, len(entries)
-        self.record, self.frozen = (record if config.by != "weights" else None), zoo.frozen()
+        self.record, self.frozen = (record if config.match != "weights" else None), zoo.frozen()
         self.weight_parts = (
-            [part for part in parts_of(specification) if part.cost] if config.by != "activations" else []
+            [part for part in parts_of(specification) if part.cost] if config.match != "activations" else []
         )
         self.output_parts = output_parts(specification, SAMPLES) if self.record else []
         self.problem = Problem(specification, (*self.weight_parts, *self.output_parts))

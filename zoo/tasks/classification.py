@@ -303,6 +303,10 @@ class ClassificationTask(TaskBase):
         model.eval()
         return evaluate(model, self._evaluation(split))
 
+    def held_out(self) -> Batch:
+        """Images that are never trained on, as networks take them: the first of those for validation."""
+        return next(self._evaluation("validation"))
+
     def _evaluation(self, split: Split) -> Iterator[Batch]:
         """Batches to evaluate on, not augmented. For the next network small images are kept on the device as networks
         take them, larger ones as they are: data sets of small images resized on the device, photographs on disk.
