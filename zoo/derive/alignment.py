@@ -22,10 +22,10 @@ from zoo.store import Zoo
 from zoo.structure import Frozen
 from zoo.symmetry.action import (
     Element,
+    Part,
     Stack,
     act,
     compose,
-    identity,
     joined,
     output_parts,
     parts_of,
@@ -33,7 +33,7 @@ from zoo.symmetry.action import (
     transformed,
 )
 from zoo.symmetry.activations import SAMPLES, Record, standardised
-from zoo.symmetry.canonical import balance
+from zoo.symmetry.canonical import prepared
 from zoo.symmetry.matching import Problem, Values, match
 from zoo.symmetry.refine import Images, Refinement, refine
 from zoo.symmetry.specification import Specification
@@ -195,7 +195,9 @@ def _solved(
 
 
 class Networks:
-    """A zoo's networks as the solver wants them (zoo.symmetry.universe.Source): scales balanced, parts weighted."""
+    """A zoo's networks as the solver wants them (zoo.symmetry.universe.Source): gains positive, scales balanced, parts
+    weighted.
+    """
 
     def __init__(
         self,
@@ -208,16 +210,19 @@ class Networks:
     ) -> None:
         self.zoo, self.entries, self.specification, self.n = zoo, entries, specification, len(entries)
         self.record, self.frozen = (record if config.match != "weights" else None), zoo.frozen()
-        self.weight_parts = (
-            [part for part in parts_of(specification) if part.cost] if config.match != "activations" else []
-        )
-        self.output_parts = output_parts(specification, SAMPLES) if self.record else []
-        self.problem = Problem(specification, (*self.weight_parts, *self.output_parts))
+        self.weight_parts, self.output_parts = self._parts(config, specification)
+        matched = specification.matched()
+        weights, outputs = self._parts(config, matched)
+        self.problem = Problem(matched, (*weights, *outputs))
         self.chunk = max(1, READ_VALUES // zoo.structure.numel)
         self.factors = [1.0] * len(self.problem.parts)
         self.balanced: Element = {}
         self._kept: Values | None = None
         self._survey(config.scale, training)
+
+    def _parts(self, config: AlignConfig, specification: Specification) -> tuple[list[Part], list[Part]]:
+        weights = [part for part in parts_of(specification) if part.cost] if config.match != "activations" else []
+        return weights, output_parts(specification, SAMPLES) if self.record else []
 
     def _survey(self, scale: bool, training: Sequence[int]) -> None:
         """Balance every network, and weigh every part by its mean squared norm over the training networks."""
@@ -227,7 +232,7 @@ class Networks:
         small = self.n * sum(part.numel for part in self.problem.parts) <= KEPT_VALUES
         for rows in torch.arange(self.n).split(self.chunk):
             stack, outputs = self.read(rows)
-            balanced = balance(self.specification, stack) if scale else identity(self.specification, len(rows))
+            balanced = prepared(self.specification, stack, scale)
             values = self._values(stack, outputs, balanced)
             squares += torch.stack([value[used[rows]].square().sum() for value in values])
             elements.append(balanced)

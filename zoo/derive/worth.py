@@ -2,7 +2,8 @@
 
 Every row is measured twice, on the networks as they were and aligned, with the same draws. Averages of networks with
 BatchNorm need their statistics from training images again (`recalibrate`), in every row alike: `Measure` is where that
-belongs. Accuracies are in percent. Without a `Measure` what weights alone say is there.
+belongs. So statistics, which would outweigh all else, do not count where weights are compared. Accuracies are in
+percent. Without a `Measure` what weights alone say is there.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ SOUP = 16  # networks in a soup, if there are as many
 CODES = (32, 99, 300)  # components
 POINTS = 11  # along a line
 MOST_VALUES = 2**28  # of the training networks that are looked at (2 GiB); of larger zoos some
+STATISTICS = ("running_mean", "running_var")
 WORTH = "worth.json"
 NOTHING = 1e-3  # of the share of energy: less is no gain
 
@@ -65,9 +67,9 @@ class Worth(Frozen):
     were aligned with each other; `held_out` were aligned afterwards. `protocol` says on which test data `behaviour` was
     measured, if it was.
 
-    - `share`: of the training networks' energy, what their mean has: the objective. An alignment that found nothing
+    - `share`: of the energy of the training networks' weights, what their mean has. An alignment that found nothing
       leaves it as it was.
-    - `participation`: participation ratio of the training networks' covariance: how many directions they vary in.
+    - `participation`: participation ratio of their covariance: how many directions they vary in.
     """
 
     raw: Sha256
@@ -153,10 +155,10 @@ class _Side:
 def _side(
     zoo: Zoo, training: Sequence[int], held_out: Sequence[int], measure: Measure | None, draws: int, seed: int
 ) -> _Side:
-    matrix = vectors(zoo, [zoo.entries[k] for k in training])
-    mean = matrix.mean(0)
-    share = float(mean.square().sum() / matrix.square().sum(1).mean())
-    found = _Side({"share": share, "participation": participation(matrix)})
+    matrix, counted = vectors(zoo, [zoo.entries[k] for k in training]), counting(zoo.structure)
+    mean, own = matrix.mean(0), matrix[:, counted]
+    share = float(mean[counted].square().sum() / own.square().sum(1).mean())
+    found = _Side({"share": share, "participation": participation(own)})
     if measure is None:
         return found
     structure, constants = zoo.structure, zoo.load(zoo.entries[0])
@@ -185,7 +187,9 @@ def _side(
     if held_out:
         new = vectors(zoo, [zoo.entries[k] for k in held_out])
         for k in [k for k in CODES if k < len(training)]:
-            found.numbers[f"code {k}"] = _mean(measured(vector)[1] for vector in round_trip(matrix, new, k))
+            there = mean.repeat(len(new), 1)
+            there[:, counted] = round_trip(own, new[:, counted], k)
+            found.numbers[f"code {k}"] = _mean(measured(vector)[1] for vector in there)
     return found
 
 
@@ -194,6 +198,12 @@ def vectors(zoo: Zoo, entries: Sequence[Entry]) -> Tensor:
     names = [spec.name for spec in floats(zoo.structure)]
     rows = [torch.cat([w[name].double().flatten() for name in names]) for w in zoo.checkpoints(entries)]
     return torch.stack(rows)
+
+
+def counting(structure: Structure) -> Tensor:
+    """(D,) bool: which of the values of `vectors` are weights, and not statistics."""
+    found = [torch.full((spec.numel,), spec.name.rpartition(".")[2] not in STATISTICS) for spec in floats(structure)]
+    return torch.cat(found)
 
 
 def participation(matrix: Tensor) -> float:

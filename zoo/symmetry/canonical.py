@@ -15,6 +15,21 @@ AS_IT_WAS = 1e-6  # a network whose scales are this near to balance is balanced 
 FULL_RANK = 1e-6  # smallest singular value of a LoRA factor over its largest
 
 
+def oriented(specification: Specification, networks: Stack) -> Element:
+    """The element (signs that a gain decides, all else the identity) that makes every gain positive."""
+    element = identity(specification, len(next(iter(networks.values()))))
+    for name, diagonal in specification.diagonals.items():
+        if diagonal.gain is not None:
+            element[name] = torch.where(networks[diagonal.gain] < 0, -1.0, 1.0).double()
+    return element
+
+
+def prepared(specification: Specification, networks: Stack, scale: bool = True) -> Element:
+    """What comes before matching: every gain positive and, with `scale`, scales and linear groups balanced."""
+    element = oriented(specification, networks)
+    return compose(specification, balance(specification, networks), element) if scale else element  # a sign is no scale
+
+
 def balance(specification: Specification, networks: Stack) -> Element:
     """The element (scales and linear groups; all else the identity) that takes each network to where the squared norm
     of its weights is least. That point is unique (Stock et al., 2019, ENorm): it is convex in the scales' logarithms.
@@ -152,5 +167,6 @@ def _own_sign(problem: Problem, values: Values, name: str) -> Tensor:
         if [s for s in signs if s] == [name]:  # no other sign turns these
             found = _sums(value.double().pow(3), signs.index(name) + 1, inner=False)
             total = found if total is None else total + found
-    assert total is not None
+    if total is None:  # no part tells, as no output does where outputs alone count
+        return identity(problem.specification, len(values[0]))[name]
     return torch.where(total < 0, -1.0, 1.0).double()

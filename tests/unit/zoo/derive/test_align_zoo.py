@@ -185,7 +185,10 @@ def test_what_is_damaged_or_not_aligned_is_told(tmp_path):
         align(AlignConfig(match="both"), zoo, specification, ORIGIN, tmp_path / "none2")
 
 
-@pytest.mark.parametrize(("name", "by"), [("cnn_small", "activations"), ("cnn_digits", "both"), ("vit", "both")])
+@pytest.mark.parametrize(
+    ("name", "by"),
+    [("cnn_small", "activations"), ("cnn_digits", "activations"), ("tanh", "activations"), ("vit", "both")],
+)
 def test_activations_find_what_was_planted(tmp_path, name, by):
     """Without noise, what units answer tells which is which."""
     zoo, network, specification, inputs = make(tmp_path / "zoo", name, noise=0.0)
