@@ -12,7 +12,7 @@ from zoo.console import pick_device
 from zoo.derive.align import align, read_alignment, unalign
 from zoo.derive.alignment import AlignConfig
 from zoo.derive.on_images import images_of, measure_of, record_of
-from zoo.derive.worth import Worth, read_worth, table, worth, write_worth
+from zoo.derive.worth import Pair, Worth, read_worth, table, worth, write_worth
 from zoo.errors import MissingData, MissingExtra
 from zoo.listing import derived_place, describe
 from zoo.recipe import task_of, validate
@@ -91,7 +91,9 @@ class Aligning:
                 log.warning("accuracies of averages are not measured: %s", error)
         known = read_worth(self.scores, made)
         if known is None or (measure is not None and known.protocol != protocol):
-            known = worth(self.zoo, made, measure, protocol)
+            about = read_alignment(made)
+            objective = Pair(raw=about.before, aligned=about.shares[-1])
+            known = worth(self.zoo, made, objective, measure, protocol)
             write_worth(self.scores, known)
         return known
 

@@ -157,7 +157,9 @@ def _refined(
     """Refine an alignment in place; the loss of means before and after."""
     stack, _ = source.read(torch.tensor(training))
     networks = act(source.specification, taken(source.balanced, torch.tensor(training)), stack)
-    element, before, after = refine(source.specification, networks, aligned.element, images, config, seed, state)
+    element, before, after = refine(
+        source.problem.specification, networks, aligned.element, images, config, seed, state
+    )
     own = source.of(training)
     aligned.element = element
     aligned.reference = mean_of(source.problem, own, torch.arange(len(training)), element)

@@ -32,7 +32,7 @@ POINTS = 11  # along a line
 MOST_VALUES = 2**28  # of the training networks that are looked at (2 GiB); of larger zoos some
 STATISTICS = ("running_mean", "running_var")
 WORTH = "worth.json"
-NOTHING = 1e-3  # of the share of energy: less is no gain
+NOTHING = 1e-3  # of the objective: less is no gain
 
 
 class Pair(Frozen):
@@ -67,8 +67,8 @@ class Worth(Frozen):
     were aligned with each other; `held_out` were aligned afterwards. `protocol` says on which test data `behaviour` was
     measured, if it was.
 
-    - `share`: of the energy of the training networks' weights, what their mean has. An alignment that found nothing
-      leaves it as it was.
+    - `objective`: the share of the training networks' energy that their mean has, as the solver counts it
+      (zoo.derive.alignment.Alignment). An alignment that found nothing leaves it as it was.
     - `participation`: participation ratio of their covariance: how many directions they vary in.
     """
 
@@ -77,13 +77,19 @@ class Worth(Frozen):
     protocol: str | None
     networks: int
     held_out: int
-    share: Pair
+    objective: Pair
     participation: Pair
     behaviour: Behaviour | None
 
 
 def worth(
-    raw: Zoo, aligned: Zoo, measure: Measure | None, protocol: str | None = None, draws: int = 4, seed: int = 0
+    raw: Zoo,
+    aligned: Zoo,
+    objective: Pair,
+    measure: Measure | None,
+    protocol: str | None = None,
+    draws: int = 4,
+    seed: int = 0,
 ) -> Worth:
     """Measure an alignment: `draws` midpoints, soups and held-out networks (or all there are), half as many lines.
 
@@ -127,7 +133,7 @@ def worth(
         protocol=protocol if measure else None,
         networks=len(training),
         held_out=len(others),
-        share=pair("share"),
+        objective=objective,
         participation=pair("participation"),
         behaviour=behaviour,
     )
@@ -157,8 +163,7 @@ def _side(
 ) -> _Side:
     matrix, counted = vectors(zoo, [zoo.entries[k] for k in training]), counting(zoo.structure)
     mean, own = matrix.mean(0), matrix[:, counted]
-    share = float(mean[counted].square().sum() / own.square().sum(1).mean())
-    found = _Side({"share": share, "participation": participation(own)})
+    found = _Side({"participation": participation(own)})
     if measure is None:
         return found
     structure, constants = zoo.structure, zoo.load(zoo.entries[0])
@@ -242,7 +247,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
 def rows(found: Worth) -> list[tuple[str, Pair, int]]:
     """What is measured: its name, the numbers raw and aligned, and how many digits they are shown with."""
-    listed = [("share of energy in the mean", found.share, 3), ("participation ratio", found.participation, 1)]
+    listed = [("objective: the mean's energy", found.objective, 3), ("participation ratio", found.participation, 1)]
     if one := found.behaviour:
         listed += [
             ("midpoint of two, accuracy", one.midpoint, 2),
@@ -263,7 +268,7 @@ def table(found: Worth) -> str:
     if one := found.behaviour:
         for name, line in (("raw", one.raw_line), ("aligned", one.aligned_line)):
             lines.append(f"{f'loss along the line, {name}':<30}{' '.join(f'{value:.3g}' for value in line)}")
-    if found.share.aligned <= found.share.raw * (1 + NOTHING):
+    if found.objective.aligned <= found.objective.raw * (1 + NOTHING):
         lines.append("nothing was gained: the networks were as near to one another before")
     return "\n".join(lines)
 

@@ -153,6 +153,9 @@ class Builder:
         if norm is None or f"{norm}.weight" not in self.state:
             self.outputs[layer] = space.written()
             return
+        if space.diagonal and self.diagonals[space.diagonal].kind == "scale":
+            decided = {"gain": f"{norm}.weight"}
+            self.diagonals[space.diagonal] = self.diagonals[space.diagonal].model_copy(update=decided)
         self.tensor(f"{norm}.weight", space.written(**own))
         self.tensor(f"{norm}.bias", space.written())
         if f"{norm}.running_mean" in self.state:

@@ -45,9 +45,9 @@ class Group(Frozen):
 
 
 class Diagonal(Frozen):
-    """A number for each unit of the permutation `on`. `gain` is a vector along these units that a sign turns and that
-    says which way a unit points, as BatchNorm's weight does: where it is positive. Such a sign is not matched: two
-    units alike but for their gain's sign do different things, and the mean of their gains would do nothing.
+    """A number for each unit of the permutation `on`. `gain` is a vector along these units that it multiplies, as
+    BatchNorm's weight, which decides it (zoo.symmetry.canonical): signs are those that make it positive, and are not
+    matched; scales those that give it and its bias one norm.
     """
 
     on: str
@@ -133,7 +133,7 @@ class Specification(Frozen):
     def _turns(self, name: str, diagonal: Diagonal) -> bool:
         tensor = self.tensors.get(diagonal.gain or "")
         factors = list(tensor.factors()) if tensor else []
-        return diagonal.kind == "sign" and len(factors) == 1 and factors[0].powers.get(name, 0) % 2 == 1
+        return bool(factors) and len(factors) <= 2 and factors[-1].powers.get(name, 0) == 1
 
     def _is_sign(self, name: str) -> bool:
         return name in self.diagonals and self.diagonals[name].kind == "sign"
@@ -166,8 +166,8 @@ class Specification(Frozen):
         return [name for name, group in self.groups.items() if group.within is None]
 
     def matched(self) -> Specification:
-        """The same without the signs that a gain decides (zoo.symmetry.canonical.oriented)."""
-        return self.without(name for name, diagonal in self.diagonals.items() if diagonal.gain is not None)
+        """The same without the signs that a gain decides."""
+        return self.without(name for name, d in self.diagonals.items() if d.gain is not None and d.kind == "sign")
 
     def restricted(self, names: Iterable[str]) -> Specification:
         """What remains where only these tensors may change: groups that touch any other tensor are dropped."""
