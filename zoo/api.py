@@ -25,7 +25,7 @@ from zoo.derive.aligning import plan_alignment
 from zoo.derive.polish import PolishConfig
 from zoo.derive.polish import polish as polish_zoo
 from zoo.manifest import Origin, versions
-from zoo.recipe import Recipe, keyword_overrides, load_recipe, task_of
+from zoo.recipe import Recipe, keyword_overrides, load_recipe, task_of, validate
 from zoo.scoring import Score
 from zoo.scoring import score as score_zoo
 from zoo.store import Zoo
