@@ -85,6 +85,13 @@ def test_without_data_it_aligns_and_says_what_is_not_measured(place, monkeypatch
     assert call("rpg-zoo align seeds --match activations --out zoos/none", 4).endswith("no images")
 
 
+def test_checkpoints_of_one_run_have_nothing_to_be_aligned_with(place):
+    call(f"rpg-zoo collect {TINY} --set zoo.epochs=1 --set zoo.checkpoints=2 --out zoos/run")
+    code, out, err = run("rpg-zoo align run --restarts 1 --json")
+    assert (code, json.loads(out)["worth"]) == (0, None)
+    assert "there is nothing to align them with" in err
+
+
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [

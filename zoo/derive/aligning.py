@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Aligned:
-    """An aligned zoo, and what that is worth where there are two networks to measure."""
+    """An aligned zoo, and what that is worth where there are two runs to align."""
 
     zoo: Zoo
     worth: Worth | None
@@ -81,7 +81,9 @@ class Aligning:
         return Aligned(made, self._worth(made))
 
     def _worth(self, made: Zoo) -> Worth | None:
-        if sum(entry.split == "train" for entry in made.entries) == 1 or len(made.entries) == 1:
+        about = read_alignment(made)
+        if not about.shares:  # checkpoints of one run move together
+            log.warning("%s has networks of one run to train on: there is nothing to align them with", self.zoo.path)
             return None
         measure, protocol = None, None
         if self.measure:
@@ -91,7 +93,6 @@ class Aligning:
                 log.warning("accuracies of averages are not measured: %s", error)
         known = read_worth(self.scores, made)
         if known is None or (measure is not None and known.protocol != protocol):
-            about = read_alignment(made)
             objective = Pair(raw=about.before, aligned=about.shares[-1])
             known = worth(self.zoo, made, objective, measure, protocol)
             write_worth(self.scores, known)
