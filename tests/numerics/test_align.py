@@ -78,7 +78,7 @@ def test_units_point_where_their_gain_is_positive(name):
     assert any((moved[gain] < 0).any() for gain in gains)
     there = act(specification, oriented(specification, moved), moved)
     assert all((there[gain] >= 0).all() for gain in gains)
-    assert not any(diagonal.gain for diagonal in specification.matched().diagonals.values())
+    assert not any(diagonal.kind == "sign" for diagonal in specification.matched().diagonals.values())
     assert specification.matched().groups == specification.groups
 
 
