@@ -20,9 +20,8 @@ from torch import Tensor
 
 from zoo.checkpoint import content_hash
 from zoo.console import pick_device
-from zoo.derive.align import align as align_zoo
 from zoo.derive.align import unalign as unalign_zoo
-from zoo.derive.alignment import AlignConfig
+from zoo.derive.aligning import plan_alignment
 from zoo.derive.polish import PolishConfig
 from zoo.derive.polish import polish as polish_zoo
 from zoo.manifest import Origin, versions
@@ -164,28 +163,29 @@ def align(
     zoo: Zoo | Path | str,
     *,
     to: str = "universe",
+    match: str = "weights",
+    refine: int = 0,
     restarts: int = 4,
     scale: bool = True,
     seed: int = 0,
+    measure: bool = True,
     out: Path | str | None = None,
-    command: tuple[str, ...] = PYTHON,
+    data_root: Path | None = None,
+    device: str = "auto",
 ) -> Zoo:
     """The same networks, each brought as near as its symmetries allow to the mean of all (`universe`), the `medoid`, or
-    the network with an id (default place: zoos/<zoo>-aligned). Each computes what it computed.
+    the network with an id (default place: zoos/<zoo>-aligned). Each computes what it computed. They are matched by
+    `weights`, by `activations` on training images, or by `both`; `refine` steps then lower the loss of means there.
+    What it is worth is measured on test images and kept in scores/<zoo>-aligned (zoo.derive.worth).
 
-    Raises ValueError when nobody knows what the networks do, or which symmetries they have.
+    Raises ValueError when nobody knows what the networks do, or which symmetries they have; MissingData when images are
+    wanted and not there.
     """
     opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
-    origin = opened.manifest.origin
-    specification = task_of(origin).symmetries()
-    if specification is None:
-        raise ValueError(
-            f"the symmetries of the networks of {opened.path} ({origin.name}) are not known; they are of image "
-            "classifiers that zoo.symmetry describes or torch.export can trace, and of adapters"
-        )
-    config = validate(AlignConfig, {"to": to, "restarts": restarts, "scale": scale, "seed": seed}, "")
     path = Path(out or Path("zoos") / f"{opened.name}-aligned")
-    return align_zoo(config, opened, specification, origin.model_copy(update={"command": command}), path)
+    settings = {"to": to, "match": match, "refine": refine, "restarts": restarts, "scale": scale, "seed": seed}
+    plan = plan_alignment(opened, settings, PYTHON, path, data_root=data_root, device=device, measure=measure)
+    return plan.carry_out().zoo
 
 
 def unalign(zoo: Zoo | Path | str, *, out: Path | str | None = None, command: tuple[str, ...] = PYTHON) -> Zoo:

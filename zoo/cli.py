@@ -298,36 +298,30 @@ app.command(rich_help_panel=DERIVE, epilog=examples("rpg-zoo take digits --seeds
 @app.command(rich_help_panel=DERIVE, epilog=examples("rpg-zoo align digits --restarts 8"))
 def align(
     path: given.ZooPath,
-    to: Annotated[str, typer.Option(help="universe (the mean of all), medoid, or the id of a network.")] = "universe",
-    restarts: Annotated[int, typer.Option(help="Starts for every network, of which the best is kept.")] = 4,
-    scale: Annotated[bool, typer.Option(help="Take scales to their balanced point first.")] = True,
+    to: given.AlignTo = "universe",
+    match: given.MatchBy = "weights",
+    refine: given.RefineSteps = 0,
+    restarts: given.Restarts = 4,
+    scale: given.Scale = True,
     seed: int = 0,
-    undo: Annotated[bool, typer.Option("--undo", help="From an aligned zoo, the original one, to the byte.")] = False,
+    measure: given.MeasureWorth = True,
+    undo: given.Undo = False,
     out: Out = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
     imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Bring networks that differ by their symmetries together: the order of units, scales, signs, heads (default place:
-    zoos/<zoo>-aligned). Each computes what it computed.
+    zoos/<zoo>-aligned). Each computes what it computed. Prints what it is worth, and keeps that in scores/<zoo>.
     """
-    from zoo.api import align as align_zoo
-    from zoo.api import unalign as unalign_zoo
-    from zoo.listing import derived_place, describe
-    from zoo.store import Zoo
+    from zoo.derive.aligning import carry_out
 
-    zoo = Zoo.open(path)
-    target = derived_place(path, zoo, "original" if undo else "aligned", out)
-    if dry_run:
-        what = "undo the alignment of" if undo else "align"
-        emit({"out": str(target), "to": to}, as_json, f"would {what} {len(zoo.entries)} networks into {target}")
-        return
-    command = command_line("rpg-zoo")
-    if undo:
-        made = unalign_zoo(zoo, out=target, command=command)
-    else:
-        made = align_zoo(zoo, to=to, restarts=restarts, scale=scale, seed=seed, out=target, command=command)
-    emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
+    settings = {"to": to, "match": match, "refine": refine, "restarts": restarts, "scale": scale, "seed": seed}
+    where = {"data_root": data_root, "device": device, "measure": measure}
+    found, text = carry_out(path, settings, command_line("rpg-zoo"), out, undo, dry_run, where)
+    emit(found, as_json, text)
 
 
 @app.command(rich_help_panel=SHARE, epilog=examples("rpg-zoo push digits user/zoo --license cc-by-4.0 --dry-run"))

@@ -28,12 +28,14 @@ from evaluators.metrics import Summary, summarize
 from evaluators.similarity import max_error_iou, nearest, novel_and_good, rms_spread
 from rpg.reports.distances import Distances, Part, distances
 from rpg.reports.inputs import Inputs, claim, networks
+from rpg.reports.quotient import InQuotient, aligned_distances
 from zoo.errors import Failed
 from zoo.health import works_from
 from zoo.manifest import Entry, Name
 from zoo.scoring import Score, score, summaries
 from zoo.store import Zoo
 from zoo.structure import Frozen
+from zoo.symmetry.specification import Specification
 from zoo.tasks.base import Task
 
 MARGIN = 2.0  # points below the originals' median that still count as good (CONTRIBUTING, Honesty)
@@ -80,7 +82,7 @@ class Group(Frozen):
     Per network, in order: `ids`, `nearest` distance to a training checkpoint, and `nearest_ratio`, the same over the
     yardstick. For the originals these, and the error-IoU, leave out the network itself, or its whole run where there
     are several. `spread` is the root mean square distance within the group (evaluators.similarity.rms_spread), also
-    over the yardstick. `behaviour` is there where scores are.
+    over the yardstick. `behaviour` is there where scores are, `aligned` where symmetries are known.
     """
 
     name: Name
@@ -92,11 +94,13 @@ class Group(Frozen):
     nearest_ratio: tuple[float, ...]
     spread: float
     behaviour: Behaviour | None
+    aligned: InQuotient | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         values = [self.nearest, self.nearest_ratio]
         values += [self.behaviour.accuracy, self.behaviour.max_error_iou] if self.behaviour else []
+        values += [self.aligned.nearest, self.aligned.nearest_ratio] if self.aligned else []
         if not self.ids or sum(self.seeds) != len(self.ids) or any(len(one) != len(self.ids) for one in values):
             raise ValueError(f"group {self.name!r} has not one value of each measure for each of its networks")
         return self
@@ -180,6 +184,12 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
             "nearest_ratio": summarize(group.nearest_ratio, higher_is_better=False).to_json(),
             "spread": group.spread,
         }
+        if aligned := group.aligned:
+            similarity["aligned"] = {
+                "nearest_ratio": summarize(aligned.nearest_ratio, higher_is_better=False).to_json(),
+                "spread": aligned.spread,
+                "novel_and_good": aligned.novel_and_good,
+            }
         shown: dict[str, Any] = {"kind": group.kind, "seeds": len(group.seeds), "similarity": similarity}
         if behaviour := group.behaviour:
             shown["metrics"] = {name: summary.to_json() for name, summary in behaviour.metrics.items()}
@@ -210,9 +220,17 @@ class _Members:
         return [entry for _, entries in self.parts for entry in entries]
 
 
-def compare(originals: Zoo, split: str, candidates: Sequence[Candidate], task: Task | None, out: Path) -> Comparison:
+def compare(
+    originals: Zoo,
+    split: str,
+    candidates: Sequence[Candidate],
+    task: Task | None,
+    out: Path,
+    symmetries: Specification | None = None,
+) -> Comparison:
     """Compare `candidates` with the networks of `split`, which they were made from, and with those held out. All are
-    scored under `out`, resumably; without a `task` weights are compared alone. No zoo is changed.
+    scored under `out`, resumably; without a `task` weights are compared alone. Where `symmetries` are known, distances
+    are measured again after alignment. No zoo is changed.
 
     Raises ValueError for zoos of different models, names that do not tell groups apart, too few originals, and when
     `out` holds another report; Failed for networks whose weights are not finite.
@@ -236,6 +254,9 @@ def compare(originals: Zoo, split: str, candidates: Sequence[Candidate], task: T
         _group(member, found, own, itself if member is members[0] else None, loo_distance, scoring, scores[0])
         for member, found, own in zip(members, apart, scores, strict=True)
     ]
+    after = aligned_distances([member.parts for member in members], symmetries, out) if symmetries else None
+    if after:
+        groups = _with_quotient(groups, after, itself, scoring)
     return Comparison(
         inputs=inputs,
         originals=originals.manifest.origin.name,
@@ -341,6 +362,27 @@ def _group(
         spread=rms_spread(found.within) / unit,
         behaviour=behaviour,
     )
+
+
+def _with_quotient(
+    groups: Sequence[Group], apart: Sequence[Distances], itself: NDArray[np.bool_], scoring: Scoring | None
+) -> list[Group]:
+    """The groups, with what their distances after alignment say; the yardstick is that of the originals there."""
+    yardstick = float(np.median(nearest(apart[0].to_first, itself)[0]))
+    unit, found = yardstick or 1.0, []
+    for k, (group, own) in enumerate(zip(groups, apart, strict=True)):
+        distance = nearest(own.to_first, itself if k == 0 else None)[0]
+        novel = None
+        if scoring:
+            novel = novel_and_good(distance, yardstick, np.array(group.scored.accuracy), scoring.good_from)
+        aligned = InQuotient(
+            nearest=tuple(distance.tolist()),
+            nearest_ratio=tuple((distance / unit).tolist()),
+            spread=rms_spread(own.within) / unit,
+            novel_and_good=novel,
+        )
+        found.append(group.model_copy(update={"aligned": aligned}))
+    return found
 
 
 def _runs(entries: Sequence[Entry]) -> tuple[int, NDArray[np.bool_]]:

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from rpg.reports.compare import Comparison, Group, Kind, Scoring
 from rpg.reports.tasks import Picture
+from zoo.derive.worth import Behaviour
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAMES = ("loss", "similarity", "distance", "head", "picture")
+NAMES = ("barrier", "loss", "similarity", "distance", "head", "picture")
 FORMS = ("svg", "png", "pdf")
 WIDTH = 5.2  # inches; pages scale it
 INK = "#010203"  # stands for the page's text colour, which SVG calls currentColor
@@ -239,6 +240,23 @@ def loss_plot(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Plot:
         axes.set(yscale="log", xlabel="training step", ylabel="loss")
         axes.grid(True, which="both", axis="y")
         return laid_out("loss", figure, f"Training loss {'; '.join(texts)}.")
+
+
+def barrier_plot(worth: Behaviour) -> Plot:
+    """Mean loss at equal steps along the line from one network to another, as they were and aligned."""
+    with drawing(2.8) as figure:
+        axes = figure.subplots()
+        for name, line, mark in (
+            ("raw", worth.raw_line, _mark("baseline")),
+            ("aligned", worth.aligned_line, _mark("generated")),
+        ):
+            axes.plot(np.linspace(0, 1, len(line)), line, color=mark.colour, label=name, marker="o", markersize=3)
+        axes.legend()
+        axes.set(xlabel="from one original to another", ylabel="loss")
+        axes.grid(True, axis="y")
+        raw, aligned = worth.barrier.raw, worth.barrier.aligned
+        text = f"Loss between two originals: it rises by {raw:.3g} above the line, after alignment by {aligned:.3g}."
+        return laid_out("barrier", figure, text)
 
 
 def sweep_plot(key: str, lines: Mapping[str, Sequence[tuple[float, float]]], memory: float | None) -> Plot:

@@ -10,13 +10,15 @@ from types import MappingProxyType
 from evaluators.metrics import Summary, summarize
 from rpg.reports.compare import Comparison, Group
 from rpg.reports.page import Page, Section, links_to, write_page
-from rpg.reports.plots import distance_plot, loss_plot, marks, similarity_plot
+from rpg.reports.plots import barrier_plot, distance_plot, loss_plot, marks, similarity_plot
 from rpg.reports.verdict import headline_metric, judge
+from zoo.derive.worth import Worth, rows
 from zoo.table import Record, Table
 
 WHERE = ("originals", "group", "kind", "metric", "protocol")
 SCORES = ("best", "mean", "± of mean", "median", "min", "std", "stderr", "networks")
 SIMILARITY = ("error-IoU, median", "error-IoU, max", "distance, median", "spread", "novel and good, %")
+ALIGNED = ("distance aligned, median", "spread aligned", "novel and good aligned, %")
 SEEDS = ("seeds", "mean of seeds", "std of seeds", "distance, mean of seeds", "distance, std of seeds")
 EXPLAINED = {
     "group": "networks that are judged together; what they are stands at the end",
@@ -33,13 +35,16 @@ EXPLAINED = {
     "distance, median": "to the nearest training checkpoint, over the yardstick: well below 1 is a near-copy",
     "spread": "how far the networks of the group scatter around one another, over the yardstick",
     "novel and good, %": "the share that lies farther than the yardstick and scores well enough",
+    "distance aligned, median": "distance after alignment: 0 between networks that differ by their symmetries alone",
+    "spread aligned": "the spread after alignment, over the yardstick there",
+    "novel and good aligned, %": "novel and good by distances after alignment",
     "seeds": "how many seeds of the generator the group comes from",
     "mean of seeds": "the mean of the seeds' mean scores",
     "std of seeds": "the standard deviation of the seeds' mean scores",
     "distance, mean of seeds": "the mean of the seeds' mean distances",
     "distance, std of seeds": "the standard deviation of the seeds' mean distances",
 }
-DIGITS = {"error-IoU, median": 3, "error-IoU, max": 3, "novel and good, %": 0}
+DIGITS = {"error-IoU, median": 3, "error-IoU, max": 3, "novel and good, %": 0, "novel and good aligned, %": 0}
 
 READING = (
     "Distance is the Euclidean distance of all weights to the nearest training checkpoint, divided by the median of "
@@ -47,6 +52,11 @@ READING = (
     "runs. At 1 a network lies as far away as they lie from one another; well below 1 it is a near-copy. By definition "
     "about half of the originals lie below 1. Spread is how far a group's networks scatter around one another, in the "
     "same unit.",
+)
+READING_ALIGNED = (
+    "Aligned: the same after the symmetries of the networks (the order of units, scales, signs, heads) are taken out: "
+    "all are brought as near to the originals' mean as their symmetries allow, and the yardstick is taken anew. A copy "
+    "whose units have another order is far in the first numbers and near in these.",
 )
 READING_SCORES = (
     "Every network is scored on the same test samples; the toolkit chooses, calibrates and stops nothing on them. "
@@ -71,6 +81,10 @@ DISTANCE_CAPTION = (
     "Shares of each group by distance to the nearest training checkpoint. Clearly left of the dashed line: closer than "
     "training checkpoints are to one another. The bars of each row have their own height."
 )
+BARRIER_CAPTION = (
+    "Mean loss of the networks along the straight line from one original to another, before and after alignment: flat "
+    "where averages work."
+)
 LOSS_CAPTION = "Losses of different methods are different quantities: compare their shapes, not their heights."
 
 Losses = Mapping[str, Sequence[tuple[int, float]]]
@@ -82,6 +96,10 @@ def measures(comparison: Comparison, group: Group) -> Record:
     distance, distances = summarize(group.nearest_ratio), group.over_seeds(group.nearest_ratio)
     found: Record = {"originals": comparison.originals, "group": group.name, "kind": group.kind}
     found |= {"networks": distance.n, "distance, median": distance.median, "spread": group.spread}
+    if aligned := group.aligned:
+        found |= {"distance aligned, median": summarize(aligned.nearest_ratio).median, "spread aligned": aligned.spread}
+        if aligned.novel_and_good is not None:
+            found |= {"novel and good aligned, %": aligned.novel_and_good}
     found |= {"seeds": distances.n, "distance, mean of seeds": distances.mean}
     found |= {"distance, std of seeds": distances.std if distances.n > 1 else None}
     if scoring := comparison.scoring:
@@ -118,7 +136,7 @@ def score_table(comparison: Comparison) -> Table:
 
 def similarity_table(comparison: Comparison) -> Table:
     """Likeness to the training checkpoints, a row per group; the row of the originals is the yardstick."""
-    return _table([(comparison, group) for group in comparison.groups], ("group", *SIMILARITY))
+    return _table([(comparison, group) for group in comparison.groups], ("group", *SIMILARITY, *ALIGNED))
 
 
 def seed_table(comparison: Comparison) -> Table:
@@ -129,7 +147,7 @@ def seed_table(comparison: Comparison) -> Table:
 def whole_table(comparisons: Sequence[Comparison]) -> Table:
     """All measures of all groups of all comparisons, a row each."""
     groups = [(comparison, group) for comparison in comparisons for group in comparison.groups]
-    return _table(groups, (*WHERE, *SCORES, *SIMILARITY, *SEEDS))
+    return _table(groups, (*WHERE, *SCORES, *SIMILARITY, *ALIGNED, *SEEDS))
 
 
 def tables(comparison: Comparison) -> list[tuple[str, Table]]:
@@ -155,10 +173,12 @@ def write_report(
     out: Path,
     plots: Sequence[str] = (),
     zoos: Mapping[str, Path] = MappingProxyType({}),
+    worth: Worth | None = None,
 ) -> Path:
     """Write `report.json` (the comparison), `report.csv`, `report.md`, `report.html` and `plots/*.svg` into `out`; the
     path of the page. `plots` are further formats of the plots, png or pdf; `provenance` says how and where the numbers
-    were made (rpg.reports.page.provenance_of), `zoos` where the groups' zoos are.
+    were made (rpg.reports.page.provenance_of), `zoos` where the groups' zoos are, `worth` what the originals' alignment
+    is, where they are aligned.
 
     Raises ValueError for an unknown format, and when `out` holds the report of other networks or another protocol.
     """
@@ -169,7 +189,7 @@ def write_report(
         title=comparison.originals,
         about="originals, generated networks and baselines",
         headlines=_headlines(comparison),
-        sections=_sections(comparison, losses),
+        sections=_sections(comparison, losses, worth),
         provenance=made_of | dict(provenance),
         marks=marks(comparison.groups),
         strong=frozenset(group.name for group in comparison.of_kind("generated")),
@@ -186,11 +206,13 @@ def _headlines(comparison: Comparison) -> list[str]:
     return [f"{v.group}: {v.headline}" if len(verdicts) > 1 else v.headline for v in verdicts]
 
 
-def _sections(comparison: Comparison, losses: Losses) -> list[Section]:
+def _sections(comparison: Comparison, losses: Losses, worth: Worth | None) -> list[Section]:
     plots, reading = [(distance_plot(comparison), DISTANCE_CAPTION)], [*READING]
     if scoring := comparison.scoring:
         plots.insert(0, (similarity_plot(comparison, scoring), SIMILARITY_CAPTION))
         reading = [*READING_SCORES[:2], *READING, *READING_SCORES[2:]]
+    if comparison.original.aligned:
+        reading += READING_ALIGNED
     if any(len(group.seeds) > 1 for group in comparison.groups):
         reading += READING_SEEDS
     verdicts = judge(comparison)
@@ -198,9 +220,20 @@ def _sections(comparison: Comparison, losses: Losses) -> list[Section]:
         *(Section(title, tables=[table]) for title, table in tables(comparison)),
         Section("Networks one by one", plots=plots),
         *(Section(f"Verdict on {v.group}" if len(verdicts) > 1 else "Verdict", v.findings) for v in verdicts),
+        *([worth_section(worth)] if worth else []),
         training_section(losses),
         Section("How to read this", _groups(comparison), reading),
     ]
+
+
+def worth_section(worth: Worth) -> Section:
+    """What the originals' alignment is worth, as `rpg-zoo align` measured it."""
+    records: list[Record] = [
+        {"of the originals": name, "raw": round(pair.raw, digits), "aligned": round(pair.aligned, digits)}
+        for name, pair, digits in rows(worth)
+    ]
+    plots = [(barrier_plot(worth.behaviour), BARRIER_CAPTION)] if worth.behaviour else []
+    return Section("What alignment is worth", tables=[Table.of(records)], plots=plots)
 
 
 def training_section(losses: Losses) -> Section:

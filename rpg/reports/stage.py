@@ -22,6 +22,7 @@ from rpg.reports.tasks import TaskComparison, compare_tasks
 from rpg.run import Run, read_losses
 from zoo.api import PYTHON
 from zoo.console import pick_device
+from zoo.derive.worth import read_worth
 from zoo.errors import MissingData
 from zoo.manifest import Origin
 from zoo.recipe import eval_of, load_recipe, task_of
@@ -96,7 +97,8 @@ class Reporting:
         names = self._labels()
         zoos = {"original": self.originals.path} | {names[zoo.sha256]: zoo.path for zoo in self.zoos}
         provenance = provenance_of(self.command) | _in_words(spent)
-        page = write_report(comparison, self._losses(), provenance, self.path, self.plots, zoos)
+        worth = read_worth(Path("scores") / self.originals.name, self.originals)
+        page = write_report(comparison, self._losses(), provenance, self.path, self.plots, zoos, worth)
         return Report(page, comparison, spent)
 
     def _labels(self) -> dict[str, str]:
@@ -112,7 +114,9 @@ class Reporting:
             runs = {names[zoo.sha256]: run for zoo in self.zoos[::-1] if (run := find_run(zoo, self.runs))}
             device = pick_device(self.device)
             candidates += reconstructions(runs, self.originals, self.split, self.config.n, beside, device)
-        return compare(self.originals, self.split, candidates, task, self.path)
+        origin = self.originals.manifest.origin
+        symmetries = task_of(origin).symmetries() if origin.task else None
+        return compare(self.originals, self.split, candidates, task, self.path, symmetries)
 
     def _task_by_task(self, task: LabelledTask) -> Report:
         if len(self.zoos) > 1:

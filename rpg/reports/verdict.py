@@ -197,6 +197,8 @@ def _weights(comparison: Comparison, group: Group) -> str:
         f"the typical training checkpoint is to its nearest {_other(comparison)}; of the training checkpoints "
         f"themselves about half are. The median distance is {median(ratio):.2f} of that yardstick. {verdict}"
     )
+    if aligned := group.aligned:
+        text += f" After alignment the median distance is {median(aligned.nearest_ratio):.2f} of the yardstick there."
     if comparison.leave_one_out_distance == 0:
         text += " Most training checkpoints have an identical twin, so distances are absolute, not ratios."
     return text

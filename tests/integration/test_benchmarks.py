@@ -12,6 +12,7 @@ from harness import Bench, arguments, interleaved, table, watch
 
 BENCHMARKS = sorted((Path(__file__).parents[2] / "benchmarks").glob("bench_*.py"))
 COLUMNS = {
+    "align": {"networks", "kind", "balancing_s", "matching_s", "whole_s", "objective_before", "objective"},
     "tokens": {"zoo", "what", "gb_s", "times_plain", "limit", "limit_gb_s", "share_of_limit"},
     "memory": {"checkpoints", "growth_mb", "growth_over_first", "file_pages_mb"},
     "step": {"case", "precision", "published_s", "project_s", "speedup", "share"},

@@ -171,7 +171,9 @@ def copies(weights: dict[str, Tensor], n: int, noise: float, seed: int = 0) -> d
 
 
 def problem_of(specification: Specification) -> Problem:
-    return Problem(specification, tuple(part for part in parts_of(specification) if part.cost))
+    """What is matched once gains are positive (zoo.symmetry.canonical.prepared)."""
+    matched = specification.matched()
+    return Problem(matched, tuple(part for part in parts_of(matched) if part.cost))
 
 
 def values_of(problem: Problem, networks: dict[str, Tensor]) -> list[Tensor]:

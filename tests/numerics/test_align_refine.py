@@ -1,5 +1,8 @@
 """Refinement on images: orders only, never worse on images that were not used, and better where units were mixed up."""
 
+from dataclasses import replace
+from itertools import count, repeat
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -38,13 +41,12 @@ def setting(mixed_up):
     def loss(weights, x, y):
         return F.cross_entropy(functional_call(network, weights, (x,)), y)
 
-    def batches():
-        rng = generator(2, "batches")
-        while True:
-            chosen = torch.randint(400, (100,), generator=rng)
+    def batches(first):
+        for step in count(first):
+            chosen = torch.randint(400, (100,), generator=generator(2, "batches", step))
             yield inputs[chosen], labels[chosen]
 
-    return specification, networks, element, Images(loss, batches(), (inputs[400:], labels[400:]))
+    return specification, networks, element, Images(loss, batches, (inputs[400:], labels[400:]))
 
 
 def test_units_that_changed_places_are_put_back():
@@ -80,9 +82,35 @@ def test_what_is_not_better_is_not_kept():
         Refinement(steps=60, learning_rate=0.5),
         seed=0,
     )
-    assert after >= before
+    assert after == before
     assert all(torch.equal(refined[name], element[name]) for name in element)
     assert len(calls) > 60
+
+
+def test_interrupted_it_goes_on_to_the_same_orders(tmp_path, monkeypatch):
+    specification, networks, element, images = setting(mixed_up=True)
+    config = Refinement(steps=40, learning_rate=0.3)
+    whole, *losses = refine(specification, networks, element, images, config, 0)
+    monkeypatch.setattr("zoo.symmetry.refine.STATE_SECONDS", 0)
+    state, left = tmp_path / "state.safetensors", []
+
+    def ends(first):
+        for step, batch in enumerate(images.batches(first), first):
+            if step == 17:
+                raise KeyboardInterrupt
+            yield batch
+
+    def goes_on(first):
+        left.append(first)
+        return images.batches(first)
+
+    with pytest.raises(KeyboardInterrupt):
+        refine(specification, networks, element, replace(images, batches=ends), config, 0, state)
+    parts, *others = refine(specification, networks, element, replace(images, batches=goes_on), config, 0, state)
+    assert left == [17]
+    assert others == losses
+    assert not torch.equal(whole["1"], element["1"])
+    assert all(torch.equal(parts[name], whole[name]) for name in element)
 
 
 def test_heads_and_rotations_stay_as_they_were():
@@ -97,7 +125,7 @@ def test_heads_and_rotations_stay_as_they_were():
 
     batch = images, torch.tensor([0, 1, 2, 3])
     refined, *_ = refine(
-        specification, networks, element, Images(loss, iter([batch] * 2), batch), Refinement(steps=2), seed=0
+        specification, networks, element, Images(loss, lambda first: repeat(batch), batch), Refinement(steps=2), seed=0
     )
     kept = [name for name in element if "attn" in name]
     assert kept

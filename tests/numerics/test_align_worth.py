@@ -6,9 +6,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from symmetry_cases import case, copies, moved_copies, random_weights
-from zoo.derive.align import align
+from zoo.derive.align import align, read_alignment
 from zoo.derive.alignment import AlignConfig
-from zoo.derive.worth import participation, recalibrate, round_trip, table, vectors, worth
+from zoo.derive.worth import (
+    Pair,
+    counting,
+    participation,
+    read_worth,
+    recalibrate,
+    round_trip,
+    table,
+    vectors,
+    worth,
+    write_worth,
+)
 from zoo.manifest import Origin
 from zoo.structure import Structure
 from zoo.writer import ZooWriter
@@ -48,6 +59,11 @@ def test_recalibration_gives_the_statistics_of_the_images():
     assert not model.training
 
 
+def test_statistics_do_not_count(tmp_path):
+    structure = Structure.of(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2)).state_dict())
+    assert counting(structure).tolist() == [True] * 6 + [False] * 6 + [True] * 8
+
+
 def planted_zoo(path, n=40):
     """Noised copies of one network, each moved: a zoo whose mean is that network, if only it is aligned."""
     network, build, inputs = case("relu")
@@ -77,30 +93,43 @@ def planted_zoo(path, n=40):
 def test_alignment_gains_what_it_should_on_a_planted_zoo(tmp_path):
     zoo, specification, measure = planted_zoo(tmp_path / "zoo")
     aligned = align(AlignConfig(restarts=2), zoo, specification, ORIGIN, tmp_path / "aligned")
-    found = worth(zoo, aligned, measure, draws=4)
+    about = read_alignment(aligned)
+    found = worth(zoo, aligned, Pair(raw=about.before, aligned=about.shares[-1]), measure, draws=4)
     assert (found.networks, found.held_out) == (36, 4)
-    assert found.mean.aligned > 97
-    assert found.mean.raw < 75
-    assert found.midpoint.aligned > found.midpoint.raw + 10
-    assert found.soup.aligned > found.soup.raw + 20
-    assert found.share.aligned > 0.9
-    assert found.share.raw < 0.3
-    assert found.barrier.aligned < 0.1 * found.barrier.raw
-    assert list(found.codes) == [32]
-    assert found.codes[32].aligned > found.codes[32].raw + 10
+    assert found.behaviour.mean.aligned > 97
+    assert found.behaviour.mean.raw < 75
+    assert found.behaviour.midpoint.aligned > found.behaviour.midpoint.raw + 10
+    assert found.behaviour.soup.aligned > found.behaviour.soup.raw + 20
+    assert found.objective.aligned > 0.9
+    assert found.objective.raw < 0.3
+    assert found.behaviour.barrier.aligned < 0.1 * found.behaviour.barrier.raw
+    assert list(found.behaviour.codes) == [32]
+    assert found.behaviour.codes[32].aligned > found.behaviour.codes[32].raw + 10
     matrix = vectors(aligned, aligned.select("train"))
     assert found.participation.aligned == pytest.approx(participation(matrix))
-    assert found.aligned_line[0] == pytest.approx(found.raw_line[0], rel=1e-4)  # the ends are what they were
+    assert found.behaviour.aligned_line[0] == pytest.approx(
+        found.behaviour.raw_line[0], rel=1e-4
+    )  # the ends are what they were
     text = table(found)
-    assert f"{found.mean.aligned:.2f}" in text
+    assert f"{found.behaviour.mean.aligned:.2f}" in text
     assert "36 networks, 4 held out" in text
+    assert "nothing was gained" not in text
+    alone = worth(zoo, aligned, found.objective, None)
+    assert alone.behaviour is None
+    assert alone.participation.raw == pytest.approx(found.participation.raw)
+    assert "midpoint" not in table(alone)
+    assert read_worth(tmp_path, aligned) is None
+    write_worth(tmp_path, found)
+    assert read_worth(tmp_path, aligned) == found
+    assert read_worth(tmp_path, zoo) is None  # that of another zoo
 
 
 def test_the_same_zoo_twice_shows_that_nothing_was_gained(tmp_path):
     zoo, _, measure = planted_zoo(tmp_path / "zoo", n=12)
-    found = worth(zoo, zoo, measure, draws=4)
-    assert found.share.raw == found.share.aligned
-    assert found.mean.raw == found.mean.aligned
+    found = worth(zoo, zoo, Pair(raw=0.2, aligned=0.2), measure, draws=4)
+    assert found.participation.raw == found.participation.aligned
+    assert "nothing was gained" in table(found)
+    assert found.behaviour.mean.raw == found.behaviour.mean.aligned
     other, *_ = planted_zoo(tmp_path / "other", n=8)
     with pytest.raises(ValueError, match="does not hold the networks"):
-        worth(zoo, other, measure)
+        worth(zoo, other, Pair(raw=0, aligned=0), measure)

@@ -28,6 +28,7 @@ from zoo.symmetry.specification import Specification
 from zoo.writer import STACK_ROWS, ZooWriter
 
 DIRECTORY = "alignment"
+REFINING = ".refining.safetensors"  # what an interrupted refinement goes on from
 INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -42,7 +43,7 @@ def align(
 ) -> Zoo:
     """Make the aligned zoo at `path`, or continue it; ids, splits, seeds and metrics stay.
 
-    `origin` says how it came about; parent and settings are filled in here. `record` is for `config.by` other than
+    `origin` says how it came about; parent and settings are filled in here. `record` is for `config.match` other than
     weights (zoo.symmetry.activations.recorder, of training images), `images` for `config.refine`. Raises what `solve`
     raises.
     """
@@ -60,7 +61,8 @@ def align(
                     _add(writer, entry, moved)
                     bar.advance(1)
                 save_tensors(path / DIRECTORY / f"bits-{number:05d}.safetensors", bits)
-        return writer.finish(beside=list((path / DIRECTORY).iterdir()))
+        (path / DIRECTORY / REFINING).unlink(missing_ok=True)
+        return writer.finish(beside=[file for file in (path / DIRECTORY).iterdir() if not file.name.startswith(".")])
 
 
 def unalign(zoo: Zoo, origin: Origin, path: Path) -> Zoo:
@@ -118,7 +120,8 @@ def _solved(
         alignment = Alignment.parse(read_limited(about, MANIFEST_BYTES), about)
         if (alignment.config, alignment.source, alignment.specification) == (config, zoo.sha256, specification):
             return alignment, load_tensors(elements)
-    alignment, element = solve(config, zoo, specification, record, images)
+    state = path / DIRECTORY / REFINING
+    alignment, element = solve(config, zoo, specification, record, images, state)
     save_tensors(elements, element)
     write_bytes(about, alignment.to_json(indent=1).encode())
     return alignment, element

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -21,10 +22,10 @@ from zoo.store import Zoo
 from zoo.structure import Frozen
 from zoo.symmetry.action import (
     Element,
+    Part,
     Stack,
     act,
     compose,
-    identity,
     joined,
     output_parts,
     parts_of,
@@ -32,7 +33,7 @@ from zoo.symmetry.action import (
     transformed,
 )
 from zoo.symmetry.activations import SAMPLES, Record, standardised
-from zoo.symmetry.canonical import balance
+from zoo.symmetry.canonical import prepared
 from zoo.symmetry.matching import Problem, Values, match
 from zoo.symmetry.refine import Images, Refinement, refine
 from zoo.symmetry.specification import Specification
@@ -46,14 +47,14 @@ class AlignConfig(Frozen):
     """How a zoo is aligned.
 
     - `to`: `universe`, the mean of all; `medoid`, the network nearest to it; or the id of a network.
-    - `by`: `weights`, `activations` on training images, or `both`.
+    - `match`: by `weights`, by `activations` on training images, or by `both`.
     - `scale`: take the scales of every network to their balanced point first.
     - `restarts`: starts for every network, of which the best is kept.
     - `refine`: lower the loss of means on training images then (zoo.symmetry.refine); for `universe` only.
     """
 
     to: str = "universe"
-    by: Literal["weights", "activations", "both"] = "weights"
+    match: Literal["weights", "activations", "both"] = "weights"
     scale: bool = True
     restarts: Annotated[int, Field(ge=1, le=1000)] = 4
     refine: Refinement | None = None
@@ -101,17 +102,19 @@ def solve(
     specification: Specification,
     record: Record | None = None,
     images: Images | None = None,
+    state: Path | None = None,
 ) -> tuple[Alignment, Element]:
     """The alignment of all networks of a zoo, and their elements (one row for each run).
 
-    `record` gives activations, for `by` other than weights; `images` are for `refine`. Raises ValueError for an id that
-    is not there, for a specification that does not fit, and when data are wanted and not given.
+    `record` gives activations, for `match` other than weights; `images` are for `refine`, of which `state` is a file to
+    go on from. Raises ValueError for an id that is not there, for a specification that does not fit, and when data are
+    wanted and not given.
     """
     specification.check(zoo.structure)
     if not specification.groups:
         raise ValueError(f"the networks of {zoo.path} have no symmetries: all groups touch tensors that are frozen")
-    if config.by != "weights" and record is None:
-        raise ValueError(f"by={config.by!r} needs training images; expected by='weights', or the task's data")
+    if config.match != "weights" and record is None:
+        raise ValueError(f"match={config.match!r} needs training images; expected match='weights', or the task's data")
     if config.refine is not None and (images is None or config.to != "universe"):
         raise ValueError(f"refine needs training images and to='universe', not {config.to!r}; leave it out")
     together = runs(zoo.entries)
@@ -122,7 +125,7 @@ def solve(
     refined = None
     known = universe(source.problem, source.of(training), len(training), config.seed, config.restarts)
     if config.refine is not None and images is not None:
-        refined = _refined(config.refine, source, training, known, images, config.seed)
+        refined = _refined(config.refine, source, training, known, images, config.seed, state)
     aligned, element = _solved(config, source, training, chosen, known)
     reference = chosen
     if config.to == "medoid":
@@ -143,12 +146,20 @@ def solve(
 
 
 def _refined(
-    config: Refinement, source: Networks, training: list[int], aligned: Aligned, images: Images, seed: int
+    config: Refinement,
+    source: Networks,
+    training: list[int],
+    aligned: Aligned,
+    images: Images,
+    seed: int,
+    state: Path | None,
 ) -> tuple[float, float]:
     """Refine an alignment in place; the loss of means before and after."""
     stack, _ = source.read(torch.tensor(training))
     networks = act(source.specification, taken(source.balanced, torch.tensor(training)), stack)
-    element, before, after = refine(source.specification, networks, aligned.element, images, config, seed)
+    element, before, after = refine(
+        source.problem.specification, networks, aligned.element, images, config, seed, state
+    )
     own = source.of(training)
     aligned.element = element
     aligned.reference = mean_of(source.problem, own, torch.arange(len(training)), element)
@@ -186,7 +197,9 @@ def _solved(
 
 
 class Networks:
-    """A zoo's networks as the solver wants them (zoo.symmetry.universe.Source): scales balanced, parts weighted."""
+    """A zoo's networks as the solver wants them (zoo.symmetry.universe.Source): gains positive, scales balanced, parts
+    weighted.
+    """
 
     def __init__(
         self,
@@ -198,17 +211,20 @@ class Networks:
         record: Record | None,
     ) -> None:
         self.zoo, self.entries, self.specification, self.n = zoo, entries, specification, len(entries)
-        self.record, self.frozen = (record if config.by != "weights" else None), zoo.frozen()
-        self.weight_parts = (
-            [part for part in parts_of(specification) if part.cost] if config.by != "activations" else []
-        )
-        self.output_parts = output_parts(specification, SAMPLES) if self.record else []
-        self.problem = Problem(specification, (*self.weight_parts, *self.output_parts))
+        self.record, self.frozen = (record if config.match != "weights" else None), zoo.frozen()
+        self.weight_parts, self.output_parts = self._parts(config, specification)
+        matched = specification.matched()
+        weights, outputs = self._parts(config, matched)
+        self.problem = Problem(matched, (*weights, *outputs))
         self.chunk = max(1, READ_VALUES // zoo.structure.numel)
         self.factors = [1.0] * len(self.problem.parts)
         self.balanced: Element = {}
         self._kept: Values | None = None
         self._survey(config.scale, training)
+
+    def _parts(self, config: AlignConfig, specification: Specification) -> tuple[list[Part], list[Part]]:
+        weights = [part for part in parts_of(specification) if part.cost] if config.match != "activations" else []
+        return weights, output_parts(specification, SAMPLES) if self.record else []
 
     def _survey(self, scale: bool, training: Sequence[int]) -> None:
         """Balance every network, and weigh every part by its mean squared norm over the training networks."""
@@ -218,7 +234,7 @@ class Networks:
         small = self.n * sum(part.numel for part in self.problem.parts) <= KEPT_VALUES
         for rows in torch.arange(self.n).split(self.chunk):
             stack, outputs = self.read(rows)
-            balanced = balance(self.specification, stack) if scale else identity(self.specification, len(rows))
+            balanced = prepared(self.specification, stack, scale)
             values = self._values(stack, outputs, balanced)
             squares += torch.stack([value[used[rows]].square().sum() for value in values])
             elements.append(balanced)

@@ -2,19 +2,23 @@
 
 Every row is measured twice, on the networks as they were and aligned, with the same draws. Averages of networks with
 BatchNorm need their statistics from training images again (`recalibrate`), in every row alike: `Measure` is where that
-belongs. Accuracies are in percent.
+belongs. So statistics, which would outweigh all else, do not count where weights are compared. Accuracies are in
+percent. Without a `Measure` what weights alone say is there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from zoo.columns import VALUES
-from zoo.manifest import Entry
+from zoo.files import read_limited, write_bytes
+from zoo.manifest import MANIFEST_BYTES, Entry, Sha256
 from zoo.progress import progress
 from zoo.seeds import generator
 from zoo.store import Zoo
@@ -25,6 +29,10 @@ Measure: TypeAlias = Callable[[Mapping[str, Tensor]], tuple[float, float]]
 SOUP = 16  # networks in a soup, if there are as many
 CODES = (32, 99, 300)  # components
 POINTS = 11  # along a line
+MOST_VALUES = 2**28  # of the training networks that are looked at (2 GiB); of larger zoos some
+STATISTICS = ("running_mean", "running_var")
+WORTH = "worth.json"
+NOTHING = 1e-3  # of the objective: less is no gain
 
 
 class Pair(Frozen):
@@ -34,12 +42,9 @@ class Pair(Frozen):
     aligned: float
 
 
-class Worth(Frozen):
-    """`networks` were aligned with each other, `held_out` afterwards; `accuracy` is the mean of all of them.
+class Behaviour(Frozen):
+    """What averages do on test data. `accuracy` is the mean of networks, the same raw and aligned but for rounding.
 
-    - `share`: of the training networks' energy, what their mean has: the objective. An alignment that found nothing
-      leaves it as it was.
-    - `participation`: participation ratio of the training networks' covariance: how many directions they vary in.
     - `midpoint`, `soup`: mean accuracy over draws; `mean`: of the mean of all.
     - `codes`: mean accuracy of held-out networks after a round trip through the first k principal components of the
       training networks.
@@ -47,11 +52,7 @@ class Worth(Frozen):
       the straight line between the ends.
     """
 
-    networks: int
-    held_out: int
     accuracy: float
-    share: Pair
-    participation: Pair
     midpoint: Pair
     mean: Pair
     soup: Pair
@@ -61,8 +62,36 @@ class Worth(Frozen):
     barrier: Pair
 
 
-def worth(raw: Zoo, aligned: Zoo, measure: Measure, draws: int = 8, seed: int = 0) -> Worth:
-    """Measure an alignment: `draws` midpoints, soups and held-out networks (or all there are), one line in four.
+class Worth(Frozen):
+    """What aligning zoo `raw` to `aligned` (their hashes) is worth. `networks` for training were looked at, of all that
+    were aligned with each other; `held_out` were aligned afterwards. `protocol` says on which test data `behaviour` was
+    measured, if it was.
+
+    - `objective`: the share of the training networks' energy that their mean has, as the solver counts it
+      (zoo.derive.alignment.Alignment). An alignment that found nothing leaves it as it was.
+    - `participation`: participation ratio of their covariance: how many directions they vary in.
+    """
+
+    raw: Sha256
+    aligned: Sha256
+    protocol: str | None
+    networks: int
+    held_out: int
+    objective: Pair
+    participation: Pair
+    behaviour: Behaviour | None
+
+
+def worth(
+    raw: Zoo,
+    aligned: Zoo,
+    objective: Pair,
+    measure: Measure | None,
+    protocol: str | None = None,
+    draws: int = 4,
+    seed: int = 0,
+) -> Worth:
+    """Measure an alignment: `draws` midpoints, soups and held-out networks (or all there are), half as many lines.
 
     Networks are of split train; held out is every other one. Where that is none, the codes are left out. Raises
     ValueError when the zoos hold other networks or fewer than two for training.
@@ -73,61 +102,100 @@ def worth(raw: Zoo, aligned: Zoo, measure: Measure, draws: int = 8, seed: int = 
     others = [k for k in range(len(raw.entries)) if k not in set(training)]
     if len(training) < 2:
         raise ValueError(f"{raw.path} has {len(training)} networks to train on; expected two at least")
+    most = max(2, MOST_VALUES // raw.structure.numel)
+    if len(training) > most:
+        training = [training[k] for k in torch.linspace(0, len(training) - 1, most).round().long().tolist()]
     with progress("measuring what alignment is worth", 2) as bar:
         sides = []
         for zoo in (raw, aligned):
             sides.append(_side(zoo, training, others[:draws], measure, draws, seed))
             bar.advance(1)
-    (one, raw_line), (two, aligned_line) = sides
+    one, two = sides
+
+    def pair(name: str) -> Pair:
+        return Pair(raw=one.numbers[name], aligned=two.numbers[name])
+
+    behaviour = None
+    if measure is not None:
+        behaviour = Behaviour(
+            accuracy=one.numbers["accuracy"],
+            codes={k: pair(f"code {k}") for k in CODES if f"code {k}" in one.numbers},
+            raw_line=one.line,
+            aligned_line=two.line,
+            midpoint=pair("midpoint"),
+            mean=pair("mean"),
+            soup=pair("soup"),
+            barrier=pair("barrier"),
+        )
     return Worth(
+        raw=raw.sha256,
+        aligned=aligned.sha256,
+        protocol=protocol if measure else None,
         networks=len(training),
         held_out=len(others),
-        accuracy=one["accuracy"],
-        codes={k: Pair(raw=one[f"code {k}"], aligned=two[f"code {k}"]) for k in CODES if f"code {k}" in one},
-        raw_line=raw_line,
-        aligned_line=aligned_line,
-        **{
-            name: Pair(raw=one[name], aligned=two[name])
-            for name in ("share", "participation", "midpoint", "mean", "soup", "barrier")
-        },
+        objective=objective,
+        participation=pair("participation"),
+        behaviour=behaviour,
     )
 
 
-def _side(
-    zoo: Zoo, training: Sequence[int], held_out: Sequence[int], measure: Measure, draws: int, seed: int
-) -> tuple[dict[str, float], tuple[float, ...]]:
+def read_worth(place: Path, aligned: Zoo) -> Worth | None:
+    """What is on record in this directory about this zoo, if anything. Raises Corrupt for a damaged file."""
+    file = place / WORTH
+    found = Worth.parse(read_limited(file, MANIFEST_BYTES), file) if file.is_file() else None
+    return found if found and found.aligned == aligned.sha256 else None
+
+
+def write_worth(place: Path, found: Worth) -> None:
+    write_bytes(place / WORTH, found.to_json(indent=1).encode())
+
+
+@dataclass
+class _Side:
     """The numbers of one zoo by name, and the mean loss along lines."""
-    structure, entries = zoo.structure, zoo.entries
-    constants = zoo.load(entries[0])
-    matrix = vectors(zoo, [entries[k] for k in training])
+
+    numbers: dict[str, float]
+    line: tuple[float, ...] = ()
+
+
+def _side(
+    zoo: Zoo, training: Sequence[int], held_out: Sequence[int], measure: Measure | None, draws: int, seed: int
+) -> _Side:
+    matrix, counted = vectors(zoo, [zoo.entries[k] for k in training]), counting(zoo.structure)
+    mean, own = matrix.mean(0), matrix[:, counted]
+    found = _Side({"participation": participation(own)})
+    if measure is None:
+        return found
+    structure, constants = zoo.structure, zoo.load(zoo.entries[0])
 
     def measured(vector: Tensor) -> tuple[float, float]:
         return measure(finished(structure, _split(structure, vector), constants))
 
-    mean = matrix.mean(0)
     rng = generator(seed, "worth")
     orders = [torch.randperm(len(training), generator=rng) for _ in range(draws)]
-    soup = min(SOUP, len(training))
-    found = {
+    found.numbers |= {
         "accuracy": _mean(measured(matrix[order[0]])[1] for order in orders),
-        "share": float(mean.square().sum() / matrix.square().sum(1).mean()),
-        "participation": participation(matrix),
         "midpoint": _mean(measured(matrix[order[:2]].mean(0))[1] for order in orders),
         "mean": measured(mean)[1],
-        "soup": _mean(measured(matrix[order[:soup]].mean(0))[1] for order in orders),
     }
+    soups = [order[:SOUP] for order in orders] if len(training) > SOUP else []
+    found.numbers["soup"] = (
+        _mean(measured(matrix[rows].mean(0))[1] for rows in soups) if soups else found.numbers["mean"]
+    )
     lines = []
-    for order in orders[: max(1, draws // 4)]:
+    for order in orders[: max(1, draws // 2)]:
         a, b = matrix[order[0]], matrix[order[1]]
         lines.append([measured(a + t * (b - a))[0] for t in torch.linspace(0, 1, POINTS).tolist()])
     line = torch.tensor(lines, dtype=torch.float64).mean(0)
     straight = line[0] + torch.linspace(0, 1, POINTS, dtype=torch.float64) * (line[-1] - line[0])
-    found["barrier"] = float((line - straight).max())
+    found.numbers["barrier"], found.line = float((line - straight).max()), tuple(line.tolist())
     if held_out:
-        new = vectors(zoo, [entries[k] for k in held_out])
+        new = vectors(zoo, [zoo.entries[k] for k in held_out])
         for k in [k for k in CODES if k < len(training)]:
-            found[f"code {k}"] = _mean(measured(vector)[1] for vector in round_trip(matrix, new, k))
-    return found, tuple(line.tolist())
+            there = mean.repeat(len(new), 1)
+            there[:, counted] = round_trip(own, new[:, counted], k)
+            found.numbers[f"code {k}"] = _mean(measured(vector)[1] for vector in there)
+    return found
 
 
 def vectors(zoo: Zoo, entries: Sequence[Entry]) -> Tensor:
@@ -135,6 +203,12 @@ def vectors(zoo: Zoo, entries: Sequence[Entry]) -> Tensor:
     names = [spec.name for spec in floats(zoo.structure)]
     rows = [torch.cat([w[name].double().flatten() for name in names]) for w in zoo.checkpoints(entries)]
     return torch.stack(rows)
+
+
+def counting(structure: Structure) -> Tensor:
+    """(D,) bool: which of the values of `vectors` are weights, and not statistics."""
+    found = [torch.full((spec.numel,), spec.name.rpartition(".")[2] not in STATISTICS) for spec in floats(structure)]
+    return torch.cat(found)
 
 
 def participation(matrix: Tensor) -> float:
@@ -171,20 +245,31 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     model.eval()
 
 
+def rows(found: Worth) -> list[tuple[str, Pair, int]]:
+    """What is measured: its name, the numbers raw and aligned, and how many digits they are shown with."""
+    listed = [("objective: the mean's energy", found.objective, 3), ("participation ratio", found.participation, 1)]
+    if one := found.behaviour:
+        listed += [
+            ("midpoint of two, accuracy", one.midpoint, 2),
+            ("mean of all, accuracy", one.mean, 2),
+            (f"soup of {min(SOUP, found.networks)}, accuracy", one.soup, 2),
+            *((f"held out through PCA-{k}, accuracy", pair, 2) for k, pair in one.codes.items()),
+            ("loss barrier", one.barrier, 3),
+        ]
+    return listed
+
+
 def table(found: Worth) -> str:
     """The same for people."""
-    rows = {
-        "share of energy in the mean": (found.share, 3),
-        "participation ratio": (found.participation, 1),
-        "midpoint of two, accuracy": (found.midpoint, 2),
-        "mean of all, accuracy": (found.mean, 2),
-        f"soup of {min(SOUP, found.networks)}, accuracy": (found.soup, 2),
-        **{f"held out through PCA-{k}, accuracy": (pair, 2) for k, pair in found.codes.items()},
-        "loss barrier": (found.barrier, 3),
-    }
-    lines = [f"{found.networks} networks, {found.held_out} held out; accuracy {found.accuracy:.2f}"]
+    accuracy = f"; accuracy {found.behaviour.accuracy:.2f}" if found.behaviour else ""
+    lines = [f"{found.networks} networks, {found.held_out} held out{accuracy}"]
     lines.append(f"{'':<36}{'raw':>10}{'aligned':>10}")
-    lines += [f"{name:<36}{p.raw:>10.{digits}f}{p.aligned:>10.{digits}f}" for name, (p, digits) in rows.items()]
+    lines += [f"{name:<36}{p.raw:>10.{digits}f}{p.aligned:>10.{digits}f}" for name, p, digits in rows(found)]
+    if one := found.behaviour:
+        for name, line in (("raw", one.raw_line), ("aligned", one.aligned_line)):
+            lines.append(f"{f'loss along the line, {name}':<30}{' '.join(f'{value:.3g}' for value in line)}")
+    if found.objective.aligned <= found.objective.raw * (1 + NOTHING):
+        lines.append("nothing was gained: the networks were as near to one another before")
     return "\n".join(lines)
 
 

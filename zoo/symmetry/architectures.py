@@ -52,6 +52,9 @@ def symmetry_of(config: TaskConfig) -> Specification | None:
         return adapters(config.structure())
     if not isinstance(config, classification.ImagesConfig):
         return None
+    if config.asymmetry is not None:  # constants have their place
+        plain = symmetry_of(config.model_copy(update={"asymmetry": None}))
+        return plain and plain.without(plain.groups)
     with torch.device("meta"):
         network = config.network(seed=0, pretrained=False)
     names = config.chosen(network.state_dict())

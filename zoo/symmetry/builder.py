@@ -85,8 +85,8 @@ class Builder:
         """The same units with a diagonal of their own."""
         return replace(space, diagonal=self._diagonal(f"{name}.{kind}", str(space.factors[-1].group), kind))
 
-    def _diagonal(self, name: str, on: str, kind: Any) -> str:
-        self.diagonals[name] = Diagonal(on=on, kind=kind)
+    def _diagonal(self, name: str, on: str, kind: Any, gain: str | None = None) -> str:
+        self.diagonals[name] = Diagonal(on=on, kind=kind, gain=gain)
         return name
 
     def tensor(self, name: str, *axes: Axis, cost: bool = True) -> None:
@@ -127,7 +127,7 @@ class Builder:
         """
         inner = self.space(f"{name}.fc1", len(self.state[f"{name}.fc1.weight"]))
         self.weights(f"{name}.fc1", inner.written(), stream.read())
-        self.outputs[f"{name}.fc1"] = inner.along()
+        self.outputs[f"{name}.fc1"] = inner.written()
         self.vectors(f"{name}.norm", inner.along())
         self.weights(f"{name}.fc2", self.layer_scaled(gamma, stream), inner.read())
 
@@ -135,7 +135,7 @@ class Builder:
         """The axis of what is multiplied by the vector `gamma`, if there is one, before it is added to a stream."""
         if gamma not in self.state:
             return stream.along()
-        sign = {self._diagonal(f"{gamma}.sign", str(stream.factors[-1].group), "sign"): 1}
+        sign = {self._diagonal(f"{gamma}.sign", str(stream.factors[-1].group), "sign", gamma): 1}
         self.tensor(gamma, stream.along(**sign))
         return stream.along(**sign)
 
@@ -146,19 +146,22 @@ class Builder:
         if norm is None or f"{norm}.weight" not in self.state:
             return {space.diagonal: 1} if space.diagonal else {}
         if isinstance(self.modules[norm], NORMS) and len(space.factors) == 1:
-            return {self._diagonal(f"{norm}.sign", str(space.factors[0].group), "sign"): 1}
+            return {self._diagonal(f"{norm}.sign", str(space.factors[0].group), "sign", f"{norm}.weight"): 1}
         return {}
 
     def _normalisation(self, layer: str, norm: str | None, space: Space, own: dict[str, int]) -> None:
         if norm is None or f"{norm}.weight" not in self.state:
-            self.outputs[layer] = space.along()
+            self.outputs[layer] = space.written()
             return
+        if space.diagonal and self.diagonals[space.diagonal].kind == "scale":
+            decided = {"gain": f"{norm}.weight"}
+            self.diagonals[space.diagonal] = self.diagonals[space.diagonal].model_copy(update=decided)
         self.tensor(f"{norm}.weight", space.written(**own))
         self.tensor(f"{norm}.bias", space.written())
         if f"{norm}.running_mean" in self.state:
             self.tensor(f"{norm}.running_mean", space.along(**own), cost=False)
             self.tensor(f"{norm}.running_var", space.along(**dict.fromkeys(own, 2)), cost=False)
-        self.outputs[norm] = space.along()
+        self.outputs[norm] = space.written()
 
 
 def kind_of(activation: nn.Module) -> str | None:

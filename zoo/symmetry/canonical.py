@@ -15,16 +15,40 @@ AS_IT_WAS = 1e-6  # a network whose scales are this near to balance is balanced 
 FULL_RANK = 1e-6  # smallest singular value of a LoRA factor over its largest
 
 
+def oriented(specification: Specification, networks: Stack) -> Element:
+    """The element (signs that a gain decides, all else the identity) that makes every gain positive. Were they matched,
+    filters that are each other's negative would meet, whose units do different things, and the mean of their gains
+    would do nothing.
+    """
+    element = identity(specification, len(next(iter(networks.values()))))
+    for name, diagonal in specification.diagonals.items():
+        if diagonal.gain is not None and diagonal.kind == "sign":
+            element[name] = torch.where(networks[diagonal.gain] < 0, -1.0, 1.0).double()
+    return element
+
+
+def prepared(specification: Specification, networks: Stack, scale: bool = True) -> Element:
+    """What comes before matching: every gain positive and, with `scale`, scales and linear groups balanced."""
+    element = oriented(specification, networks)
+    return compose(specification, balance(specification, networks), element) if scale else element  # a sign is no scale
+
+
 def balance(specification: Specification, networks: Stack) -> Element:
     """The element (scales and linear groups; all else the identity) that takes each network to where the squared norm
     of its weights is least. That point is unique (Stock et al., 2019, ENorm): it is convex in the scales' logarithms.
     Units without weights on one side keep their scale, LoRA factors without full rank theirs.
+
+    Where a gain decides a scale, the gain and its bias have norm 1 together instead (over all that write the units, on
+    average). Balanced, a gain would differ between units as much as what reads them does, and the mean of two networks'
+    gains, times the mean of what reads them, be far from the mean of the products.
     """
     n = len(next(iter(networks.values())))
     element = identity(specification, n)
-    scales = {name for name, diagonal in specification.diagonals.items() if diagonal.kind == "scale"}
-    if scales:
-        element |= _scales(specification, networks, scales)
+    scales = {name: d for name, d in specification.diagonals.items() if d.kind == "scale"}
+    if free := {name for name, diagonal in scales.items() if diagonal.gain is None}:
+        element |= _scales(specification, networks, free)
+    for name in scales.keys() - free:
+        element[name] = _normed(specification, networks, name)
     for name, group in specification.groups.items():
         if group.kind == "linear":
             element[name] = _balanced_map(specification, networks, name)
@@ -58,6 +82,20 @@ def _scales(specification: Specification, networks: Stack, names: set[str]) -> E
             break
     far = torch.stack([scale.log().abs().flatten(1).amax(1) for scale in found.values()]).amax(0) > AS_IT_WAS
     return {name: torch.where(far.view(-1, *[1] * (s.ndim - 1)), s, 1.0) for name, s in found.items()}
+
+
+def _normed(specification: Specification, networks: Stack, name: str) -> Tensor:
+    """The scale that gives what it multiplies norm 1: on average over pairs of a gain and a bias."""
+    squares, gains = torch.zeros(()), 0
+    for part in parts_of(specification):
+        for at, factor in enumerate(part.dims, 1):
+            if part.cost and factor.powers.get(name) == 1:
+                inner = specification.groups[str(factor.group)].within is not None
+                squares = squares + _sums(part.view(networks[part.name].double()).square(), at, inner)
+                gains += part.name.endswith("weight")
+    scale = torch.where(squares > 0, (gains / squares) ** 0.5, 1.0)
+    far = scale.log().abs().flatten(1).amax(1) > AS_IT_WAS
+    return torch.where(far.view(-1, *[1] * (scale.ndim - 1)), scale, 1.0)
 
 
 def _sums(squares: Tensor, at: int, inner: bool) -> Tensor:
@@ -152,5 +190,6 @@ def _own_sign(problem: Problem, values: Values, name: str) -> Tensor:
         if [s for s in signs if s] == [name]:  # no other sign turns these
             found = _sums(value.double().pow(3), signs.index(name) + 1, inner=False)
             total = found if total is None else total + found
-    assert total is not None
+    if total is None:  # no part tells, as no output does where outputs alone count
+        return identity(problem.specification, len(values[0]))[name]
     return torch.where(total < 0, -1.0, 1.0).double()

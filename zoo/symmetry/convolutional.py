@@ -137,7 +137,7 @@ def _squeeze_excite(build: Builder, name: str, space: Space) -> None:
     squeezed = build.space(f"{name}.conv_reduce", width, kind_of(build.modules[f"{name}.act1"]))
     build.weights(f"{name}.conv_reduce", squeezed.written(), space.read())
     build.weights(f"{name}.conv_expand", space.along(), squeezed.read())
-    build.outputs[f"{name}.conv_reduce"] = squeezed.along()
+    build.outputs[f"{name}.conv_reduce"] = squeezed.written()
 
 
 def convnext(network: nn.Module) -> Specification:

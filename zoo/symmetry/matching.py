@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -66,15 +67,15 @@ def match(
     """
     specification, n = problem.specification, len(values[0])
     outermost = specification.outermost()
-    orders = [outermost, outermost[::-1]][:restarts]
+    begins = [(outermost, reference), (outermost[::-1], reference)][:restarts]
     for k in range(2, restarts):
-        shuffled = torch.randperm(len(outermost), generator=generator(seed, "order", k))
-        orders.append([outermost[i] for i in shuffled.tolist()])
+        shuffled = torch.randperm(len(outermost), generator=generator(seed, "order", k)).tolist()
+        factors = torch.randn(len(reference), generator=generator(seed, "factors", k)).exp().tolist()
+        begins.append(([outermost[i] for i in shuffled], [r * f for r, f in zip(reference, factors, strict=True)]))
     element, reached = identity(specification, n), torch.full((n,), -torch.inf, dtype=torch.float64)
-    starts: list[Element | list[str]] = [*([] if warm is None else [warm]), *orders]
-    for start in starts:
-        found = start if isinstance(start, dict) else begin(problem, reference, values, start)
-        found, objective = descend(problem, reference, problem.moved(found, values), found, seed)
+    starts = (begin(problem, weighted, values, order) for order, weighted in begins)
+    for start in chain([] if warm is None else [warm], starts):
+        found, objective = descend(problem, reference, problem.moved(start, values), start, seed)
         better = objective > reached + LEAST_GAIN
         element = {name: _where(better, found[name], element[name]) for name in element}
         reached = torch.where(better, objective, reached)

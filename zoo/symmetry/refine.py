@@ -5,18 +5,23 @@ networks after soft orders are scored, and the logits of all of them descend: bo
 https://arxiv.org/abs/2606.23607). In the end every soft order becomes the nearest hard one, so that each network
 computes what it did; it is kept only where means are better on images that no gradient has seen.
 
-Orders of groups that nothing is within take part; heads, rotations and signs stay as matching left them.
+Orders of groups that nothing is within take part; heads, rotations and signs stay as matching left them. Every draw is
+a function of (seed, step), so that what was interrupted goes on to the same result.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from zoo.checkpoint import load_tensors, save_tensors
+from zoo.progress import progress
 from zoo.seeds import generator
 from zoo.structure import Frozen
 from zoo.symmetry.action import Element, act, compose, multiplied, parts_of, taken
@@ -30,14 +35,17 @@ SINKHORN = 12  # normalisations of rows and columns
 START = 3.0  # logit of where a unit stands, over those of other places
 MIXED = 8  # networks in a mean, at most
 TRIALS = 16  # means by which two alignments are compared
+STATE_SECONDS = 60  # the state is saved about this often
 
 
 @dataclass(frozen=True)
 class Images:
-    """Training images of a task: endless `batches`, and others, `held_out`, by which the result is judged."""
+    """Training images of a task: endless `batches` from the step of this number on, and others, `held_out`, by which
+    the result is judged.
+    """
 
     loss: Loss
-    batches: Iterator[Batch]
+    batches: Callable[[int], Iterator[Batch]]
     held_out: Batch
 
 
@@ -55,29 +63,72 @@ def refine(
     images: Images,
     config: Refinement,
     seed: int,
+    state: Path | None = None,
 ) -> tuple[Element, float, float]:
     """The refined element of the networks (N, *shape), which `element` aligns, and the mean loss of means on the images
-    held out, before and after. The element that came in is returned where refining did not lower it.
+    held out, before and after; all three as they came where refining did not lower the loss. `state` is a file from
+    which an interrupted call goes on.
     """
-    n, rng = len(next(iter(networks.values()))), generator(seed, "refine")
-    aligned = act(specification, element, networks)
+    n = len(next(iter(networks.values())))
     sizes = {name: specification.groups[name].size for name in _orders(specification)}
+    before = mean_loss(specification, networks, element, images, seed)
+    if not sizes or n < 2:
+        return element, before, before
     dtype = next(t.dtype for t in networks.values() if t.is_floating_point())
     logits = {g: (START * torch.eye(m, dtype=dtype)).repeat(n, 1, 1).requires_grad_() for g, m in sizes.items()}
-    if not logits:
-        return element, 0.0, 0.0
-    optimizer = torch.optim.Adam(logits.values(), lr=config.learning_rate)
-    for _ in range(config.steps):
-        rows = _drawn(n, rng)
-        soft = {name: sinkhorn(values[rows]) for name, values in logits.items()}
-        moved = _softly_moved(specification, soft, {name: tensor[rows] for name, tensor in aligned.items()})
-        optimizer.zero_grad()
-        images.loss(_mean(moved), *next(images.batches)).backward()
-        optimizer.step()
+    _descend(specification, act(specification, element, networks), logits, images, config, seed, state)
     hard = {name: assign(values.detach()) for name, values in logits.items()}
     refined = compose(specification, hard, element)
-    before, after = (mean_loss(specification, networks, e, images, seed) for e in (element, refined))
-    return (refined if after < before else element), before, after
+    after = mean_loss(specification, networks, refined, images, seed)
+    return (refined, before, after) if after < before else (element, before, before)
+
+
+def _descend(
+    specification: Specification,
+    aligned: dict[str, Tensor],
+    logits: dict[str, Tensor],
+    images: Images,
+    config: Refinement,
+    seed: int,
+    state: Path | None,
+) -> None:
+    """Lower the loss of means over the logits (N, n, n) of every group, in place, from the state where there is one."""
+    n = len(next(iter(logits.values())))
+    optimizer = torch.optim.Adam(logits.values(), lr=config.learning_rate)
+    first = _read(state, logits, optimizer) if state is not None and state.is_file() else 0
+    batches, saved = images.batches(first), time.monotonic()
+    with progress("refining on training images", config.steps) as bar:
+        bar.skip(first)
+        for step in range(first, config.steps):
+            rows = _drawn(n, generator(seed, "refine", step))
+            soft = {name: sinkhorn(values[rows]) for name, values in logits.items()}
+            moved = _softly_moved(specification, soft, {name: tensor[rows] for name, tensor in aligned.items()})
+            optimizer.zero_grad()
+            loss = images.loss(_mean(moved), *next(batches))
+            loss.backward()
+            optimizer.step()
+            bar.advance(1, f"loss {loss.item():.4f}")
+            if state is not None and time.monotonic() - saved >= STATE_SECONDS:
+                _write(state, logits, optimizer, step + 1)
+                saved = time.monotonic()
+
+
+def _write(state: Path, logits: dict[str, Tensor], optimizer: torch.optim.Adam, steps: int) -> None:
+    found = {"steps": torch.tensor(steps)}
+    for name, values in logits.items():
+        found |= {f"{key} {name}": tensor for key, tensor in optimizer.state[values].items()}
+        found[f"logits {name}"] = values.detach()
+    save_tensors(state, found)
+
+
+def _read(state: Path, logits: dict[str, Tensor], optimizer: torch.optim.Adam) -> int:
+    """Put a state back, in place; how many steps it has done."""
+    found = load_tensors(state)
+    for name, values in logits.items():
+        values.data.copy_(found[f"logits {name}"])
+        keys = ("step", "exp_avg", "exp_avg_sq")
+        optimizer.state[values] = {key: found[f"{key} {name}"].clone() for key in keys}
+    return int(found["steps"])
 
 
 def sinkhorn(logits: Tensor) -> Tensor:

@@ -45,10 +45,14 @@ class Group(Frozen):
 
 
 class Diagonal(Frozen):
-    """A number for each unit of the permutation `on`."""
+    """A number for each unit of the permutation `on`. `gain` is a vector along these units that it multiplies, as
+    BatchNorm's weight, which decides it (zoo.symmetry.canonical): signs are those that make it positive, and are not
+    matched; scales those that give it and its bias one norm.
+    """
 
     on: str
     kind: Literal["scale", "sign"]
+    gain: str | None = None
 
 
 class Factor(Frozen):
@@ -103,6 +107,8 @@ class Specification(Frozen):
                 raise ValueError(f"{diagonal.kind} {name!r} is on {diagonal.on!r}, which is no such permutation")
             if name in self.groups:
                 raise ValueError(f"{name!r} is both a group and a diagonal")
+            if diagonal.gain is not None and not self._turns(name, diagonal):
+                raise ValueError(f"{diagonal.kind} {name!r} has the gain {diagonal.gain!r}, which is no such vector")
         for where, axes in [(name, tensor.axes) for name, tensor in self.tensors.items()] + [
             (name, (axis,)) for name, axis in self.outputs.items()
         ]:
@@ -123,6 +129,11 @@ class Specification(Frozen):
             if not known or len(signs) > 1:
                 raise ValueError(f"{where}: powers {factor.powers} do not belong to {factor.group!r}")
             before = factor.group
+
+    def _turns(self, name: str, diagonal: Diagonal) -> bool:
+        tensor = self.tensors.get(diagonal.gain or "")
+        factors = list(tensor.factors()) if tensor else []
+        return bool(factors) and len(factors) <= 2 and factors[-1].powers.get(name, 0) == 1
 
     def _is_sign(self, name: str) -> bool:
         return name in self.diagonals and self.diagonals[name].kind == "sign"
@@ -153,6 +164,10 @@ class Specification(Frozen):
     def outermost(self) -> list[str]:
         """The groups that are within no other, in their order."""
         return [name for name, group in self.groups.items() if group.within is None]
+
+    def matched(self) -> Specification:
+        """The same without the signs that a gain decides."""
+        return self.without(name for name, d in self.diagonals.items() if d.gain is not None and d.kind == "sign")
 
     def restricted(self, names: Iterable[str]) -> Specification:
         """What remains where only these tensors may change: groups that touch any other tensor are dropped."""

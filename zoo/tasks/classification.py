@@ -26,6 +26,7 @@ from zoo.data.images import FORMATS, STATISTICS, Format, Images, load_images, st
 from zoo.data.loading import KeptBatches
 from zoo.data.own import DatasetConfig, load_own
 from zoo.errors import brief
+from zoo.networks.asymmetric import Asymmetry, break_symmetries, is_constant
 from zoo.networks.own import create_own, is_own
 from zoo.plugins import canonical
 from zoo.seeds import generator
@@ -51,6 +52,8 @@ class ImagesConfig(TaskConfig):
       as timm says for `model`, else with the data set's statistics.
     - `trainable`: patterns such as `layer4.1.bn*.weight` of the tensors that are trained and are the weights of this
       zoo; the others stay as they are in the pretrained weights. All are by default.
+    - `asymmetry`: a share of the weights is frozen at constants that all seeds share, and that the zoo keeps once
+      (zoo.networks.asymmetric): `{share: 0.5, width: 1}`. None are by default.
     - `data`: the data set; with `folder` and `hub` one of your own, of which `dataset` says what it is (zoo.data.own).
     - `image_size`: pixels a side that images are resized to on the device (photographs: when decoded).
     - `crop_padding`: pixels of black around a small image before a random crop of its old size.
@@ -62,6 +65,7 @@ class ImagesConfig(TaskConfig):
     options: dict[str, Option] = Field(default_factory=dict)
     pretrained: bool | str = False
     trainable: tuple[str, ...] = ()
+    asymmetry: Asymmetry | None = None
     data: Literal["digits", "cifar10", "cifar100", "imagenet", "folder", "hub"]
     dataset: DatasetConfig | None = None
     image_size: Pixels | None = None
@@ -78,6 +82,8 @@ class ImagesConfig(TaskConfig):
     def _fits(self) -> Self:
         if self.trainable and not self.pretrained:
             raise ValueError("trainable leaves the other tensors as pretrained weights have them; set pretrained, too")
+        if self.asymmetry and self.pretrained:
+            raise ValueError("asymmetry is for networks that start from nothing; leave asymmetry or pretrained out")
         if self.crop_padding and self.data == "imagenet":
             raise ValueError("crop_padding is for small images; photographs are always cropped at random")
         for name, option in self.options.items():
@@ -119,9 +125,12 @@ class ImagesConfig(TaskConfig):
         return Structure.of({name: state[name] for name in self.chosen(state)})
 
     def frozen(self) -> dict[str, Tensor]:
-        """None unless `trainable` leaves some out. Raises what loading the pretrained weights raises, and ValueError if
-        some of these tensors start at random.
+        """None unless `trainable` leaves some out, or `asymmetry` brings some. Raises what loading the pretrained
+        weights raises, and ValueError if some of these tensors start at random.
         """
+        if self.asymmetry:
+            state = self.network(seed=0, pretrained=False).state_dict()
+            return {name: tensor for name, tensor in state.items() if is_constant(name)}
         if not self.trainable:
             return {}
         state, other = (self.network(seed, pretrained=True).state_dict() for seed in (0, 1))
@@ -136,7 +145,7 @@ class ImagesConfig(TaskConfig):
 
     def chosen(self, names: Iterable[str]) -> list[str]:
         """Which of these tensors are the weights. Raises ValueError for a pattern that matches none."""
-        names = list(names)
+        names = [name for name in names if not (self.asymmetry and is_constant(name))]
         for pattern in self.trainable:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise ValueError(
@@ -146,13 +155,13 @@ class ImagesConfig(TaskConfig):
         return [name for name in names if not self.trainable or any(fnmatchcase(name, p) for p in self.trainable)]
 
     def native(self) -> Library | None:
-        return None if is_own(self.model) else self.library
+        return None if is_own(self.model) or self.asymmetry else self.library
 
     def library_config(self) -> dict[str, Any]:
-        """timm's `config.json`; nothing for networks of the user's own."""
+        """timm's `config.json`; nothing for networks that are not timm's."""
         from zoo.networks import classifiers as networks
 
-        if is_own(self.model):
+        if self.native() is None:
             return {}
         return networks.timm_config(self.model, self.options, self.classes, self.preparation())
 
@@ -173,8 +182,12 @@ class ImagesConfig(TaskConfig):
 
     def network(self, seed: int, pretrained: bool) -> nn.Module:
         """A new network; with `pretrained`, as the section says."""
+        network = self._created(seed, self.pretrained if pretrained else False)
+        return break_symmetries(network, self.asymmetry) if self.asymmetry else network
+
+    def _created(self, seed: int, pretrained: bool | str) -> nn.Module:
         if is_own(self.model):
-            return create_own(self.model, seed, self.options, self.pretrained if pretrained else False)
+            return create_own(self.model, seed, self.options, pretrained)
         from zoo.networks.classifiers import (
             create_network,  # timm takes seconds to import; reading recipes does without
         )
@@ -186,7 +199,7 @@ class ImagesConfig(TaskConfig):
             seed,
             image_size=self.side,
             options=self.options,
-            pretrained=self.pretrained if pretrained else False,
+            pretrained=pretrained,
         )
 
     def load_data(self, data_root: Path | None) -> Images | Photos:
@@ -302,6 +315,10 @@ class ClassificationTask(TaskBase):
     def evaluate(self, model: nn.Module, split: Split) -> Evaluation:
         model.eval()
         return evaluate(model, self._evaluation(split))
+
+    def held_out(self) -> Batch:
+        """Images that are never trained on, as networks take them: the first of those for validation."""
+        return next(self._evaluation("validation"))
 
     def _evaluation(self, split: Split) -> Iterator[Batch]:
         """Batches to evaluate on, not augmented. For the next network small images are kept on the device as networks

@@ -14,6 +14,7 @@ from rpg.reports.verdict import judge
 from zoo.errors import Corrupt, Failed
 from zoo.manifest import Origin
 from zoo.structure import Structure
+from zoo.symmetry.specification import Factor, Group, Specification, TensorAxes
 from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
@@ -221,3 +222,30 @@ def test_a_place_with_another_report_is_refused_before_any_work(originals, candi
     (tmp_path / "out" / "report.json").write_text("[]")
     with pytest.raises(Corrupt, match="not a report of ours"):
         compare(originals, "train", candidates, IntervalTask(), tmp_path / "out")
+
+
+def test_distances_after_alignment_stand_beside_the_others(tmp_path, originals):
+    """Where the two weights may change places, a copy with places changed is a copy."""
+    symmetries = Specification(
+        groups={"ends": Group(size=2)}, tensors={"ends": TensorAxes(axes=(((Factor(size=2, group="ends"),),),))}
+    )
+    ends = [(80.0, 0.0), (90.0, 14.0)]  # the first with its places changed; 4 away from the last
+    swapped = Candidate("swapped", make(tmp_path / "swapped", ends, "generated"), "generated")
+    result = compare(originals, "train", [swapped], IntervalTask(), tmp_path / "out", symmetries)
+    group = result.group("swapped")
+    assert min(group.nearest) > 100
+    assert group.aligned.nearest == pytest.approx((0, 4))
+    assert result.original.aligned.nearest == pytest.approx(result.original.nearest)
+    assert group.aligned.nearest_ratio == pytest.approx((0, 4 / 3.5))
+    assert group.aligned.spread == pytest.approx(np.hypot(10, 14) / 2**0.5 / 3.5)
+    assert group.aligned.novel_and_good == 0  # the second is new, but right on nothing
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"scores.jsonl"}  # what was aligned is gone
+    shown = comparison_json(result)["groups"]["swapped"]["similarity"]
+    assert shown["aligned"]["nearest_ratio"]["best"] == pytest.approx(0)
+    place = write_report(result, {}, {}, tmp_path / "out")
+    text = place.with_name("report.md").read_text()
+    assert "distance aligned, median" in text
+    alone = compare(originals, "train", [swapped], None, tmp_path / "alone", symmetries)
+    assert "After alignment the median distance is 0.57 of the yardstick" in str(judge(alone)[0].findings)
+    plain = compare(originals, "train", [swapped], IntervalTask(), tmp_path / "plain")
+    assert "aligned" not in write_report(plain, {}, {}, tmp_path / "plain").with_name("report.md").read_text()

@@ -27,6 +27,7 @@ from rpg.reports.report import (
     write_report,
 )
 from rpg.reports.verdict import judge
+from zoo.derive.worth import Behaviour, Pair, Worth
 from zoo.hub.card import read_plots
 
 LOSSES = {"generated": [(step, 2.0 / step) for step in range(10, 1010, 10)]}
@@ -469,3 +470,35 @@ def test_every_group_has_its_own_mark() -> None:
     groups += [member.model_copy(update={"name": f"g{i}", "kind": "generated"}) for i in range(12)]
     found = marks([*comparison().groups[:2], *groups])
     assert len({(mark.colour, mark.marker) for mark in found.values()}) == len(found) == 70
+
+
+def test_what_alignment_is_worth_has_its_table_and_its_plot(tmp_path):
+    behaviour = Behaviour(
+        accuracy=97.0,
+        midpoint=Pair(raw=40.0, aligned=91.5),
+        mean=Pair(raw=11.0, aligned=88.0),
+        soup=Pair(raw=12.0, aligned=89.0),
+        codes={32: Pair(raw=50.0, aligned=90.0)},
+        raw_line=(0.1, 2.0, 0.1),
+        aligned_line=(0.1, 0.3, 0.1),
+        barrier=Pair(raw=1.9, aligned=0.2),
+    )
+    found = Worth(
+        raw="0" * 64,
+        aligned="1" * 64,
+        protocol="made-up/test",
+        networks=100,
+        held_out=20,
+        objective=Pair(raw=0.01, aligned=0.5),
+        participation=Pair(raw=90.0, aligned=70.0),
+        behaviour=behaviour,
+    )
+    text = write_report(comparison(), LOSSES, PROVENANCE, tmp_path, worth=found).read_text()
+    assert "What alignment is worth" in text
+    assert all(name in text for name in ("midpoint of two, accuracy", "held out through PCA-32, accuracy"))
+    assert {"40.00", "91.50"} <= set(Page(text).cells)
+    assert "it rises by 1.9 above the line, after alignment by 0.2" in text
+    assert (tmp_path / "plots" / "barrier.svg").is_file()
+    alone = write_report(comparison(), LOSSES, PROVENANCE, tmp_path, worth=found.model_copy(update={"behaviour": None}))
+    assert "objective" in alone.read_text()
+    assert not (tmp_path / "plots" / "barrier.svg").exists()

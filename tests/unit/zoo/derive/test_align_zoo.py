@@ -1,5 +1,7 @@
 """Aligning a zoo: the same functions, back to the same bytes, whatever happens on the way."""
 
+from itertools import repeat
+
 import pytest
 import torch
 
@@ -180,16 +182,19 @@ def test_what_is_damaged_or_not_aligned_is_told(tmp_path):
     with pytest.raises(ValueError, match="no symmetries"):
         align(AlignConfig(), zoo, specification.without(specification.groups), ORIGIN, tmp_path / "none")
     with pytest.raises(ValueError, match="training images"):
-        align(AlignConfig(by="both"), zoo, specification, ORIGIN, tmp_path / "none2")
+        align(AlignConfig(match="both"), zoo, specification, ORIGIN, tmp_path / "none2")
 
 
-@pytest.mark.parametrize(("name", "by"), [("cnn_small", "activations"), ("cnn_digits", "both"), ("vit", "both")])
+@pytest.mark.parametrize(
+    ("name", "by"),
+    [("cnn_small", "activations"), ("cnn_digits", "activations"), ("tanh", "activations"), ("vit", "both")],
+)
 def test_activations_find_what_was_planted(tmp_path, name, by):
     """Without noise, what units answer tells which is which."""
     zoo, network, specification, inputs = make(tmp_path / "zoo", name, noise=0.0)
     inputs = torch.randn((16, *inputs.shape[1:]), generator=torch.Generator().manual_seed(0))
     record = recorder(network, lambda model, weights: model.load_state_dict(weights), specification, inputs)
-    aligned = align(AlignConfig(by=by, restarts=1), zoo, specification, ORIGIN, tmp_path / "aligned", record)
+    aligned = align(AlignConfig(match=by, restarts=1), zoo, specification, ORIGIN, tmp_path / "aligned", record)
     assert spread(aligned) < 1e-4 * spread(zoo)
     assert content(unalign(aligned, ORIGIN, tmp_path / "back")) == content(zoo)
 
@@ -215,7 +220,7 @@ def test_refined_on_images_it_still_goes_back(tmp_path):
     def loss(weights, x, y):
         return torch.nn.functional.cross_entropy(torch.func.functional_call(network, weights, (x,)), y)
 
-    images = Images(loss, iter([(inputs[:200], labels[:200])] * 40), (inputs[200:], labels[200:]))
+    images = Images(loss, lambda first: repeat((inputs[:200], labels[:200])), (inputs[200:], labels[200:]))
     config = AlignConfig(restarts=1, refine=Refinement(steps=40))
     aligned = align(config, zoo, specification, ORIGIN, tmp_path / "aligned", images=images)
     before, after = read_alignment(aligned).refined

@@ -11,7 +11,7 @@ from zoo.symmetry.action import act, compose, identity, inverse, random_element
 from zoo.symmetry.builder import Builder
 from zoo.symmetry.check import TOLERANCE, function_change, holds
 from zoo.symmetry.convolutional import chain
-from zoo.symmetry.specification import Factor, Group, Specification, TensorAxes, fixed
+from zoo.symmetry.specification import Diagonal, Factor, Group, Specification, TensorAxes, fixed
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -132,6 +132,12 @@ def test_mistakes_in_a_specification_are_told():
     broken = ((Factor(size=3, group="a", powers={"other": 1}),),)
     with pytest.raises(ValueError, match="do not belong"):
         Specification(groups={"a": Group(size=3)}, tensors={"w": TensorAxes(axes=(broken,))})
+    with pytest.raises(ValueError, match="no such vector"):
+        Specification(
+            groups={"a": Group(size=3)},
+            diagonals={"s": Diagonal(on="a", kind="sign", gain="w")},
+            tensors={"w": TensorAxes(axes=(unit,))},
+        )
     good = Specification(groups={"a": Group(size=3)}, tensors={"w": TensorAxes(axes=(unit,))})
     with pytest.raises(ValueError, match="w has shape"):
         good.check(Structure.of({"w": torch.zeros(4)}))
