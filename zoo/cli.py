@@ -25,12 +25,11 @@ def _program(version: Version = False) -> None:
 
 @app.command(rich_help_panel=MAKE, epilog=examples("rpg-zoo recipes"))
 def recipes(as_json: Json = False) -> None:
-    """List the recipes that come with the package."""
-    from zoo.listing import recipes_table
-    from zoo.recipe import load_recipe, recipe_names
+    """List the recipes that come with the package: their networks, what they take, which scores to expect."""
+    from zoo.listing import recipes_found, recipes_table
 
-    tasks = {name: load_recipe(name).task.model_dump(mode="json") for name in recipe_names()}
-    emit({"recipes": tasks}, as_json, recipes_table(tasks).text())
+    found = recipes_found()
+    emit({"recipes": found}, as_json, recipes_table(found).text())
 
 
 @app.command(rich_help_panel=MAKE, epilog=examples("rpg-zoo collect digits --set zoo.checkpoints=20 --dry-run"))
