@@ -21,8 +21,8 @@ class Hours(Frozen):
 
 
 class Estimated(Frozen):
-    """What `rpg estimate --device h100` says of training, with the scan in PyTorch: the least hours, and GB of the GPU's
-    memory. A test holds them against it; `make headers` renews them.
+    """What `rpg estimate --device h100` says of training, with the scan in PyTorch: the least hours, and GB of the
+    GPU's memory. A test holds them against it; `make headers` renews them.
     """
 
     hours: PositiveFloat

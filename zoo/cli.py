@@ -7,20 +7,12 @@ from typing import Annotated
 
 import typer
 
+import zoo.derive.command  # noqa: F401  # whose commands are the program's, too
 from zoo import cli_options as given
-from zoo.command_help import Grouped, Version, examples
+from zoo.command_help import DERIVE, LOOK, MAKE, SHARE, examples
 from zoo.console import command_line, describe_push, emit, plain, run_cli, say
 from zoo.options import DataRoot, Device, DryRun, Import, Json, Out, Precision, Set
-
-app = typer.Typer(
-    cls=Grouped, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
-)
-MAKE, LOOK, DERIVE, SHARE = "Make zoos", "Look at zoos", "Make zoos of zoos", "Pass on"
-
-
-@app.callback()
-def _program(version: Version = False) -> None:
-    pass
+from zoo.program import app
 
 
 @app.command(rich_help_panel=MAKE, epilog=examples("rpg-zoo recipes"))

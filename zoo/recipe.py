@@ -307,8 +307,10 @@ def _method(name: str, tree: Any) -> tuple[Frozen | None, Frozen | None]:
 
 
 def _schema(key: str, tree: Mapping[str, Any]) -> type[Frozen]:
-    if key in ("about", "zoo"):
-        return {"about": About, "zoo": CollectConfig}[key]
+    if key == "about":
+        return About
+    if key == "zoo":
+        return CollectConfig
     if key == "eval":
         module, _, attribute = EVAL.partition(":")
         return getattr(import_module(module), attribute)
