@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rpg.cli_polish import polish
+import rpg.cli_polish
+import rpg.reproduce.command  # noqa: F401  # whose commands are the program's, too
 from rpg.options import (
     Conditions,
     EstimateDevice,
@@ -38,22 +39,13 @@ from rpg.options import (
     What,
     Zoos,
 )
-from zoo.command_help import Grouped, Version, examples
+from rpg.program import app
+from zoo.command_help import AROUND, FIRST, JUDGE, LEARN, examples
 from zoo.console import command_line, describe_push, emit, is_first_process, run_cli, say
 from zoo.options import DataRoot, Device, DryRun, Import, Json, Out, Precision, Set
 
 if TYPE_CHECKING:
     from zoo.scoring import Score
-
-app = typer.Typer(
-    cls=Grouped, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
-)
-FIRST, LEARN, JUDGE, AROUND = "To begin with", "Learn and generate", "Judge", "Look around and publish"
-
-
-@app.callback()
-def _program(version: Version = False) -> None:
-    pass
 
 
 @app.command(rich_help_panel=FIRST, epilog=examples("rpg demo", "rpg demo --set method.train.steps=300 --out quick"))
@@ -223,9 +215,6 @@ def generate(
         found["spent"] = spent.model_dump(mode="json")
         text = f"{text}\n{spent.text()}"
     emit(found, as_json, text)
-
-
-app.command(rich_help_panel=LEARN, epilog=examples("rpg polish digits --steps 20"))(polish)
 
 
 @app.command(

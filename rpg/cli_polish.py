@@ -6,11 +6,14 @@ from typing import Annotated
 
 import typer
 
+from rpg.program import app
 from zoo.cli_options import ZooPath
+from zoo.command_help import LEARN, examples
 from zoo.console import command_line, emit
 from zoo.options import DataRoot, Device, DryRun, Import, Json, Out, Set
 
 
+@app.command(rich_help_panel=LEARN, epilog=examples("rpg polish digits --steps 20"))
 def polish(
     path: ZooPath,
     steps: Annotated[int, typer.Option(help="Steps of training for each network.")],

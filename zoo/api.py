@@ -172,6 +172,7 @@ def align(
     out: Path | str | None = None,
     data_root: Path | None = None,
     device: str = "auto",
+    command: tuple[str, ...] = PYTHON,
 ) -> Zoo:
     """The same networks, each brought as near as its symmetries allow to the mean of all (`universe`), the `medoid`, or
     the network with an id (default place: zoos/<zoo>-aligned). Each computes what it computed. They are matched by
@@ -184,7 +185,7 @@ def align(
     opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
     path = Path(out or Path("zoos") / f"{opened.name}-aligned")
     settings = {"to": to, "match": match, "refine": refine, "restarts": restarts, "scale": scale, "seed": seed}
-    plan = plan_alignment(opened, settings, PYTHON, path, data_root=data_root, device=device, measure=measure)
+    plan = plan_alignment(opened, settings, command, path, data_root=data_root, device=device, measure=measure)
     return plan.carry_out().zoo
 
 

@@ -7,31 +7,21 @@ from typing import Annotated
 
 import typer
 
+import zoo.derive.command  # noqa: F401  # whose commands are the program's, too
 from zoo import cli_options as given
-from zoo.cli_relink import split, take
-from zoo.command_help import Grouped, Version, examples
+from zoo.command_help import DERIVE, LOOK, MAKE, SHARE, examples
 from zoo.console import command_line, describe_push, emit, plain, run_cli, say
 from zoo.options import DataRoot, Device, DryRun, Import, Json, Out, Precision, Set
-
-app = typer.Typer(
-    cls=Grouped, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__
-)
-MAKE, LOOK, DERIVE, SHARE = "Make zoos", "Look at zoos", "Make zoos of zoos", "Pass on"
-
-
-@app.callback()
-def _program(version: Version = False) -> None:
-    pass
+from zoo.program import app
 
 
 @app.command(rich_help_panel=MAKE, epilog=examples("rpg-zoo recipes"))
 def recipes(as_json: Json = False) -> None:
-    """List the recipes that come with the package."""
-    from zoo.listing import recipes_table
-    from zoo.recipe import load_recipe, recipe_names
+    """List the recipes that come with the package: their networks, what they take, which scores to expect."""
+    from zoo.listing import recipes_found, recipes_table
 
-    tasks = {name: load_recipe(name).task.model_dump(mode="json") for name in recipe_names()}
-    emit({"recipes": tasks}, as_json, recipes_table(tasks).text())
+    found = recipes_found()
+    emit({"recipes": found}, as_json, recipes_table(found).text())
 
 
 @app.command(rich_help_panel=MAKE, epilog=examples("rpg-zoo collect digits --set zoo.checkpoints=20 --dry-run"))
@@ -289,10 +279,6 @@ def perturb(
     origin = zoo.manifest.origin.model_copy(update={"command": command_line("rpg-zoo")})
     made = perturb_zoo(config, zoo, entries, origin, target)
     emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
-
-
-app.command(rich_help_panel=DERIVE, epilog=examples("rpg-zoo split binary-cifar10-cnn --holdout random -n 50"))(split)
-app.command(rich_help_panel=DERIVE, epilog=examples("rpg-zoo take digits --seeds 1"))(take)
 
 
 @app.command(rich_help_panel=DERIVE, epilog=examples("rpg-zoo align digits --restarts 8"))

@@ -9,7 +9,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from zoo.names import method_names, recipe_names
+from zoo.names import method_names, recipe_names, table_names
+
+FIRST, LEARN, JUDGE, AROUND = "To begin with", "Learn and generate", "Judge", "Look around and publish"
+MAKE, LOOK, DERIVE, SHARE = "Make zoos", "Look at zoos", "Make zoos of zoos", "Pass on"
+HEADINGS = (FIRST, LEARN, JUDGE, AROUND, MAKE, LOOK, DERIVE, SHARE)
+"""Headings of commands, in the order in which a program's help shows those it has."""
 
 
 class Grouped(TyperGroup):
@@ -19,11 +24,11 @@ class Grouped(TyperGroup):
         groups: dict[str, list[Any]] = {}
         for name in self.list_commands(ctx):
             command: Any = self.get_command(ctx, name)
-            groups.setdefault(getattr(command, "rich_help_panel", None) or "Commands", []).append(command)
+            groups.setdefault(command.rich_help_panel, []).append(command)
         limit = formatter.width - 6 - max(len(name) for name in self.list_commands(ctx))
-        for heading, commands in groups.items():
+        for heading in sorted(groups, key=HEADINGS.index):
             with formatter.section(heading):
-                formatter.write_dl([(one.name, one.get_short_help_str(limit)) for one in commands])
+                formatter.write_dl([(one.name, one.get_short_help_str(limit)) for one in groups[heading]])
 
 
 def examples(*lines: str) -> str:
@@ -53,6 +58,11 @@ def _finished(folder: str, seal: str) -> list[str]:
 def recipes(incomplete: str) -> list[str]:
     """Short names of recipes."""
     return _starting(recipe_names(), incomplete)
+
+
+def tables(incomplete: str) -> list[str]:
+    """Names of the paper's tables and figures, and `all`."""
+    return _starting(("all", *table_names()), incomplete)
 
 
 def methods(incomplete: str) -> list[str]:

@@ -11,9 +11,10 @@ from zoo.formats.sources import Sources
 from zoo.health import validated
 from zoo.hub.client import is_address
 from zoo.manifest import Entry
-from zoo.recipe import task_of
+from zoo.recipe import load_recipe, recipe_names, task_of
 from zoo.store import Zoo
 from zoo.table import Record, Table
+from zoo.training.collect import jobs
 
 SHOWN_FILES = 5  # in a sentence
 MB = 10**6
@@ -102,19 +103,43 @@ def zoo_splits(zoo: Zoo) -> dict[str, int]:
     return {split: splits.count(split) for split in sorted(set(splits))}
 
 
-def recipes_table(tasks: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A row per recipe, out of its `task:` section."""
-    return Table.of(
-        [
+def recipes_found() -> dict[str, dict[str, Any]]:
+    """All recipes that come with the package, JSON-ready: `task`, `checkpoints` of its zoo (all splits), `about`."""
+    recipes = {name: load_recipe(name) for name in recipe_names()}
+    return {
+        name: {
+            "task": recipe.task.model_dump(mode="json"),
+            "checkpoints": recipe.zoo.checkpoints * len(jobs(recipe.zoo, recipe.task.conditions())),
+            "about": recipe.about.model_dump(mode="json") if recipe.about else None,
+            "hours": recipe.about.total_hours if recipe.about else None,
+        }
+        for name, recipe in recipes.items()
+    }
+
+
+def recipes_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A row per recipe of `recipes_found`. Hours are of all stages, on the recipe's hardware; the score is what to
+    expect of originals and generated networks.
+    """
+    records: list[Record] = []
+    for name, one in found.items():
+        task, about = one["task"], one["about"] or {}
+        expected = about.get("expected") or {}
+        records.append(
             {
                 "recipe": name,
                 "task": task["name"],
                 "network": str(task.get("model") or task["size"]),
                 "data": task["data"],
+                "parameters": about.get("parameters"),
+                "checkpoints": one["checkpoints"],
+                "hours": one["hours"],
+                "metric": expected.get("metric"),
+                "originals": expected.get("originals"),
+                "generated": expected.get("generated"),
             }
-            for name, task in tasks.items()
-        ]
-    )
+        )
+    return Table.of(records, {"originals": 1, "generated": 1})
 
 
 def recipe_problem(zoo: Zoo) -> list[str]:

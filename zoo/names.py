@@ -12,14 +12,28 @@ def recipes_root() -> Path:
 
 
 def recipe_names() -> dict[str, Path]:
-    """Short names of all runnable recipes and their files. Those in `_methods` have no task."""
+    """Short names of all runnable recipes and their files. Those in `_methods` have no task, those in `tables` are the
+    paper's (rpg.reproduce).
+    """
     files = sorted(recipes_root().rglob("*.yaml"))
-    return {file.stem: file for file in files if "_methods" not in file.parts}
+    return {file.stem: file for file in files if not {"_methods", "tables"} & set(file.parts)}
 
 
 def method_names() -> dict[str, Path]:
     """Names of the settings that come with the package, for `--method` and `extends: _methods/NAME`."""
     return {file.stem: file for file in sorted((recipes_root() / "_methods").glob("*.yaml"))}
+
+
+def table_names() -> dict[str, Path]:
+    """Names of the paper's tables and figures, in its order, and their files."""
+    files = (recipes_root() / "tables").glob("*.yaml")
+    kinds = ("table", "figure")
+
+    def order(file: Path) -> tuple[int, int]:
+        kind = next(kind for kind in kinds if file.stem.startswith(kind))
+        return kinds.index(kind), int(file.stem.removeprefix(kind))
+
+    return {file.stem: file for file in sorted(files, key=order)}
 
 
 def recipe_meant(name: str) -> str:

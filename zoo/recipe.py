@@ -1,7 +1,8 @@
 """Recipes: strict YAML that says what is made. What belongs to the machine (device, workers, data roots) is never in
 a recipe.
 
-extends: _methods/rpg-tiny   # optional: another recipe, merged under this one
+about: ...                   # for people: what it is and what to expect of it (zoo.about); in no fingerprint
+extends: _methods/rpg-tiny   # optional: another recipe, merged under this one, but for its `about:`
 task: ...                    # what the networks do: model, data, loss, evaluator
 zoo: ...                     # how checkpoints are collected
 method: ...  generate: ...   # what learns them, and how it draws new ones; files in _methods hold these two alone
@@ -26,6 +27,7 @@ from pydantic_core import ErrorDetails
 from yaml import AliasEvent, YAMLError
 
 from zoo import plugins
+from zoo.about import About
 from zoo.errors import brief, suggest
 from zoo.manifest import Origin, settings_of, versions
 from zoo.names import method_names, recipe_names, recipes_root
@@ -38,7 +40,7 @@ from zoo.training.collect import CollectConfig
 # of work, while zoo code stays unaware of generators.
 METHODS = "rpg.methods"
 EVAL = "rpg.config:EvalConfig"
-SECTIONS = ("task", "zoo", "method", "generate", "eval")
+SECTIONS = ("about", "task", "zoo", "method", "generate", "eval")
 
 RECIPE_CHARACTERS = 2**16
 MAX_BRACKETS = 1000  # PyYAML takes time quadratic in their nesting
@@ -50,7 +52,7 @@ Section = TypeVar("Section", bound=Frozen)
 @dataclass(frozen=True)
 class Recipe:
     """A resolved and validated recipe. `method` and `generate` are rpg.methods' MethodConfig and DrawConfig, None in a
-    recipe without a method; `eval` is rpg.config.EvalConfig.
+    recipe without a method; `eval` is rpg.config.EvalConfig. `about` is for people, and no part of what is made.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Recipe:
     method: Frozen | None
     generate: Frozen | None
     eval: Frozen
+    about: About | None = None
 
     def collected(self, command: tuple[str, ...]) -> Origin:
         """The origin of the zoo that `command` collects."""
@@ -226,7 +229,9 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> Any:
     for candidate in [*candidates, *([named] if named and named.resolve() != path.resolve() else [])]:
         if _is_file(candidate):
             try:
-                return OmegaConf.merge(_read_extended(candidate, (*seen, path.resolve())), tree)
+                under = _read_extended(candidate, (*seen, path.resolve()))
+                under.pop("about", None)  # which is about that recipe
+                return OmegaConf.merge(under, tree)
             except OmegaConfBaseException as error:
                 raise ValueError(f"{path} does not fit onto {candidate}: {brief(error)}") from error
     raise ValueError(
@@ -279,7 +284,9 @@ def _validated(name: str, tree: Any) -> Recipe:
     task, zoo = _task(name, tree.get("task", {})), _section(name, "zoo", tree.get("zoo", {}))
     assert isinstance(zoo, CollectConfig)
     method, draw = _method(name, tree)
-    return Recipe(name, task, zoo, method, draw, _section(name, "eval", tree.get("eval", {})))
+    about = _section(name, "about", tree["about"]) if "about" in tree else None
+    assert about is None or isinstance(about, About)
+    return Recipe(name, task, zoo, method, draw, _section(name, "eval", tree.get("eval", {})), about)
 
 
 def _task(name: str, tree: Any) -> TaskConfig:
@@ -300,6 +307,8 @@ def _method(name: str, tree: Any) -> tuple[Frozen | None, Frozen | None]:
 
 
 def _schema(key: str, tree: Mapping[str, Any]) -> type[Frozen]:
+    if key == "about":
+        return About
     if key == "zoo":
         return CollectConfig
     if key == "eval":

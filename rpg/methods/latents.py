@@ -20,13 +20,14 @@ from pydantic import Field, JsonValue
 from torch import Tensor, nn
 
 from rpg.config import DiffusionConfig, Sampler, check_steps
-from rpg.devices import GB, Device, memory_of
+from rpg.devices import GB, Device
 from rpg.diffusion import Denoiser, Scheduler, draw_noise, make_scheduler, sample, squared_error
 from rpg.methods.base import DrawConfig, Estimate, Machine, TrainingSet
 from rpg.methods.measured import DrawCost, StageCost, estimated
 from rpg.methods.training import load_module
 from rpg.methods.vectors import PAD, Codec, VectorMethod, Vectors, module_path
 from rpg.tokens.layout import generated
+from zoo import cuda
 from zoo.checkpoint import load_tensors, save_tensors
 from zoo.errors import Corrupt
 from zoo.structure import Structure
@@ -160,7 +161,7 @@ class LatentMethod(VectorMethod, Codec):
     def check(self, data: TrainingSet, machine: Machine) -> None:
         super().check(data, machine)
         needed = max(stage.bytes for stage in self.stages(data.zoo.structure, len(data.entries)))
-        there = memory_of(machine.device) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        there = cuda.total_memory(machine.device) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > there:
             raise ValueError(
                 f"to learn networks of {values_of(data.zoo.structure):,} values these settings take {needed / GB:,.3g} "

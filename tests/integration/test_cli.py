@@ -187,6 +187,9 @@ def test_dry_runs_write_nothing(shell, tmp_path, monkeypatch, place):
 def test_lists_and_doctor(shell, place):
     recipes = shell.json("rpg-zoo recipes")["recipes"]
     assert {"digits", "cifar10-cnn-small", "cifar10-cnn-medium"} <= set(recipes)
+    about = recipes["digits"]["about"]
+    assert (recipes["digits"]["checkpoints"], about["parameters"]) == (50, 1010)
+    assert recipes["digits"]["hours"] == about["hours"]["collect"] + about["hours"]["train"]
     found = shell.json("rpg doctor")
     assert found["problems"] == []
     assert found["core"]["torch"] == torch.__version__.split("+")[0] or found["core"]["torch"] == torch.__version__

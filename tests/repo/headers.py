@@ -1,8 +1,9 @@
-"""What recipe headers quote of `rpg estimate --device h100`: memory and time of training, with the scan in PyTorch.
+"""What recipes quote of `rpg estimate --device h100` (`about.estimate`): hours and memory of training, with the scan in
+PyTorch.
 
     python tests/repo/headers.py        # or `make headers`: writes what the estimate says now into the recipes
 
-A test holds the headers against the same, so that they cannot go stale.
+A test holds the recipes against the same, so that they cannot go stale.
 """
 
 from __future__ import annotations
@@ -15,17 +16,14 @@ from pathlib import Path
 from rpg.api import estimate_recipe
 from rpg.devices import DEVICES, GB
 from zoo.errors import MissingExtra
-from zoo.progress import duration
 from zoo.recipe import recipe_names
 
-SOURCE = "(`rpg estimate --device h100`)"
-MEMORY = re.compile(r"[\d.]+ GB of GPU memory to train " + re.escape(SOURCE))
-TIME = re.compile(r"train at least [\d.,]+ (s|min|h) " + re.escape(SOURCE))
+QUOTE = re.compile(r"^  estimate: \{hours: [\d.e-]+, memory_gb: [\d.e-]+\}$", re.MULTILINE)
 
 
 def quotes(text: str) -> bool:
-    """Whether the header of this recipe quotes the estimate."""
-    return SOURCE in text
+    """Whether this recipe quotes the estimate."""
+    return re.search(r"^  estimate:", text, re.MULTILINE) is not None
 
 
 def renewed(name: str, text: str) -> str:
@@ -33,8 +31,8 @@ def renewed(name: str, text: str) -> str:
     without_kernels = replace(DEVICES["h100"], cuda=False)  # whatever is installed here
     _, found = estimate_recipe(name, None, (), without_kernels, None)
     training = found.figures["training"]
-    text = MEMORY.sub(f"{training['bytes'] / GB:.3g} GB of GPU memory to train {SOURCE}", text)
-    return TIME.sub(f"train at least {duration(3600 * training['hours'])} {SOURCE}", text)
+    hours, memory = f"{training['hours']:.3g}", f"{training['bytes'] / GB:.3g}"
+    return QUOTE.sub(f"  estimate: {{hours: {hours}, memory_gb: {memory}}}", text)
 
 
 def main() -> int:

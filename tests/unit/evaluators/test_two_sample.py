@@ -7,8 +7,10 @@ import pytest
 from scipy.spatial.distance import cdist
 from scipy.stats import norm
 from sklearn.decomposition import PCA
+from sklearn.linear_model import RidgeCV
+from sklearn.preprocessing import StandardScaler
 
-from evaluators.two_sample import FEWEST, Codes, classifier_auc, codes, energy_distance, mean_shift
+from evaluators.two_sample import FEWEST, PENALTIES, Codes, classifier_auc, codes, energy_distance, mean_shift, ridge
 
 SIZE = 40
 
@@ -121,3 +123,13 @@ def test_shapes_that_do_not_fit_are_refused(to_reference, within):
 def test_one_network_is_no_group():
     with pytest.raises(ValueError, match="two networks or more"):
         energy_distance(np.zeros((1, 2)), np.zeros((1, 1)), np.zeros((2, 2)))
+
+
+def test_ridge_regression_is_the_librarys():
+    rng = np.random.default_rng(0)
+    for rows, columns in [(40, 12), (12, 40)]:
+        values, asked = 3 + rng.standard_normal((rows, columns)), rng.standard_normal((7, columns))
+        targets = rng.standard_normal((rows, 3)) + values[:, :1] * [1, 0.3, 0]
+        scaler = StandardScaler().fit(values)
+        library = RidgeCV(PENALTIES, alpha_per_target=True).fit(scaler.transform(values), targets)
+        np.testing.assert_allclose(ridge(values, targets, asked), library.predict(scaler.transform(asked)), rtol=1e-6)

@@ -159,3 +159,28 @@ def test_names_that_no_file_can_have_are_no_recipes(write):
     for source in (write(f"extends: {'x' * 5000}\n"), f"{'x' * 5000}.yaml"):
         with pytest.raises(ValueError, match=r"^[^\n]*(extends 'xxx|no recipe file xxx)[^\n]*$"):
             load_recipe(source)
+
+
+ABOUT = """
+about:
+  what: Mine
+  command: rpg-zoo collect mine
+  parameters: 10
+  hardware: a core
+  hours: {collect: 1.5, train: 9, source: measured}
+  estimate: {hours: 2.5, memory_gb: 1}
+  expected: {originals: 98.8, source: measured}
+  paper: no row
+"""
+
+
+def test_what_a_recipe_is_about_is_its_own_and_no_part_of_what_is_made(write):
+    with_it = load_recipe(write(SMALL + ABOUT, "base"))
+    without, heir = load_recipe(write(SMALL, "plain")), load_recipe(write("extends: base\n"))
+    assert with_it.about is not None
+    assert with_it.about.total_hours == 4.0  # the estimate of training goes before the hours
+    assert (without.about, heir.about) == (None, None)
+    assert with_it.collected(("test",)).fingerprint == without.collected(("test",)).fingerprint
+    for fault, word in (("parameters: 10", "about.parameters"), ("hardware: a core", "about.hardware is required")):
+        with pytest.raises(ValueError, match=f"recipe mine: .*{word}"):
+            load_recipe(write(SMALL + ABOUT.replace(fault, "parameters: -1" if "par" in fault else "")))

@@ -1,0 +1,40 @@
+"""The plots of a reproduced figure: lines over its rows, and those that the reports behind it have drawn."""
+
+from __future__ import annotations
+
+from rpg.reports.plots import COLOURS, drawing, laid_out, render
+from rpg.reproduce.paper import PaperTable
+from rpg.reproduce.plan import Plan
+from rpg.reproduce.result import Result
+from rpg.reproduce.steps import Reported
+
+
+def pictures(plan: Plan, result: Result) -> dict[str, bytes]:
+    """SVG by name."""
+    wanted = plan.table.plots
+    found = {"lines": lines(plan.table, result)} if "lines" in wanted else {}
+    reports = [step for step in plan.steps if isinstance(step, Reported)]
+    for kind in (kind for kind in wanted if kind != "lines"):
+        for step in reports:
+            path = step.place / "plots" / f"{kind}.svg"
+            if path.is_file():  # binary tasks have other plots than one
+                found[f"{kind}-{step.name}"] = path.read_bytes()
+    return found
+
+
+def lines(table: PaperTable, result: Result) -> bytes:
+    """Every column as a line over the rows, whose titles are numbers."""
+    with drawing(3.2) as figure:
+        axes = figure.subplots()
+        colours, texts = [*COLOURS["generated"], *COLOURS["original"], *COLOURS["baseline"]], []
+        for number, column in enumerate(table.columns):
+            cells = [cell for cell in result.cells if cell.column == column and isinstance(cell.value, float)]
+            points = [(float(cell.row), float(cell.value)) for cell in cells if cell.value is not None]
+            if points:
+                x, y = zip(*points, strict=True)
+                axes.plot(x, y, color=colours[number % len(colours)], marker="o", markersize=4, label=column)
+                texts.append(f"{column} goes from {y[0]:.3g} to {y[-1]:.3g}")
+        axes.grid(True)
+        axes.set(xlabel=table.rows_are, ylabel=table.unit)
+        axes.legend()
+        return render(laid_out("lines", figure, f"{table.title}: {'; '.join(texts)}."), "svg")

@@ -1,0 +1,251 @@
+"""`rpg reproduce`: a table of the tiny recipe, all the way; interrupted anywhere it ends in the same bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+import pytest
+from commands import TINY, call
+
+from evaluators.similarity import max_error_iou
+from rpg.reproduce import plan as planning
+from rpg.reproduce import stage
+from rpg.reproduce.collected import Collected, Machine
+from rpg.reproduce.derived import Noised
+from rpg.reproduce.measures import plus_signs, scores_of
+from rpg.reproduce.paper import read_table
+from rpg.reproduce.paper_page import paper_page
+from rpg.reproduce.plan import Plan, outlook
+from rpg.reproduce.result import Result
+from rpg.reproduce.stage import reproduce_all, reproduce_one
+from rpg.reproduce.steps import Scored
+from rpg.run import Run
+from zoo.errors import MissingData
+from zoo.store import Zoo
+
+TABLE = f"""
+title: "A table of the tiny recipe"
+section: "0"
+unit: "top-1, %"
+base: {{recipe: {TINY}, set: [zoo.checkpoints=4, zoo.epochs=1, zoo.regime=independent, zoo.seeds=2]}}
+columns:
+  gaussian: {{method: gaussian, generate: {{n: 2}}}}
+  noise: {{method: noise}}
+  sane: {{method: no-such-method}}
+rows:
+  params: {{show: parameters}}
+  original: {{show: original}}
+  best: {{show: generated, statistic: best}}
+  decline: {{show: decline}}
+  noised: {{show: noised, sigma: 0.5}}
+  by noise: {{show: decline of noise, sigma: 0.5}}
+  likeness: {{show: likeness}}
+  sensitivity: {{show: sensitivity, sigma: 0.5}}
+  "0.5": {{show: swapped, share: 0.5, between: seeds}}
+  GB: {{show: training memory}}
+printed:
+  best: [99.5, fail, OOM]
+  params: [0.001, 0.001, "–"]
+differs: "Everything."
+small: "it is small"
+"""
+
+
+@pytest.fixture(scope="module")
+def table_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tables") / "tiny-table.yaml"
+    path.write_text(TABLE)
+    return path
+
+
+@pytest.fixture
+def plan(table_file: Path) -> Plan:
+    return Plan("tiny-table", read_table(table_file), small=False)
+
+
+@pytest.fixture(scope="module")
+def made(table_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """A directory in which the table was made without interruption."""
+    place = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        result, written, _ = reproduce_one(
+            Plan("tiny-table", read_table(table_file), small=False), Machine("cpu"), Path("reproduced")
+        )
+    assert written == Path("reproduced/tiny-table/table.html")
+    return place, result
+
+
+def test_every_cell_is_what_its_artefacts_say(
+    made: tuple[Path, Result], plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, result = made
+    monkeypatch.chdir(place)
+    found = {(cell.row, cell.column): cell for cell in result.cells}
+    cell = plan.cells["best", "gaussian"]
+
+    def top1(of: Collected | Noised) -> list[float]:
+        return [score.metrics["top1"].value for score in scores_of(of)]
+
+    drawn = [score.metrics["top1"].value for score in scores_of(cell.drawn)]
+    assert len(Zoo.open(cell.zoo.place)) == 8
+    assert len(drawn) == 2
+    assert found["best", "gaussian"].value == max(drawn)
+    assert found["original", "gaussian"].value == pytest.approx(mean(top1(cell.zoo)))
+    assert found["decline", "gaussian"].value == pytest.approx(mean(top1(cell.zoo)) - mean(drawn))
+    noised = plan.cells["noised", "noise"].noised
+    assert found["noised", "noise"].value == pytest.approx(mean(top1(noised)))
+    assert found["by noise", "noise"].value == pytest.approx(mean(top1(cell.zoo)) - mean(top1(noised)))
+    assert found["sensitivity", "noise"].value == "+"
+    wrong, theirs = (
+        ~np.stack([score.correct_per_sample() for score in scores_of(of)]) for of in (cell.drawn, cell.zoo)
+    )
+    assert found["likeness", "gaussian"].value == pytest.approx(float(max_error_iou(wrong, theirs).mean()))
+    assert found["params", "gaussian"].value == pytest.approx(1010 / 1e6)
+    swapped = plan.cells["0.5", "noise"].swapped
+    assert {entry.parents for entry in Zoo.open(swapped.place).entries} == {
+        tuple(Zoo.open(cell.zoo.place).entry(id).sha256 for id in ("seed00000-0003", "seed00001-0003"))
+    }
+    spent = Run(cell.run.place).spent
+    value = found["GB", "gaussian"].value
+    assert value == (None if spent is None else spent.host_bytes / 1e9)
+    states = {cell.state for cell in result.cells if cell.column == "sane"}
+    assert states == {"not available", "not run"}
+    assert found["best", "sane"].state == "not run", "which the paper did not"
+    assert not result.complete
+    assert result.deviation == pytest.approx(mean([abs(max(drawn) - 99.5), *[abs(0.00101 - 0.001)] * 2]))
+
+
+def test_the_table_stands_beside_the_papers(made: tuple[Path, Result]) -> None:
+    place = made[0] / "reproduced/tiny-table"
+    assert {path.name for path in place.iterdir()} == {
+        *("table.md", "table.csv", "table.tex", "table.html", "table.json")
+    }
+    markdown = (place / "table.md").read_text()
+    head = next(line for line in markdown.splitlines() if line.startswith("| top-1"))
+    assert [cell.strip() for cell in head.strip("|").split("|")] == [
+        *("top-1, %", "gaussian", "gaussian, paper", "noise", "noise, paper", "sane", "sane, paper")
+    ]
+    best = next(line for line in markdown.splitlines() if line.startswith("| best"))
+    assert [cell.strip() for cell in best.strip("|").split("|")][2::2] == ["99.5", "fail", "OOM"]
+    assert "| 0.001" in next(line for line in markdown.splitlines() if line.startswith("| params"))
+    assert "method no-such-method does not exist yet" in markdown
+    assert "`rpg reproduce tiny-table`" in markdown
+    assert (place / "table.csv").read_text().count("\n") == 1 + 30
+    assert json.loads((place / "table.json").read_text())["cells"][0]["printed"] == 0.001
+    assert (place / "table.tex").read_text().startswith(r"\begin{tabular}")
+    assert "<table>" in (place / "table.html").read_text()
+
+
+def test_done_again_nothing_is_made_and_nothing_changes(
+    made: tuple[Path, Result], plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made[0])
+    before = {path: path.read_bytes() for path in made[0].rglob("*") if path.is_file()}
+    assert {step["there"] for step in outlook([plan], "h100").steps if step["step"] != "score"} == {"yes"}
+    reproduce_one(plan, Machine("cpu"), Path("reproduced"))
+    assert {path: path.read_bytes() for path in made[0].rglob("*") if path.is_file()} == before
+
+
+class Killed(BaseException):
+    """As a kill between two steps, or within one."""
+
+
+@pytest.mark.slow
+def test_interrupted_after_any_step_it_ends_in_the_same_bytes(
+    made: tuple[Path, Result], plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    steps = len(plan.steps)
+    scored = Scored.carry_out
+    alive = 0
+
+    def dying(step: Scored, machine: Machine) -> None:
+        nonlocal alive
+        scored(step, machine)
+        alive -= 1
+        if alive < 0:
+            raise Killed
+
+    monkeypatch.setattr(Scored, "carry_out", dying)
+    deaths = 0
+    for allowed in range(steps):
+        alive = allowed
+        try:
+            reproduce_one(plan, Machine("cpu"), Path("reproduced"))
+            break
+        except Killed:
+            deaths += 1
+            assert not (tmp_path / "reproduced").exists()
+    assert deaths == len([step for step in plan.steps if isinstance(step, Scored)])
+    expected, found = (root / "reproduced/tiny-table" for root in (made[0], tmp_path))
+    for name in ("table.md", "table.csv", "table.tex", "table.html", "table.json"):
+        mine, theirs = ((place / name).read_text().splitlines() for place in (found, expected))
+        # But for the memory that the process had, which is no function of the work.
+        different = [line for line, other in zip(mine, theirs, strict=True) if line != other]
+        assert all("GB" in line or name == "table.json" for line in different), (name, different)
+    zoos = sorted(path.parent.name for path in (made[0] / "zoos").glob("*/manifest.json"))
+    assert zoos
+    for name in zoos:
+        assert Zoo.open(made[0] / "zoos" / name).sha256 == Zoo.open(tmp_path / "zoos" / name).sha256
+
+
+def test_of_all_tables_one_that_fails_stops_no_other(
+    made: tuple[Path, Result], plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(made[0])
+    bad = Plan("table1", planning.load_table("table1"), small=True)
+
+    def no_data(self: Collected, machine: Machine) -> None:
+        raise MissingData(f"no images for {self.recipe}")
+
+    monkeypatch.setattr(Collected, "carry_out", no_data)
+    failed = reproduce_all([bad, plan], Machine("cpu"), tmp_path / "out", tmp_path / "paper.md")
+    assert failed == {"table1": "no images for digits-resnet"}
+    assert (tmp_path / "out/tiny-table/table.html").is_file()
+    page = (tmp_path / "paper.md").read_text()
+    assert "failed: no images for digits-resnet" in page
+    assert "needs a GPU: it would need images of ADE20K" in page
+    assert "rpg reproduce table16" in page
+
+
+def test_the_page_says_how_far_a_table_is(tmp_path: Path) -> None:
+    result = Result(name="figure8", small=True, cells=())
+    assert "runs in small" not in paper_page(tmp_path, {}).partition("| table1 ")[2]
+    (tmp_path / "figure8-small").mkdir()
+    (tmp_path / "figure8-small/table.json").write_text(result.to_json())
+    line = next(line for line in paper_page(tmp_path, {}).splitlines() if line.startswith("| figure8 "))
+    assert "runs in small" in line
+    (tmp_path / "figure8").mkdir()
+    full = result.model_copy(update={"small": False})
+    (tmp_path / "figure8/table.json").write_text(full.to_json())
+    line = next(line for line in paper_page(tmp_path, {}).splitlines() if line.startswith("| figure8 "))
+    assert "measured" in line
+
+
+def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = json.loads(call("rpg reproduce table15 --small --dry-run --device h100 --json"))
+    assert [step["step"] for step in found["steps"]].count("train") == 8
+    assert [step["step"] for step in found["steps"]].count("collect") == 4
+    assert all(step["there"] == "no" and step["command"] for step in found["steps"])
+    assert found["hours"] > 0
+    assert "of disk" in call("rpg reproduce table15 --small --dry-run --device h100")
+    assert list(tmp_path.iterdir()) == []
+    out = call("rpg reproduce figure8 --rows 5 --rows 1 --json")
+    values = {cell["row"]: cell["value"] for cell in json.loads(out)["cells"]}
+    assert values["5"] > values["1"] > 0
+    (drawn,) = (tmp_path / "reproduced").glob("figure8-*/lines.svg")
+    assert "RPG goes from" in drawn.read_text()
+    assert "did you mean table1?" in call("rpg reproduce tabel1", 2)
+    assert "there is no row" in call("rpg reproduce table1 --rows ours", 2)
+    assert "--rows are of one table" in call("rpg reproduce all --rows ours", 2)
+    assert "has no small version" in call("rpg reproduce table3 --small", 2)
+
+
+def test_plus_signs() -> None:
+    assert plus_signs([62.8, 5.4, None, 53.6]) == ["+++", "+", None, "++"]
+    assert stage.ALL == "all"
