@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from zoo.symmetry.action import Element, Stack, compose, identity, parts_of, transformed
+from zoo.symmetry.action import Element, Stack, act, compose, identity, parts_of, transformed
 from zoo.symmetry.matching import Problem, Values, sign_of
 from zoo.symmetry.specification import MATRICES, Specification
 
@@ -45,10 +45,11 @@ def balance(specification: Specification, networks: Stack) -> Element:
     n = len(next(iter(networks.values())))
     element = identity(specification, n)
     scales = {name: d for name, d in specification.diagonals.items() if d.kind == "scale"}
-    if free := {name for name, diagonal in scales.items() if diagonal.gain is None}:
-        element |= _scales(specification, networks, free)
+    free = {name for name, diagonal in scales.items() if diagonal.gain is None}
     for name in scales.keys() - free:
         element[name] = _normed(specification, networks, name)
+    if free:  # where the others are done: squeezing reads what a gain has written
+        element |= _scales(specification, act(specification, element, networks), free)
     for name, group in specification.groups.items():
         if group.kind == "linear":
             element[name] = _balanced_map(specification, networks, name)

@@ -94,7 +94,11 @@ class _Trace:
             source, index = node.args[0], node.args[1]
             assert isinstance(source, fx.Node)
             assert isinstance(index, int)
-            return self.axes[source.name][index]  # type: ignore[return-value]  # of one of several results
+            several = self.axes[source.name]
+            if index < len(several) and isinstance(one := several[index], list):
+                return one
+            _pin(self._of(source))  # a tensor's own index, or results that nothing is known of
+            return [Axis(size, fixed=True) for size in _shape(node)]
         rule: Callable[..., Axes | list[Axes]] | None = getattr(self, f"_{name.strip('_')}", None)
         try:
             if name in SAME:

@@ -137,6 +137,7 @@ def test_the_estimate_counts_what_is_trained(trained):
     assert found.figures["device"]["training_fits"] is True
 
 
+@pytest.mark.slow
 def test_a_vit_base_is_out_of_memory_without_taking_any():
     specs = [TensorSpec(name=f"{k}.weight", shape=(768, 768), dtype="float32", kind="float") for k in range(145)]
     settings, request = load_method("hyper-representations")

@@ -253,7 +253,7 @@ def test_networks_that_are_too_large_are_refused_before_any_work(zoo, monkeypatc
     data = TrainingSet(zoo, "train", tuple(zoo.entries))
     method = config().build()
     method.check(data, Machine(CPU))
-    monkeypatch.setattr(rpg.methods.latents, "memory_of", lambda device: 10**5)
+    monkeypatch.setattr(rpg.methods.latents.cuda, "total_memory", lambda device: 10**5)
     with pytest.raises(ValueError, match=r"networks of 40 values .* and cpu has 0\.0001 GB; set smaller .*channels"):
         method.check(data, Machine(CPU))
 
