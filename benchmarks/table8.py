@@ -95,6 +95,7 @@ def attempt(method: str, seed: int, originals: Zoo, options: argparse.Namespace)
     name = Path(method).stem + (f"-{seed}" if seed else "")
     run, zoo = options.out / "runs" / name, options.out / "zoos" / f"{name}-generated"
     train = ["train", "--zoo", str(originals.path), "--method", method, "--out", str(run), "--device", options.device]
+    train += ["--data-root", str(options.data_root)] if options.data_root else []
     for key in seeds_of(load_method(method)[0], "method") if seed else ():
         train += ["--set", f"{key}={seed}"]
     draw = ["generate", str(run), "-n", str(options.n), "--seed", str(seed), "--out", str(zoo)]

@@ -78,7 +78,8 @@ class Training:
 
     def carry_out(self) -> Run:
         """Train, or continue, into `path`, and warn of a codec that loses too much."""
-        run, fresh = Run(self.path), not Run(self.path).trained
+        run = Run(self.path)
+        fresh = not run.trained
         if is_first_process():
             run.begin(self.origin, self.data, self.request)
         if not run.trained:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,6 +67,11 @@ def _launch_seconds(device: torch.device, count: int = 1000) -> float:
         a = a + 1
     a[0].item()  # waits for the device
     return (time.perf_counter() - start) / count
+
+
+def memory_there(device: torch.device) -> int:
+    """Bytes that the device holds, used or free; of a CPU those of the machine."""
+    return cuda.total_memory(device) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @contextmanager

@@ -1,10 +1,80 @@
-"""Two views of a network should have codes that are alike, and unlike those of other networks: NT-Xent."""
+"""What methods share that learn a code from two views of each network: their codes should be alike, and unlike those of
+other networks (NT-Xent).
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from functools import partial
+from typing import Annotated, ClassVar
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from pydantic import Field, PositiveFloat, field_validator
+from torch import Tensor, nn
+
+from rpg.methods.base import Machine, MethodConfig, TrainingSet
+from rpg.methods.batches import check_several
+from rpg.methods.density import Share, best
+from rpg.methods.measured import check_memory
+from rpg.methods.training import Optimisation
+from rpg.methods.vectors import Codec, Statistics, VectorMethod
+from rpg.tokens.layers import Layers
+from rpg.tokens.permutations import Permutations, permutations_of
+from zoo.structure import Structure
+
+
+class ContrastiveConfig(MethodConfig):
+    """What sections `method:` share. `autoencoder` says how it is trained.
+
+    - `best`: the share of the training networks, by validation score, whose codes are sampled around (1: all).
+    - `permutations`: views of a network have their hidden units in other orders.
+    - `contrast`: the share of the contrastive loss in the loss, `temperature` its temperature.
+    """
+
+    autoencoder: Optimisation
+    best: Share = 0.3
+    permutations: bool = True
+    contrast: Annotated[float, Field(ge=0, le=1)]
+    temperature: PositiveFloat = 0.1
+
+    @field_validator("autoencoder")
+    @classmethod
+    def _several(cls, settings: Optimisation) -> Optimisation:
+        if settings.batch_size < 2:
+            raise ValueError("batch_size = 1 leaves no other network to contrast with; expected 2 or more")
+        return settings
+
+
+class ContrastiveMethod(VectorMethod, Codec):
+    """A VectorMethod that trains one autoencoder on networks as they are."""
+
+    statistics: Statistics = "none"
+    about_memory: ClassVar[str]
+    """What to set so that the autoencoder takes less memory."""
+
+    config: ContrastiveConfig
+
+    @abstractmethod
+    def autoencoder(self, structure: Structure) -> nn.Module:
+        """One for networks of this structure, not yet trained."""
+
+    def check(self, data: TrainingSet, machine: Machine) -> None:
+        super().check(data, machine)
+        structure = data.zoo.structure
+        build, settings = partial(self.autoencoder, structure), self.config.autoencoder
+        check_memory(build, settings, machine.device, Layers(structure).values, self.about_memory)
+
+    def refuse(self, data: TrainingSet) -> None:
+        check_several(data)
+        best(data.entries, self.config.best)
+        self.permutations(data)
+
+    def permutations(self, data: TrainingSet) -> Permutations | None:
+        """What views are made with, if they are to be permuted."""
+        if not self.config.permutations:
+            return None
+        return permutations_of(data.zoo.manifest.origin, data.zoo.structure, "use --set method.permutations=false")
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:

@@ -27,8 +27,8 @@ from typing_extensions import Self
 from rpg.methods.base import About, DrawConfig, Estimate, MethodConfig, TrainingSet
 from rpg.methods.closed_form import check_rank
 from rpg.methods.components import Components, piece_bytes
-from rpg.methods.training import Optimisation, Trainer, load_module
-from rpg.methods.vectors import Codec, Drawn, Statistics, VectorMethod, Vectors, module_path
+from rpg.methods.training import Optimisation, Trainer
+from rpg.methods.vectors import Codec, Drawn, Statistics, VectorMethod, Vectors
 from zoo.derive.mixtures import dimensions
 from zoo.seeds import generator, global_seed
 from zoo.structure import Structure
@@ -159,6 +159,7 @@ class Flow(VectorMethod):
     )
 
     def __init__(self, config: Config) -> None:
+        super().__init__()
         self.config = config
         self.statistics = config.statistics
 
@@ -214,9 +215,7 @@ class Flow(VectorMethod):
     ) -> Tensor:
         """New codes (n, k), each from the noise of its number."""
         assert isinstance(request, FlowDrawConfig)
-        velocity = Velocity(size, self.config.velocity)
-        load_module(velocity, module_path(vectors.run, "velocity"))
-        velocity.to(device).eval()
+        velocity = self.trained(vectors, "velocity", lambda: Velocity(size, self.config.velocity), device)
         noise = [torch.randn(size, generator=generator(request.seed, "flow", "network", k)) for k in numbers]
         start = torch.stack(noise).to(device) * self.config.source_sigma
         with torch.no_grad():

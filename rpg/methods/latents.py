@@ -6,36 +6,30 @@ Legend: N networks, L values of a code.
 
 from __future__ import annotations
 
-import math
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field, JsonValue
-from torch import Tensor, nn
+from torch import Tensor
 
 from rpg.config import DiffusionConfig, Sampler, check_steps
-from rpg.devices import GB, Device
+from rpg.devices import GB, Device, memory_there
 from rpg.diffusion import Denoiser, Scheduler, draw_noise, make_scheduler, sample, squared_error
 from rpg.methods.base import DrawConfig, Estimate, Machine, TrainingSet
 from rpg.methods.measured import DrawCost, StageCost, estimated
-from rpg.methods.training import load_module
-from rpg.methods.vectors import PAD, Codec, VectorMethod, Vectors, module_path
-from rpg.tokens.layout import generated
-from zoo import cuda
+from rpg.methods.vectors import PAD, Codec, VectorMethod, Vectors
 from zoo.checkpoint import load_tensors, save_tensors
+from zoo.derive.mixtures import dimensions
 from zoo.errors import Corrupt
 from zoo.structure import Structure
 
 if TYPE_CHECKING:
     from rpg.run import Run
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class DiffusionDraw(DrawConfig):
@@ -131,12 +125,7 @@ def batch_of(count: int, size: int, rng: torch.Generator) -> Tensor:
 
 def vector_size(structure: Structure) -> int:
     """How long the vectors of networks of this structure are (rpg.methods.vectors)."""
-    return -(-values_of(structure) // PAD) * PAD
-
-
-def values_of(structure: Structure) -> int:
-    """How many values a network of this structure has to be given."""
-    return sum(math.prod(spec.shape) for spec in generated(structure))
+    return -(-dimensions(structure) // PAD) * PAD
 
 
 class LatentMethod(VectorMethod, Codec):
@@ -146,9 +135,6 @@ class LatentMethod(VectorMethod, Codec):
     """What to set so that training takes less memory."""
 
     diffusion: DiffusionConfig
-
-    def __init__(self) -> None:
-        self._loaded: dict[tuple[Path, torch.device], nn.Module] = {}
 
     @abstractmethod
     def stages(self, structure: Structure, checkpoints: int) -> list[StageCost]:
@@ -161,12 +147,13 @@ class LatentMethod(VectorMethod, Codec):
     def check(self, data: TrainingSet, machine: Machine) -> None:
         super().check(data, machine)
         needed = max(stage.bytes for stage in self.stages(data.zoo.structure, len(data.entries)))
-        there = cuda.total_memory(machine.device) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        there = memory_there(machine.device)
         if needed > there:
             raise ValueError(
-                f"to learn networks of {values_of(data.zoo.structure):,} values these settings take {needed / GB:,.3g} "
-                f"GB, and {machine.device} has {there / GB:,.3g} GB; {self.about_memory}, learn a part of the network "
-                "(task.trainable), or take a method for networks as large, such as --method rpg-small"
+                f"to learn networks of {dimensions(data.zoo.structure):,} values these settings take "
+                f"{needed / GB:,.3g} GB, and {machine.device} has {there / GB:,.3g} GB; {self.about_memory}, learn a "
+                "part of the network (task.trainable), or take a method for networks as large, such as "
+                "--method rpg-small"
             )
 
     def requested(self, run: Run, request: DrawConfig) -> int:
@@ -178,17 +165,7 @@ class LatentMethod(VectorMethod, Codec):
         assert isinstance(request, DiffusionDraw)
         check_steps(self.diffusion, request.steps)
         stages, draw = self.stages(structure, checkpoints), self.draw_cost(structure, request)
-        return estimated(stages, draw, device, values_of(structure))
-
-    def trained(self, vectors: Vectors, name: str, build: Callable[[], Module], device: torch.device) -> Module:
-        """A trained module of a run, from its file once. Raises Corrupt when it is not the one of the settings."""
-        path = module_path(vectors.run, name)
-        if (path, device) not in self._loaded:
-            with torch.device("meta"):  # before memory is taken for what settings from elsewhere claim
-                module = build()
-            load_module(module, path, assign=True)
-            self._loaded[path, device] = module.to(device).eval()
-        return self._loaded[path, device]  # type: ignore[return-value]  # of one name there is one kind of module
+        return estimated(stages, draw, device, dimensions(structure))
 
 
 def scale_path(run: Run) -> Path:

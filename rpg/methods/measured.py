@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -12,10 +11,9 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, nn
 
-from rpg.devices import GB, Device
+from rpg.devices import GB, Device, memory_there
 from rpg.meter import cost_of, peak_of, without_memory
 from rpg.methods.base import Estimate
-from zoo import cuda
 from zoo.progress import duration
 
 if TYPE_CHECKING:
@@ -120,7 +118,7 @@ def check_memory(
     """Raise ValueError, with the remedy, when a module, its gradients and AdamW's moments alone are more than a device
     holds; `values` are those of the networks it is for.
     """
-    memory = cuda.total_memory(device) or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = memory_there(device)
     parameters = parameters_of(build)
     needed = 4 * parameters * (5 if settings.ema else 4)
     if needed > memory:

@@ -1,5 +1,5 @@
-"""The task of a zoo's networks with its data, for methods that look at what networks do; where the data are is said by
-RPG_DATA, as to the command lines. Only training and validation images are ever used.
+"""The task of a zoo's networks with its data, for methods that look at what networks do; where the data are is
+said by the call, or by RPG_DATA. Only training and validation images are ever used.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ from zoo.structure import Structure
 from zoo.tasks.classification import ClassificationTask, ImagesConfig, hold_statistics
 
 
-def task_with_data(origin: Origin, device: torch.device, remedy: str) -> ClassificationTask:
-    """The task. Raises ValueError, with the remedy, unless it is classification of images, MissingData without them."""
+def task_with_data(
+    origin: Origin, device: torch.device, remedy: str, data_root: Path | None = None
+) -> ClassificationTask:
+    """The task, with the data there, or else under RPG_DATA. Raises ValueError, with the remedy, unless it is
+    classification of images, MissingData without them.
+    """
     config = task_of(origin) if origin.task else None
     if not isinstance(config, ImagesConfig) or config.conditions():
         raise ValueError(f"the networks of {origin.name} do not classify images, as far as anybody said; {remedy}")
-    root = os.environ.get("RPG_DATA")
+    root = data_root or os.environ.get("RPG_DATA")
     task = config.build(Path(root) if root else None, device)
     assert isinstance(task, ClassificationTask)
     return task

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Protocol, TypeAlias
+from typing import Annotated, Protocol, TypeAlias, TypeVar
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -34,8 +34,8 @@ from zoo.training.state import gather_full, pack_state, read_state, unpack_state
 
 LOG_EVERY = 10  # steps between lines of metrics.jsonl
 
-
-Share: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+Module = TypeVar("Module", bound=nn.Module)
+Beta: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Optimisation(Frozen):
@@ -48,7 +48,7 @@ class Optimisation(Frozen):
     batch_size: PositiveInt
     learning_rate: PositiveFloat
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     warmup: NonNegativeInt = 0
     gradient_clipping: PositiveFloat | None = None
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -232,7 +232,7 @@ class Trainer:
     """
 
     def __init__(self, run: Run, machine: Machine) -> None:
-        self.run, self.device = run, machine.device
+        self.run, self.device, self.data_root = run, machine.device, machine.data_root
         self.files: list[Path] = []
         self._processes = Processes(machine.device, machine.trackers, run.path / "logs")
         self._before = self._lines = 0
@@ -301,11 +301,25 @@ class Trainer:
         model.load_state_dict(trained)
 
 
-def load_module(model: nn.Module, path: Path, assign: bool = False) -> None:
-    """Fill a module from its file; with `assign` the file's tensors take the place of the module's, which may be
-    without memory. Raises Corrupt when the file's tensors are not this module's.
+def load_module(model: nn.Module, path: Path) -> None:
+    """Fill a module from its file. Raises Corrupt when the file's tensors are not this module's."""
+    model.load_state_dict(_tensors_of(model, path))
+
+
+def built(build: Callable[[], Module], path: Path) -> Module:
+    """A module as its file has it. Raises Corrupt when the file's tensors are not those of what is built, before memory
+    is taken for what settings from elsewhere claim.
     """
+    with torch.device("meta"):
+        claimed = build()
+    tensors = _tensors_of(claimed, path)
+    module = build()
+    module.load_state_dict(tensors)
+    return module
+
+
+def _tensors_of(model: nn.Module, path: Path) -> dict[str, Tensor]:
     tensors = load_tensors(path)
     if {n: t.shape for n, t in model.state_dict().items()} != {n: t.shape for n, t in tensors.items()}:
         raise Corrupt(f"{path} is not the module of this run's settings; remove {path.parent} and train again")
-    model.load_state_dict(tensors, assign=assign)
+    return tensors

@@ -12,7 +12,7 @@ Legend: N networks, D values of a vector, padded to a multiple of PAD.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 import numpy as np
 import torch
 from pydantic import JsonValue
-from torch import Tensor
+from torch import Tensor, nn
 
 from evaluators.metrics import Metric
 from rpg.methods.base import About, DrawConfig, Machine, TrainingSet
-from rpg.methods.training import Trainer
+from rpg.methods.training import Module, Trainer, built
 from rpg.processes import require_trackers, world_size
 from rpg.tokens.files import open_tokens, write_tokens
 from rpg.tokens.layout import Layout
@@ -116,6 +116,9 @@ class VectorMethod(ABC):
     group: ClassVar[int] = 16
     """How many networks are made together, unless they are large."""
 
+    def __init__(self) -> None:
+        self._loaded: dict[tuple[Path, torch.device], nn.Module] = {}
+
     @abstractmethod
     def refuse(self, data: TrainingSet) -> None:
         """Raise ValueError, with the remedy, when these settings do not fit these networks."""
@@ -151,6 +154,13 @@ class VectorMethod(ABC):
     def group_of(self, values: int) -> int:
         """How many networks of so many values are made together."""
         return max(1, min(self.group, GROUP_VALUES // values))
+
+    def trained(self, vectors: Vectors, name: str, build: Callable[[], Module], device: torch.device) -> Module:
+        """A trained module of a run in evaluation mode, read once. Raises Corrupt when it is not the settings'."""
+        path = module_path(vectors.run, name)
+        if (path, device) not in self._loaded:
+            self._loaded[path, device] = built(build, path).to(device).eval()
+        return self._loaded[path, device]  # type: ignore[return-value]  # of one name there is one kind of module
 
     def requested(self, run: Run, request: DrawConfig) -> int:
         return request.n

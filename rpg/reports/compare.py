@@ -12,7 +12,7 @@ A measure of a group is computed in `_group`, kept in `Group` or `Behaviour` and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -226,7 +226,7 @@ def compare(
     candidates: Sequence[Candidate],
     task: Task | None,
     out: Path,
-    symmetries: Specification | None = None,
+    symmetries: Callable[[], Specification | None] | None = None,
 ) -> Comparison:
     """Compare `candidates` with the networks of `split`, which they were made from, and with those held out. All are
     scored under `out`, resumably; without a `task` weights are compared alone. Where `symmetries` are known, distances

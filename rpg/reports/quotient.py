@@ -7,7 +7,7 @@ upper bounds of distances in the quotient by the symmetries. What is written for
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -36,14 +36,18 @@ class InQuotient(Frozen):
 
 
 def aligned_distances(
-    groups: Sequence[Sequence[Part]], specification: Specification, out: Path
+    groups: Sequence[Sequence[Part]], symmetries: Callable[[], Specification | None], out: Path
 ) -> list[Distances] | None:
     """The distances of each group as `distances` gives them, after alignment; None where there is nothing to align, or
-    too much. The first group are the originals, which alone decide where the others are taken.
+    too much. `symmetries` gives what is known of them. The first group are the originals, which alone decide where the
+    others are taken.
     """
     zoo = groups[0][0][0]
     networks = sum(len(entries) for group in groups for _, entries in group)
-    if not specification.groups or networks * zoo.structure.numel > MOST_VALUES:
+    if networks * zoo.structure.numel > MOST_VALUES:
+        return None
+    specification = symmetries()  # which may have to be traced
+    if specification is None or not specification.groups:
         return None
     place = out / PLACE
     shutil.rmtree(place, ignore_errors=True)

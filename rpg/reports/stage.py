@@ -115,7 +115,7 @@ class Reporting:
             device = pick_device(self.device)
             candidates += reconstructions(runs, self.originals, self.split, self.config.n, beside, device)
         origin = self.originals.manifest.origin
-        symmetries = task_of(origin).symmetries() if origin.task else None
+        symmetries = task_of(origin).symmetries if origin.task else None
         return compare(self.originals, self.split, candidates, task, self.path, symmetries)
 
     def _task_by_task(self, task: LabelledTask) -> Report:

@@ -63,7 +63,7 @@ class Aligned(InZoos):
         return ["rpg-zoo", "align", str(self.zoo.place), "--out", str(self.place)]
 
     def carry_out(self, machine: Machine) -> None:
-        api.align(self.zoo.place, out=self.place, command=COMMAND)
+        api.align(self.zoo.place, out=self.place, data_root=machine.data_root, device=machine.device, command=COMMAND)
 
     def cost(self, device: Device) -> Cost:
         return Cost(None, self.zoo.bytes)

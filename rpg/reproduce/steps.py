@@ -79,6 +79,7 @@ class Trained:
             zoo=self.zoo.place,
             out=self.place,
             overrides=self.all_overrides,
+            data_root=machine.data_root,
             device=machine.device,
             command=COMMAND,
         ).carry_out()

@@ -18,8 +18,8 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
-from zoo.columns import VALUES
 from zoo.derive.mixtures import Draft, Piece, shares, write
+from zoo.derive.worth import floats
 from zoo.manifest import Entry, Origin, settings_of
 from zoo.seeds import Seed, generator
 from zoo.store import Zoo, derivation
@@ -69,8 +69,7 @@ def swap(config: SwapConfig, zoo: Zoo, first: Entry, other: Entry, origin: Origi
 
 def layers_of(structure: Structure) -> list[str]:
     """The layers of a network, in order: what the names of its tensors have in common but for their last part."""
-    specs = [spec for spec in structure if spec.kind in VALUES and spec.tied_to is None]
-    return list(dict.fromkeys(layer_of(spec.name) for spec in specs))
+    return list(dict.fromkeys(layer_of(spec.name) for spec in floats(structure)))
 
 
 def layer_of(tensor: str) -> str:

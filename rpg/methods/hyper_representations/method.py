@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field, JsonValue, PositiveFloat, field_validator
+from pydantic import Field, JsonValue
 from torch import Tensor, nn
 
 from rpg.devices import Device
-from rpg.methods.base import About, DrawConfig, Estimate, Machine, MethodConfig, TrainingSet
-from rpg.methods.batches import check_several, distinct_rows, padded
-from rpg.methods.contrastive import nt_xent
-from rpg.methods.density import KernelDrawConfig, Share, best, draw_code, load_anchors, parents_of, save_anchors
+from rpg.methods.base import About, DrawConfig, Estimate, TrainingSet
+from rpg.methods.batches import distinct_rows, padded
+from rpg.methods.contrastive import ContrastiveConfig, ContrastiveMethod, nt_xent
+from rpg.methods.density import KernelDrawConfig, best, draw_code, load_anchors, parents_of, save_anchors
 from rpg.methods.hyper_representations.model import Autoencoder, Model
-from rpg.methods.measured import check_memory, draw_cost, estimated, stage_cost
-from rpg.methods.training import Optimisation, Trainer, load_module
-from rpg.methods.vectors import Codec, Drawn, Statistics, VectorMethod, Vectors, module_path
+from rpg.methods.measured import draw_cost, estimated, stage_cost
+from rpg.methods.training import Trainer
+from rpg.methods.vectors import Drawn, Vectors
 from rpg.tokens.layers import Layers
-from rpg.tokens.permutations import Permutations, permutations_of
 from zoo.seeds import generator, global_seed
 from zoo.structure import Structure
 
@@ -35,13 +32,11 @@ class GenerateConfig(KernelDrawConfig):
     bandwidth: Annotated[float, Field(ge=0)] = 0.002
 
 
-class Config(MethodConfig):
-    """Section `method:`.
+class Config(ContrastiveConfig):
+    """Section `method:`, beside what ContrastiveConfig has.
 
-    - `best`: the share of the training networks, by validation score, whose codes are sampled around (1: all).
-    - `permutations`: two views of a network have their hidden units in orders of their own; without, they differ by
+    - Two views of a network have their hidden units in orders of their own (`permutations`); without, they differ by
       `noise` (deviation, in those of a layer's values) and by erasures (`erasing`: how often) alone.
-    - `contrast`: the share of the contrastive loss in the loss, `temperature` its temperature.
 
     Networks whose autoencoder does not fit into memory are refused: attention sees all neurons at once, and the maps of
     the code grow with their number.
@@ -51,26 +46,15 @@ class Config(MethodConfig):
 
     name: Literal["hyper-representations"]
     model: Model
-    autoencoder: Optimisation
-    best: Share = 0.3
-    permutations: bool = True
     noise: Annotated[float, Field(ge=0)] = 0.1
     erasing: Annotated[float, Field(ge=0, le=1)] = 0.5
     contrast: Annotated[float, Field(ge=0, le=1)] = 0.1
-    temperature: PositiveFloat = 0.1
-
-    @field_validator("autoencoder")
-    @classmethod
-    def _several(cls, settings: Optimisation) -> Optimisation:
-        if settings.batch_size < 2:
-            raise ValueError("batch_size = 1 leaves no other network to contrast with; expected 2 or more")
-        return settings
 
     def build(self) -> HyperRepresentations:
         return HyperRepresentations(self)
 
 
-class HyperRepresentations(VectorMethod, Codec):
+class HyperRepresentations(ContrastiveMethod):
     """A token for each neuron (its incoming weights and bias), a transformer autoencoder with one code for a network,
     trained to give back two permuted views of each network and to find one by the other; new codes from a kernel
     density of the best networks' codes. A network's parents are those whose codes it was drawn around.
@@ -86,36 +70,22 @@ class HyperRepresentations(VectorMethod, Codec):
         suits="networks of a few thousand values and one architecture, from many seeds, with validation scores",
         trained=True,
     )
-    statistics: Statistics = "none"
+    about_memory = "use --set method.model.width=64 method.model.latent=32 or so"
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self._loaded: dict[Path, Autoencoder] = {}
+        super().__init__()
+        self.config: Config = config
 
-    def check(self, data: TrainingSet, machine: Machine) -> None:
-        super().check(data, machine)
-        layers = Layers(data.zoo.structure)
-        build = partial(Autoencoder, layers, self.config.model)
-        remedy = "use --set method.model.width=64 method.model.latent=32 or so"
-        check_memory(build, self.config.autoencoder, machine.device, layers.values, remedy)
-
-    def refuse(self, data: TrainingSet) -> None:
-        check_several(data)
-        best(data.entries, self.config.best)
-        self._permutations(data)
-
-    def _permutations(self, data: TrainingSet) -> Permutations | None:
-        if not self.config.permutations:
-            return None
-        return permutations_of(data.zoo.manifest.origin, data.zoo.structure, "use --set method.permutations=false")
+    def autoencoder(self, structure: Structure) -> Autoencoder:
+        return Autoencoder(Layers(structure), self.config.model)
 
     def learn(self, vectors: Vectors, data: TrainingSet, trainer: Trainer) -> dict[str, JsonValue]:
         settings, networks, layers = self.config.autoencoder, vectors.open(), Layers(data.zoo.structure)
         with global_seed(settings.seed, "autoencoder"):
-            model = Autoencoder(layers, self.config.model)
+            model = self.autoencoder(data.zoo.structure)
         _, deviations = layers.statistics(lambda: map(torch.tensor, networks))
         model.deviations.copy_(deviations.clamp_min(LEAST_DEVIATION))
-        permutations = self._permutations(data)
+        permutations = self.permutations(data)
 
         def loss(module: nn.Module, step: int) -> Tensor:
             assert isinstance(module, Autoencoder)
@@ -176,12 +146,7 @@ class HyperRepresentations(VectorMethod, Codec):
         return padded(model.decode(code), vectors)
 
     def _model(self, vectors: Vectors, device: torch.device) -> Autoencoder:
-        path = module_path(vectors.run, "autoencoder")
-        if path not in self._loaded:
-            model = Autoencoder(Layers(vectors.layout.structure), self.config.model)
-            load_module(model, path)
-            self._loaded[path] = model.eval()
-        return self._loaded[path].to(device)
+        return self.trained(vectors, "autoencoder", lambda: self.autoencoder(vectors.layout.structure), device)
 
     def estimate(self, structure: Structure, checkpoints: int, request: DrawConfig, device: Device) -> Estimate:
         layers, settings = Layers(structure), self.config.autoencoder
@@ -195,7 +160,7 @@ class HyperRepresentations(VectorMethod, Codec):
             return model.decode(torch.zeros(1, self.config.model.latent))
 
         def build() -> Autoencoder:
-            return Autoencoder(layers, self.config.model)
+            return self.autoencoder(structure)
 
         stage, draw = stage_cost("autoencoder", build, loss, settings), draw_cost(build, network, 1)
         return estimated([stage], draw, device, layers.values)

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, JsonValue, PositiveInt
 from torch import Tensor, nn
 
 from rpg.devices import Device
-from rpg.methods.base import About, DrawConfig, Estimate, Machine, MethodConfig, TrainingSet
-from rpg.methods.batches import check_several, distinct_rows, padded
-from rpg.methods.contrastive import nt_xent
-from rpg.methods.density import Share, best, load_anchors, save_anchors
-from rpg.methods.measured import check_memory, draw_cost, estimated, stage_cost
+from rpg.methods.base import About, DrawConfig, Estimate, Machine, TrainingSet
+from rpg.methods.batches import distinct_rows, padded
+from rpg.methods.contrastive import ContrastiveConfig, ContrastiveMethod, nt_xent
+from rpg.methods.density import best, load_anchors, save_anchors
+from rpg.methods.measured import draw_cost, estimated, stage_cost
 from rpg.methods.sane.model import Autoencoder, Model
 from rpg.methods.sane.sampling import GenerateConfig, Sampler
 from rpg.methods.task_data import Behaviour, task_with_data
-from rpg.methods.training import Optimisation, Trainer, load_module
-from rpg.methods.vectors import Codec, Drawn, Statistics, VectorMethod, Vectors, module_path
+from rpg.methods.training import Trainer
+from rpg.methods.vectors import Drawn, Vectors
 from rpg.tokens.layers import Chunks, Layers, windows
-from rpg.tokens.permutations import Permutations, permutations_of
+from rpg.tokens.permutations import Permutations
 from zoo.seeds import generator, global_seed
 from zoo.structure import Structure
+from zoo.tasks.classification import ClassificationTask
 from zoo.writer import ZooWriter
 
 if TYPE_CHECKING:
@@ -38,13 +38,11 @@ log = logging.getLogger(__name__)
 LEAST_DEVIATION = 1e-8
 
 
-class Config(MethodConfig):
-    """Section `method:`.
+class Config(ContrastiveConfig):
+    """Section `method:`, beside what ContrastiveConfig has.
 
-    - `best`: the share of the training networks, by validation score, whose codes are sampled around (1: all).
-    - `permutations`: the first of two views of a network has its hidden units in another order.
+    - The first of two views of a network has its hidden units in another order (`permutations`).
     - `noise`: what both views are multiplied by, 1 plus noise of this deviation.
-    - `contrast`: the share of the contrastive loss in the loss, `temperature` its temperature.
     - `behaviour`: the share, in what is not contrast, of the difference between what the network and its reconstruction
       answer to `queries` training images. Structure and behaviour are divided by what they are at first.
     """
@@ -53,27 +51,16 @@ class Config(MethodConfig):
 
     name: Literal["sane"]
     model: Model
-    autoencoder: Optimisation
-    best: Share = 0.3
-    permutations: bool = True
     noise: Annotated[float, Field(ge=0)] = 0.1
     contrast: Annotated[float, Field(ge=0, le=1)] = 0.05
-    temperature: PositiveFloat = 0.1
     behaviour: Annotated[float, Field(ge=0, le=1)] = 0.0
     queries: PositiveInt = 256
-
-    @field_validator("autoencoder")
-    @classmethod
-    def _several(cls, settings: Optimisation) -> Optimisation:
-        if settings.batch_size < 2:
-            raise ValueError("batch_size = 1 leaves no other network to contrast with; expected 2 or more")
-        return settings
 
     def build(self) -> SANE:
         return SANE(self)
 
 
-class SANE(VectorMethod, Codec):
+class SANE(ContrastiveMethod):
     """Neurons are cut into tokens, which know their place; a transformer encodes each token for itself, looking at a
     window around it, so memory does not grow with the network. It is trained to give back two views of each window, one
     of them permuted, and to find one by the other. New codes come from a kernel density, token by token.
@@ -90,25 +77,23 @@ class SANE(VectorMethod, Codec):
         suits="networks of any size and one architecture, aligned, from many seeds, with validation scores",
         trained=True,
     )
-    statistics: Statistics = "none"
+    about_memory = "use --set method.model.width=256 or so"
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self._loaded: dict[Path, Autoencoder] = {}
+        super().__init__()
+        self.config: Config = config
         self._samplers: dict[tuple[Path, str], Sampler] = {}
+
+    def autoencoder(self, structure: Structure) -> Autoencoder:
+        return Autoencoder(Layers(structure), self.config.model)
 
     def check(self, data: TrainingSet, machine: Machine) -> None:
         super().check(data, machine)
-        settings, layers = self.config, Layers(data.zoo.structure)
-        build, remedy = partial(Autoencoder, layers, settings.model), "use --set method.model.width=256 or so"
-        check_memory(build, settings.autoencoder, machine.device, layers.values, remedy)
-        if settings.behaviour:
-            self._behaviour(data, None, machine.device)
+        if self.config.behaviour:
+            self._task(data, machine.device, machine.data_root)
 
     def refuse(self, data: TrainingSet) -> None:
-        check_several(data)
-        best(data.entries, self.config.best)
-        self._permutations(data)
+        super().refuse(data)
         tokens, window = (
             Chunks(Layers(data.zoo.structure), self.config.model.token_size).count,
             self.config.model.window,
@@ -119,24 +104,18 @@ class SANE(VectorMethod, Codec):
                 f"use --set method.model.window={tokens} method.model.halo=0, or method.behaviour=0"
             )
 
-    def _permutations(self, data: TrainingSet) -> Permutations | None:
-        if not self.config.permutations:
-            return None
-        return permutations_of(data.zoo.manifest.origin, data.zoo.structure, "use --set method.permutations=false")
-
-    def _behaviour(self, data: TrainingSet, vectors: Vectors | None, device: torch.device) -> Behaviour | None:
-        """What compares outputs. Without vectors yet it is only tried whether there can be any."""
-        task = task_with_data(data.zoo.manifest.origin, device, "use --set method.behaviour=0")
-        return Behaviour(task, vectors.layout, data.zoo.frozen()) if vectors else None
+    def _task(self, data: TrainingSet, device: torch.device, data_root: Path | None) -> ClassificationTask:
+        """What `behaviour` compares networks on."""
+        return task_with_data(data.zoo.manifest.origin, device, "use --set method.behaviour=0", data_root)
 
     def learn(self, vectors: Vectors, data: TrainingSet, trainer: Trainer) -> dict[str, JsonValue]:
         settings, networks, layers = self.config.autoencoder, vectors.open(), Layers(data.zoo.structure)
         with global_seed(settings.seed, "autoencoder"):
-            model = Autoencoder(layers, self.config.model)
+            model = self.autoencoder(data.zoo.structure)
         mean, deviation = layers.statistics(lambda: map(torch.tensor, networks))
         model.mean.copy_(mean)
         model.deviation.copy_(deviation.clamp_min(LEAST_DEVIATION))
-        loss = self._loss(vectors, data, model, trainer.device)
+        loss = self._loss(vectors, data, model, trainer)
         trainer.train("autoencoder", model, settings, loss)
         rows, codes, error = best(data.entries, self.config.best), [], 0.0
         with torch.no_grad():
@@ -151,11 +130,13 @@ class SANE(VectorMethod, Codec):
         return {"anchors": len(rows), "reconstruction_error": error}
 
     def _loss(
-        self, vectors: Vectors, data: TrainingSet, model: Autoencoder, device: torch.device
+        self, vectors: Vectors, data: TrainingSet, model: Autoencoder, trainer: Trainer
     ) -> Callable[[nn.Module, int], Tensor]:
         """The loss of a step. `model` is as before training: what it loses at first is the unit of later losses."""
-        networks, permutations, settings = vectors.open(), self._permutations(data), self.config.autoencoder
-        behaviour = self._behaviour(data, vectors, device) if self.config.behaviour else None
+        networks, permutations, settings = vectors.open(), self.permutations(data), self.config.autoencoder
+        device, behaviour = trainer.device, None
+        if self.config.behaviour:
+            behaviour = Behaviour(self._task(data, device, trainer.data_root), vectors.layout, data.zoo.frozen())
 
         def terms(module: Autoencoder, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
             rng = generator(settings.seed, "batch", step)
@@ -250,12 +231,7 @@ class SANE(VectorMethod, Codec):
         return padded(torch.cat(found), vectors)
 
     def _model(self, vectors: Vectors, device: torch.device) -> Autoencoder:
-        path = module_path(vectors.run, "autoencoder")
-        if path not in self._loaded:
-            model = Autoencoder(Layers(vectors.layout.structure), self.config.model)
-            load_module(model, path)
-            self._loaded[path] = model.eval()
-        return self._loaded[path].to(device)
+        return self.trained(vectors, "autoencoder", lambda: self.autoencoder(vectors.layout.structure), device)
 
     def estimate(self, structure: Structure, checkpoints: int, request: DrawConfig, device: Device) -> Estimate:
         """Without the networks whose outputs `behaviour` compares, and those that a selection scores."""
@@ -265,8 +241,8 @@ class SANE(VectorMethod, Codec):
 
         def loss(model: Autoencoder) -> Tensor:
             places = torch.zeros(rows, seen, 3, dtype=torch.int64)
-            contrast, structure, _ = self._terms(model, torch.zeros(rows, seen, sizes.token_size), places)
-            return self.config.contrast * contrast + (1 - self.config.contrast) * structure
+            contrast, kept, _ = self._terms(model, torch.zeros(rows, seen, sizes.token_size), places)
+            return self.config.contrast * contrast + (1 - self.config.contrast) * kept
 
         def window(model: Autoencoder) -> Tensor:
             return model.decode(torch.zeros(1, seen, sizes.latent), torch.zeros(1, seen, 3, dtype=torch.int64))
@@ -275,7 +251,7 @@ class SANE(VectorMethod, Codec):
         whole = 4 * count * (sizes.latent + 2 * sizes.token_size) + 4 * 3 * layers.values
 
         def build() -> Autoencoder:
-            return Autoencoder(layers, sizes)
+            return self.autoencoder(structure)
 
         stage = stage_cost("autoencoder", build, loss, settings)
         return estimated([stage], draw_cost(build, window, 1, times=number, beside=whole), device, layers.values)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from linear_gaussian import CPU, MEAN, SIZE, check_distribution, draws, flat, gaussian_zoo, values_of
 from torch import Tensor
 
+import rpg.devices
 import rpg.methods.latents
 import rpg.methods.p_diff.method
 from learning import content, generate, train
@@ -253,7 +254,7 @@ def test_networks_that_are_too_large_are_refused_before_any_work(zoo, monkeypatc
     data = TrainingSet(zoo, "train", tuple(zoo.entries))
     method = config().build()
     method.check(data, Machine(CPU))
-    monkeypatch.setattr(rpg.methods.latents.cuda, "total_memory", lambda device: 10**5)
+    monkeypatch.setattr(rpg.devices.cuda, "total_memory", lambda device: 10**5)
     with pytest.raises(ValueError, match=r"networks of 40 values .* and cpu has 0\.0001 GB; set smaller .*channels"):
         method.check(data, Machine(CPU))
 

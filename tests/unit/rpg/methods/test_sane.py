@@ -13,6 +13,7 @@ from torch import nn
 import rpg.api
 from learning import content, generate, train
 from rpg.devices import DEVICES
+from rpg.methods.base import Machine, TrainingSet
 from rpg.methods.measured import parameters_of
 from rpg.methods.sane.method import SANE, Config, GenerateConfig
 from rpg.methods.sane.model import Autoencoder, Model
@@ -25,6 +26,7 @@ from zoo.manifest import Origin
 from zoo.recipe import load_method
 from zoo.store import Zoo
 from zoo.structure import Structure, TensorSpec
+from zoo.tasks import classification
 
 MODEL: dict[str, Any] = {
     "token_size": 40,
@@ -269,3 +271,21 @@ def test_a_vit_base_is_estimated_without_taking_memory():
     found: Any = settings.build().estimate(Structure(tensors=tuple(specs)), 50, request, DEVICES["h200"])  # type: ignore[attr-defined]
     assert found.figures["device"]["training_fits"] is True
     assert found.draw_bytes > 4 * 145 * 768 * 768
+
+
+def test_behaviour_takes_its_images_from_where_the_call_says(trained, tmp_path, monkeypatch):
+    """Before RPG_DATA, which is for those who say nothing."""
+    asked = []
+
+    def remember(self, data_root, device):
+        asked.append(data_root)
+        raise MissingData("there are none")
+
+    monkeypatch.setattr(classification.Config, "build", remember)
+    monkeypatch.setenv("RPG_DATA", str(tmp_path / "elsewhere"))
+    data = TrainingSet(trained[0], "train", tuple(trained[0].select("train")))
+    whole = MODEL | {"window": 50, "halo": 0}
+    for place in (tmp_path / "here", None):
+        with pytest.raises(MissingData):
+            config(behaviour=0.5, model=whole).build().check(data, Machine(CPU, (), place))
+    assert asked == [tmp_path / "here", tmp_path / "elsewhere"]

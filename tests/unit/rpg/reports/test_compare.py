@@ -231,7 +231,7 @@ def test_distances_after_alignment_stand_beside_the_others(tmp_path, originals):
     )
     ends = [(80.0, 0.0), (90.0, 14.0)]  # the first with its places changed; 4 away from the last
     swapped = Candidate("swapped", make(tmp_path / "swapped", ends, "generated"), "generated")
-    result = compare(originals, "train", [swapped], IntervalTask(), tmp_path / "out", symmetries)
+    result = compare(originals, "train", [swapped], IntervalTask(), tmp_path / "out", lambda: symmetries)
     group = result.group("swapped")
     assert min(group.nearest) > 100
     assert group.aligned.nearest == pytest.approx((0, 4))
@@ -245,7 +245,7 @@ def test_distances_after_alignment_stand_beside_the_others(tmp_path, originals):
     place = write_report(result, {}, {}, tmp_path / "out")
     text = place.with_name("report.md").read_text()
     assert "distance aligned, median" in text
-    alone = compare(originals, "train", [swapped], None, tmp_path / "alone", symmetries)
+    alone = compare(originals, "train", [swapped], None, tmp_path / "alone", lambda: symmetries)
     assert "After alignment the median distance is 0.57 of the yardstick" in str(judge(alone)[0].findings)
     plain = compare(originals, "train", [swapped], IntervalTask(), tmp_path / "plain")
     assert "aligned" not in write_report(plain, {}, {}, tmp_path / "plain").with_name("report.md").read_text()
