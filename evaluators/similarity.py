@@ -114,6 +114,19 @@ def novel_and_good(nearest_distances: Float64Array, threshold: float, accuracies
     return 100 * float(np.mean((nearest_distances > threshold) & (accuracies >= bar)))
 
 
+def disagreement(wrong: NDArray[np.bool_]) -> float:
+    """How much networks differ in what they get right, in percent: the share of samples that one of two networks gets
+    wrong and the other right, averaged over distinct pairs. wrong (A, N) bool.
+
+    Raises ValueError for less than two networks, or no samples.
+    """
+    networks, samples = wrong.shape
+    if networks < 2 or not samples:
+        raise ValueError(f"errors have shape {wrong.shape}; expected two networks or more, and samples")
+    wrong_N = wrong.sum(0, dtype=np.int64)
+    return 100 * float((wrong_N * (networks - wrong_N)).sum() / (networks * (networks - 1) / 2) / samples)
+
+
 def rms_spread(distances: Float64Array) -> float:
     """How far the networks of one group scatter: the root of the summed variance of all their weights.
 

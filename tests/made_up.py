@@ -33,6 +33,7 @@ def group(
             stderr=0.625,
             max_error_iou=tuple(iou),
             novel_and_good=40.0,
+            disagreement=12.5,
         ),
     )
 

@@ -25,8 +25,9 @@ from pydantic import NonNegativeFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
 from evaluators.metrics import Summary, summarize
-from evaluators.similarity import max_error_iou, nearest, novel_and_good, rms_spread
+from evaluators.similarity import disagreement, max_error_iou, nearest, novel_and_good, rms_spread
 from rpg.reports.distances import Distances, Part, distances
+from rpg.reports.distribution import Distribution, beside_heldout, last_of_runs
 from rpg.reports.inputs import Inputs, claim, networks
 from rpg.reports.quotient import InQuotient, aligned_distances
 from zoo.errors import Failed
@@ -66,7 +67,7 @@ class Candidate:
 class Behaviour(Frozen):
     """What a group's networks do on test data. Per network, in order: `accuracy` (the headline metric) and
     `max_error_iou` with the training checkpoints. `stderr` is the largest standard error of one network's accuracy,
-    `novel_and_good` a share in percent (evaluators.similarity).
+    `novel_and_good` and `disagreement` are shares in percent (evaluators.similarity); one network disagrees with none.
     """
 
     metrics: dict[str, Summary]
@@ -74,6 +75,7 @@ class Behaviour(Frozen):
     stderr: NonNegativeFloat
     max_error_iou: tuple[float, ...]
     novel_and_good: float
+    disagreement: float | None = None
 
 
 class Group(Frozen):
@@ -82,7 +84,8 @@ class Group(Frozen):
     Per network, in order: `ids`, `nearest` distance to a training checkpoint, and `nearest_ratio`, the same over the
     yardstick. For the originals these, and the error-IoU, leave out the network itself, or its whole run where there
     are several. `spread` is the root mean square distance within the group (evaluators.similarity.rms_spread), also
-    over the yardstick. `behaviour` is there where scores are, `aligned` where symmetries are known.
+    over the yardstick. `behaviour` is there where scores are, `aligned` where symmetries are known, `distribution`
+    where originals were held out.
     """
 
     name: Name
@@ -95,6 +98,7 @@ class Group(Frozen):
     spread: float
     behaviour: Behaviour | None
     aligned: InQuotient | None = None
+    distribution: Distribution | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -190,11 +194,16 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
                 "spread": aligned.spread,
                 "novel_and_good": aligned.novel_and_good,
             }
+            if aligned.distribution:
+                similarity["aligned"]["distribution"] = aligned.distribution.model_dump(mode="json")
+        if group.distribution:
+            similarity["distribution"] = group.distribution.model_dump(mode="json")
         shown: dict[str, Any] = {"kind": group.kind, "seeds": len(group.seeds), "similarity": similarity}
         if behaviour := group.behaviour:
             shown["metrics"] = {name: summary.to_json() for name, summary in behaviour.metrics.items()}
             similarity["max_error_iou"] = summarize(behaviour.max_error_iou).to_json()
             similarity["novel_and_good"] = behaviour.novel_and_good
+            similarity["disagreement"] = behaviour.disagreement
             shown["working"] = scoring.working(group) if scoring else None
         groups[group.name] = shown
     about = {"protocol": scoring.protocol if scoring else None, "chance": scoring.chance if scoring else None}
@@ -219,6 +228,12 @@ class _Members:
     def entries(self) -> list[Entry]:
         return [entry for _, entries in self.parts for entry in entries]
 
+    @property
+    def rows(self) -> Sequence[int]:
+        """The networks that are draws of their own: of a run's checkpoints the last."""
+        collected = self.kind in ("original", "heldout")
+        return last_of_runs(self.entries) if collected else range(len(self.entries))
+
 
 def compare(
     originals: Zoo,
@@ -240,7 +255,8 @@ def compare(
     if task:
         inputs |= {"evaluator": task.evaluator, "protocol": task.protocol}
     claim(out, inputs)
-    apart = distances([member.parts for member in members])
+    heldout = next((k for k, member in enumerate(members) if member.kind == "heldout"), None)
+    apart = distances([member.parts for member in members], heldout)
     for member, found in zip(members, apart, strict=True):
         _check_finite(member, found)
     scores = [
@@ -254,9 +270,11 @@ def compare(
         _group(member, found, own, itself if member is members[0] else None, loo_distance, scoring, scores[0])
         for member, found, own in zip(members, apart, scores, strict=True)
     ]
-    after = aligned_distances([member.parts for member in members], symmetries, out) if symmetries else None
+    beside = _distributions(members, apart)
+    groups = [group.model_copy(update={"distribution": own}) for group, own in zip(groups, beside, strict=True)]
+    after = aligned_distances([member.parts for member in members], symmetries, out, heldout) if symmetries else None
     if after:
-        groups = _with_quotient(groups, after, itself, scoring)
+        groups = _with_quotient(groups, after, _distributions(members, after), itself, scoring)
     return Comparison(
         inputs=inputs,
         originals=originals.manifest.origin.name,
@@ -350,6 +368,7 @@ def _group(
             stderr=max(metric.stderr for metric in metrics),
             max_error_iou=tuple(max_error_iou(_wrong(scores), _wrong(originals), leave_out).tolist()),
             novel_and_good=novel_and_good(distance, loo_distance, accuracy, scoring.good_from),
+            disagreement=disagreement(_wrong(scores)) if len(scores) > 1 else None,
         )
     return Group(
         name=member.name,
@@ -364,8 +383,23 @@ def _group(
     )
 
 
+def _distributions(members: Sequence[_Members], apart: Sequence[Distances]) -> list[Distribution | None]:
+    """Each group beside the originals held out, but for themselves; nothing where there are none."""
+    held = next((k for k, member in enumerate(members) if member.kind == "heldout"), None)
+    if held is None:
+        return [None] * len(members)
+    return [
+        None if k == held else beside_heldout(own, apart[0], apart[held], member.rows, members[held].rows)
+        for k, (member, own) in enumerate(zip(members, apart, strict=True))
+    ]
+
+
 def _with_quotient(
-    groups: Sequence[Group], apart: Sequence[Distances], itself: NDArray[np.bool_], scoring: Scoring | None
+    groups: Sequence[Group],
+    apart: Sequence[Distances],
+    beside: Sequence[Distribution | None],
+    itself: NDArray[np.bool_],
+    scoring: Scoring | None,
 ) -> list[Group]:
     """The groups, with what their distances after alignment say; the yardstick is that of the originals there."""
     yardstick = float(np.median(nearest(apart[0].to_first, itself)[0]))
@@ -380,6 +414,7 @@ def _with_quotient(
             nearest_ratio=tuple((distance / unit).tolist()),
             spread=rms_spread(own.within) / unit,
             novel_and_good=novel,
+            distribution=beside[k],
         )
         found.append(group.model_copy(update={"aligned": aligned}))
     return found

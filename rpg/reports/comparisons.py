@@ -16,6 +16,7 @@ MAIN = (
     *("originals", "metric", "protocol", "group", "networks", "best", "mean", "std"),
     *("seeds", "mean of seeds", "std of seeds"),
     *("error-IoU, median", "distance, median", "spread", "novel and good, %"),
+    *("distance aligned, median", "novel and good aligned, %", "AUC", "AUC aligned", "shift aligned"),
 )
 WHERE_DIFFERENT = ("originals", "metric", "protocol", "seeds", "std of seeds")
 

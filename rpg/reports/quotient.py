@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from rpg.reports.distances import Distances, Part, distances
+from rpg.reports.distribution import Distribution
 from zoo.derive.align import align
 from zoo.derive.alignment import AlignConfig
 from zoo.manifest import Origin
@@ -26,17 +27,21 @@ PLACE = ".aligned"  # below the report's directory
 
 class InQuotient(Frozen):
     """What weights say of a group after alignment, as `rpg.reports.compare.Group` says it of them as they are.
-    `novel_and_good` is there where scores are.
+    `novel_and_good` is there where scores are, `distribution` where originals were held out.
     """
 
     nearest: tuple[float, ...]
     nearest_ratio: tuple[float, ...]
     spread: float
     novel_and_good: float | None
+    distribution: Distribution | None = None
 
 
 def aligned_distances(
-    groups: Sequence[Sequence[Part]], symmetries: Callable[[], Specification | None], out: Path
+    groups: Sequence[Sequence[Part]],
+    symmetries: Callable[[], Specification | None],
+    out: Path,
+    heldout: int | None = None,
 ) -> list[Distances] | None:
     """The distances of each group as `distances` gives them, after alignment; None where there is nothing to align, or
     too much. `symmetries` gives what is known of them. The first group are the originals, which alone decide where the
@@ -54,7 +59,7 @@ def aligned_distances(
     try:
         whole, ids = _together(groups, place / "whole")
         aligned = align(AlignConfig(), whole, specification, whole.manifest.origin, place / "aligned")
-        return distances([[(aligned, [aligned.entry(id) for id in own])] for own in ids])
+        return distances([[(aligned, [aligned.entry(id) for id in own])] for own in ids], heldout)
     finally:
         shutil.rmtree(place, ignore_errors=True)
 

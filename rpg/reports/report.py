@@ -7,8 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
+
 from evaluators.metrics import Summary, summarize
+from evaluators.similarity import novel_and_good
 from rpg.reports.compare import Comparison, Group
+from rpg.reports.distribution import Distribution
 from rpg.reports.page import Page, Section, links_to, write_page
 from rpg.reports.plots import barrier_plot, distance_plot, loss_plot, marks, similarity_plot
 from rpg.reports.verdict import headline_metric, judge
@@ -17,7 +21,12 @@ from zoo.table import Record, Table
 
 WHERE = ("originals", "group", "kind", "metric", "protocol")
 SCORES = ("best", "mean", "± of mean", "median", "min", "std", "stderr", "networks")
-SIMILARITY = ("error-IoU, median", "error-IoU, max", "distance, median", "spread", "novel and good, %")
+SIMILARITY = (
+    *("error-IoU, median", "error-IoU, max", "disagreement, %", "distance, median", "spread"),
+    *("novel and good, %", "at .95, %"),
+)
+DISTRIBUTION = ("AUC", "AUC by chance, ±", "energy distance", "shift")
+DISTRIBUTION_ALIGNED = tuple(f"{title} aligned" for title in DISTRIBUTION)
 ALIGNED = ("distance aligned, median", "spread aligned", "novel and good aligned, %")
 SEEDS = ("seeds", "mean of seeds", "std of seeds", "distance, mean of seeds", "distance, std of seeds")
 EXPLAINED = {
@@ -34,10 +43,20 @@ EXPLAINED = {
     "error-IoU, max": "the same, of the network that is most like a training checkpoint",
     "distance, median": "to the nearest training checkpoint, over the yardstick: well below 1 is a near-copy",
     "spread": "how far the networks of the group scatter around one another, over the yardstick",
+    "disagreement, %": "the share of test samples that one of two networks of the group gets right and the other wrong",
     "novel and good, %": "the share that lies farther than the yardstick and scores well enough",
+    "at .95, %": "novel and good, if 95% of the yardstick are far enough",
     "distance aligned, median": "distance after alignment: 0 between networks that differ by their symmetries alone",
     "spread aligned": "the spread after alignment, over the yardstick there",
     "novel and good aligned, %": "novel and good by distances after alignment",
+    "AUC": "how well a classifier tells the group from originals held out: 1 without fail",
+    "AUC by chance, ±": "the AUC of two equal groups of this size is 0.5, with this standard deviation",
+    "energy distance": "from originals held out, over their radius: 0 for one distribution",
+    "shift": "how far the group's mean is from that of the originals held out, over their radius",
+    "AUC aligned": "the AUC after alignment",
+    "AUC by chance, ± aligned": "the standard deviation by chance after alignment",
+    "energy distance aligned": "the energy distance after alignment",
+    "shift aligned": "the shift after alignment",
     "seeds": "how many seeds of the generator the group comes from",
     "mean of seeds": "the mean of the seeds' mean scores",
     "std of seeds": "the standard deviation of the seeds' mean scores",
@@ -45,6 +64,7 @@ EXPLAINED = {
     "distance, std of seeds": "the standard deviation of the seeds' mean distances",
 }
 DIGITS = {"error-IoU, median": 3, "error-IoU, max": 3, "novel and good, %": 0, "novel and good aligned, %": 0}
+DIGITS |= {"disagreement, %": 1, "at .95, %": 0}
 
 READING = (
     "Distance is the Euclidean distance of all weights to the nearest training checkpoint, divided by the median of "
@@ -57,6 +77,13 @@ READING_ALIGNED = (
     "Aligned: the same after the symmetries of the networks (the order of units, scales, signs, heads) are taken out: "
     "all are brought as near to the originals' mean as their symmetries allow, and the yardstick is taken anew. A copy "
     "whose units have another order is far in the first numbers and near in these.",
+)
+READING_DISTRIBUTION = (
+    "Originals held out are what a true generator would make. Energy distance and shift are zero for networks of their "
+    "distribution, and in units of their radius; small samples scatter around zero. The classifier (ridge regression "
+    "on principal components of the training checkpoints, their squares, and the distance from their mean; five-fold "
+    "cross-validation) finds other differences, too. Many networks that are new and good, an AUC near 1 and a large "
+    "shift: all were moved the same way. Of several checkpoints of a run the last counts.",
 )
 READING_SCORES = (
     "Every network is scored on the same test samples; the toolkit chooses, calibrates and stops nothing on them. "
@@ -100,6 +127,8 @@ def measures(comparison: Comparison, group: Group) -> Record:
         found |= {"distance aligned, median": summarize(aligned.nearest_ratio).median, "spread aligned": aligned.spread}
         if aligned.novel_and_good is not None:
             found |= {"novel and good aligned, %": aligned.novel_and_good}
+        found |= _distribution(aligned.distribution, DISTRIBUTION_ALIGNED)
+    found |= _distribution(group.distribution, DISTRIBUTION)
     found |= {"seeds": distances.n, "distance, mean of seeds": distances.mean}
     found |= {"distance, std of seeds": distances.std if distances.n > 1 else None}
     if scoring := comparison.scoring:
@@ -109,9 +138,17 @@ def measures(comparison: Comparison, group: Group) -> Record:
         found |= {"± of mean": interval(s)}
         found |= {"best": s.best, "mean": s.mean, "median": s.median, "min": s.min, "std": s.std}
         found |= {"error-IoU, median": iou.median, "error-IoU, max": iou.best}
-        found |= {"novel and good, %": behaviour.novel_and_good}
+        found |= {"disagreement, %": behaviour.disagreement, "novel and good, %": behaviour.novel_and_good}
+        ratios, accuracy = np.array(group.nearest_ratio), np.array(behaviour.accuracy)
+        found |= {"at .95, %": novel_and_good(ratios, 0.95, accuracy, scoring.good_from)}
         found |= {"mean of seeds": scores.mean, "std of seeds": scores.std if scores.n > 1 else None}
     return found
+
+
+def _distribution(found: Distribution | None, titles: Sequence[str]) -> Record:
+    if found is None:
+        return {}
+    return dict(zip(titles, (found.auc, found.auc_chance_std, found.energy, found.shift), strict=True))
 
 
 def interval(summary: Summary) -> float | None:
@@ -139,6 +176,12 @@ def similarity_table(comparison: Comparison) -> Table:
     return _table([(comparison, group) for group in comparison.groups], ("group", *SIMILARITY, *ALIGNED))
 
 
+def distribution_table(comparison: Comparison) -> Table:
+    """How groups lie beside originals held out, a row per group that is large enough."""
+    groups = [(comparison, group) for group in comparison.groups if group.distribution]
+    return _table(groups, ("group", *DISTRIBUTION, *DISTRIBUTION_ALIGNED))
+
+
 def seed_table(comparison: Comparison) -> Table:
     """Means and deviations over seeds, a row per generator that has several."""
     return _table([(comparison, group) for group in comparison.groups if len(group.seeds) > 1], ("group", *SEEDS))
@@ -147,7 +190,7 @@ def seed_table(comparison: Comparison) -> Table:
 def whole_table(comparisons: Sequence[Comparison]) -> Table:
     """All measures of all groups of all comparisons, a row each."""
     groups = [(comparison, group) for comparison in comparisons for group in comparison.groups]
-    return _table(groups, (*WHERE, *SCORES, *SIMILARITY, *ALIGNED, *SEEDS))
+    return _table(groups, (*WHERE, *SCORES, *SIMILARITY, *ALIGNED, *DISTRIBUTION, *DISTRIBUTION_ALIGNED, *SEEDS))
 
 
 def tables(comparison: Comparison) -> list[tuple[str, Table]]:
@@ -155,6 +198,8 @@ def tables(comparison: Comparison) -> list[tuple[str, Table]]:
     found = [("Similarity to the training checkpoints", similarity_table(comparison))]
     if scoring := comparison.scoring:
         found.insert(0, (f"Scores: {scoring.headline}, %", score_table(comparison)))
+    if any(group.distribution for group in comparison.groups):
+        found.append(("Beside originals held out", distribution_table(comparison)))
     if any(len(group.seeds) > 1 for group in comparison.groups):
         found.append(("Over seeds", seed_table(comparison)))
     return found
@@ -213,6 +258,8 @@ def _sections(comparison: Comparison, losses: Losses, worth: Worth | None) -> li
         reading = [*READING_SCORES[:2], *READING, *READING_SCORES[2:]]
     if comparison.original.aligned:
         reading += READING_ALIGNED
+    if any(group.distribution for group in comparison.groups):
+        reading += READING_DISTRIBUTION
     if any(len(group.seeds) > 1 for group in comparison.groups):
         reading += READING_SEEDS
     verdicts = judge(comparison)

@@ -3,8 +3,9 @@
 First of all: do the originals work, and do the generated networks? Where they are no better than guessing that is the
 verdict, since likeness to other networks then says nothing. Then three questions decide: are the generated networks as
 accurate as the originals; are they copies of training checkpoints (near to one in weights, and with its errors); does a
-trivial baseline (noise, averaging, a Gaussian) do as well? Nothing is softened: a score that a baseline reaches as well
-is reported as such. Where weights were compared alone, only nearness is spoken of.
+trivial baseline (noise, averaging, a Gaussian) do as well? Where originals were held out a fourth: can the networks be
+told from these? Nothing is softened: a score that a baseline reaches as well is reported as such. Where weights were
+compared alone, only they are spoken of.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from statistics import median
 
 from evaluators.metrics import Summary
 from rpg.reports.compare import MARGIN, Comparison, Group, Scoring
+from rpg.reports.distribution import Distribution
 
 # A network from the originals' own distribution is nearer than the yardstick half of the time. Three
 # quarters of the group on one side is more than that: of ten such networks, eight or more in one case of eighteen.
 CLEARLY = 75.0
+TOLD_APART = 3.0  # standard deviations of chance that an AUC has to be above one half
+SHIFTED = 0.5  # of the radius of originals held out, from which all networks were moved one way
 FAR = 3.0  # times the distance of training checkpoints, from which weights alone say that something may be wrong
 
 
@@ -50,7 +54,7 @@ def _judge(comparison: Comparison, group: Group) -> Verdict:
     if scoring is None:
         headline = (
             "Weights were compared alone, since it is unknown what these networks do: whether they work is not said "
-            f"here. {_near(comparison, group)}"
+            f"here. {_near(comparison, group)}{_told_apart(group)}"
         )
         findings = [weights, ("Variety", _spread(comparison, group) + ".")]
     elif headline := _dead(comparison, scoring, group):
@@ -72,6 +76,8 @@ def _judge(comparison: Comparison, group: Group) -> Verdict:
         findings.append(("Seeds", _seeds(scoring, group)))
     if codec := _codec(comparison, group):
         findings.append(("Codec", codec))
+    if beside := _beside(group):
+        findings.append(("Distribution", _distribution(beside)))
     findings += [("Held-out originals", _heldout(scoring, heldout)) for heldout in comparison.of_kind("heldout")]
     return Verdict(group.name, headline, tuple(findings))
 
@@ -128,7 +134,7 @@ def _headline(comparison: Comparison, scoring: Scoring, group: Group) -> str:
         trivial = "No trivial baseline was set beside them, so this shows little."
     return (
         f"The generated networks score {score:.2f} on average, {_versus(score, bar)} the originals{chance}; {good} are "
-        f"good, at least {scoring.good_from:.2f}. {_copies(comparison, scoring, group)} {trivial}"
+        f"good, at least {scoring.good_from:.2f}. {_copies(comparison, scoring, group)}{_told_apart(group)} {trivial}"
     )
 
 
@@ -280,6 +286,46 @@ def _codec(comparison: Comparison, group: Group) -> str:
         lost = [f"{one.name} {_mean(scoring, one):.2f} of {_mean(scoring, sources[one.name]):.2f}" for one in rows]
         text = f"What encoding and decoding alone leaves of the mean score: {', '.join(lost)}. {text}"
     return text
+
+
+def _beside(group: Group) -> Distribution | None:
+    """How a group lies beside originals held out: after alignment, where there is one."""
+    return group.aligned.distribution if group.aligned else group.distribution
+
+
+def _is_told_apart(beside: Distribution) -> bool | None:
+    """Whether a classifier tells a group from originals held out; None where there are too few for one."""
+    if beside.auc is None or beside.auc_chance_std is None:
+        return None
+    return beside.auc - 0.5 > TOLD_APART * beside.auc_chance_std
+
+
+def _told_apart(group: Group) -> str:
+    """The headline's sentence on that, with a space before it, or nothing."""
+    beside = _beside(group)
+    if beside is None or (apart := _is_told_apart(beside)) is None:
+        return ""
+    if not apart:
+        return f" Nothing here tells their weights from those of originals held out (AUC {beside.auc:.2f})."
+    shifted = " and all moved one way" if beside.shift >= SHIFTED else ""
+    return f" Their weights are told from those of originals held out (AUC {beside.auc:.2f}){shifted}: no new seeds."
+
+
+def _distribution(beside: Distribution) -> str:
+    if beside.auc is None:
+        told = "They are too few for a classifier."
+    else:
+        verdict = "does" if _is_told_apart(beside) else "does not clearly do"
+        told = (
+            f"A classifier {verdict} better than chance in telling them apart: AUC {beside.auc:.2f}, by chance 0.50 "
+            f"with a standard deviation of {beside.auc_chance_std:.2f}."
+        )
+    means = f"the two means lie {beside.shift:.2f} of it apart"
+    verdict = "so all were moved the same way" if beside.shift >= SHIFTED else "which is not far"
+    return (
+        f"Beside {beside.heldout} originals that the generator never saw: {told[0].lower()}{told[1:]} The energy "
+        f"distance is {beside.energy:.2f} of the radius of these; {means}, {verdict}."
+    )
 
 
 def _heldout(scoring: Scoring | None, heldout: Group) -> str:

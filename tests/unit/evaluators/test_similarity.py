@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from evaluators import similarity
 from evaluators.similarity import (
+    disagreement,
     error_iou,
     max_error_iou,
     nearest,
@@ -211,3 +212,15 @@ def test_rms_spread_of_one_network_and_of_no_group() -> None:
     for shape in [(0, 0), (2, 3)]:
         with pytest.raises(ValueError, match="all pairs of one group"):
             rms_spread(np.zeros(shape))
+
+
+@given(networks=st.integers(2, 6), samples=st.integers(1, 12), seed=SEEDS)
+def test_disagreement_is_the_mean_over_pairs(networks: int, samples: int, seed: int) -> None:
+    wrong = random_errors(networks, samples, seed)
+    pairs = [np.mean(wrong[i] != wrong[j]) for i in range(networks) for j in range(i)]
+    assert disagreement(wrong) == pytest.approx(100 * np.mean(pairs))
+
+
+def test_one_network_disagrees_with_nobody() -> None:
+    with pytest.raises(ValueError, match="expected two networks or more"):
+        disagreement(np.zeros((1, 5), dtype=bool))

@@ -62,6 +62,14 @@ def test_distances_are_those_of_whole_networks(piece: int, tmp_path: Path, monke
     joined = np.concatenate([brute_force(third, first), brute_force(fourth, first)])
     np.testing.assert_allclose(found[2].to_first, joined, rtol=1e-12)
     np.testing.assert_allclose(found[2].within[:1, 1:], brute_force(third, fourth), rtol=1e-12)
+    assert [one.to_heldout for one in found] == [None, None, None]
+
+
+def test_distances_to_those_held_out_are_there_where_asked_for(tmp_path: Path) -> None:
+    zoos = [zoo_of(tmp_path / f"{k}", count, k) for k, count in enumerate((4, 3, 2))]
+    for zoo, found in zip(zoos, distances([[(zoo, zoo.entries)] for zoo in zoos], heldout=1), strict=True):
+        assert found.to_heldout is not None
+        np.testing.assert_allclose(found.to_heldout, brute_force(zoo, zoos[1]), rtol=1e-12)
 
 
 def test_only_the_entries_asked_for_count(tmp_path: Path) -> None:

@@ -90,7 +90,9 @@ def test_tables_hold_the_statistics_of_each_group() -> None:
         assert row[1:3] == pytest.approx([accuracy.max(), accuracy.mean()])
         assert row[3] == interval(summarize(behaviour.accuracy))
         assert row[4:] == pytest.approx(numbers)
-        assert similar[1:] == pytest.approx([np.median(iou), iou.max(), np.median(ratio), 1.25, 40])
+        assert made.scoring
+        nearly = 100 * np.mean((ratio > 0.95) & (accuracy >= made.scoring.good_from))
+        assert similar[1:] == pytest.approx([np.median(iou), iou.max(), 12.5, np.median(ratio), 1.25, 40, nearly])
 
 
 def test_the_interval_of_the_mean_is_students() -> None:

@@ -92,12 +92,16 @@ def made(kind: str, originals: Tensor, networks: Tensor) -> Tensor:
     }[kind]()
 
 
-def compared(task: Linear | None, originals: Tensor, groups: dict[str, tuple[str, Tensor]], place: Path) -> Comparison:
+def compared(
+    task: Linear | None, originals: Tensor, groups: dict[str, tuple[str, Tensor]], place: Path, heldout: int = 0
+) -> Comparison:
+    """The comparison of these groups with the originals, of which the last `heldout` are held out."""
     zoos = {}
     for name, (_, weights) in {"original": ("", originals), **groups}.items():
+        unseen = len(weights) - heldout if name == "original" else len(weights)
         with ZooWriter(place / name, ORIGIN, Structure.of({"weight": originals[0]})) as writer:
             for k, weight in enumerate(weights):
-                writer.add(f"{k:02d}", {"weight": weight}, seed=k, split="train")
+                writer.add(f"{k:02d}", {"weight": weight}, seed=k, split="train" if k < unseen else "heldout")
             zoos[name] = writer.finish()
     found = [Candidate(name, zoos[name], kind) for name, (kind, _) in groups.items()]  # type: ignore[arg-type]
     return compare(zoos["original"], "train", found, task, place / "report")  # type: ignore[arg-type]
@@ -192,3 +196,62 @@ def test_originals_at_chance_are_the_verdict(task: Linear, networks: Tensor, tmp
     assert result.scoring
     assert result.scoring.good_from >= result.scoring.works_from > 10
     assert comparison_json(result)["groups"]["original"]["working"] <= ORIGINALS // 3
+
+
+@pytest.fixture(scope="module")
+def many(task: Linear) -> Tensor:
+    """24 to learn from, 18 to hold out, 18 new ones."""
+    return torch.stack([task.trained(seed) for seed in range(100, 160)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "headline", "finding"),
+    [
+        ("new seeds", "Nothing here tells their weights from those of originals held out", "which is not far"),
+        (
+            "shift",
+            "told from those of originals held out (AUC 1.00) and all moved one way: no new",
+            "so all were moved the same way",
+        ),
+        ("copies", "told from those of originals held out (AUC 1.00): no new seeds", "which is not far"),
+    ],
+)
+def test_networks_are_told_from_originals_held_out(
+    task: Linear, many: Tensor, tmp_path: Path, kind: str, headline: str, finding: str
+) -> None:
+    """Adding one row to those of all classes changes no answer: noised copies that are moved so are new and good, if
+    distance and score are all that is looked at.
+    """
+    seen, new, rng = many[:24], many[42:], generator(0, kind)
+    noise, shift = torch.randn(18, 10, 65, generator=rng), 2 * seen.std() * torch.randn(1, 65, generator=rng)
+    weights = {
+        "new seeds": new,
+        "shift": seen[:18] + shift + 0.05 * seen.std() * noise,
+        "copies": seen[:18] + 0.02 * seen.std() * noise,
+    }[kind]
+    result = compared(task, many[:42], {"mine": ("generated", weights)}, tmp_path, heldout=18)
+    (verdict,) = judge(result)
+    assert headline in verdict.headline
+    told = dict(verdict.findings)["Distribution"]
+    assert told.startswith("Beside 18 originals that the generator never saw: a classifier")
+    assert told.endswith(f"{finding}.")
+    if kind == "shift":
+        assert result.group("mine").scored.novel_and_good > 80
+    shown = comparison_json(result)["groups"]["mine"]["similarity"]["distribution"]
+    assert (shown["auc"] > 0.9) == (kind != "new seeds")
+
+
+def test_groups_too_small_for_a_classifier_have_their_energy_distance(
+    task: Linear, many: Tensor, tmp_path: Path
+) -> None:
+    groups = {"mine": ("generated", many[42:50]), "one": ("generated", many[50:51])}
+    result = compared(task, many[:42], groups, tmp_path, heldout=18)
+    beside = result.group("mine").distribution
+    assert beside
+    assert (beside.auc, beside.auc_chance_std) == (None, None)
+    assert abs(beside.energy) < 0.1
+    mine, one = judge(result)
+    assert "they are too few for a classifier" in dict(mine.findings)["Distribution"]
+    assert "held out" not in mine.headline
+    assert "Distribution" not in dict(one.findings)
+    assert result.group("heldout").distribution is None
