@@ -86,7 +86,7 @@ class Training:
             run.stopwatch = Stopwatch(self.machine.device, run.spent_path)
         self.config.build().fit(self.data, run, self.machine)
         if fresh and is_first_process():
-            warn_of_codec(run, self.data, self.machine.device)
+            warn_of_codec(run, self.data, self.machine)
         return run
 
 

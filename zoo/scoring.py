@@ -108,13 +108,21 @@ class Scorer:
 
     def known(self, entry: Entry) -> Score | None:
         """The score that is already there."""
-        found = self._known.get((entry.sha256, self.task.evaluator, self.protocol, entry.condition))
+        found = self.known_content(entry.sha256, entry.condition)
         return found and found.model_copy(update={"id": entry.id})
+
+    def known_content(self, sha256: str, condition: str | None = None) -> Score | None:
+        """The score of this content that is already there, by the id that it was scored as."""
+        return self._known.get((sha256, self.task.evaluator, self.protocol, condition))
 
     def score(self, entry: Entry, tensors: Mapping[str, Tensor]) -> Score:
         """Score a network that is not known and keep the score."""
         self.task.load(self.model, {**tensors, **self.frozen})
-        found = _score(entry.id, entry.sha256, self.task, self.model, self.precision, entry.condition)
+        return self.score_model(entry.id, entry.sha256, self.model, entry.condition)
+
+    def score_model(self, id: str, sha256: str, model: nn.Module, condition: str | None = None) -> Score:
+        """Score a model on the task's device, whose content this hash stands for, and keep the score."""
+        found = _score(id, sha256, self.task, model, self.precision, condition)
         self.journal.append(found.model_dump(mode="json"))
         self._known[found.sha256, found.evaluator, found.protocol, found.condition] = found
         return found

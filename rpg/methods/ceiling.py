@@ -15,7 +15,7 @@ from statistics import mean
 import torch
 from torch import Tensor
 
-from rpg.methods.base import TrainingSet
+from rpg.methods.base import Machine, TrainingSet
 from rpg.methods.vectors import Codec, reconstructed
 from rpg.run import Run
 from zoo.errors import Corrupt, MissingData, MissingExtra
@@ -60,21 +60,21 @@ def spread_out(entries: list[Entry], count: int) -> list[Entry]:
     return [entries[k * len(entries) // count] for k in range(count)] if len(entries) > count else entries
 
 
-def warn_of_codec(run: Run, data: TrainingSet, device: torch.device) -> None:
+def warn_of_codec(run: Run, data: TrainingSet, machine: Machine) -> None:
     """Log a warning when a run's round trip of training networks scores below ENOUGH percent of what they score, on
     validation data. Says nothing of a method that has no codec, or where the task or its data are not at hand: those
-    under RPG_DATA, and those that come with a library. Nothing is downloaded for this.
+    where the machine has them, or under RPG_DATA, and those that come with a library. Nothing is downloaded for this.
     """
     codec, zoo = codec_of(run), data.zoo
     if codec is None or not zoo.manifest.origin.task:
         return
     entries = spread_out(list(data.entries), NETWORKS)
     try:
-        score, metric = _validation(zoo, device)
+        score, metric = _validation(zoo, machine)
         before = mean(score(entry, zoo.load(entry)) for entry in entries)
     except (ValueError, MissingData, MissingExtra, Corrupt):
         return
-    rebuilt = reconstructed(codec, run, zoo, entries, device)
+    rebuilt = reconstructed(codec, run, zoo, entries, machine.device)
     after = mean(score(entry, weights) for entry, weights in zip(entries, rebuilt, strict=True))
     if 100 * after < ENOUGH * before:
         log.warning(
@@ -84,14 +84,15 @@ def warn_of_codec(run: Run, data: TrainingSet, device: torch.device) -> None:
         )
 
 
-def _validation(zoo: Zoo, device: torch.device) -> tuple[Callable[[Entry, Mapping[str, Tensor]], float], str]:
+def _validation(zoo: Zoo, machine: Machine) -> tuple[Callable[[Entry, Mapping[str, Tensor]], float], str]:
     """What scores a network of the zoo on validation data by the headline metric, and the metric's name. Raises
     ValueError where none are kept, MissingData, MissingExtra and Corrupt as tasks do, some of them while scoring.
     """
     config = task_of(zoo.manifest.origin)
     if not config.validation:
         raise ValueError("no validation data are kept; set task.validation")
-    task = config.build(Path(os.environ.get("RPG_DATA") or os.devnull), device)  # without a place, the Hub is asked
+    root = machine.data_root or os.environ.get("RPG_DATA") or os.devnull  # without a place, the Hub is asked
+    task = config.build(Path(root), machine.device)
     frozen, model = zoo.frozen(), task.build(0)
 
     def score(entry: Entry, weights: Mapping[str, Tensor]) -> float:

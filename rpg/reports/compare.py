@@ -28,6 +28,7 @@ from evaluators.metrics import Summary, summarize
 from evaluators.similarity import disagreement, max_error_iou, nearest, novel_and_good, rms_spread
 from rpg.reports.distances import Distances, Part, distances
 from rpg.reports.distribution import Distribution, beside_heldout, last_of_runs
+from rpg.reports.ensembles import ensemble_accuracy
 from rpg.reports.inputs import Inputs, claim, networks
 from rpg.reports.quotient import InQuotient, aligned_distances
 from zoo.errors import Failed
@@ -68,6 +69,7 @@ class Behaviour(Frozen):
     """What a group's networks do on test data. Per network, in order: `accuracy` (the headline metric) and
     `max_error_iou` with the training checkpoints. `stderr` is the largest standard error of one network's accuracy,
     `novel_and_good` and `disagreement` are shares in percent (evaluators.similarity); one network disagrees with none.
+    `ensemble` is the accuracy of some of them together (rpg.reports.ensembles), where that was measured.
     """
 
     metrics: dict[str, Summary]
@@ -76,6 +78,7 @@ class Behaviour(Frozen):
     max_error_iou: tuple[float, ...]
     novel_and_good: float
     disagreement: float | None = None
+    ensemble: float | None = None
 
 
 class Group(Frozen):
@@ -202,6 +205,7 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
         if behaviour := group.behaviour:
             shown["metrics"] = {name: summary.to_json() for name, summary in behaviour.metrics.items()}
             similarity["max_error_iou"] = summarize(behaviour.max_error_iou).to_json()
+            shown["ensemble"] = behaviour.ensemble
             similarity["novel_and_good"] = behaviour.novel_and_good
             similarity["disagreement"] = behaviour.disagreement
             shown["working"] = scoring.working(group) if scoring else None
@@ -270,6 +274,8 @@ def compare(
         _group(member, found, own, itself if member is members[0] else None, loo_distance, scoring, scores[0])
         for member, found, own in zip(members, apart, scores, strict=True)
     ]
+    if task:
+        groups = [_with_ensemble(group, member, task, out) for group, member in zip(groups, members, strict=True)]
     beside = _distributions(members, apart)
     groups = [group.model_copy(update={"distribution": own}) for group, own in zip(groups, beside, strict=True)]
     after = aligned_distances([member.parts for member in members], symmetries, out, heldout) if symmetries else None
@@ -381,6 +387,14 @@ def _group(
         spread=rms_spread(found.within) / unit,
         behaviour=behaviour,
     )
+
+
+def _with_ensemble(group: Group, member: _Members, task: Task, out: Path) -> Group:
+    """The group with the accuracy of an ensemble; not that of baselines, whose networks stand for themselves."""
+    if member.kind not in ("original", "heldout", "generated"):
+        return group
+    together = ensemble_accuracy(member.parts, task, out)
+    return group.model_copy(update={"behaviour": group.scored.model_copy(update={"ensemble": together})})
 
 
 def _distributions(members: Sequence[_Members], apart: Sequence[Distances]) -> list[Distribution | None]:

@@ -13,7 +13,7 @@ from zoo.files import parse_json, read_limited
 from zoo.table import Table
 
 MAIN = (
-    *("originals", "metric", "protocol", "group", "networks", "best", "mean", "std"),
+    *("originals", "metric", "protocol", "group", "networks", "best", "mean", "std", "ensemble of 16"),
     *("seeds", "mean of seeds", "std of seeds"),
     *("error-IoU, median", "distance, median", "spread", "novel and good, %"),
     *("distance aligned, median", "novel and good aligned, %", "AUC", "AUC aligned", "shift aligned"),

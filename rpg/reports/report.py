@@ -20,7 +20,7 @@ from zoo.derive.worth import Worth, rows
 from zoo.table import Record, Table
 
 WHERE = ("originals", "group", "kind", "metric", "protocol")
-SCORES = ("best", "mean", "± of mean", "median", "min", "std", "stderr", "networks")
+SCORES = ("best", "mean", "± of mean", "median", "min", "std", "stderr", "ensemble of 16", "networks")
 SIMILARITY = (
     *("error-IoU, median", "error-IoU, max", "disagreement, %", "distance, median", "spread"),
     *("novel and good, %", "at .95, %"),
@@ -38,6 +38,7 @@ EXPLAINED = {
     "min": "the lowest score of a network of the group",
     "std": "the standard deviation between the networks of the group",
     "stderr": "the standard error of one network's score, because the test set is finite: the largest of the group",
+    "ensemble of 16": "the score of 16 networks together, by the mean of their class probabilities",
     "networks": "how many networks the group has",
     "error-IoU, median": "how alike the errors are to those of the most similar training checkpoint: 1 is the same",
     "error-IoU, max": "the same, of the network that is most like a training checkpoint",
@@ -136,6 +137,7 @@ def measures(comparison: Comparison, group: Group) -> Record:
         iou, scores = summarize(behaviour.max_error_iou), group.over_seeds(behaviour.accuracy)
         found |= {"metric": scoring.headline, "protocol": scoring.protocol, "stderr": behaviour.stderr}
         found |= {"± of mean": interval(s)}
+        found |= {"ensemble of 16": behaviour.ensemble} if behaviour.ensemble is not None else {}
         found |= {"best": s.best, "mean": s.mean, "median": s.median, "min": s.min, "std": s.std}
         found |= {"error-IoU, median": iou.median, "error-IoU, max": iou.best}
         found |= {"disagreement, %": behaviour.disagreement, "novel and good, %": behaviour.novel_and_good}

@@ -41,7 +41,9 @@ class Model(Frozen):
 
 
 class Autoencoder(nn.Module):
-    """Vectors to codes and back. Every layer has linear maps of its own from its neurons' values to tokens and back."""
+    """Vectors to codes and back. Every layer has linear maps of its own from its neurons' values to tokens and back;
+    these see values in deviations of their layer, or small layers would hardly be heard.
+    """
 
     deviations: Tensor
 
@@ -61,11 +63,12 @@ class Autoencoder(nn.Module):
         self.up = nn.Linear(model.latent, count * width)
         self.unembed = nn.ModuleList(nn.Linear(width, layer.columns) for layer in layers.layers)
         self.head = projection(model.latent)
-        self.register_buffer("deviations", torch.ones(len(layers.layers)))  # of each layer's values, for the loss
+        self.register_buffer("deviations", torch.ones(len(layers.layers)))  # of each layer's values
 
     def encode(self, vectors: Tensor) -> Tensor:
         """(B, D or more) -> (B, Z)."""
-        parts = zip(self.layers.matrices(vectors), self.embed, strict=True)
+        scaled = vectors[:, : self.layers.values] / self.layers.spread(self.deviations)
+        parts = zip(self.layers.matrices(scaled), self.embed, strict=True)
         tokens = torch.cat([embed(matrix) for matrix, embed in parts], 1) + self.positions[0]
         if self.model.compression == "token":
             tokens = torch.cat([self.summary.expand(len(tokens), 1, -1), tokens], 1)
@@ -78,7 +81,8 @@ class Autoencoder(nn.Module):
         """(B, Z) -> (B, D)."""
         tokens = self.decoder(self.up(codes).unflatten(1, (-1, self.model.width)) + self.positions[1])
         parts = tokens.split([layer.rows for layer in self.layers.layers], 1)
-        return self.layers.vectors(unembed(part) for part, unembed in zip(parts, self.unembed, strict=True))
+        scaled = self.layers.vectors(unembed(part) for part, unembed in zip(parts, self.unembed, strict=True))
+        return scaled * self.layers.spread(self.deviations)
 
     def error(self, found: Tensor, vectors: Tensor) -> Tensor:
         """The mean squared difference of vectors (B, D), each layer's in its own deviations: a scalar."""
