@@ -1,0 +1,102 @@
+"""What any generator must beat: accuracy over distance of networks that take no generator, of one zoo or several.
+
+    python benchmarks/null_study.py zoos/cifar10-cnn-small-seeds zoos/cifar10-cnn-small-seeds-aligned --out null
+
+Of every zoo each closed form of FORMS learns the training networks and draws `-n`; one report sets all beside the
+originals and those held out. OUT has a directory for each zoo, with runs/, zoos/ and report/, and OUT/null_study.md and
+OUT/null_study.json: a row for each form and zoo. The same call goes on where it was. A form that needs more networks
+than the zoo has is left out and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import rpg.api
+from rpg.reports.comparisons import read_comparison
+from rpg.reports.inputs import REPORT
+from rpg.reports.report import measures
+from rpg.reports.stage import plan_report
+from rpg.run import Run
+from zoo.console import run_cli
+from zoo.files import write_bytes
+from zoo.store import Zoo
+from zoo.table import Record, Table
+
+FORMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    **{f"noise-{sigma:g}": ("noise", {"sigma": sigma}) for sigma in (0.05, 0.1, 0.2)},
+    **{f"soup-of-{count}": ("soup", {"of": count}) for count in (2, 4, 16)},
+    "soup-of-16-rescaled": ("soup", {"of": 16, "rescale": True}),
+    "positive-mix": ("soup", {"of": None, "mix": "positive"}),
+    "positive-mix-rescaled": ("soup", {"of": None, "mix": "positive", "rescale": True}),
+    **{f"gaussian-{width:g}": ("gaussian", {"width": width}) for width in (0.25, 0.5, 0.7, 0.85, 1.0)},
+    **{f"pca-{rank}": ("pca-gaussian", {"rank": rank}) for rank in (99, 300)},
+    "pca-full": ("pca-gaussian", {}),
+    "ppca-32": ("pca-gaussian", {"rank": 32, "residual": True}),
+    "kde-0.1": ("kde", {"bandwidth": 0.1}),
+}
+COLUMNS = (
+    *("zoo", "networks", "group", "mean", "std", "ensemble of 16", "distance, median", "distance aligned, median"),
+    *("error-IoU, median", "spread", "novel and good, %", "novel and good aligned, %", "AUC", "AUC aligned"),
+    *("energy distance", "energy distance aligned", "shift", "shift aligned"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the table, or the rest of it."""
+    options = parser().parse_args(arguments)
+    records: list[Record] = []
+    for given in options.zoos:
+        zoo = Zoo.open(given)
+        records += rows(zoo, options.out / zoo.path.name, options)
+    everything = Table.of(records)
+    table = everything.only([title for title in COLUMNS if title in everything.columns])
+    write_bytes(options.out / "null_study.json", table.json_text().encode())
+    write_bytes(options.out / "null_study.md", (table.markdown() + "\n").encode())
+    print(table.text())
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("zoos", nargs="+", help="collected zoos, best with held-out seeds, as they are and aligned")
+    found.add_argument("--out", type=Path, required=True, help="where everything goes")
+    found.add_argument("-n", type=int, default=20, help="networks of each form; default 20")
+    found.add_argument("--data-root", type=Path, help="where the task's data are")
+    found.add_argument("--device", default="auto")
+    return found
+
+
+def rows(originals: Zoo, out: Path, options: argparse.Namespace) -> list[Record]:
+    """The rows of one zoo: those of its report."""
+    report = out / "report"
+    if not (report / REPORT).is_file():
+        zoos = [zoo for name in FORMS if (zoo := drawn(name, originals, out, options))]
+        plan_report(
+            zoos, originals=originals, out=report, baselines=False, data_root=options.data_root, device=options.device
+        ).carry_out()
+    comparison, count = read_comparison(report), len(originals.select("train"))
+    return [
+        {**measures(comparison, group), "zoo": originals.path.name, "networks": count} for group in comparison.groups
+    ]
+
+
+def drawn(name: str, originals: Zoo, out: Path, options: argparse.Namespace) -> Zoo | None:
+    """The networks of a form; None, said on stderr, where it does not fit the zoo."""
+    method, settings = FORMS[name]
+    run, zoo = out / "runs" / name, out / "zoos" / name
+    try:
+        if not Run(run).trained:
+            rpg.api.train(originals, method, out=run, device=options.device, **settings)
+    except ValueError as error:
+        print(f"{originals.path.name}: no {name}: {error}", file=sys.stderr)
+        return None
+    return rpg.api.generate(run, out=zoo, n=options.n, device=options.device)
+
+
+if __name__ == "__main__":
+    run_cli(lambda arguments, **_: main(arguments), "null_study")
