@@ -20,7 +20,7 @@ import rpg.api
 from rpg.reports.comparisons import read_comparison
 from rpg.reports.inputs import REPORT
 from rpg.reports.report import measures
-from rpg.reports.stage import plan_report
+from rpg.reports.stage import labels, plan_report
 from rpg.run import Run
 from zoo.console import run_cli
 from zoo.files import write_bytes
@@ -40,7 +40,7 @@ FORMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "kde-0.1": ("kde", {"bandwidth": 0.1}),
 }
 COLUMNS = (
-    *("zoo", "networks", "group", "mean", "std", "ensemble of 16", "distance, median", "distance aligned, median"),
+    *("zoo", "networks", "form", "mean", "std", "ensemble of 16", "distance, median", "distance aligned, median"),
     *("error-IoU, median", "spread", "novel and good, %", "novel and good aligned, %", "AUC", "AUC aligned"),
     *("energy distance", "energy distance aligned", "shift", "shift aligned"),
 )
@@ -74,14 +74,18 @@ def parser() -> argparse.ArgumentParser:
 def rows(originals: Zoo, out: Path, options: argparse.Namespace) -> list[Record]:
     """The rows of one zoo: those of its report."""
     report = out / "report"
+    forms = {name: zoo for name in FORMS if (zoo := drawn(name, originals, out, options))}
+    zoos = list(forms.values())
     if not (report / REPORT).is_file():
-        zoos = [zoo for name in FORMS if (zoo := drawn(name, originals, out, options))]
         plan_report(
             zoos, originals=originals, out=report, baselines=False, data_root=options.data_root, device=options.device
         ).carry_out()
-    comparison, count = read_comparison(report), len(originals.select("train"))
+    comparison, called = read_comparison(report), labels(zoos, ())
+    names = {called[zoo.sha256]: name for name, zoo in forms.items()}
+    about = {"zoo": originals.path.name, "networks": len(originals.select("train"))}
     return [
-        {**measures(comparison, group), "zoo": originals.path.name, "networks": count} for group in comparison.groups
+        {**measures(comparison, group), **about, "form": names.get(group.name, group.name)}
+        for group in comparison.groups
     ]
 
 
