@@ -82,7 +82,7 @@ def rows(originals: Zoo, out: Path, options: argparse.Namespace) -> list[Record]
         ).carry_out()
     comparison, called = read_comparison(report), labels(zoos, ())
     names = {called[zoo.sha256]: name for name, zoo in forms.items()}
-    about = {"zoo": originals.path.name, "networks": len(originals.select("train"))}
+    about: Record = {"zoo": originals.path.name, "networks": len(originals.select("train"))}
     return [
         {**measures(comparison, group), **about, "form": names.get(group.name, group.name)}
         for group in comparison.groups

@@ -1,0 +1,123 @@
+"""What a little training makes of networks, by where they start: accuracy and distance over the steps of `rpg polish`.
+
+    python benchmarks/polish_curve.py zoos/digits zoos/digits-gaussian zoos/digits-rpg --steps 0,20,100 --out polish
+
+Every start is polished for each number of steps, and so are as many untrained networks; one report sets all of them
+beside the originals. OUT has zoos/ and report/, and OUT/polish_curve.md and OUT/polish_curve.json: a row for each start
+and number of steps, with the training samples that a network has seen. The same call goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import zoo.api
+from rpg.reports.comparisons import read_comparison
+from rpg.reports.inputs import REPORT
+from rpg.reports.report import measures
+from rpg.reports.stage import labels, plan_report
+from zoo.console import pick_device, run_cli
+from zoo.derive.polish import PolishConfig, images_seen
+from zoo.files import write_bytes
+from zoo.recipe import task_of
+from zoo.store import Zoo, derivation
+from zoo.table import Record, Table
+from zoo.tasks.base import Task
+from zoo.writer import ZooWriter
+
+COLUMNS = (
+    *(
+        "start",
+        "steps",
+        "samples seen",
+        "mean",
+        "std",
+        "ensemble of 16",
+        "distance, median",
+        "distance aligned, median",
+    ),
+    *(
+        "error-IoU, median",
+        "spread",
+        "novel and good, %",
+        "at .95, %",
+        "novel and good aligned, %",
+        "AUC",
+        "AUC aligned",
+    ),
+    *("shift", "shift aligned"),
+)
+UNTRAINED = 10_000  # the first seed of untrained networks, far from those of zoos
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the table, or the rest of it."""
+    options = parser().parse_args(arguments)
+    originals, report = Zoo.open(options.zoo), options.out / "report"
+    starts = {Path(start).name: Zoo.open(start) for start in options.starts}
+    task = task_of(originals.manifest.origin).build(options.data_root, pick_device(options.device))
+    starts["untrained"] = untrained(originals, task, options.n, options.out / "zoos" / "untrained")
+    zoos = {
+        (name, steps): polished(start, name, steps, options)
+        for name, start in starts.items()
+        for steps in options.steps
+    }
+    given = list(zoos.values())
+    if not (report / REPORT).is_file():
+        where = {"data_root": options.data_root, "device": options.device}
+        plan_report(given, originals=originals, out=report, baselines=False, **where).carry_out()
+    comparison, called = read_comparison(report), labels(given)
+    names = {called[made.sha256]: key for key, made in zoos.items()}
+    records: list[Record] = []
+    for group in comparison.groups:
+        start, steps = names.get(group.name, (group.name, None))
+        seen = images_seen(PolishConfig(steps=steps)) if steps else 0 if steps == 0 else None
+        records.append({**measures(comparison, group), "start": start, "steps": steps, "samples seen": seen})
+    everything = Table.of(records)
+    table = everything.only([title for title in COLUMNS if title in everything.columns])
+    write_bytes(options.out / "polish_curve.json", table.json_text().encode())
+    write_bytes(options.out / "polish_curve.md", (table.markdown() + "\n").encode())
+    print(table.text())
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("zoo", help="the originals, best with held-out seeds")
+    found.add_argument("starts", nargs="+", help="zoos that were made of them")
+    found.add_argument("--out", type=Path, required=True, help="where everything goes")
+    found.add_argument("--steps", type=numbers, default=(0, 5, 20, 50, 100, 200, 500), help="with commas")
+    found.add_argument("-n", type=int, default=10, help="untrained networks; default 10")
+    found.add_argument("--data-root", type=Path, help="where the task's data are")
+    found.add_argument("--device", default="auto")
+    return found
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
+
+
+def untrained(originals: Zoo, task: Task, count: int, path: Path) -> Zoo:
+    """As many networks as they are before training, from seeds that no original has."""
+    made_by = derivation(originals, originals.select("train"), "untrained", {"networks": count})
+    origin = originals.manifest.origin.model_copy(update=made_by)
+    with ZooWriter(path, origin, originals.structure, originals.frozen()) as writer:
+        for k in range(count):
+            if f"untrained-{k:04d}" not in writer.done:
+                weights = task.weights(task.build(UNTRAINED + k))
+                writer.add(f"untrained-{k:04d}", weights, seed=UNTRAINED + k, split="untrained")
+        return writer.finish()
+
+
+def polished(start: Zoo, name: str, steps: int, options: argparse.Namespace) -> Zoo:
+    """The networks after so many steps; as they are after none."""
+    if steps == 0:
+        return start
+    out = options.out / "zoos" / f"{name}-{steps}"
+    return zoo.api.polish(start, steps, out=out, data_root=options.data_root, device=options.device)
+
+
+if __name__ == "__main__":
+    run_cli(lambda arguments, **_: main(arguments), "polish_curve")

@@ -1,0 +1,41 @@
+"""benchmarks/polish_curve.py: starts and untrained networks after equal steps, and nothing done twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polish_curve
+import pytest
+from tokenised import digits_zoo
+
+import rpg
+from zoo.store import Zoo
+
+
+def test_every_start_has_a_row_for_each_number_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zoo = digits_zoo(tmp_path / "zoos" / "digits", 4)
+    rpg.train(zoo, "gaussian", out=tmp_path / "run", device="cpu")
+    start = rpg.generate(tmp_path / "run", n=2, out=tmp_path / "start", device="cpu")
+    out = tmp_path / "out"
+    call = [str(zoo.path), str(start.path), "--out", str(out), "--steps", "0,3", "-n", "2", "--device", "cpu"]
+    assert polish_curve.main(call) == 0
+    rows = json.loads((out / "polish_curve.json").read_text())
+    assert [(row["start"], row["steps"], row["samples seen"]) for row in rows] == [
+        ("original", None, None),
+        ("start", 0, 0),
+        ("start", 3, 375),
+        ("untrained", 0, 0),
+        ("untrained", 3, 375),
+    ]
+    before, after = (list(Zoo.open(out / "zoos" / name)) for name in ("untrained", "untrained-3"))
+    assert not any(a["module.1.weight"].equal(b["module.1.weight"]) for a, b in zip(before, after, strict=True))
+    assert not before[0]["module.0.weight"].equal(before[1]["module.0.weight"])
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("done twice")
+
+    monkeypatch.setattr(polish_curve, "plan_report", never)
+    written = (out / "polish_curve.json").read_bytes()
+    assert polish_curve.main(call) == 0
+    assert (out / "polish_curve.json").read_bytes() == written
