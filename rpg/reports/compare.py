@@ -422,7 +422,8 @@ def _with_quotient(
         distance = nearest(own.to_first, itself if k == 0 else None)[0]
         novel = None
         if scoring:
-            novel = novel_and_good(distance, yardstick, np.array(group.scored.accuracy), scoring.good_from)
+            smaller = np.minimum(distance / unit, group.nearest_ratio)  # not every copy is aligned as its original is
+            novel = novel_and_good(smaller, 1.0, np.array(group.scored.accuracy), scoring.good_from)
         aligned = InQuotient(
             nearest=tuple(distance.tolist()),
             nearest_ratio=tuple((distance / unit).tolist()),

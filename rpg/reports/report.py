@@ -49,7 +49,7 @@ EXPLAINED = {
     "at .95, %": "novel and good, if 95% of the yardstick are far enough",
     "distance aligned, median": "distance after alignment: 0 between networks that differ by their symmetries alone",
     "spread aligned": "the spread after alignment, over the yardstick there",
-    "novel and good aligned, %": "novel and good by distances after alignment",
+    "novel and good aligned, %": "novel and good by distances as they are and after alignment",
     "AUC": "how well a classifier tells the group from originals held out: 1 without fail",
     "AUC by chance, ±": "the AUC of two equal groups of this size is 0.5, with this standard deviation",
     "energy distance": "from originals held out, over their radius: 0 for one distribution",
@@ -64,8 +64,10 @@ EXPLAINED = {
     "distance, mean of seeds": "the mean of the seeds' mean distances",
     "distance, std of seeds": "the standard deviation of the seeds' mean distances",
 }
-DIGITS = {"error-IoU, median": 3, "error-IoU, max": 3, "novel and good, %": 0, "novel and good aligned, %": 0}
-DIGITS |= {"disagreement, %": 1, "at .95, %": 0}
+DIGITS = {
+    **{"error-IoU, median": 3, "error-IoU, max": 3, "disagreement, %": 1},
+    **{"novel and good, %": 0, "at .95, %": 0, "novel and good aligned, %": 0},
+}
 
 READING = (
     "Distance is the Euclidean distance of all weights to the nearest training checkpoint, divided by the median of "
