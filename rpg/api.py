@@ -273,7 +273,14 @@ class Generation:
         return zoo, score(zoo, task, out)  # those of an interrupted call, too
 
 
-def generate(run: Run | Path | str, *, out: Path | str | None = None, device: str = "auto", **settings: Any) -> Zoo:
+def generate(
+    run: Run | Path | str,
+    *,
+    out: Path | str | None = None,
+    data_root: Path | None = None,
+    device: str = "auto",
+    **settings: Any,
+) -> Zoo:
     """Draw new networks from a trained run (default place: zoos/<run>-generated). An interrupted call is continued by
     the same call.
 
@@ -284,7 +291,7 @@ def generate(run: Run | Path | str, *, out: Path | str | None = None, device: st
     >>> rpg.generate("linear-gaussian", n=3)
     Zoo('zoos/linear-gaussian-generated', 3 checkpoints of 8 values)
     """
-    return plan_generation(run, settings, out=out, device=device).carry_out()
+    return plan_generation(run, settings, out=out, data_root=data_root, device=device).carry_out()
 
 
 def plan_generation(
@@ -292,6 +299,7 @@ def plan_generation(
     settings: dict[str, Any],
     *,
     out: Path | str | None = None,
+    data_root: Path | None = None,
     device: str = "auto",
     command: tuple[str, ...] = PYTHON,
 ) -> Generation:
@@ -311,8 +319,9 @@ def plan_generation(
     )
     path = Path(out or Path("zoos") / f"{trained.name}-generated")
     refuse_another(path, origin)
-    count = method.requested(trained, request)
-    return Generation(trained, method, request, count, origin, path, Machine(pick_device(device)))
+    machine = Machine(pick_device(device), data_root=data_root)
+    count = method.requested(trained, request, machine)
+    return Generation(trained, method, request, count, origin, path, machine)
 
 
 def plan_estimate(

@@ -195,7 +195,7 @@ def generate(
     trained = load(run)
     if condition or split or flip:
         settings["conditions"] = wanted_conditions(trained.record(), condition, split, flip)
-    plan = plan_generation(trained, settings, out=out, device=device, command=command_line("rpg"))
+    plan = plan_generation(trained, settings, out=out, data_root=data_root, device=device, command=command_line("rpg"))
     if dry_run:
         asked = plan.request.model_dump(mode="json")
         emit({"out": str(plan.path), **asked}, as_json, f"would generate {plan.count} networks into {plan.path}")

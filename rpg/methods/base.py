@@ -116,7 +116,7 @@ class Method(Protocol):
         """
         ...
 
-    def requested(self, run: Run, request: DrawConfig) -> int:
+    def requested(self, run: Run, request: DrawConfig, machine: Machine) -> int:
         """How many networks are asked for. Raises ValueError for a request that the run cannot serve."""
         ...
 

@@ -70,7 +70,7 @@ class ClosedForm(ABC):
             learnt.append(path)
         run.seal(learnt, {"networks": len(data.entries)})
 
-    def requested(self, run: Run, request: DrawConfig) -> int:
+    def requested(self, run: Run, request: DrawConfig, machine: Machine) -> int:
         return request.n
 
     def draw(self, run: Run, request: DrawConfig, writer: ZooWriter, machine: Machine) -> None:

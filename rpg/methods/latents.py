@@ -156,7 +156,7 @@ class LatentMethod(VectorMethod, Codec):
                 "--method rpg-small"
             )
 
-    def requested(self, run: Run, request: DrawConfig) -> int:
+    def requested(self, run: Run, request: DrawConfig, machine: Machine) -> int:
         assert isinstance(request, DiffusionDraw)
         check_steps(self.diffusion, request.steps)
         return request.n

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import PositiveInt
 
-from rpg.methods.base import About, DrawConfig, MethodConfig
+from rpg.methods.base import About, DrawConfig, Machine, MethodConfig
 from rpg.methods.closed_form import ClosedForm, load_gram
 from zoo.derive.mixtures import Draft, Drafts, around_mean
 from zoo.derive.perturb import soups
@@ -67,7 +67,7 @@ class Soup(ClosedForm):
         if self.config.rescale and self._is_mean(len(entries)):
             raise ValueError("the mean of all networks has no radius to rescale; set method.of, or method.mix=positive")
 
-    def requested(self, run: Run, request: DrawConfig) -> int:
+    def requested(self, run: Run, request: DrawConfig, machine: Machine) -> int:
         networks = len(run.networks()[1])
         if self._is_mean(networks) and request.n > 1:
             raise ValueError(

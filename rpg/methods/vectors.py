@@ -47,10 +47,12 @@ Statistics: TypeAlias = Literal["tensor", "none"]
 
 
 class Vectors:
-    """The vectors of one run."""
+    """The vectors of one run. `data_root` is where the task's data are, for methods that look at them (None: RPG_DATA,
+    or the Hub).
+    """
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, data_root: Path | None = None) -> None:
+        self.run, self.data_root = run, data_root
         self.layout_path = run.path / "layout.json"
         self.vectors_path = run.path / "vectors.npy"
 
@@ -162,11 +164,11 @@ class VectorMethod(ABC):
             self._loaded[path, device] = built(build, path).to(device).eval()
         return self._loaded[path, device]  # type: ignore[return-value]  # of one name there is one kind of module
 
-    def requested(self, run: Run, request: DrawConfig) -> int:
+    def requested(self, run: Run, request: DrawConfig, machine: Machine) -> int:
         return request.n
 
     def draw(self, run: Run, request: DrawConfig, writer: ZooWriter, machine: Machine) -> None:
-        ids, constants, vectors = numbered("generated", request.n), run.constants(), Vectors(run)
+        ids, constants, vectors = numbered("generated", request.n), run.constants(), Vectors(run, machine.data_root)
         group = self.group_of(vectors.values)
         with progress(f"generating {writer.path}", request.n) as bar:
             for start in range(0, request.n, group):

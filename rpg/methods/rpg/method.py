@@ -38,7 +38,7 @@ class RPG:
     def fit(self, data: TrainingSet, run: Run, machine: Machine) -> None:
         fit(self.config, data, run, machine)
 
-    def requested(self, run: Run, request: DrawConfig) -> int:
+    def requested(self, run: Run, request: DrawConfig, machine: Machine) -> int:
         assert isinstance(request, GenerateConfig)
         learnt = Learnt(run)
         sampling_schedule(learnt.config(), request)  # refuses what does not suit the generator

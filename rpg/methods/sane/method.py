@@ -198,9 +198,9 @@ class SANE(ContrastiveMethod):
         first, second = model.head(codes.flatten(1)).chunk(2)
         return nt_xent(first, second, self.config.temperature), model.error(found, tokens, positions), found
 
-    def requested(self, run: Run, request: DrawConfig) -> int:
+    def requested(self, run: Run, request: DrawConfig, machine: Machine) -> int:
         assert isinstance(request, GenerateConfig)
-        self._sampler(Vectors(run), request, torch.device("cpu"))
+        self._sampler(Vectors(run, machine.data_root), request, machine.device)
         return request.n
 
     def draw(self, run: Run, request: DrawConfig, writer: ZooWriter, machine: Machine) -> None:

@@ -90,7 +90,7 @@ class Sampler:
         self.task = None
         if self.conditions or request.selects:
             remedy = "ask for generate.batchnorm_passes=0" + (" and no generate.candidates" if request.selects else "")
-            self.task = task_with_data(vectors.run.record().origin, device, remedy)
+            self.task = task_with_data(vectors.run.record().origin, device, remedy, vectors.data_root)
             self.network = self.task.build(0)
             self.frozen, self.constants = vectors.run.frozen(), vectors.run.constants()
 

@@ -330,7 +330,7 @@ def test_a_rank_of_whole_networks_is_refused():
 def test_the_mean_of_all_is_one_network(data):
     method = fitted(data, "soup")
     with pytest.raises(ValueError, match=r"asked for 2 networks, but the mean of all 6 is one"):
-        method.method.requested(method.run, DrawConfig(n=2))
+        method.method.requested(method.run, DrawConfig(n=2), Machine(torch.device("cpu")))
     (entry,) = (made := method.zoo("made", 1)).entries
     np.testing.assert_allclose(flat(made.load(entry)), matrix().mean(0), rtol=1e-6)
 

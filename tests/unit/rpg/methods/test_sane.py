@@ -261,6 +261,16 @@ def test_drawing_without_the_data_it_needs_is_refused(trained, tmp_path, monkeyp
     monkeypatch.setenv("RPG_DATA", str(tmp_path))
     with pytest.raises(MissingData):
         generate(run, tmp_path / "made", asked(batchnorm_passes=5))
+    looked, build = [], classification.Config.build
+
+    def remember(self, data_root, device):
+        looked.append(data_root)
+        return build(self, data_root, device)
+
+    monkeypatch.setattr(classification.Config, "build", remember)
+    with pytest.raises(MissingData):
+        rpg.api.generate(run, out=tmp_path / "made", data_root=tmp_path / "here", n=1, batchnorm_passes=5)
+    assert looked == [tmp_path / "here"]
     assert not (tmp_path / "made").exists()
     assert len(generate(run, tmp_path / "made", asked())) == 4
 
