@@ -47,9 +47,10 @@ class Scale:
     deviation: Tensor
 
     @classmethod
-    def of(cls, codes: Iterable[Tensor]) -> Scale:
+    def of(cls, codes: Iterable[Tensor], noise: float = 0.0) -> Scale:
         """Of codes (L,): the mean of each value, and one deviation for all of them over the networks, in float64; 1 for
         codes that are all equal. One for each value would blow up those that hold nothing but an encoder's noise.
+        `noise` is the variance of what will be added to codes, as a VAE does.
         """
         total, squares, count = torch.zeros(()), torch.zeros(()), 0
         for count, code in enumerate(codes, 1):
@@ -57,7 +58,7 @@ class Scale:
             before = total / max(count - 1, 1)
             total = total + value
             squares = squares + (value - before) * (value - total / count)  # Welford 1962
-        deviation = (squares.mean() / count).sqrt().float()
+        deviation = (squares.mean() / count + noise).sqrt().float()
         return cls((total / count).float(), deviation if deviation > 0 else torch.ones(()))
 
     @classmethod
@@ -193,9 +194,11 @@ def encoded(
     return torch.cat(found).numpy(), error / (len(given) * vectors.values)
 
 
-def fitted_scale(path: Path, codes: np.ndarray, rescale: bool) -> Scale:
-    """The scale of codes (N, L), or that of latents which are the codes themselves; kept at `path`."""
-    scale = Scale.of(_each(codes)) if rescale else Scale.plain(codes.shape[1])
+def fitted_scale(path: Path, codes: np.ndarray, rescale: bool, noise: float = 0.0) -> Scale:
+    """The scale of codes (N, L) to which noise of this variance is added, or that of latents which are the codes
+    themselves; kept at `path`.
+    """
+    scale = Scale.of(_each(codes), noise) if rescale else Scale.plain(codes.shape[1])
     if not path.is_file():
         scale.save(path)
     return scale

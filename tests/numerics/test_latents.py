@@ -93,3 +93,14 @@ def test_a_gaussian_comes_out_of_its_exact_denoiser(diffusion, steps) -> None:
     width = covariance.diagonal().sqrt()
     assert ((found.mean(0) - MEAN).abs() / width).max() < 0.13
     assert ((found.T.cov() - covariance).abs() / torch.outer(width, width)).max() < 0.2
+
+
+def test_the_noise_that_an_encoder_adds_counts_to_the_deviation() -> None:
+    """Networks that hardly differ have codes that hardly do, and a VAE's noise is all that its denoiser sees."""
+    rng = torch.Generator().manual_seed(0)
+    codes = [1e-6 * torch.randn(20, generator=rng) + 3 for _ in range(50)]
+    scale = Scale.of(codes, noise=0.25)
+    drawn = torch.stack(codes) + 0.5 * torch.randn(50, 20, generator=rng)
+    assert scale.deviation.item() == pytest.approx(0.5)
+    assert scale.standardise(drawn).std().item() == pytest.approx(1, rel=0.05)
+    assert Scale.of(codes).deviation.item() < 1e-5

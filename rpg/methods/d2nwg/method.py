@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
@@ -92,7 +93,8 @@ class D2NWG(LatentMethod):
 
         size = self.config.autoencoder.batch_size
         codes, error = encoded(vectors, encode, decode, size, trainer.device)
-        scale = fitted_scale(scale_path(vectors.run), codes[:, 0], rescale=True)
+        noise = float(np.exp(codes[:, 1], dtype=np.float64).mean())  # that of the encoder, as wide as the codes or more
+        scale = fitted_scale(scale_path(vectors.run), codes[:, 0], rescale=True, noise=noise)
         bank, settings = load_bank(bank_path(vectors.run)), self.config.denoiser
         trainer.files += [bank_path(vectors.run), scale_path(vectors.run)]
         schedule = make_scheduler(self.diffusion, "ddpm", self.diffusion.num_steps)
