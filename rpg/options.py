@@ -71,6 +71,14 @@ Runs = Annotated[
     typer.Option("--run", help="A run that made some, for its loss curve (default: found under runs/)."),
 ]
 Plots = Annotated[str, typer.Option(help="Formats of the plots beside svg: png, pdf, or both as png,pdf.")]
+Classifier = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ZOO|DIR",
+        help="Networks that tell all classes apart, to set beside those for binary tasks: a zoo, or exported for timm.",
+        autocompletion=complete.zoos,
+    ),
+]
 Places = Annotated[
     list[str],
     typer.Argument(

@@ -153,7 +153,13 @@ def test_eval_sets_generated_networks_beside_originals_and_baselines() -> None:
     assert set(found["mean_gaps"]) == {"unseen", "train", "new"}
     rows = {row["condition"]: row for row in found["tasks"]}
     row, complement = rows["0100010111"], rows["1011101000"]
-    assert set(row["gaps"]) == {"generated", "nearest", "neighbours", "regression"}
+    per_task = {"nearest", "neighbours", "vote", "regression", "ridge", "arithmetic"}
+    assert set(row["gaps"]) == {"generated", *per_task, "random"}
+    assert set(found["absent"]) == {"classifier"}
+    slope = [bit["value"] for bit in found["slopes"]["original"] if bit]
+    assert sum(slope) / len(slope) > 0.5  # the originals label most images of a class as they were told
+    # The complement's networks are among those of a random condition, which then cannot do better than all the others.
+    assert row["accuracy"]["random"]["mean"] < row["accuracy"]["original"]["mean"]
     # A network that is right on a task is wrong on its complement.
     assert row["flipped"]["mean"] == pytest.approx(100 - complement["accuracy"]["generated"]["mean"])
     assert set(row["classes"]) == {"original", "generated", "flipped"}
@@ -180,8 +186,18 @@ def test_split_holds_out_other_tasks_of_the_same_checkpoints() -> None:
 
 
 def test_report_has_the_plots_and_the_curve() -> None:
-    found = result("rpg report made-all --run runs/all")
+    result(f"rpg-zoo collect {HERE / 'tiny.yaml'} --set zoo.checkpoints=2 --out tens")
+    found = result("rpg report made-all --run runs/all --classifier tens")
     assert Path(found["report"]).read_text().count("<svg") == 3
+    assert found["absent"] == {}
+    (row,) = [row for row in found["tasks"] if row["condition"] == "0100010111"]
+    assert row["accuracy"]["classifier"]["n"] == 2
+    assert row["accuracy"]["classifier"]["mean"] > 80  # it knows the digits, so it knows which of them are labelled 1
+    assert "holds another report (classifier: " in refused("rpg report made-all --run runs/all")
+    assert "holds networks for binary; expected a zoo of networks for all classes" in refused(
+        "rpg report made-all --classifier zoos/binary --out other"
+    )
+    assert "is for networks of binary tasks" in refused("rpg report tens --originals tens --classifier tens --out o")
 
 
 def test_all_zeros_in_a_generated_zoo_cannot_come_about() -> None:
