@@ -142,12 +142,12 @@ def test_what_is_linear_in_the_bits_needs_no_generator(tmp_path: Path) -> None:
     assert accuracy["random"] == 100 - 10 * distance(UNSEEN, seen[0])
     assert all(slope is None or slope.value == 1 for slope in found.slopes["generated"])
     assert all(slope and slope.value == 1 for slope in found.slopes["original"] if slope)
+    other = AllClasses(probabilities, np.arange(10)[::-1].copy(), ("1" * 64,))
     with pytest.raises(ValueError, match="other test images"):
-        other = AllClasses(probabilities, np.arange(10)[::-1].copy(), ("1" * 64,))
         compare_tasks(zoo, generated, task, ORIGIN, tmp_path / "another", classifier=other)
-    with pytest.raises(ValueError, match=r"another report|start: none there"):
-        write_task_report(found, {}, {}, tmp_path / "report")
-        plain = zoo_of(tmp_path / "plain", entries)
+    write_task_report(found, {}, {}, tmp_path / "report")
+    plain = zoo_of(tmp_path / "plain", entries)  # the same networks, of which nobody says that they share a start
+    with pytest.raises(ValueError, match=r"another report \(start: \w{16} there, none now\)"):
         compare_tasks(plain, generated, task, ORIGIN, tmp_path / "report", classifier=classifier)
 
 
@@ -158,7 +158,7 @@ def test_slopes_as_a_table(comparison: TaskComparison) -> None:
     assert rows["generated"]["9"] == 1  # nobody is wrong on the last class
     # Bit 0 is 0 in the task, whose three networks all answer 1, and 1 in the complement, whose network answers 0.
     assert rows["generated"]["0"] == -1
-    assert rows["generated"]["1"] == pytest.approx(1 - 2 / 3)
+    assert rows["generated"]["1"] == pytest.approx(1 - 2 / 3, abs=1e-6)
     assert rows["original"]["all"] is None  # originals of one task only
 
 
