@@ -39,7 +39,12 @@ SamplerName = Annotated[
     ),
 ]
 Conditions = Annotated[
-    list[str], typer.Option("--condition", metavar="BITS", help="The binary task to generate for; can be repeated.")
+    list[str],
+    typer.Option(
+        "--condition",
+        metavar="BITS|CLASSES",
+        help="The binary task to generate for, 0100010111 or 'cat,dog | truck'; can be repeated.",
+    ),
 ]
 Mode = Annotated[
     str | None, typer.Option(help="RPG: sequential, partial or full: tokens denoised together; less memory first.")
