@@ -10,6 +10,7 @@ import typer
 import rpg.cli_polish
 import rpg.reproduce.command  # noqa: F401  # whose commands are the program's, too
 from rpg.options import (
+    Classifier,
     Conditions,
     EstimateDevice,
     EvalTask,
@@ -277,6 +278,7 @@ def report(
     runs: Runs = [],  # noqa: B006
     baselines: Annotated[bool, typer.Option(help="Set baselines beside them.")] = True,
     plots: Plots = "",
+    classifier: Classifier = None,
     overrides: Set = [],  # noqa: B006
     out: Out = None,
     data_root: DataRoot = None,
@@ -312,6 +314,7 @@ def report(
         data_root=data_root,
         device=device,
         plots=[form for form in plots.split(",") if form],
+        classifier=classifier,
         script=Script.load(script) if script else None,
         command=command_line("rpg"),
     )

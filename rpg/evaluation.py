@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from rpg.reports.all_classes import classifier_of
 from rpg.reports.task_report import tasks_json, tasks_text
 from rpg.reports.tasks import TaskComparison, compare_tasks
 from zoo import plugins
@@ -94,7 +95,8 @@ def eval_zoo(
     """Scores of all networks, with what a script of the user's measures; where they were generated for binary tasks and
     their originals are at hand, or named, beside these.
     """
-    task = with_script(task_of(zoo.manifest.origin, overrides).build(data_root, pick_device(device)), script)
+    section, chip = task_of(zoo.manifest.origin, overrides), pick_device(device)
+    task = with_script(section.build(data_root, chip), script)
     scores = score(zoo, task, out, precision=precision)
     if zoo.manifest.origin.kind != "generated" or not task.conditions:
         return Scored(scores, None)
@@ -102,7 +104,9 @@ def eval_zoo(
     if source is None:
         return Scored(scores, None)
     origin = zoo.manifest.origin.model_copy(update={"command": command})
-    return Scored(scores, compare_tasks(source, zoo, cast("LabelledTask", task), origin, out))
+    classifier = classifier_of(section, data_root, chip)
+    compared = compare_tasks(source, zoo, cast("LabelledTask", task), origin, out, classifier=classifier)
+    return Scored(scores, compared)
 
 
 def refuse_another_task(zoo: Zoo, task: str) -> None:

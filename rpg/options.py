@@ -39,7 +39,12 @@ SamplerName = Annotated[
     ),
 ]
 Conditions = Annotated[
-    list[str], typer.Option("--condition", metavar="BITS", help="The binary task to generate for; can be repeated.")
+    list[str],
+    typer.Option(
+        "--condition",
+        metavar="BITS|CLASSES",
+        help="The binary task to generate for, 0100010111 or 'cat,dog | truck'; can be repeated.",
+    ),
 ]
 Mode = Annotated[
     str | None, typer.Option(help="RPG: sequential, partial or full: tokens denoised together; less memory first.")
@@ -71,6 +76,14 @@ Runs = Annotated[
     typer.Option("--run", help="A run that made some, for its loss curve (default: found under runs/)."),
 ]
 Plots = Annotated[str, typer.Option(help="Formats of the plots beside svg: png, pdf, or both as png,pdf.")]
+Classifier = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ZOO|DIR",
+        help="Networks that tell all classes apart, to set beside those for binary tasks: a zoo, or exported for timm.",
+        autocompletion=complete.zoos,
+    ),
+]
 Places = Annotated[
     list[str],
     typer.Argument(

@@ -28,13 +28,13 @@ from pydantic import Field, JsonValue
 from rpg.methods import method_schema
 from rpg.methods.base import DrawConfig, Method, MethodConfig, TrainingSet
 from zoo.checkpoint import load_tensors, save_tensors
-from zoo.conditions import check_condition, flipped
+from zoo.conditions import ClassBits, flipped
 from zoo.errors import Corrupt, MissingData, suggest
 from zoo.files import read_limited, read_records, write_bytes
 from zoo.links import link_zoo
 from zoo.manifest import MANIFEST_BYTES, Entry, FileName, FileRecord, Origin, Sha256, differences, settings_of
 from zoo.names import recipe_meant
-from zoo.recipe import validate
+from zoo.recipe import task_of, validate
 from zoo.spent import Spent, Stopwatch
 from zoo.store import Zoo
 from zoo.structure import Frozen, Structure
@@ -235,17 +235,27 @@ def _conditions(zoo: Zoo) -> dict[str, tuple[str, ...]]:
 
 
 def wanted_conditions(record: RunRecord, given: Sequence[str], split: str | None, flip: bool) -> list[str]:
-    """The conditions that are given and those of a split of the run's zoo, each once; with `flip` their complements,
-    too. Raises ValueError for what is no condition, and for a split that does not exist.
+    """The conditions that are given, in the user's words, and those of a split of the run's zoo, each once; with `flip`
+    their complements, too. Raises ValueError for what is no condition of the zoo's tasks, and for a split that does not
+    exist.
     """
     if split is not None and split not in record.conditions:
         raise ValueError(f"the run's zoo has no conditions of a split {split!r}{suggest(split, record.conditions)}")
-    wanted = [check_condition(condition) for condition in given]
+    wanted = [condition_type(record).read(condition) for condition in given]
     wanted += record.conditions[split] if split is not None else ()
     wanted += [flipped(condition) for condition in wanted] if flip else []
     if not wanted:
         raise ValueError("--flip needs tasks whose complement to take; give --condition or --split, too")
     return list(dict.fromkeys(wanted))
+
+
+def condition_type(record: RunRecord) -> ClassBits:
+    """What the conditions of the run's zoo are. Raises ValueError where it has none."""
+    origin, known = record.origin, [condition for of in record.conditions.values() for condition in of]
+    if not known:
+        raise ValueError(f"the run of {origin.name} was not trained with conditions; leave --condition and --flip out")
+    found = task_of(origin).condition_type() if origin.task else None
+    return found or ClassBits.numbered(origin.name, len(known[0]))
 
 
 def read_losses(run: Run) -> list[tuple[int, float]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evaluators.metrics import Summary, summarize
+from rpg.reports.answers import Slope
 from rpg.reports.compare import Behaviour, Comparison, Group, Kind, Scoring
 from rpg.reports.tasks import Picture, TaskComparison, TaskRow
 from zoo.conditions import all_conditions
@@ -91,7 +92,8 @@ def task_comparison(tasks: int = 14) -> TaskComparison:
     def about(accuracy: float) -> Summary:
         return summarize((accuracy + rng.normal(0, 0.5, 5)).tolist())
 
-    groups = {"original": 96.0, "generated": 93.0, "nearest": 85.0, "neighbours": 88.0, "regression": 91.0}
+    groups = {"original": 96.0, "generated": 93.0, "nearest": 85.0, "neighbours": 88.0, "vote": 90.0}
+    groups |= {"regression": 91.0, "ridge": 91.5, "classifier": 97.0, "random": 49.0}
     rows = [
         TaskRow(
             condition=condition,
@@ -112,6 +114,11 @@ def task_comparison(tasks: int = 14) -> TaskComparison:
         samples=1000,
         chance=50.0,
         rows=tuple(rows),
+        slopes={
+            "original": (Slope(value=0.92, stderr=0.01), None),
+            "generated": (Slope(value=0.88, stderr=None), None),
+        },
+        absent={"arithmetic": "the zoo is made up"},
         head={name: tuple((float(x), float(y)) for x, y in found) for name, found in points.items()},
         picture=tuple(
             Picture(condition=row.condition, group=group, values=tuple(rng.normal(0, 1, 100).round(4).tolist()))

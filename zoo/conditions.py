@@ -1,22 +1,26 @@
 """Binary tasks by their conditions, and which of them no generator may see (paper, section 4).
 
 A condition is a string of bits, the most significant first: bit k is the label of class k. All zeros and all ones are
-no tasks, so ten classes have 1022 of them.
+no tasks, so K classes have 2**K - 2 of them, ten 1022. `ClassBits` is the type of such conditions for a data set: it
+reads them in the user's words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 import torch
 from pydantic import PositiveInt, model_validator
 from typing_extensions import Self
 
+from zoo.errors import suggest
 from zoo.seeds import Seed, generator
 from zoo.structure import Frozen
 
-BITS = 10  # classes of CIFAR-10, and of handwritten digits
+BITS = 10  # classes of CIFAR-10, and of handwritten digits: of the paper's conditions
+MOST_CLASSES = 16  # their tasks are listed
 # The tasks that RPG's published code holds out (split.sh); as numbers, their bits are the condition.
 PUBLISHED = (
     *(101, 111, 128, 141, 197, 238, 278, 279, 314, 383),
@@ -24,23 +28,86 @@ PUBLISHED = (
 )
 
 
-def all_conditions() -> tuple[str, ...]:
-    """Every binary task, in the order of their numbers: `0000000001` to `1111111110`."""
-    return tuple(f"{number:0{BITS}b}" for number in range(1, 2**BITS - 1))
-
-
-def check_condition(condition: str) -> str:
-    """The condition. Raises ValueError unless it is one."""
-    if len(condition) != BITS or set(condition) != {"0", "1"}:
+@cache
+def all_conditions(classes: int = BITS) -> tuple[str, ...]:
+    """Every binary task on so many classes, in the order of their numbers: `0000000001` to `1111111110`. Raises
+    ValueError for fewer than 2 classes and for more than MOST_CLASSES.
+    """
+    if not 2 <= classes <= MOST_CLASSES:
         raise ValueError(
-            f"condition {condition!r} is not a binary task; expected {BITS} digits, a label 0 or 1 for each class and "
-            f"both of them, as in 0100010111"
+            f"binary tasks label the classes of a data set of 2 to {MOST_CLASSES} classes, got {classes}; choose "
+            "another data set"
+        )
+    return tuple(f"{number:0{classes}b}" for number in range(1, 2**classes - 1))
+
+
+def check_condition(condition: str, classes: int | None = None) -> str:
+    """The condition. Raises ValueError unless it is one, where it is known of how many classes: of so many."""
+    if set(condition) != {"0", "1"} or len(condition) != (classes or len(condition)):
+        digits = f"{classes} digits, a label" if classes else "digits, a label"
+        raise ValueError(
+            f"condition {condition!r} is not a binary task; expected {digits} 0 or 1 for each class and both of them, "
+            f"as in {example(classes or BITS)}"
         )
     return condition
 
 
+def example(classes: int) -> str:
+    """A condition to show people."""
+    return ("0100010111" * -(-classes // BITS))[:classes]
+
+
+class ClassBits(Frozen):
+    """A type of conditions: a label, 0 or 1, for each class of the data set `data`, whose classes have these `names`;
+    numbers, where nobody knows their names before the data are read.
+    """
+
+    kind: Literal["bits"] = "bits"
+    data: str
+    names: tuple[str, ...]
+
+    @classmethod
+    def numbered(cls, data: str, classes: int) -> ClassBits:
+        """Classes without names."""
+        return cls(data=data, names=tuple(map(str, range(classes))))
+
+    def read(self, words: str) -> str:
+        """The condition that a user means: its bits, or the names of the classes labelled 1, with commas between them.
+        After a `|` may stand classes labelled 0; so are all that are not named.
+
+        >>> ClassBits(data="pets", names=("bird", "cat", "dog", "truck")).read("cat,dog | truck")
+        '0110'
+
+        Raises ValueError for what is neither, saying what would be right.
+        """
+        if len(words) == len(self.names) and set(words) <= {"0", "1"}:
+            return check_condition(words, len(self.names))
+        known = {name.casefold(): k for k, name in enumerate(self.names)}
+        if "=" in words:
+            raise self._refusal(words, "the value of a metric is another kind of condition than labels of classes")
+        left, _, right = words.partition("|")
+        ones, zeros = ([name.strip() for name in side.split(",") if name.strip()] for side in (left, right))
+        for name in (*ones, *zeros):
+            if name.casefold() not in known:
+                raise self._refusal(words, f"{self.data} has no class {name!r}{suggest(name, self.names).rstrip('?')}")
+        first, second = ({known[name.casefold()] for name in side} for side in (ones, zeros))
+        if both := first & second:
+            raise self._refusal(words, f"{self.names[min(both)]!r} stands on both sides")
+        if not first or len(first) == len(self.names):
+            raise self._refusal(words, f"it labels {'all classes' if first else 'no class'} 1, which is no task")
+        return "".join("1" if k in first else "0" for k in range(len(self.names)))
+
+    def _refusal(self, words: str, why: str) -> ValueError:
+        count = len(self.names)
+        named = f"{self.names[0]},{self.names[1]} | {self.names[-1]}" if count > 2 else self.names[0]
+        return ValueError(
+            f"condition {words!r}: {why}; expected {count} digits, the labels of the classes of {self.data}, as in "
+            f"{example(count)}, or the classes labelled 1 by their names, as in {named!r}"
+        )
+
+
 def bits(condition: str) -> torch.Tensor:
-    """The embedding: float32 (BITS,)."""
+    """The embedding: float32 (classes,)."""
     return torch.tensor([float(digit) for digit in check_condition(condition)])
 
 
@@ -85,12 +152,15 @@ class Holdout(Frozen):
 def splits(conditions: Sequence[str], holdout: Holdout | None) -> dict[str, str]:
     """The split of each of these conditions: `train`, `unseen` or `excluded`.
 
-    What is held out is drawn from all conditions, whichever are given. Raises ValueError when nothing of these is left
-    to train on, or nothing to test.
+    What is held out is drawn from all conditions on as many classes, whichever are given. Raises ValueError when
+    nothing of these is left to train on, or nothing to test, and when they are no tasks on the same classes.
     """
     if holdout is None:
         return dict.fromkeys(conditions, "train")
-    unseen = _unseen(holdout)
+    classes = len(conditions[0]) if conditions else BITS
+    for condition in conditions:
+        check_condition(condition, classes)
+    unseen = _unseen(holdout, classes)
     near = {other for condition in unseen for other in neighbours(condition)}
     excluded = near - unseen if holdout.kind == "no-neighbours" else set()
     found = {c: "unseen" if c in unseen else "excluded" if c in excluded else "train" for c in conditions}
@@ -107,10 +177,15 @@ def is_published_holdout(condition: str) -> bool:
     return condition in {f"{number:0{BITS}b}" for number in PUBLISHED}
 
 
-def _unseen(holdout: Holdout) -> set[str]:
+def _unseen(holdout: Holdout, classes: int) -> set[str]:
     if holdout.kind == "published":
+        if classes != BITS:
+            raise ValueError(
+                f"the published tasks are on {BITS} classes, these on {classes}; choose zoo.holdout random or "
+                "no-neighbours"
+            )
         return {f"{number:0{BITS}b}" for number in PUBLISHED}
-    everything = all_conditions()
+    everything = all_conditions(classes)
     if holdout.n > len(everything):
         raise ValueError(f"cannot hold out {holdout.n} of {len(everything)} tasks; lower zoo.holdout.n")
     order = torch.randperm(len(everything), generator=generator(holdout.seed, "holdout")).tolist()

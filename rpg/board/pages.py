@@ -211,7 +211,10 @@ def _comparison(shelf: Shelf, press: Press, name: str) -> list[Part]:
 
 
 def _tasks(comparison: TaskComparison) -> list[Part]:
-    shown: list[tuple[str, Callable[[TaskComparison], Table]]] = [("Gaps", gap_table), ("Tasks", task_table)]
+    shown: list[tuple[str, Callable[[TaskComparison], Table]]] = [
+        ("Means over tasks", gap_table),
+        ("Tasks", task_table),
+    ]
     found = [Part(title, tables=[Linked(make(comparison))]) for title, make in shown]
     return [Part("Verdict", text=[headline(comparison)]), *found]
 

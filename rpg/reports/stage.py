@@ -10,6 +10,7 @@ from typing import Any, cast
 from rpg.api import load, plan_generation, plan_training
 from rpg.config import EvalConfig
 from rpg.evaluation import Place, find_source
+from rpg.reports.all_classes import classifier_of
 from rpg.reports.ceiling import reconstructions
 from rpg.reports.compare import Candidate, Comparison, compare, comparison_json
 from rpg.reports.comparisons import read_comparison
@@ -80,6 +81,7 @@ class Reporting:
     plots: Sequence[str] = ()
     command: tuple[str, ...] = field(default=PYTHON)
     script: Script | None = None
+    classifier: Place | None = None
 
     def carry_out(self) -> Report:
         """Score, compare and write, or continue, into `path`."""
@@ -93,6 +95,8 @@ class Reporting:
             )
         if task is not None and task.conditions:
             return self._task_by_task(cast("LabelledTask", task))
+        if self.classifier is not None:
+            raise ValueError(f"--classifier {self.classifier} is for networks of binary tasks; leave it out")
         comparison, spent = self.compared(task), self._spent()
         names = self._labels()
         zoos = {"original": self.originals.path} | {names[zoo.sha256]: zoo.path for zoo in self.zoos}
@@ -114,8 +118,7 @@ class Reporting:
             runs = {names[zoo.sha256]: run for zoo in self.zoos[::-1] if (run := find_run(zoo, self.runs))}
             device = pick_device(self.device)
             candidates += reconstructions(runs, self.originals, self.split, self.config.n, beside, device)
-        origin = self.originals.manifest.origin
-        symmetries = task_of(origin).symmetries if origin.task else None
+        symmetries = task_of(origin).symmetries if (origin := self.originals.manifest.origin).task else None
         return compare(self.originals, self.split, candidates, task, self.path, symmetries)
 
     def _task_by_task(self, task: LabelledTask) -> Report:
@@ -124,7 +127,9 @@ class Reporting:
                 f"got {len(self.zoos)} zoos of networks for many tasks; a report task by task takes one, so give one"
             )
         origin = self.originals.manifest.origin.model_copy(update={"command": self.command})
-        tasks = compare_tasks(self.originals, self.zoos[0], task, origin, self.path, self.split)
+        section, device = task_of(self.originals.manifest.origin, self.task_overrides), pick_device(self.device)
+        known = classifier_of(section, self.data_root, device, self.classifier)
+        tasks = compare_tasks(self.originals, self.zoos[0], task, origin, self.path, self.split, known)
         zoos, spent = {"original": self.originals.path, "generated": self.zoos[0].path}, self._spent()
         provenance = provenance_of(self.command) | _in_words(spent)
         page = write_task_report(tasks, self._losses(), provenance, self.path, self.plots, zoos)
@@ -166,14 +171,15 @@ def report(
     data_root: Path | None = None,
     device: str = "auto",
     plots: Sequence[str] = (),
+    classifier: Place | None = None,
 ) -> Report:
     """Set generated networks beside the originals that they were learnt from, held-out originals, and with `baselines`
     what has to be beaten; write Markdown, HTML, CSV and JSON (default place: reports/<zoo>).
 
     The originals may be among the zoos, or are found by their hash; zoos of one method that differ in their seeds alone
     are seeds of one generator. Networks of which nobody knows what they do are compared by their weights. `overrides`
-    change the sections `eval:` and `task:`. Raises ValueError for zoos that do not go together, MissingData when
-    originals or data are not there.
+    change the sections `eval:` and `task:`; `classifier` is for binary tasks (rpg.reports.all_classes). Raises
+    ValueError for zoos that do not go together, MissingData when originals or data are not there.
 
     >>> rpg.report("linear-gaussian-generated", baselines=False).path.as_posix()
     'reports/linear-gaussian-generated/report.html'
@@ -189,6 +195,7 @@ def report(
         data_root=data_root,
         device=device,
         plots=plots,
+        classifier=classifier,
     ).carry_out()
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from types import MappingProxyType
 from typing import Any
 
 from rpg.reports.page import Page, Section, links_to, write_page
 from rpg.reports.plots import head_plot, picture_plot
 from rpg.reports.report import Losses, training_section
-from rpg.reports.tasks import BASELINES, TaskComparison
+from rpg.reports.tasks import PER_TASK, TaskComparison
 from zoo.health import works_from
 from zoo.table import Record, Table
 
@@ -18,9 +19,17 @@ READING = (
     "Every network is scored on its own task, on the same test images. Original, best, average and std are over the "
     "networks of a task; best is picked on the test data, so compare averages. Gap is the original average less the "
     "generated one. Binary tasks are unequal: report.json has the balanced accuracy, too.",
-    "Nearest is the network of the seen task that labels the fewest classes differently, neighbours the mean of all "
-    "such networks, regression what least squares says from the bits. None needs a generator: it has shown something "
-    "only where it beats them.",
+    "Made of the seen tasks' networks, without a generator: nearest is the network of the seen task that labels the "
+    "fewest classes differently, neighbours the mean of all such networks, vote what most of them answer (several "
+    "networks, not one), regression what least squares says from the bits, ridge the same with a penalty, chosen by "
+    "leaving tasks out, arithmetic the start that all share plus or minus a task vector for every class. A generator "
+    "has shown something only where it beats these.",
+    "Classifier is one network that tells all classes apart: it answers 1 where the probabilities of the classes "
+    "labelled 1 sum to more than those of the others. It solves every such task, and no network per task is needed.",
+    "Random is the generated networks of all other tasks, asked this one: a generator that does no better does not "
+    "listen to its condition.",
+    "Slope: how much larger the share of a class's images is that are answered with 1 where its bit is 1, over tasks. "
+    "Networks that do as they are told have 1, those that do not listen 0.",
     "Flipped is the accuracy, on this task, of networks generated for its complement. It should be near 100 less what "
     "they reach on their own; a generator that ignores its condition has the same accuracy on both.",
     "Class by class: the share of each class's test images that get the task's label, in percent, as a mean over "
@@ -42,7 +51,16 @@ EXPLAINED = {
     "gap": "points that the generated networks lie below the originals on average",
     "nearest": "the network of the seen task that labels the fewest classes differently",
     "neighbours": "the mean of all networks of such tasks",
+    "vote": "what most networks of such tasks answer",
     "regression": "what least squares says from the bits of the task",
+    "ridge": "what ridge regression says from the bits of the task",
+    "arithmetic": "the start that all networks share, plus or minus a task vector for every class",
+    "classifier": "one network for all classes, its probabilities summed as the task labels them",
+    "random": "the networks that were generated for the other tasks, asked this one",
+    "top1": "the mean accuracy, a mean over tasks",
+    "balanced": "the mean of the accuracies on the two labels, a mean over tasks",
+    "error": "the standard error of the gap, over tasks",
+    "all": "the mean over classes",
     "flipped": "the accuracy here of networks generated for the complement: near 100 less their own, if they listen",
     "networks": "how many networks were generated for the task",
     "group": "whose networks: originals, generated, or generated for the complement",
@@ -78,7 +96,7 @@ def write_task_report(
                 ],
             ),
             training_section(losses),
-            Section("How to read this", text=READING),
+            Section("How to read this", text=[*READING, *_absences(comparison)]),
         ],
         provenance={
             "originals": comparison.originals,
@@ -93,8 +111,8 @@ def write_task_report(
 
 
 def headline(comparison: TaskComparison) -> str:
-    """The answer in a sentence: whether the networks work at all; the mean gap on the tasks never seen, and whether a
-    baseline does better.
+    """The answer in a few sentences: whether the networks work at all; the mean gap on the tasks never seen, whether a
+    baseline that makes networks per task does better, and what needs none, or no condition.
     """
     if dead := _dead(comparison):
         return dead
@@ -103,12 +121,17 @@ def headline(comparison: TaskComparison) -> str:
     count = sum(row.split == split for row in comparison.rows)
     if not gaps:
         return f"Networks for {count} tasks; the zoo has no originals of them to compare with."
-    best = min(BASELINES, key=lambda name: gaps[name])
+    best = min((name for name in PER_TASK if name in gaps), key=lambda name: gaps[name])
     verdict = "better than" if gaps["generated"] < gaps[best] else "no better than"
-    return (
+    found = (
         f"On {count} tasks of split {split} the generated networks lie {gaps['generated']:.2f} points below the "
         f"originals on average: {verdict} the best baseline without a generator ({best}: {gaps[best]:.2f})."
     )
+    if "classifier" in gaps:
+        found += f" One network for all classes, its probabilities summed, lies {gaps['classifier']:.2f} points below."
+    if "random" in gaps:
+        found += f" Asked for other tasks than these, the generator lies {gaps['random']:.2f} points below."
+    return found
 
 
 def _dead(comparison: TaskComparison) -> str:
@@ -127,14 +150,22 @@ def _dead(comparison: TaskComparison) -> str:
 
 
 def tasks_text(comparison: TaskComparison) -> str:
-    """All tables, for the terminal."""
-    return "\n\n".join(f"{title}\n{table.text()}" for title, table in _tables(comparison))
+    """All tables, for the terminal, and which baselines are not there."""
+    tables = [f"{title}\n{table.text()}" for title, table in _tables(comparison)]
+    return "\n\n".join([*tables, *_absences(comparison)])
+
+
+def _absences(comparison: TaskComparison) -> list[str]:
+    return [f"Not here: {name}. {why[:1].upper()}{why[1:]}." for name, why in comparison.absent.items()]
 
 
 def _tables(comparison: TaskComparison) -> list[tuple[str, Table]]:
-    gaps = gap_table(comparison)
-    found = [("Tasks", task_table(comparison)), ("Class by class", class_table(comparison))]
-    return [("Points below the originals, on average", gaps), *found] if gaps.rows else found
+    return [
+        ("Means over tasks", gap_table(comparison)),
+        ("Tasks", task_table(comparison)),
+        ("Slope of the answer against the bit that was asked for", slope_table(comparison)),
+        ("Class by class", class_table(comparison)),
+    ]
 
 
 def task_table(comparison: TaskComparison) -> Table:
@@ -145,7 +176,7 @@ def task_table(comparison: TaskComparison) -> Table:
         record: Record = {"task": row.condition, "split": row.split}
         record |= {"original": original.mean if original else None}
         record |= {"best": generated.best, "average": generated.mean, "std": generated.std}
-        record |= {"gap": row.gaps.get("generated")} | {name: row.accuracy[name].mean for name in BASELINES}
+        record |= {"gap": row.gaps.get("generated")} | {name: row.accuracy[name].mean for name in comparison.baselines}
         record |= {"flipped": row.flipped.mean if row.flipped else None, "networks": generated.n}
         records.append(record)
     return Table.of(records)
@@ -163,14 +194,32 @@ def class_table(comparison: TaskComparison) -> Table:
 
 
 def gap_table(comparison: TaskComparison) -> Table:
-    """Mean points below the originals, a row per split."""
+    """Means over the tasks of each split, a row per group: accuracies, and points below the originals with the standard
+    error of that, where there are originals.
+    """
     records: list[Record] = []
     for split in comparison.splits:
-        if gaps := comparison.mean_gaps(split):
-            count = sum(row.split == split and "original" in row.accuracy for row in comparison.rows)
-            record: Record = {"split": split, **{name: gaps[name] for name in ("generated", *BASELINES)}}
-            records.append(record | {"tasks": count})
+        rows = [row for row in comparison.rows if row.split == split]
+        for name in ("original", "generated", *comparison.baselines):
+            if own := [row for row in rows if name in row.accuracy]:
+                gaps = [row.gaps[name] for row in own if name in row.gaps]
+                record: Record = {"split": split, "group": name, "top1": mean(row.accuracy[name].mean for row in own)}
+                record |= {"balanced": mean(row.balanced[name].mean for row in own)}
+                record |= {"gap": mean(gaps) if gaps else None}
+                record |= {"error": stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else None, "tasks": len(own)}
+                records.append(record)
     return Table.of(records)
+
+
+def slope_table(comparison: TaskComparison) -> Table:
+    """How each group's answers follow the bits: a row per group, a column per class, and the mean of these."""
+    records: list[Record] = []
+    for group, found in comparison.slopes.items():
+        values = [slope.value if slope else None for slope in found]
+        known = [value for value in values if value is not None]
+        record: Record = {"group": group, "all": mean(known) if known else None}
+        records.append(record | {str(k): value for k, value in enumerate(values)})
+    return Table.of(records, {title: 2 for record in records for title in record})
 
 
 def tasks_json(comparison: TaskComparison) -> dict[str, Any]:
@@ -181,4 +230,6 @@ def tasks_json(comparison: TaskComparison) -> dict[str, Any]:
         "protocol": comparison.protocol,
         "tasks": rows,
         "mean_gaps": {split: comparison.mean_gaps(split) for split in comparison.splits},
+        "slopes": comparison.model_dump(mode="json", include={"slopes"})["slopes"],
+        "absent": comparison.absent,
     }

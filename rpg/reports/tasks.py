@@ -1,31 +1,39 @@
-"""Networks generated for binary tasks beside those trained for them, task by task (paper, section 4, Tables 9, 10, 14).
+"""Networks generated for binary tasks beside those trained for them, by task (paper, section 4, Tables 9, 10, 14).
 
-Baselines without diffusion are made from the same training checkpoints (zoo.derive.predict). Legend: N networks, P
-weights.
+What stands beside them needs no diffusion: networks made from the same training checkpoints (zoo.derive.predict), a
+vote of the nearest tasks' networks, one network for all classes; and the networks generated for other tasks. Legend: N
+networks, P weights, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt, model_validator
+from torch import Tensor
 from typing_extensions import Self
 
 from evaluators.metrics import Summary, summarize
+from rpg.reports.all_classes import AllClasses
+from rpg.reports.answers import Classes, Outcome, Slope, answers_of, majority, of_other_tasks, outcome_of, slopes
 from rpg.reports.inputs import Inputs, claim, networks
+from zoo.checkpoint import content_hash
 from zoo.conditions import flipped
-from zoo.derive.predict import PredictConfig, predict
+from zoo.derive.predict import PredictConfig, closest, last_checkpoints, predict
+from zoo.errors import MissingData, brief
 from zoo.manifest import Entry, Name, Origin
-from zoo.scoring import Score, score
+from zoo.scoring import score
 from zoo.store import Zoo
-from zoo.structure import Frozen, TensorSpec
+from zoo.structure import Frozen, Structure, TensorSpec
 from zoo.tasks.base import LabelledTask
 
-BASELINES = ("nearest", "neighbours", "regression")
+ALWAYS = ("nearest", "neighbours", "vote", "regression", "ridge")
+PER_TASK = (*ALWAYS, "arithmetic")  # a network, or a few, for each task, made of those of seen tasks
+BASELINES = (*PER_TASK, "classifier", "random")
 PICTURE_TASKS, PICTURE_NETWORKS, PICTURE_VALUES = 3, 3, 100  # as in Figure 6
 
 Matrix = NDArray[np.float64]
@@ -33,10 +41,10 @@ Matrix = NDArray[np.float64]
 
 class TaskRow(Frozen):
     """One task. `split` is that of its originals; `accuracy` and `balanced` accuracy over the networks of each group:
-    `original` (where the zoo has any), `generated` and the baselines. `flipped` are networks that were generated for
-    the complement: here their accuracy must be 100 less that on their own task, unless the condition is ignored.
-    `classes` are the mean accuracies on the samples of each class of the data set, for the originals, the generated
-    networks and the flipped ones (Table 10).
+    `original` (where the zoo has any), `generated` and those of BASELINES that there are. `flipped` are networks that
+    were generated for the complement: here their accuracy must be 100 less that on their own task, unless the condition
+    is ignored. `classes` are the mean accuracies on the samples of each class of the data set, for the originals, the
+    generated networks and the flipped ones (Table 10).
     """
 
     condition: str
@@ -48,7 +56,7 @@ class TaskRow(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if missing := {"generated", *BASELINES} - (set(self.accuracy) & set(self.balanced)):
+        if missing := {"generated", *ALWAYS} - (set(self.accuracy) & set(self.balanced)):
             raise ValueError(f"task {self.condition!r} has no scores of {min(missing)}")
         return self
 
@@ -70,8 +78,9 @@ class Picture(Frozen):
 
 
 class TaskComparison(Frozen):
-    """All tasks. `originals` is the name of the originals' zoo. `head` are the first two principal components of the
-    seen originals' head weights, a point per network by group (Figure 10). `chance` is the balanced accuracy of
+    """All tasks. `originals` is the name of the originals' zoo. `slopes` are how each group's networks follow the bit
+    of each class; `absent` says of the baselines that are not there why. `head` are the first two principal components
+    of the seen originals' head weights, a point per network by group (Figure 10). `chance` is the balanced accuracy of
     guessing, where anyone knows.
     """
 
@@ -82,8 +91,15 @@ class TaskComparison(Frozen):
     samples: PositiveInt
     chance: float | None
     rows: Annotated[tuple[TaskRow, ...], Field(min_length=1)]
+    slopes: dict[str, tuple[Slope | None, ...]]
+    absent: dict[str, str]
     head: dict[str, tuple[tuple[float, float], ...]]
     picture: tuple[Picture, ...]
+
+    @property
+    def baselines(self) -> list[str]:
+        """Those that are there, in their order."""
+        return [name for name in BASELINES if name in self.rows[0].accuracy]
 
     @property
     def splits(self) -> list[str]:
@@ -102,56 +118,47 @@ class TaskComparison(Frozen):
 
 
 def compare_tasks(
-    originals: Zoo, generated: Zoo, task: LabelledTask, origin: Origin, out: Path, split: str = "train"
+    originals: Zoo,
+    generated: Zoo,
+    task: LabelledTask,
+    origin: Origin,
+    out: Path,
+    split: str = "train",
+    classifier: AllClasses | str = "none is known",
 ) -> TaskComparison:
     """Make the baselines under `out`, of the networks of `split`, and score everything there, each network on its own
-    task. Resumable.
+    task. Resumable. `classifier` are networks for all classes, or why there are none.
 
-    Raises ValueError when the two zoos do not fit the same model or lack conditions, and when `out` holds another
-    report.
+    Raises ValueError when the two zoos do not fit the same model or lack conditions, when the classifier was shown
+    other data, and when `out` holds another report.
     """
     if differences := originals.structure.diff(generated.structure):
         raise ValueError(f"{generated.path} and {originals.path} hold different models: {'; '.join(differences[:3])}")
     conditions = tuple(dict.fromkeys(str(entry.condition) for entry in generated.entries))
-    train = originals.select(split)
+    train, start, classes_N = originals.select(split), shared_start(originals, task), task.classes("test").numpy()
     inputs = {"originals": networks([originals.entries]), "split": networks([train])}
     inputs |= {"generated": networks([generated.entries]), "evaluator": task.evaluator, "protocol": task.protocol}
+    inputs["start"] = "none" if isinstance(start, str) else content_hash(start)[:16]
+    inputs["classifier"] = "none" if isinstance(classifier, str) else ", ".join(s[:16] for s in classifier.sha256)
     claim(out, inputs)
     known = [entry for entry in originals.entries if entry.condition in conditions]
     groups: dict[str, tuple[Zoo, Sequence[Entry]]] = {"original": (originals, known)} if known else {}
     groups["generated"] = generated, generated.entries
-    for kind in BASELINES:
-        config = PredictConfig(kind=kind, conditions=conditions)  # type: ignore[arg-type]  # one of BASELINES
-        zoo = predict(config, originals, train, origin, out / "baselines" / kind)
-        groups[kind] = zoo, zoo.entries
+    groups |= _predicted(originals, train, conditions, origin, out, start)
     scored = {name: score(zoo, task, out, entries, name=name) for name, (zoo, entries) in groups.items()}
-    swapped = [
-        entry.model_copy(update={"condition": flipped(str(entry.condition))})
-        for entry in generated.entries
-        if flipped(str(entry.condition)) in conditions
-    ]
-    crossed = score(generated, task, out, swapped, name="generated, on the complements")
-    split_of = {entry.condition: entry.split for entry in originals.entries}
-    classes_N = task.classes("test").numpy()
-    rows = []
-    for condition in conditions:
-        found = {name: [s for s in scores if s.condition == condition] for name, scores in scored.items()}
-        values = {
-            metric: {name: summarize([s.metrics[metric].value for s in own]) for name, own in found.items() if own}
-            for metric in ("top1", "balanced")
-        }
-        across = [s for s in crossed if s.condition == condition]
-        by_class = {"original": found.get("original"), "generated": found["generated"], "flipped": across}
-        rows.append(
-            TaskRow(
-                condition=condition,
-                split=split_of.get(condition, "new"),
-                accuracy=values["top1"],
-                balanced=values["balanced"],
-                flipped=summarize([s.metrics["top1"].value for s in across]) if across else None,
-                classes={name: class_accuracies(own, classes_N) for name, own in by_class.items() if own},
-            )
-        )
+    outcomes = {name: [outcome_of(one, classes_N) for one in scores] for name, scores in scored.items()}
+    outcomes["vote"] = _votes(originals, train, conditions, task, out, classes_N)
+    absent = {}
+    if isinstance(classifier, str):
+        absent["classifier"] = classifier
+    else:
+        outcomes["classifier"] = _by_classes(classifier, conditions, classes_N)
+    if isinstance(start, str):
+        absent["arithmetic"] = start
+    if len(conditions) == 1:
+        absent["random"] = "networks were generated for one task only"
+    crossed = _on_complements(generated, conditions, task, out, classes_N)
+    split_of = {str(entry.condition): entry.split for entry in originals.entries}
     head, picture = _heads(originals, generated, train, conditions)
     return TaskComparison(
         inputs=inputs,
@@ -160,16 +167,128 @@ def compare_tasks(
         evaluator=task.evaluator,
         samples=scored["generated"][0].samples,
         chance=task.chance.get("balanced"),
-        rows=tuple(rows),
+        rows=_rows(conditions, outcomes, crossed, split_of, np.bincount(classes_N)),
+        slopes={name: slopes(found) for name, found in outcomes.items()},
+        absent=absent,
         head=head,
         picture=picture,
     )
 
 
-def class_accuracies(scores: Sequence[Score], classes: NDArray[np.int64]) -> tuple[float, ...]:
-    """The accuracy in percent on the samples of each class, a mean over networks. classes (N,), of the samples."""
-    correct_N = np.mean([score.correct_per_sample() for score in scores], axis=0)
-    return tuple(round(float(100 * correct_N[classes == k].mean()), 4) for k in np.unique(classes))
+def _predicted(
+    originals: Zoo,
+    train: Sequence[Entry],
+    conditions: tuple[str, ...],
+    origin: Origin,
+    out: Path,
+    start: dict[str, Tensor] | str,
+) -> dict[str, tuple[Zoo, Sequence[Entry]]]:
+    """The networks that are made of those of seen tasks, by kind."""
+    made: dict[str, tuple[Zoo, Sequence[Entry]]] = {}
+    for kind in PER_TASK:
+        its_start = start if kind == "arithmetic" else None
+        if kind == "vote" or isinstance(its_start, str):
+            continue
+        sha256 = content_hash(its_start) if its_start else None
+        config = PredictConfig(kind=kind, conditions=conditions, start=sha256)  # type: ignore[arg-type]  # a kind
+        zoo = predict(config, originals, train, origin, out / "baselines" / kind, its_start)
+        made[kind] = zoo, zoo.entries
+    return made
+
+
+def shared_start(originals: Zoo, task: LabelledTask) -> dict[str, Tensor] | str:
+    """The weights that all networks of a zoo started from, as its task builds them today; or why nobody has them."""
+    settings = originals.manifest.origin.settings.get("zoo")
+    if not isinstance(settings, dict) or settings.get("init") != "shared":
+        return "the zoo does not say that its networks started from the same weights (zoo.init: shared)"
+    seed = settings.get("seed", 0)
+    try:
+        weights = task.weights(task.start(seed if isinstance(seed, int) else 0))
+    except (MissingData, ValueError) as error:
+        return f"the shared start is not at hand: {brief(error)}"
+    if differences := originals.structure.diff(Structure.of(weights)):
+        return f"the start that the task has today is of another model: {differences[0]}"
+    return weights
+
+
+def _votes(
+    originals: Zoo, train: Sequence[Entry], conditions: Sequence[str], task: LabelledTask, out: Path, classes: Classes
+) -> list[Outcome]:
+    """The majority of the last checkpoints of the nearest tasks, each scored on its own task, for each condition."""
+    rows = {condition: last_checkpoints(train, closest(train, condition)) for condition in conditions}
+    voters = sorted({row for chosen in rows.values() for row in chosen})
+    scores = score(originals, task, out, [train[row] for row in voters], name="who votes")
+    score_of = dict(zip(voters, scores, strict=True))
+    found = []
+    for condition, chosen in rows.items():
+        answers = [answers_of(score_of[row], classes) for row in chosen]
+        found.append(Outcome.of(condition, majority(answers), classes))
+    return found
+
+
+def _by_classes(classifier: AllClasses, conditions: Sequence[str], classes: Classes) -> list[Outcome]:
+    if not np.array_equal(classifier.classes, classes):
+        raise ValueError(
+            "the network for all classes was shown other test images than the binary tasks have; expected one for the "
+            "same data set"
+        )
+    return [Outcome.of(c, answers, classes) for c in conditions for answers in classifier.answers(c)]
+
+
+def _on_complements(
+    generated: Zoo, conditions: Sequence[str], task: LabelledTask, out: Path, classes: Classes
+) -> list[Outcome]:
+    """The generated networks of the tasks whose complement is among the conditions, on that."""
+    swapped = [
+        entry.model_copy(update={"condition": flipped(str(entry.condition))})
+        for entry in generated.entries
+        if flipped(str(entry.condition)) in conditions
+    ]
+    return [outcome_of(s, classes) for s in score(generated, task, out, swapped, name="generated, on the complements")]
+
+
+def _rows(
+    conditions: Sequence[str],
+    outcomes: Mapping[str, Sequence[Outcome]],
+    crossed: Sequence[Outcome],
+    split_of: Mapping[str, str],
+    counts: NDArray[np.int64],
+) -> tuple[TaskRow, ...]:
+    by_task = {name: _by_condition(found) for name, found in {**outcomes, "flipped": crossed}.items()}
+    rows = []
+    for condition in conditions:
+        own = {name: found[condition] for name, found in by_task.items() if condition in found}
+        across = own.pop("flipped", None)
+        top1 = {name: [outcome.top1 for outcome in found] for name, found in own.items()}
+        balanced = {name: [outcome.balanced for outcome in found] for name, found in own.items()}
+        if len(conditions) > 1:
+            others = of_other_tasks(outcomes["generated"], condition, counts)
+            top1["random"], balanced["random"] = others[0].tolist(), others[1].tolist()
+        by_class = {"original": own.get("original"), "generated": own["generated"], "flipped": across}
+        rows.append(
+            TaskRow(
+                condition=condition,
+                split=split_of.get(condition, "new"),
+                accuracy={name: summarize(values) for name, values in top1.items()},
+                balanced={name: summarize(values) for name, values in balanced.items()},
+                flipped=summarize([outcome.top1 for outcome in across]) if across else None,
+                classes={name: class_accuracies(found) for name, found in by_class.items() if found},
+            )
+        )
+    return tuple(rows)
+
+
+def _by_condition(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    found: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        found.setdefault(outcome.condition, []).append(outcome)
+    return found
+
+
+def class_accuracies(outcomes: Sequence[Outcome]) -> tuple[float, ...]:
+    """The accuracy in percent on the samples of each class, a mean over networks."""
+    right_K = np.mean([outcome.right for outcome in outcomes], axis=0)
+    return tuple(round(float(value), 4) for value in right_K)
 
 
 def _heads(

@@ -86,7 +86,7 @@ def test_train_and_generate(scope: str) -> None:
 
 
 def test_a_network_depends_on_its_own_condition_only() -> None:
-    result("rpg generate runs/all --condition 0100010111 -n 1 --out alone")
+    result("rpg generate runs/all --condition 1,5,7,8,9 -n 1 --out alone")  # 0100010111 by the names of its classes
     (alone,) = Zoo.open(Path("alone")).entries
     again = Zoo.open(Path("made-all")).entry("generated-0100010111-0000")
     weights, expected = Zoo.open(Path("alone")).load(alone), Zoo.open(Path("made-all")).load(again)
@@ -101,6 +101,8 @@ def test_a_network_depends_on_its_own_condition_only() -> None:
         ("--condition 01000101112", "expected 10 digits"),
         ("--condition 010001011x", "expected 10 digits"),
         ("--condition 0000000000", "expected 10 digits"),
+        ("--condition 1,5,ten", "digits has no class 'ten'"),
+        ("--condition loss=0.0", "another kind of condition"),
         ("--condition 1111111111", "expected 10 digits"),
         ("--split heldout", "no conditions of a split 'heldout'"),
         ("--flip", "give --condition or --split"),
@@ -153,7 +155,13 @@ def test_eval_sets_generated_networks_beside_originals_and_baselines() -> None:
     assert set(found["mean_gaps"]) == {"unseen", "train", "new"}
     rows = {row["condition"]: row for row in found["tasks"]}
     row, complement = rows["0100010111"], rows["1011101000"]
-    assert set(row["gaps"]) == {"generated", "nearest", "neighbours", "regression"}
+    per_task = {"nearest", "neighbours", "vote", "regression", "ridge", "arithmetic"}
+    assert set(row["gaps"]) == {"generated", *per_task, "random"}
+    assert set(found["absent"]) == {"classifier"}
+    slope = [bit["value"] for bit in found["slopes"]["original"] if bit]
+    assert sum(slope) / len(slope) > 0.5  # the originals label most images of a class as they were told
+    # The complement's networks are among those of a random condition, which then cannot do better than all the others.
+    assert row["accuracy"]["random"]["mean"] < row["accuracy"]["original"]["mean"]
     # A network that is right on a task is wrong on its complement.
     assert row["flipped"]["mean"] == pytest.approx(100 - complement["accuracy"]["generated"]["mean"])
     assert set(row["classes"]) == {"original", "generated", "flipped"}
@@ -180,8 +188,18 @@ def test_split_holds_out_other_tasks_of_the_same_checkpoints() -> None:
 
 
 def test_report_has_the_plots_and_the_curve() -> None:
-    found = result("rpg report made-all --run runs/all")
+    result(f"rpg-zoo collect {HERE / 'tiny.yaml'} --set zoo.checkpoints=2 --out tens")
+    found = result("rpg report made-all --run runs/all --classifier tens")
     assert Path(found["report"]).read_text().count("<svg") == 3
+    assert found["absent"] == {}
+    (row,) = [row for row in found["tasks"] if row["condition"] == "0100010111"]
+    assert row["accuracy"]["classifier"]["n"] == 2
+    assert row["accuracy"]["classifier"]["mean"] > 80  # it knows the digits, so it knows which of them are labelled 1
+    assert "holds another report (classifier: " in refused("rpg report made-all --run runs/all")
+    assert "holds networks for binary; expected a zoo of networks for all classes" in refused(
+        "rpg report made-all --classifier zoos/binary --out other"
+    )
+    assert "is for networks of binary tasks" in refused("rpg report tens --originals tens --classifier tens --out o")
 
 
 def test_all_zeros_in_a_generated_zoo_cannot_come_about() -> None:

@@ -48,6 +48,13 @@ FORMATS = {
 }
 
 
+CLASS_NAMES: dict[str, tuple[str, ...]] = {
+    "digits": tuple("0123456789"),
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+}
+"""What the classes are called, in the order of their labels."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a data set is on the Hub: repository, folder of its parquet files, names of the column of labels."""

@@ -36,11 +36,14 @@ VARIANCE_FLOOR = 1e-12  # keeps the log of a dead channel's running variance fin
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """The same k values of some training networks: `values` float64 (rows, k) of those numbered `rows`, ascending."""
+    """The same k values of some training networks: `values` float64 (rows, k) of those numbered `rows`, ascending; the
+    first is number `start` of the tensor, flattened.
+    """
 
     spec: TensorSpec
     rows: Tensor
     values: Tensor
+    start: int = 0
 
     def of(self, rows: Sequence[int]) -> Tensor:
         """The values of these networks, float64 (len(rows), k)."""
@@ -61,7 +64,8 @@ Deviation = Callable[[Piece], Tensor | float]
 @dataclass(frozen=True, eq=False)
 class Draft:
     """A network to be: the sum of `coefficients` (float64) times the training networks `rows` (ascending), plus noise
-    of this `deviation` from the generator of the path `stream` (zoo.seeds).
+    of this `deviation` from the generator of the path `stream` (zoo.seeds). With a `base`, so much of a network that is
+    none of these is added.
 
     `parents` are the rows to record. With `log_variances` running variances are combined and noised as logarithms.
     """
@@ -73,6 +77,7 @@ class Draft:
     stream: tuple[int, str, int] = (0, "", 0)
     log_variances: bool = False
     condition: str | None = None
+    base: tuple[float, Mapping[str, Tensor]] | None = None
 
     def values(self, piece: Piece, rng: torch.Generator) -> Tensor:
         """The network's values of this piece, (k,) in the tensor's dtype; running variances are cut off at zero."""
@@ -80,6 +85,10 @@ class Draft:
         if variance and self.log_variances:
             values = values.clamp_min(VARIANCE_FLOOR).log()
         value = self.coefficients @ values
+        if self.base is not None:
+            share, network = self.base
+            flat = network[piece.spec.name].flatten()[piece.start : piece.start + len(value)]
+            value += share * flat.double()
         if self.deviation is not None:
             value += self.deviation(piece) * torch.randn(value.shape, generator=rng, dtype=torch.float64)
         if variance:
@@ -139,7 +148,7 @@ def _fill(
     rows = sorted({row for draft in drafts.values() for row in draft.rows})
     random = {id: generator(*draft.stream) for id, draft in drafts.items()}
     for column in zoo.columns([entries[row] for row in rows], piece_values(len(entries)) * len(rows)):
-        piece = Piece(column.spec, torch.tensor(rows), column.block.double())
+        piece = Piece(column.spec, torch.tensor(rows), column.block.double(), column.start)
         for id, draft in drafts.items():
             values = draft.values(piece, random[id])
             if not bool(values.isfinite().all()):

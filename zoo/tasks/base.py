@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from evaluators.metrics import Evaluation
+from zoo.conditions import ClassBits
 from zoo.structure import Frozen, Structure
 
 if TYPE_CHECKING:
@@ -81,6 +82,10 @@ class TaskConfig(Frozen):
     def conditions(self) -> tuple[str, ...]:
         """The tasks that this one consists of, as `Task.conditions` says: mostly none."""
         return ()
+
+    def condition_type(self) -> ClassBits | None:
+        """What the conditions of these tasks are, and how a user may say them; None where there are none."""
+        return None
 
     def chance(self) -> dict[str, float]:
         """What guessing scores, all answers being equally likely: by metric, in percent. Metrics of which nobody knows

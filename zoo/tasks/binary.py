@@ -1,4 +1,4 @@
-"""Binary tasks on the ten classes of an image data set: every class is labelled 0 or 1 (paper, section 4.1).
+"""Binary tasks on the classes of an image data set, ten in the paper: every class is labelled 0 or 1 (section 4.1).
 
 The networks have two outputs. All tasks share the images, their order and their augmentation; a condition
 (zoo.conditions) says which labels they have.
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from evaluators.classification import balanced_accuracy, evaluate
 from evaluators.metrics import Evaluation
-from zoo.conditions import all_conditions, bits, check_condition
-from zoo.data.images import Images
+from zoo.conditions import ClassBits, all_conditions, bits, check_condition
+from zoo.data.images import CLASS_NAMES, Images
 from zoo.tasks.base import Batch, Split
 from zoo.tasks.classification import ClassificationTask, ImagesConfig
 
@@ -30,7 +30,7 @@ class Config(ImagesConfig):
     """Section `task:` of a recipe. `focal`: the exponent of the focal loss; 0 is cross entropy."""
 
     name: Literal["binary"]
-    data: Literal["digits", "cifar10"]
+    data: Literal["digits", "cifar10", "folder", "hub"]
     focal: Annotated[float, Field(ge=0)] = 2.0
 
     @property
@@ -38,7 +38,14 @@ class Config(ImagesConfig):
         return 2
 
     def conditions(self) -> tuple[str, ...]:
-        return all_conditions()
+        """Raises ValueError for a data set with too many classes (zoo.conditions.MOST_CLASSES)."""
+        return all_conditions(self.format.classes)
+
+    def condition_type(self) -> ClassBits:
+        names = CLASS_NAMES.get(self.data)
+        if names is None:
+            return ClassBits.numbered(self.source, self.format.classes)
+        return ClassBits(data=self.data, names=names)
 
     def chance(self) -> dict[str, float]:
         """Of `balanced`: with unequal labels a network that gives all the same has a top-1 far above 50."""
@@ -53,16 +60,16 @@ class BinaryTask(ClassificationTask):
     """The LabelledTask protocol (zoo.tasks.base) for all binary tasks; to train or evaluate, take one of them."""
 
     evaluator = "binary/1"
-    conditions = all_conditions()
     config: Config
 
     def __init__(self, config: Config, images: Images | Photos, device: torch.device) -> None:
         super().__init__(config, images, device)
         self.protocol += ", two classes"
+        self.conditions = config.conditions()
         self._labels: Tensor | None = None  # int64 (classes,), of each class of the data set
 
     def for_condition(self, condition: str) -> BinaryTask:
-        return self.for_labels(bits(check_condition(condition)))
+        return self.for_labels(bits(check_condition(condition, self.config.format.classes)))
 
     def for_labels(self, labels: Tensor) -> BinaryTask:
         task = copy.copy(self)

@@ -340,6 +340,10 @@ class ClassificationTask(TaskBase):
         kept = self._evaluation_batches[split]
         return iter(kept) if small else (self._batch(*batch) for batch in kept)
 
+    def test_images(self) -> Iterator[Tensor]:
+        """The test images in their order as networks take them: float32 (B, C, side, side) on the device."""
+        return (images for images, _ in self._evaluation("test"))
+
     def _batch(self, images: Tensor, labels: Tensor) -> Batch:
         return self._prepared(images), labels.to(self.device)
 

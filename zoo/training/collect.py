@@ -128,7 +128,8 @@ def _conditional_jobs(config: CollectConfig, conditions: Sequence[str]) -> list[
     """All conditions of a seed see the same images in the same order, as in RPG's published code."""
     if config.heldout:
         raise ValueError("zoo.heldout holds out seeds; of a task with conditions hold out some, with zoo.holdout")
-    split = splits(sorted(set(config.conditions)) or conditions, config.holdout)
+    chosen = [check_condition(condition, len(conditions[0])) for condition in sorted(set(config.conditions))]
+    split = splits(chosen or conditions, config.holdout)
     number = {condition: k for k, condition in enumerate(conditions)}
     return [
         Job(seed, split[c], config.seed if config.init == "shared" else config.seed + number[c] * config.seeds + i, c)

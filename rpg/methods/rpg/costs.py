@@ -104,7 +104,9 @@ def parts_of(config: GeneratorConfig, num_states: int, passed: Pass, readout: bo
 
 
 def _states(config: GeneratorConfig, num_states: int, passed: Pass) -> Part:
-    """Learned positions and states, or the embedding of conditions."""
+    """Learned positions and states, or the embedding of conditions on ten classes, as the paper's: another number of
+    classes changes it by 1024 parameters each.
+    """
     width, rows = config.widths[0], passed.sequences
     parameters = passed.length * width if config.positions == "learned" else 0
     parameters += num_states * width if config.permutation_state == "learned" else 0

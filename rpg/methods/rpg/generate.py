@@ -24,7 +24,7 @@ from rpg.run import Run
 from rpg.tokens.layout import Layout
 from rpg.tokens.values import ValueStatistics
 from zoo import cuda
-from zoo.conditions import bits
+from zoo.conditions import bits, check_condition
 from zoo.errors import Failed
 from zoo.progress import Bar, progress
 from zoo.seeds import generator as seeded_generator
@@ -79,7 +79,7 @@ class Sampling:
 @dataclass(frozen=True, eq=False)
 class Member:
     """A network to generate: what its random numbers are named (zoo.seeds), what the generator is told, a permutation
-    state int64 () or a condition float32 (BITS,), and what the zoo records.
+    state int64 () or a condition float32 (bits,), and what the zoo records.
     """
 
     id: str
@@ -111,6 +111,8 @@ def members(name: str, networks: Sequence[str], record: RPGRecord, config: Gener
             f"the run of {name} generates for a condition; say which: --condition 0100010111, or --split "
             f"with a split of its zoo, as in --split unseen"
         )
+    for condition in config.conditions:
+        check_condition(condition, len(record.conditions[0]))
     if not config.conditions:
         parents_of: dict[int, list[str]] = {}
         for sha256, state in zip(networks, record.states_of(networks), strict=True):

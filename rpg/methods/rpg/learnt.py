@@ -20,6 +20,7 @@ from rpg.run import Run
 from rpg.tokens.layout import Layout
 from rpg.tokens.values import ValueStatistics
 from zoo.checkpoint import load_tensors
+from zoo.conditions import BITS
 from zoo.errors import Corrupt
 from zoo.files import read_limited
 from zoo.manifest import MANIFEST_BYTES, FileName, FileRecord
@@ -70,6 +71,11 @@ class Learnt:
     def num_states(self) -> int:
         return len(set(self.states()))
 
+    @property
+    def num_bits(self) -> int:
+        """Of a condition."""
+        return bits_of(self.record().conditions)
+
     def layout(self) -> Layout:
         return Layout.parse(read_limited(self.layout_path, MANIFEST_BYTES), self.layout_path)
 
@@ -82,19 +88,24 @@ class Learnt:
     def generator(self, device: torch.device) -> Generator:
         """The trained generator in evaluation mode. Raises Corrupt when the file's tensors are not the settings'."""
         config, layout, tensors = self.config(), self.layout(), load_tensors(self.generator_path)
-        num_states = self.num_states
+        num_states, bits = self.num_states, self.num_bits
         with torch.device("meta"):  # before memory is taken for what settings from elsewhere claim
-            claimed = Generator(config.generator, layout.positions(), num_states, config.has_readout).state_dict()
+            claimed = Generator(config.generator, layout.positions(), num_states, config.has_readout, bits).state_dict()
         if {n: t.shape for n, t in claimed.items()} != {n: t.shape for n, t in tensors.items()}:
             raise Corrupt(f"{self.generator_path} is not the generator of this run's settings and layout")
-        generator = build_generator(config.generator, layout, num_states, config.train.seed, config.has_readout)
+        generator = build_generator(config.generator, layout, num_states, config.train.seed, config.has_readout, bits)
         generator.load_state_dict(tensors)
         return generator.to(device).eval()
 
 
 def build_generator(
-    config: GeneratorConfig, layout: Layout, num_states: int, seed: int, readout: bool = False
+    config: GeneratorConfig, layout: Layout, num_states: int, seed: int, readout: bool = False, bits: int = BITS
 ) -> Generator:
     """A freshly initialised generator for this layout, the same for the same seed."""
     with global_seed(seed, "generator"):
-        return Generator(config, layout.positions(), num_states, readout)
+        return Generator(config, layout.positions(), num_states, readout, bits)
+
+
+def bits_of(conditions: Sequence[str]) -> int:
+    """How many bits each of the training checkpoints' conditions has."""
+    return len(conditions[0]) if conditions else BITS

@@ -19,7 +19,7 @@ from rpg.diffusion import PUBLISHED, Objective, Scheduler, draw_noise, make_sche
 from rpg.methods.base import Machine, TrainingSet
 from rpg.methods.rpg.config import GeneratorConfig, RPGConfig, TrainConfig
 from rpg.methods.rpg.estimate import recomputes, training_remedy
-from rpg.methods.rpg.learnt import Learnt, RPGRecord, build_generator
+from rpg.methods.rpg.learnt import Learnt, RPGRecord, bits_of, build_generator
 from rpg.methods.rpg.models.kernels import has_fast_scan
 from rpg.methods.rpg.models.recompute import recompute_in
 from rpg.methods.rpg.objective import objective
@@ -106,7 +106,9 @@ def prepare(learnt: Learnt, config: RPGConfig, data: TrainingSet) -> None:
     layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), settings.token_size, settings.tokenisation)
     conditions = conditions_of(settings, zoo, entries)
     states = states_of(config, entries)
-    generator = build_generator(settings, layout, len(set(states)), config.train.seed, config.has_readout)
+    generator = build_generator(
+        settings, layout, len(set(states)), config.train.seed, config.has_readout, bits_of(conditions)
+    )
     values = ValueStatistics.fit(layout, zoo.checkpoints(entries)) if settings.statistics == "value" else None
     write_tokens(learnt.tokens_path, layout, zoo.checkpoints(entries), len(entries), values)
     files = [learnt.tokens_path, learnt.layout_path]
@@ -133,7 +135,8 @@ def conditions_of(settings: GeneratorConfig, zoo: Zoo, entries: Sequence[Entry])
                 f"{entry.id} of {zoo.path} has no condition, which method.generator.condition = binary needs; expected "
                 f"a zoo of binary tasks, or condition = none"
             )
-    return tuple(check_condition(str(entry.condition)) for entry in entries)
+    classes = len(str(entries[0].condition))
+    return tuple(check_condition(str(entry.condition), classes) for entry in entries)
 
 
 def states_of(config: RPGConfig, entries: Sequence[Entry]) -> tuple[int, ...]:
@@ -158,7 +161,7 @@ def facts(learnt: Learnt) -> dict[str, JsonValue]:
 def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints: int, processes: Processes) -> None:
     settings, run = config.train, learnt.run
     states, num_states = learnt.states(), learnt.num_states
-    model = build_generator(config.generator, layout, num_states, settings.seed, config.has_readout)
+    model = build_generator(config.generator, layout, num_states, settings.seed, config.has_readout, learnt.num_bits)
     model.to(processes.device).train()
     again = _recomputes(config, layout.num_tokens, num_states, processes)
     recompute_in(model, again)
@@ -191,7 +194,7 @@ def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints
 @dataclass(frozen=True)
 class MicroBatch:
     """What a process computes at once of a step: K tokens of B checkpoints. `states` int64 (B,), or conditions
-    float32 (B, BITS); `row` and `place` int64 (K,) say whose and which tokens; `tokens` (K, D), `mask` bool (K, D). The
+    float32 (B, bits); `row` and `place` int64 (K,) say whose and which tokens; `tokens` (K, D), `mask` bool (K, D). The
     first of them are noisy: `levels` int64 and `noise` (..., D); with the published loss, all.
     """
 
@@ -211,7 +214,7 @@ class Batches:
     over the parts that are computed one after the other (`accumulation`), then within a part over processes. A token
     goes with its checkpoint, so no process has another's tokens or noise.
 
-    `cond` is what the generator is told of each checkpoint: its condition, float32 (N, BITS), or by default the number
+    `cond` is what the generator is told of each checkpoint: its condition, float32 (N, bits), or by default the number
     of its permutation state.
     """
 

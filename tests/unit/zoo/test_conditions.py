@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from zoo.conditions import (
     BITS,
+    MOST_CLASSES,
     PUBLISHED,
+    ClassBits,
     Holdout,
     all_conditions,
     bits,
@@ -18,6 +20,7 @@ from zoo.conditions import (
     neighbours,
     splits,
 )
+from zoo.tasks import binary
 from zoo.training.collect import CollectConfig, jobs
 
 CONDITIONS = st.sampled_from(all_conditions())
@@ -42,8 +45,87 @@ def test_distances(a: str, b: str) -> None:
 @pytest.mark.parametrize("wrong", ["0" * 10, "1" * 10, "010", "01000101110", "010001011x", "", "٠1٠٠٠1٠111"])
 def test_no_condition(wrong: str) -> None:
     with pytest.raises(ValueError, match="expected 10 digits") as caught:
-        check_condition(wrong)
+        check_condition(wrong, BITS)
     assert "\n" not in str(caught.value)
+
+
+CIFAR = binary.Config(name="binary", model="cnn_small", data="cifar10").condition_type()
+THREE = ClassBits.numbered("mine", 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "condition"),
+    [
+        ("0100010111", "0100010111"),
+        ("automobile,dog,horse,ship,truck", "0100010111"),
+        ("Truck , horse,dog, automobile,ship", "0100010111"),
+        ("automobile,dog,horse,ship,truck | airplane,bird,cat,deer,frog", "0100010111"),
+        ("cat,dog | truck", "0001010000"),
+        ("cat,dog|truck", "0001010000"),
+        ("cat,dog", "0001010000"),
+        ("frog|", "0000001000"),
+    ],
+)
+def test_conditions_in_the_users_words(words: str, condition: str) -> None:
+    assert CIFAR.read(words) == condition
+
+
+@given(CONDITIONS)
+def test_names_and_bits_mean_the_same(condition: str) -> None:
+    sides = [",".join(n for n, bit in zip(CIFAR.names, condition, strict=True) if bit == side) for side in "10"]
+    assert CIFAR.read(sides[0]) == CIFAR.read(" | ".join(sides)) == CIFAR.read(condition) == condition
+    assert CIFAR.read(f"{sides[1]} | {sides[0]}") == flipped(condition)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("cat,dgo", "cifar10 has no class 'dgo'; did you mean dog; expected 10 digits"),
+        ("animals against vehicles", "no class 'animals against vehicles'"),
+        ("cat | dog | truck", "no class 'dog | truck'"),
+        ("loss=0.0", "the value of a metric is another kind of condition"),
+        ("cat | cat", "'cat' stands on both sides"),
+        ("| truck", "labels no class 1"),
+        ("", "labels no class 1"),
+        (",".join(CIFAR.names), "labels all classes 1"),
+        ("010", "no class '010'"),
+        ("0000000000", "is not a binary task; expected 10 digits"),
+        ("011", "as in 'airplane,automobile | truck'"),
+    ],
+)
+def test_other_words_are_refused_with_what_would_be_right(words: str, message: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the message is compared as it stands
+        CIFAR.read(words)
+    text = str(caught.value)
+    assert message in text
+    assert "0100010111" in text
+    assert "\n" not in text
+
+
+@given(st.integers(2, 8))
+def test_any_number_of_classes(classes: int) -> None:
+    everything = all_conditions(classes)
+    assert len(set(everything)) == 2**classes - 2
+    assert all(check_condition(c, classes) == c and len(bits(c)) == classes for c in everything)
+    assert {flipped(c) for c in everything} == set(everything)
+    held = splits(everything, Holdout(kind="random", n=1))
+    assert list(held.values()).count("unseen") == 1
+    with pytest.raises(ValueError, match=f"on 10 classes, these on {classes}"):
+        splits(everything, Holdout(kind="published"))
+    with pytest.raises(ValueError, match=f"expected {classes} digits"):
+        splits((*everything, "0100010111"), Holdout(kind="random", n=1))
+
+
+def test_classes_without_names_have_numbers() -> None:
+    assert THREE.read("1") == THREE.read("1 | 0,2") == THREE.read("010") == "010"
+    with pytest.raises(ValueError, match="expected 3 digits, the labels of the classes of mine, as in 010, or"):
+        THREE.read("3")
+
+
+@pytest.mark.parametrize("classes", [1, MOST_CLASSES + 1])
+def test_tasks_of_too_few_or_too_many_classes_are_not_listed(classes: int) -> None:
+    with pytest.raises(ValueError, match=f"2 to 16 classes, got {classes}"):
+        all_conditions(classes)
 
 
 def test_published_holdout_is_table_14() -> None:
@@ -108,6 +190,9 @@ def test_jobs_of_conditions() -> None:
 
 
 def test_jobs_refuse_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="'010' is not a binary task; expected 10 digits"):
+        jobs(CollectConfig(**SETTINGS, conditions=("010",)), all_conditions())
+    assert len(jobs(CollectConfig(**SETTINGS, conditions=("010", "011")), all_conditions(3))) == 2
     with pytest.raises(ValueError, match="are for tasks with conditions"):
         jobs(CollectConfig(**SETTINGS, conditions=("0100010111",)))
     with pytest.raises(ValueError, match=r"with zoo\.holdout"):

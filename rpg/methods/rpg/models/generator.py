@@ -41,7 +41,9 @@ class Generator(nn.Module):
     positions: Tensor
     states: Tensor
 
-    def __init__(self, config: GeneratorConfig, positions: Tensor, num_states: int, readout: bool = False) -> None:
+    def __init__(
+        self, config: GeneratorConfig, positions: Tensor, num_states: int, readout: bool = False, bits: int = BITS
+    ) -> None:
         super().__init__()
         width = config.widths[0]
         check_states(config, num_states)
@@ -58,7 +60,7 @@ class Generator(nn.Module):
             self.register_buffer("states", by_number(torch.arange(num_states), width), persistent=False)
         if config.condition == "binary":
             self.condition = nn.Sequential(
-                nn.Linear(BITS, CONDITION_HIDDEN), nn.SiLU(), nn.Linear(CONDITION_HIDDEN, width)
+                nn.Linear(bits, CONDITION_HIDDEN), nn.SiLU(), nn.Linear(CONDITION_HIDDEN, width)
             )
         self.recurrent = RecurrentModel(config)
         self.denoiser = Denoiser(config.token_size, config.channels, config.kernel_size)
@@ -78,7 +80,7 @@ class Generator(nn.Module):
         return self.denoiser(noisy, timesteps, prototypes[: len(noisy)].detach()), self.readout(prototypes).float()
 
     def prototypes(self, states: Tensor, row: Tensor | None = None, place: Tensor | None = None) -> Tensor:
-        """Prototypes (B, L, token_size) for the permutation states int64 (B,), or for conditions float32 (B, BITS)
+        """Prototypes (B, L, token_size) for the permutation states int64 (B,), or for conditions float32 (B, bits)
         where the generator takes these; of the tokens `place` of the sequences `row`, int64 (K,) each, alone:
         (K, token_size).
         """

@@ -15,9 +15,18 @@ from torch import nn
 from evaluators.classification import balanced_accuracy
 from evaluators.metrics import Evaluation, proportion, summarize
 from made_up import task_comparison
-from rpg.reports.task_report import class_table, gap_table, headline, task_table, tasks_text, write_task_report
-from rpg.reports.tasks import TaskComparison, compare_tasks, principal_axes
-from zoo.conditions import bits, flipped
+from rpg.reports.all_classes import AllClasses
+from rpg.reports.task_report import (
+    class_table,
+    gap_table,
+    headline,
+    slope_table,
+    task_table,
+    tasks_text,
+    write_task_report,
+)
+from rpg.reports.tasks import BASELINES, TaskComparison, compare_tasks, principal_axes
+from zoo.conditions import all_conditions, bits, distance, flipped, neighbours
 from zoo.manifest import Origin
 from zoo.store import Zoo
 from zoo.structure import Structure
@@ -49,6 +58,13 @@ class LookupTask:
         model.register_buffer("answers", torch.zeros(10))
         return model
 
+    def start(self, seed: int) -> nn.Module:
+        return self.build(seed)
+
+    def weights(self, model: Any) -> dict[str, torch.Tensor]:
+        """Of the start: undecided on every class."""
+        return {"body.weight": torch.zeros(3), "head.weight": torch.full((10,), 0.5)}
+
     def load(self, model: Any, weights: Any) -> None:
         model.answers.copy_(weights["head.weight"])
 
@@ -64,8 +80,8 @@ def network(condition: str, wrong: int = 0) -> dict[str, torch.Tensor]:
     return {"body.weight": torch.zeros(3), "head.weight": answers}
 
 
-def zoo_of(path: Path, entries: list[tuple[str, str, int]]) -> Zoo:
-    with ZooWriter(path, ORIGIN, Structure.of(network(UNSEEN))) as writer:
+def zoo_of(path: Path, entries: list[tuple[str, str, int]], origin: Origin = ORIGIN) -> Zoo:
+    with ZooWriter(path, origin, Structure.of(network(UNSEEN))) as writer:
         for k, (condition, split, wrong) in enumerate(entries):
             writer.add(f"n{k:02d}", network(condition, wrong), seed=0, split=split, step=k, condition=condition)
         return writer.finish()
@@ -102,6 +118,50 @@ def test_numbers_of_a_task(comparison: TaskComparison) -> None:
     assert comparison.mean_gaps("unseen") == row.gaps
 
 
+def test_what_is_linear_in_the_bits_needs_no_generator(tmp_path: Path) -> None:
+    """Each network's weights are the bits of its task, half a unit up or down from the start that they all share."""
+    seen = [c for c in all_conditions()[::11] if c not in (UNSEEN, flipped(UNSEEN))]
+    seen = list(dict.fromkeys([*seen, *neighbours(UNSEEN)[:4]]))
+    origin = ORIGIN.model_copy(update={"settings": {"zoo": {"init": "shared"}}})
+    entries = [*((c, "train", 0) for c in seen), (UNSEEN, "unseen", 0)]
+    generated = zoo_of(tmp_path / "made", [(UNSEEN, "generated", 0), (seen[0], "generated", 0)])
+    task: Any = LookupTask()
+    probabilities = np.eye(10, dtype=np.float32)[None] * 0.4 + 0.06  # of each of ten samples, one of each class
+    classifier = AllClasses(probabilities, np.arange(10), ("0" * 64,))
+    zoo = zoo_of(tmp_path / "originals", entries, origin)
+    found = compare_tasks(zoo, generated, task, ORIGIN, tmp_path / "out", classifier=classifier)
+    assert found.absent == {}
+    assert found.baselines == list(BASELINES)
+    row = found.rows[0]
+    accuracy = {name: summary.mean for name, summary in row.accuracy.items()}
+    perfect = ("original", "generated", "vote", "regression", "ridge", "arithmetic")
+    assert {accuracy[name] for name in perfect} == {100.0}
+    assert accuracy["nearest"] == 90
+    # The class itself counts 0.46 and the nine others 0.06 each: five of ten labelled 1, so the own class decides.
+    assert accuracy["classifier"] == 100
+    assert accuracy["random"] == 100 - 10 * distance(UNSEEN, seen[0])
+    assert all(slope is None or slope.value == 1 for slope in found.slopes["generated"])
+    assert all(slope and slope.value == 1 for slope in found.slopes["original"] if slope)
+    other = AllClasses(probabilities, np.arange(10)[::-1].copy(), ("1" * 64,))
+    with pytest.raises(ValueError, match="other test images"):
+        compare_tasks(zoo, generated, task, ORIGIN, tmp_path / "another", classifier=other)
+    write_task_report(found, {}, {}, tmp_path / "report")
+    plain = zoo_of(tmp_path / "plain", entries)  # the same networks, of which nobody says that they share a start
+    with pytest.raises(ValueError, match=r"another report \(start: \w{16} there, none now\)"):
+        compare_tasks(plain, generated, task, ORIGIN, tmp_path / "report", classifier=classifier)
+
+
+def test_slopes_as_a_table(comparison: TaskComparison) -> None:
+    """The generated networks are of a task and its complement, wrong on the first classes as the fixture says."""
+    table = slope_table(comparison)
+    rows = {cells[0]: dict(zip(table.columns, cells, strict=True)) for cells in table.rows}
+    assert rows["generated"]["9"] == 1  # nobody is wrong on the last class
+    # Bit 0 is 0 in the task, whose three networks all answer 1, and 1 in the complement, whose network answers 0.
+    assert rows["generated"]["0"] == -1
+    assert rows["generated"]["1"] == pytest.approx(1 - 2 / 3, abs=1e-6)
+    assert rows["original"]["all"] is None  # originals of one task only
+
+
 def test_accuracy_class_by_class(comparison: TaskComparison) -> None:
     row, complement = comparison.rows
     assert row.classes["original"] == (50.0, *[100.0] * 9)  # one of two networks is wrong on the first class
@@ -119,7 +179,18 @@ def test_tables_and_page(comparison: TaskComparison, tmp_path: Path) -> None:
     table = task_table(comparison)
     assert dict(zip(table.columns, table.rows[0], strict=True))["gap"] == 15
     assert dict(zip(table.columns, table.rows[1], strict=True))["gap"] is None
-    assert gap_table(comparison).rows[0][:2] == ("unseen", 15)
+    means = {
+        cells[:2]: dict(zip(gap_table(comparison).columns, cells, strict=True)) for cells in gap_table(comparison).rows
+    }
+    assert means["unseen", "original"]["top1"] == 95
+    assert means["unseen", "generated"] == {
+        "split": "unseen", "group": "generated", "top1": 80, "balanced": means["unseen", "generated"]["balanced"],
+        "gap": 15, "error": None, "tasks": 1,
+    }  # fmt: skip
+    assert means["new", "generated"]["gap"] is None
+    assert ("unseen", "classifier") not in means
+    assert "Not here: classifier. None is known." in tasks_text(comparison)
+    assert "Not here: arithmetic. The zoo does not say" in tasks_text(comparison)
     assert "0100010111  unseen" in tasks_text(comparison)
     assert "no better than the best baseline" in headline(comparison)
     curves = {"generated": [(1, 1.0), (2, 0.5)]}

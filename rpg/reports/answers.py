@@ -1,0 +1,124 @@
+"""What networks of binary tasks answer, and what follows from it without running any of them again.
+
+Each gives one of two answers to every image, so an answer is known from whether it is right on the network's own task,
+and then also whether it is right on any other task. Legend: N samples, K classes of the data set, M networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.conditions import bits
+from zoo.scoring import Score
+from zoo.structure import Frozen
+
+Answers = NDArray[np.bool_]
+Classes = NDArray[np.int64]
+Shares = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A network on the task it was made for: `top1` and `balanced` accuracy in percent; `shares` (K,) of the samples of
+    each class that it answers with 1.
+    """
+
+    condition: str
+    top1: float
+    balanced: float
+    shares: Shares
+
+    @classmethod
+    def of(cls, condition: str, answers: Answers, classes: Classes) -> Outcome:
+        """Of these answers (N,) to samples of these classes (N,)."""
+        shares_K = shares_of(answers, classes)
+        top1, balanced = accuracies(shares_K[None], np.bincount(classes), condition)
+        return cls(condition, float(top1[0]), float(balanced[0]), shares_K)
+
+    @property
+    def right(self) -> Shares:
+        """The accuracy on the samples of each class, (K,), in percent."""
+        return 100 * np.where(labels_of(self.condition), self.shares, 1 - self.shares)
+
+
+class Slope(Frozen):
+    """By how much the share of a class's samples that are answered with 1 is larger where its bit is 1: 1 for networks
+    that do as they are told, 0 for those that do not listen. `stderr` over networks, None where one side has only one.
+    """
+
+    value: float
+    stderr: float | None
+
+
+def labels_of(condition: str) -> Answers:
+    """The label of each class (K,)."""
+    return bits(condition).numpy().astype(bool)
+
+
+def answers_of(score: Score, classes: Classes) -> Answers:
+    """What the network answers to each sample (N,)."""
+    return score.correct_per_sample() == labels_of(str(score.condition))[classes]
+
+
+def outcome_of(score: Score, classes: Classes) -> Outcome:
+    """A scored network."""
+    metrics, shares_K = score.metrics, shares_of(answers_of(score, classes), classes)
+    return Outcome(str(score.condition), metrics["top1"].value, metrics["balanced"].value, shares_K)
+
+
+def shares_of(answers: Answers, classes: Classes) -> Shares:
+    """The share of each class's samples (K,) that are answered with 1; of answers and classes (N,)."""
+    found: Shares = np.bincount(classes, weights=answers) / np.maximum(np.bincount(classes), 1)
+    return found
+
+
+def accuracies(shares: Shares, counts: NDArray[np.int64], condition: str) -> tuple[Shares, Shares]:
+    """Top-1 and balanced accuracy on a task, in percent, (M,) each, of networks whose shares are (M, K), on data that
+    have `counts` (K,) samples of each class.
+    """
+    label_K = labels_of(condition)[: len(counts)]
+    right_MK = np.where(label_K, shares, 1 - shares) * counts
+    top1_M = 100 * right_MK.sum(1) / counts.sum()
+    sides = [side for side in (label_K, ~label_K) if counts[side].any()]
+    balanced_M = np.mean([100 * right_MK[:, side].sum(1) / counts[side].sum() for side in sides], axis=0)
+    return top1_M, balanced_M
+
+
+def majority(answers: Sequence[Answers]) -> Answers:
+    """What most networks answer (N,), the first one's answer where there is a tie."""
+    ones_N = np.sum(answers, axis=0, dtype=np.int64)
+    found: Answers = np.where(2 * ones_N == len(answers), answers[0], 2 * ones_N > len(answers))
+    return found
+
+
+def of_other_tasks(outcomes: Sequence[Outcome], condition: str, counts: NDArray[np.int64]) -> tuple[Shares, Shares]:
+    """Top-1 and balanced accuracy, (M,) each, of the networks of all other tasks as if they had been made for this one:
+    what a random condition gives, with all conditions instead of a draw. Nothing where there is no other task.
+    """
+    others = [outcome.shares for outcome in outcomes if outcome.condition != condition]
+    if not others:
+        return np.zeros(0), np.zeros(0)
+    return accuracies(np.stack(others), counts, condition)
+
+
+def slopes(outcomes: Sequence[Outcome]) -> tuple[Slope | None, ...]:
+    """The slope of each class (K,), by least squares of the share on the bit: the difference between the means. None
+    where all tasks label the class alike.
+    """
+    shares_MK = np.stack([outcome.shares for outcome in outcomes])
+    label_MK = np.stack([labels_of(outcome.condition) for outcome in outcomes])
+    return tuple(_slope(shares_MK[label_MK[:, k], k], shares_MK[~label_MK[:, k], k]) for k in range(shares_MK.shape[1]))
+
+
+def _slope(ones: Shares, zeros: Shares) -> Slope | None:
+    if not len(ones) or not len(zeros):
+        return None
+    value = round(float(ones.mean() - zeros.mean()), 6)
+    if min(len(ones), len(zeros)) < 2:
+        return Slope(value=value, stderr=None)
+    variance = ones.var(ddof=1) / len(ones) + zeros.var(ddof=1) / len(zeros)
+    return Slope(value=value, stderr=round(float(variance**0.5), 6))
