@@ -11,8 +11,8 @@ from torch import Tensor
 
 def energy_distance(found: Tensor, given: Tensor) -> Tensor:
     """2 E|X - Y| - E|X - X'| - E|Y - Y'| of networks X (n, D) and Y (m, D), two of each at least, over E|Y - Y'|: a
-    scalar. Estimated without bias (evaluators.two_sample.energy_distance), so that its gradient is, too: it is zero on
-    average where both have one distribution, and near 1 where X is nothing but the mean of Y.
+    scalar. Estimated without bias (evaluators.two_sample.energy_distance): it is zero on average where both have one
+    distribution, and near sqrt(2) - 1 where X is nothing but the mean of Y, with many values.
     """
     within, between = _pairs(given).detach(), _distances(found, given).mean()
     return (2 * between - _pairs(found) - within) / within.clamp_min(torch.finfo(within.dtype).tiny)
