@@ -149,7 +149,7 @@ def test_tokens_that_are_equal_come_out_equal_where_they_are_denoised_jointly(tm
             rank=4,
             noise=30.0,
             model={"token_size": 4, "joint": joint, "d_model": 64},
-            generator={"steps": 1500, "batch_size": 64, "learning_rate": 3e-3},
+            generator={"steps": 500, "batch_size": 64, "learning_rate": 5e-3},
         )
         run = train(settings, zoo, tmp_path / f"run-{joint}")
         made = list(generate(run, tmp_path / f"made-{joint}", LatentDraw(n=100, steps=50)))
