@@ -139,7 +139,7 @@ def test_tokens_that_are_equal_come_out_equal_where_they_are_denoised_jointly(tm
     """The latent is drowned in noise, so that nothing else could tell one token of the other."""
     origin = Origin(name="twins", kind="collected", task={"name": "toy"}, command=("x",), versions={})
     values = torch.randn(200, 4, generator=torch.Generator().manual_seed(0))
-    with ZooWriter(tmp_path / "zoo", origin, Structure.of({"a": values[0], "b": values[0]})) as writer:
+    with ZooWriter(tmp_path / "zoo", origin, Structure.of({"a": values[0], "b": values[1]})) as writer:
         for k, value in enumerate(values):
             writer.add(f"net-{k:03d}", {"a": value, "b": value.clone()}, seed=k, split="train")
         zoo = writer.finish()
@@ -148,8 +148,8 @@ def test_tokens_that_are_equal_come_out_equal_where_they_are_denoised_jointly(tm
         settings = config(
             rank=4,
             noise=30.0,
-            model={"token_size": 4, "joint": joint, "d_model": 64},
-            generator={"steps": 500, "batch_size": 64, "learning_rate": 5e-3},
+            model={"token_size": 4, "joint": joint, "channels": (1, 8, 8, 1)},
+            generator={"steps": 400, "batch_size": 64, "learning_rate": 5e-3},
         )
         run = train(settings, zoo, tmp_path / f"run-{joint}")
         made = list(generate(run, tmp_path / f"made-{joint}", LatentDraw(n=100, steps=50)))
