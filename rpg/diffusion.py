@@ -151,7 +151,7 @@ def draw_noise(schedule: Scheduler, count: int, size: int, generator: torch.Gene
 
 
 def squared_error(
-    predict: Callable[..., Tensor],
+    predict: Callable[..., Tensor | tuple[Tensor, Tensor]],
     schedule: Scheduler,
     tokens: Tensor,
     mask: Tensor,
@@ -174,7 +174,7 @@ def squared_error(
     noisy = schedule.steps.add_noise(clean, noise, levels)
     signal = schedule.steps.alphas_cumprod.to(tokens.device)[levels, None]
     found = predict(noisy, schedule.timesteps.to(tokens.device)[levels], *condition)
-    estimate, readout = found if objective.readout else (found, None)
+    estimate, readout = found if isinstance(found, tuple) else (found, None)
     if readout is not None:
         own = readout[:count].detach()  # it learns from its own error alone
         estimate = estimate + objective.of_clean(signal) * own

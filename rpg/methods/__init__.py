@@ -23,6 +23,7 @@ METHODS = {
     "p-diff": "rpg.methods.p_diff.method",
     "pca-gaussian": "rpg.methods.pca_gaussian",
     "rpg": "rpg.methods.rpg.config",
+    "rpg-latent": "rpg.methods.rpg_latent.config",
     "sane": "rpg.methods.sane.method",
     "soup": "rpg.methods.soup",
 }

@@ -62,6 +62,17 @@ class Components:
         """Of the training vectors, float64 (N, k), in the vectors' own unit: their variances are the components'."""
         return self.principal.codes * self.principal.variances.sqrt()
 
+    @property
+    def units(self) -> Tensor:
+        """The same over their deviations, so that each has variance 1, or 0 along a component that is nothing."""
+        variances = self.principal.variances
+        return self.principal.codes * (variances > NOTHING * variances[0])
+
+    def encode_units(self, given: Tensor) -> Tensor:
+        """Those of any vectors (n, D), float64 (n, k)."""
+        variances = self.principal.variances
+        return self.encode(given) * torch.where(variances > NOTHING * variances[0], variances, torch.inf).rsqrt()
+
     def encode(self, given: Tensor) -> Tensor:
         """Coordinates of any vectors (n, D) along the components, float64 (n, k)."""
         inner = torch.zeros(len(given), len(self.training), dtype=torch.float64)

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -17,6 +18,7 @@ from rpg.tokens.layout import Layout
 from zoo.manifest import Origin
 from zoo.recipe import task_of
 from zoo.structure import Structure
+from zoo.tasks.base import Batch
 from zoo.tasks.classification import ClassificationTask, ImagesConfig, hold_statistics
 
 
@@ -36,7 +38,7 @@ def task_with_data(
 
 
 class Behaviour:
-    """How much networks differ in what they do: the mean squared difference of their softmax outputs."""
+    """What networks do on training images: how much they differ in it, and how well they do."""
 
     def __init__(self, task: ClassificationTask, layout: Layout, frozen: Mapping[str, Tensor]) -> None:
         self.task, self.layout = task, layout
@@ -45,11 +47,15 @@ class Behaviour:
 
     def images(self, seed: int, step: int, count: int) -> Tensor:
         """Training images, a function of (seed, step)."""
-        return next(self.task.batches(seed, step, count))[0]
+        return self.batch(seed, step, count)[0]
 
-    def outputs(self, vector: Tensor, images: Tensor) -> Tensor:
-        """Softmax outputs (images, classes) of the network of a vector (D or more,), differentiable in it but for
-        running statistics, of which torch's BatchNorm has no derivative.
+    def batch(self, seed: int, step: int, count: int) -> Batch:
+        """The same with their labels."""
+        return next(self.task.batches(seed, step, count))
+
+    def logits(self, vector: Tensor, images: Tensor) -> Tensor:
+        """Outputs (images, classes) of the network of a vector (D or more,), differentiable in it but for running
+        statistics, of which torch's BatchNorm has no derivative.
         """
         start, weights = 0, {}
         for tensor in self.layout.tensors:
@@ -57,11 +63,22 @@ class Behaviour:
             running = tensor.name.rpartition(".")[2] in ("running_mean", "running_var")
             weights[tensor.name] = (values.detach() if running else values).view(tensor.shape)
             start += tensor.numel
-        logits = functional_call(self.model, weights, (images,))
-        return logits.softmax(-1)
+        found: Tensor = functional_call(self.model, weights, (images,))
+        return found
+
+    def outputs(self, vector: Tensor, images: Tensor) -> Tensor:
+        """Their softmax."""
+        return self.logits(vector, images).softmax(-1)
+
+    def cross_entropy(self, found: Tensor, batch: Batch) -> Tensor:
+        """The mean over the networks of vectors (B, D or more) and the images of a batch: a scalar."""
+        images, labels = batch
+        return torch.stack([F.cross_entropy(self.logits(vector, images), labels) for vector in found]).mean()
 
     def distance(self, found: Tensor, given: Tensor, images: Tensor) -> Tensor:
-        """Between the networks of vectors (B, D or more), pair by pair: a scalar."""
+        """The mean squared difference of softmax outputs, between the networks of vectors (B, D or more), pair by pair:
+        a scalar.
+        """
         pairs = []
         for new, old in zip(found, given, strict=True):
             with torch.no_grad():

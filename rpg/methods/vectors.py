@@ -29,6 +29,7 @@ from rpg.methods.training import Module, Trainer, built
 from rpg.processes import require_trackers, world_size
 from rpg.tokens.files import open_tokens, write_tokens
 from rpg.tokens.layout import Layout
+from rpg.tokens.tokenisation import Rule
 from zoo.derive.mixtures import numbered
 from zoo.errors import Failed
 from zoo.files import read_limited
@@ -56,13 +57,15 @@ class Vectors:
         self.layout_path = run.path / "layout.json"
         self.vectors_path = run.path / "vectors.npy"
 
-    def prepare(self, data: TrainingSet, statistics: Statistics) -> None:
-        """Measure the statistics and write the vectors, but for what is already there. Raises ValueError, naming the
-        tensor, for values that are not finite.
+    def prepare(
+        self, data: TrainingSet, statistics: Statistics, token_size: int = PAD, tokenisation: Rule = "flatten"
+    ) -> None:
+        """Measure the statistics and write the vectors, but for what is already there; for methods that see tokens, a
+        vector is all of these. Raises ValueError, naming the tensor, for values that are not finite.
         """
         zoo, entries = data.zoo, data.entries
         if not self.layout_path.is_file():
-            layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), PAD, "flatten")
+            layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), token_size, tokenisation)
             if statistics == "none":
                 plain = {"mean": 0.0, "std": 1.0}
                 tensors = tuple(t if t.log_scale else t.model_copy(update=plain) for t in layout.tensors)
@@ -78,11 +81,11 @@ class Vectors:
     @property
     def size(self) -> int:
         """D."""
-        return self.layout.num_tokens * PAD
+        return self.layout.num_tokens * self.layout.token_size
 
     @property
     def values(self) -> int:
-        """How many of the D are a network's; the rest is padding, zero."""
+        """How many of the D are a network's; the rest is padding, zero, at the end unless these are tokens."""
         return sum(tensor.numel for tensor in self.layout.tensors)
 
     def open(self) -> np.ndarray:
@@ -96,7 +99,7 @@ class Vectors:
 
     def weights(self, vector: Tensor, constants: dict[str, Tensor]) -> dict[str, Tensor]:
         """The inverse: the network of a vector (D,)."""
-        return self.layout.decode(vector.view(-1, PAD), constants)
+        return self.layout.decode(vector.view(-1, self.layout.token_size), constants)
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,8 @@ class VectorMethod(ABC):
 
     about: ClassVar[About]
     statistics: Statistics = "tensor"
+    token_size: int = PAD
+    tokenisation: Rule = "flatten"
     group: ClassVar[int] = 16
     """How many networks are made together, unless they are large."""
 
@@ -144,7 +149,7 @@ class VectorMethod(ABC):
     def fit(self, data: TrainingSet, run: Run, machine: Machine) -> None:
         vectors = Vectors(run)
         if not run.trained:
-            vectors.prepare(data, self.statistics)
+            vectors.prepare(data, self.statistics, self.token_size, self.tokenisation)
             with Trainer(run, machine) as trainer:
                 facts = self.learn(vectors, data, trainer)
                 curve = [run.metrics_path] if run.metrics_path.is_file() else []

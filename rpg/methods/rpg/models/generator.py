@@ -29,6 +29,11 @@ def check_states(config: GeneratorConfig, num_states: int) -> None:
         )
 
 
+def embedding(values: int, width: int) -> nn.Sequential:
+    """What the generator is told of a network, (B, values), in the width of positions, (B, width)."""
+    return nn.Sequential(nn.Linear(values, CONDITION_HIDDEN), nn.SiLU(), nn.Linear(CONDITION_HIDDEN, width))
+
+
 class Generator(nn.Module):
     """`positions` int64 (L, 2) are the tokens' places (Layout.positions); `num_states` is the number of training
     checkpoints. What is fixed of positions and states is computed and not part of the state dict; what is learned is.
@@ -59,9 +64,7 @@ class Generator(nn.Module):
         elif config.permutation_state == "fourier":
             self.register_buffer("states", by_number(torch.arange(num_states), width), persistent=False)
         if config.condition == "binary":
-            self.condition = nn.Sequential(
-                nn.Linear(bits, CONDITION_HIDDEN), nn.SiLU(), nn.Linear(CONDITION_HIDDEN, width)
-            )
+            self.condition = embedding(bits, width)
         self.recurrent = RecurrentModel(config)
         self.denoiser = Denoiser(config.token_size, config.channels, config.kernel_size)
         self.readout = nn.Linear(config.token_size, config.token_size) if readout else None
@@ -84,21 +87,27 @@ class Generator(nn.Module):
         where the generator takes these; of the tokens `place` of the sequences `row`, int64 (K,) each, alone:
         (K, token_size).
         """
-        states = states.to(self.positions.device)
+        added = self.added(states.to(self.positions.device))
         picked = None if row is None or place is None else (row, place)
-        if self.config.condition == "binary":
-            added = self.condition(states)
-            if self.config.condition_scope == "head":
-                return self.recurrent(self._at_the_end(added), None, picked)
-        elif self.config.permutation_state == "one-hot":
-            added = nn.functional.one_hot(states, self.config.widths[0]).to(self.positions.dtype)
-        elif self.config.permutation_state in ("learned", "fourier"):
-            added = self.states[states]
-        elif picked is None:
+        if self.config.condition_scope == "head":
+            assert added is not None
+            return self.recurrent(self._at_the_end(added), None, picked)
+        if added is not None:
+            return self.recurrent(self.positions, added, picked)
+        if picked is None:
             return self.recurrent(self.positions[None]).expand(len(states), -1, -1)
-        else:  # all sequences are the same one
-            return self.recurrent(self.positions[None], None, (torch.zeros_like(picked[0]), picked[1]))
-        return self.recurrent(self.positions, added, picked)
+        # all sequences are the same one
+        return self.recurrent(self.positions[None], None, (torch.zeros_like(picked[0]), picked[1]))
+
+    def added(self, states: Tensor) -> Tensor | None:
+        """What is added to the positions of each sequence, (B, width); nothing where all are the same one."""
+        if self.config.condition == "binary":
+            return self.condition(states)
+        if self.config.permutation_state == "one-hot":
+            return nn.functional.one_hot(states, self.config.widths[0]).to(self.positions.dtype)
+        if self.config.permutation_state in ("learned", "fourier"):
+            return self.states[states]
+        return None
 
     def _at_the_end(self, added: Tensor) -> Tensor:
         """The positions with `added` (B, width) on the last tokens: (B, L, width)."""

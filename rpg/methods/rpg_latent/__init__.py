@@ -1,0 +1,1 @@
+"""RPG with a continuous latent in place of the checkpoint's number."""

@@ -1,0 +1,100 @@
+"""Sections `method:` and `generate:` of method `rpg-latent`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from typing_extensions import Self
+
+from rpg.config import DiffusionConfig, Sampler
+from rpg.methods.base import DrawConfig, MethodConfig
+from rpg.methods.rpg.config import GeneratorConfig
+from rpg.methods.training import Optimisation
+
+if TYPE_CHECKING:
+    from rpg.methods.rpg_latent.method import RPGLatent
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+class LatentDraw(DrawConfig):
+    """Section `generate:`. Latents are drawn from the Gaussian that training saw, `temperature` times as wide, or lie
+    on the line between the codes of two training networks, anywhere with equal chance (`interpolated`). `sampler` with
+    `steps` denoises tokens (rpg.diffusion.make_scheduler), or there is no diffusion: `readout`.
+    """
+
+    latents: Literal["gaussian", "interpolated"] = "gaussian"
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    sampler: Sampler | Literal["readout"] = "dpm++"
+    steps: Annotated[int, Field(gt=0, le=2**20)] = 20
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.latents == "interpolated" and self.temperature != 1:
+            raise ValueError("temperature is the width of the Gaussian; leave it out, or set generate.latents=gaussian")
+        return self
+
+
+class Model(GeneratorConfig):
+    """RPG's generator (GeneratorConfig), whose permutation state is computed from a latent: two layers, as for
+    conditions. Prototypes are supervised always, and detached where the denoiser sees them.
+
+    With `joint`, the denoiser is told prototypes of a second recurrent model instead, which reads all noisy tokens of a
+    network, with what was read out of the first's prototypes and the level, from the first to the last and once more:
+    so each token's estimate knows all others. Otherwise tokens are independent, given the latent.
+    """
+
+    permutation_state: Literal["none"] = "none"
+    condition: Literal["none"] = "none"
+    statistics: Literal["tensor"] = "tensor"
+    joint: bool = False
+
+
+class Config(MethodConfig):
+    """A network's latent is its code along the first `rank` principal components (None: all), each with deviation 1,
+    plus noise of deviation `noise`, drawn anew in each step. Learn from an aligned zoo (`rpg-zoo align`) where seeds
+    are independent.
+
+    - `model` is the generator, `generator` how it is trained. Each step takes whole networks.
+    - The denoiser estimates what the read-out leaves of the clean token, as in the `-supervised` recipes;
+      `prototype_loss` and `min_snr` are those of RPGConfig.
+    - `behaviour`: the weight of the cross-entropy, on `images` training images, of `drawn` networks that are read out
+      of latents drawn anew. Classification of images only. Running statistics of BatchNorm are those that are
+      generated, and learn nothing from it.
+    - `diversity`: the weight of the energy distance between these networks and the batch of training networks
+      (rpg.methods.rpg_latent.energy), which holds up the spread that behaviour alone would take away.
+    """
+
+    draw_config: ClassVar[type[DrawConfig]] = LatentDraw
+
+    name: Literal["rpg-latent"]
+    rank: PositiveInt | None = None
+    noise: Weight = 0.1
+    model: Model = Model()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    min_snr: PositiveFloat | None = 5.0
+    prototype_loss: PositiveFloat = 1.0
+    behaviour: Weight = 0.0
+    images: PositiveInt = 128
+    diversity: Weight = 0.0
+    drawn: Annotated[int, Field(ge=2, le=2**16)] = 16
+    generator: Optimisation
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.diversity and self.generator.batch_size < 2:
+            raise ValueError(
+                "method.diversity compares batches of networks, but method.generator.batch_size = 1; set 2 or more"
+            )
+        return self
+
+    @property
+    def spread(self) -> float:
+        """The deviation of each of a latent's values in training, over codes and noise."""
+        return (1 + self.noise**2) ** 0.5
+
+    def build(self) -> RPGLatent:
+        from rpg.methods.rpg_latent.method import RPGLatent  # which trains: a recipe needs its settings alone
+
+        return RPGLatent(self)
