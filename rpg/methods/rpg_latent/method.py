@@ -199,7 +199,7 @@ class RPGLatent(VectorMethod, Codec):
 
     # Drawing
 
-    def requested(self, run: Run, request: DrawConfig) -> int:
+    def requested(self, run: Run, request: DrawConfig, machine: Machine) -> int:
         assert isinstance(request, LatentDraw)
         if request.sampler != "readout":
             check_steps(self.config.diffusion, request.steps)
