@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import rpg.cli_polish
+import rpg.cli_sweep
 import rpg.reproduce.command  # noqa: F401  # whose commands are the program's, too
 from rpg.options import (
     Conditions,

@@ -141,9 +141,10 @@ class Outlook:
         if recipes:
             found += ["", "What is collected (data sets: --data-root, or the Hub where they are there):"]
             found += [f"{place}: {what}" for place, what in recipes.items()]
-        return "\n".join([*found, "", self._total()])
+        return "\n".join([*found, "", self.total()])
 
-    def _total(self) -> str:
+    def total(self) -> str:
+        """In a sentence, what is missing and takes."""
         where = f"{self.device}{', the paper has one and there is no GPU here' * self.assumed}"
         free = shutil.disk_usage(".").free
         uncounted = f", and {self.unknown} steps whose time nobody knows" if self.unknown else ""

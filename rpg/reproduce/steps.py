@@ -55,7 +55,7 @@ class Trained:
 
     @property
     def name(self) -> str:
-        method = f"-{self.method}" if self.method else ""
+        method = f"-{Path(self.method).stem}" if self.method else ""
         return f"{self.zoo.name}{method}{tag(self.overrides)}"
 
     @property
