@@ -128,13 +128,11 @@ class Outlook:
         titles = ("step", "place", "hours", "GB", "there")
         found = [self.title, "", Table.of([{title: one[title] for title in titles} for one in self.steps]).text()]
         if not self.missing:
-            return "\n".join(
-                [*found, "", f"all {len(self.steps)} steps are done: without --dry-run it is written at once"]
-            )
+            return "\n".join([*found, "", f"all {len(self.steps)} steps are done; what is left is to write the result"])
         commands = [str(one["command"]) for one in self.missing]
         found += [
             "",
-            "Missing, in this order; without --dry-run it is all done, and done again it continues:",
+            "What is missing, by the commands that make it (without --dry-run all of it is done, or continued):",
             *commands,
         ]
         recipes = {str(one["place"]): str(one["what"]) for one in self.missing if one["what"]}

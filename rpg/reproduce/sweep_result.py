@@ -86,7 +86,7 @@ class SweepResult(Frozen):
         """What to know beside the numbers."""
         if self.unscored is None:
             said = [
-                "Means over seeds of the mean score of the generated networks on test data, and the deviation over seeds. "
+                "Generated networks on test data: the mean over seeds of their mean score, and the seeds' deviation. "
                 "What is chosen by them is to be judged with other seeds, and beside baselines (rpg report)."
             ]
         else:

@@ -36,6 +36,7 @@ import rpg.methods.rpg.generate
 import rpg.reports.stage
 import rpg.reproduce.paper
 import rpg.reproduce.stage
+import rpg.reproduce.sweeping
 import zoo.cli
 import zoo.derive.align
 import zoo.derive.split
@@ -80,6 +81,7 @@ CHAINS = {
     "derive": (LEARN[:1], DERIVE),
     "report": (LEARN, REPORT),
     "reproduce": ((), ("rpg reproduce table",)),
+    "sweep": ((), ("rpg sweep RECIPE --grid method.train.steps=20,30 --seeds 2",)),
 }
 """Commands that are run first, and those that are killed."""
 

@@ -82,3 +82,10 @@ def test_a_killed_table_ends_in_the_same_bytes(tmp_path):
     for path in made.iterdir():
         assert path.read_bytes() == (continued / path.name).read_bytes()
     assert len(list((tmp_path / "killed/runs").glob("*/trained.json"))) == 3
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_ends_in_the_same_bytes(tmp_path):
+    assert kill_and_compare(tmp_path, 0, 4, "sweep") >= 2
+    assert len(list((tmp_path / "killed/runs").glob("*/trained.json"))) == 4
+    assert len(list((tmp_path / "killed/sweeps").glob("*/sweep.md"))) == 1
