@@ -18,7 +18,7 @@ import argparse
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,12 +29,12 @@ from rpg.reports.comparisons import MAIN
 from rpg.reports.inputs import REPORT
 from rpg.reports.report import measures
 from rpg.reports.stage import BASELINES, labels, plan_report
+from rpg.reproduce.sweeping import seeds_of
 from rpg.run import Run
 from zoo.console import run_cli
 from zoo.files import write_bytes
 from zoo.recipe import load_method
 from zoo.store import Zoo
-from zoo.structure import Frozen
 from zoo.table import Record, Table
 
 COLUMNS = (
@@ -96,7 +96,7 @@ def attempt(method: str, seed: int, originals: Zoo, options: argparse.Namespace)
     run, zoo = options.out / "runs" / name, options.out / "zoos" / f"{name}-generated"
     train = ["train", "--zoo", str(originals.path), "--method", method, "--out", str(run), "--device", options.device]
     train += ["--data-root", str(options.data_root)] if options.data_root else []
-    for key in seeds_of(load_method(method)[0], "method") if seed else ():
+    for key, _ in seeds_of(load_method(method)[0], "method") if seed else ():
         train += ["--set", f"{key}={seed}"]
     draw = ["generate", str(run), "-n", str(options.n), "--seed", str(seed), "--out", str(zoo)]
     draw += ["--device", options.device]
@@ -122,16 +122,6 @@ def rpg(command: Sequence[str], limit: float, log: Path) -> str:
     if code == 0:
         return ""
     return ([text for text in log.read_text().splitlines() if text.strip()] or [f"exit code {code}"])[-1]
-
-
-def seeds_of(section: Frozen, prefix: str) -> Iterator[str]:
-    """The keys of all seeds in a section of settings, which training draws from."""
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if name == "seed":
-            yield f"{prefix}.seed"
-        elif isinstance(value, Frozen):
-            yield from seeds_of(value, f"{prefix}.{name}")
 
 
 def table(originals: Zoo, trials: Sequence[Trial], options: argparse.Namespace) -> Table:

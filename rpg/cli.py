@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import rpg.cli_polish
+import rpg.cli_sweep
 import rpg.reproduce.command  # noqa: F401  # whose commands are the program's, too
 from rpg.options import (
     Classifier,
@@ -86,6 +87,7 @@ def methods(imports: Import = [], as_json: Json = False) -> None:  # noqa: B006
 @app.command(
     rich_help_panel=LEARN,
     epilog=examples(
+        "rpg train",
         "rpg train digits",
         "rpg train --zoo zoos/digits --method gaussian",
         "rpg train digits --set method.train.steps=500 --dry-run",
@@ -109,16 +111,19 @@ def train(
 
     Run it again to continue.
 
-    Task and structure are the zoo's; a recipe for other networks is refused. Without a recipe and a method, RPG learns
-    in the size that suits the networks. On several devices: `accelerate launch $(which rpg) train RECIPE`.
+    Task and structure are the zoo's; a recipe for other networks is refused. Without a recipe and a zoo the newest
+    collected zoo under zoos/ is learnt, as its name says. Without a recipe and a method, RPG learns in the size that
+    suits the networks. On several devices: `accelerate launch $(which rpg) train RECIPE`.
     """
     from rpg.api import plan_training
+    from rpg.evaluation import find_collected
     from rpg.processes import ignored_options
     from zoo.health import warn_of_guessers
     from zoo.progress import duration
 
     if what is None and zoo is None:
-        raise ValueError("say what to learn: a recipe (`rpg-zoo recipes`), or a zoo, as in rpg train --zoo zoos/digits")
+        what = find_collected()
+        say(f"learning the newest collected zoo, as `rpg train {what}` does")
     plan = plan_training(
         what,
         method,

@@ -15,7 +15,7 @@ from zoo import plugins
 from zoo.api import PYTHON
 from zoo.console import pick_device
 from zoo.errors import Corrupt, MissingData, suggest
-from zoo.recipe import load_recipe, recipe_names, task_of
+from zoo.recipe import is_recipe, load_recipe, recipe_names, task_of
 from zoo.scoring import Score, score, score_file, table
 from zoo.store import Zoo
 from zoo.tasks import FAMILIES
@@ -141,6 +141,19 @@ def find_generated(task: str) -> Zoo:
     refuse_unknown(task)
     raise MissingData(
         f"no generated zoo for {task!r} under zoos/; make one with `rpg generate {recipe_name(task)}`, or name one"
+    )
+
+
+def find_collected() -> str:
+    """The newest collected zoo under zoos/, by its name where that is a recipe's, too, by its place otherwise: what to
+    give `rpg train`. Raises ValueError when there is none.
+    """
+    for zoo in _zoos_under(Path("zoos")):
+        if zoo.manifest.origin.kind == "collected":
+            return zoo.name if is_recipe(zoo.name) else str(zoo.path)
+    raise ValueError(
+        "say what to learn, as there is no collected zoo under zoos/ yet: collect one with `rpg-zoo collect RECIPE` "
+        "(`rpg-zoo recipes` lists them), or name one, as in rpg train --zoo DIR"
     )
 
 

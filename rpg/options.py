@@ -13,7 +13,7 @@ What = Annotated[
     str | None,
     typer.Argument(
         metavar="RECIPE|ZOO",
-        help="What to learn: a recipe, whose zoo is known, or a zoo.",
+        help="What to learn: a recipe, whose zoo is known, or a zoo (default: the newest collected zoo).",
         autocompletion=complete.recipes_or_zoos,
     ),
 ]

@@ -102,6 +102,13 @@ class Collected(InZoos):
         )
 
     @property
+    def what(self) -> str:
+        """What the recipe says of itself, and whose its hours are, in a line; nothing where it is silent."""
+        about = recipe_of(self.recipe, self.overrides).about
+        changed = f" ({', '.join(self.overrides)})" if self.overrides else ""
+        return f"{about.what}{changed} On {about.hardware}; hours: {about.hours.source}." if about else ""
+
+    @property
     def trainings(self) -> int:
         recipe = recipe_of(self.recipe, self.overrides)
         return len(jobs(recipe.zoo, recipe.task.conditions()))

@@ -37,7 +37,7 @@ def reproduce(
     """Make a table or figure of the paper, beside the paper's values: collect, train, generate and score what is
     missing, and write it as Markdown, CSV, LaTeX and HTML. Tables share zoos and runs; run it again to continue.
 
-    With `all` a table that fails does not stop the others; the exit code is then 1.
+    A training that fails does not stop the other cells, nor a table the others; the exit code is then 1.
     """
     from rpg.reproduce.collected import Machine
     from rpg.reproduce.plan import outlook
@@ -61,4 +61,4 @@ def reproduce(
         return 1 if failed else 0
     result, written, text = reproduce_one(plans[0], machine, out)
     emit({"table": str(written), **result.model_dump(mode="json")}, as_json, f"{text}\n\n{written}")
-    return 0
+    return 1 if result.errors else 0

@@ -150,6 +150,11 @@ class PaperTable(Frozen):
             for column in self.columns
         }
 
+    def heading(self, small: bool) -> str:
+        """The title, which says of a small version that it is one."""
+        number, _, text = self.title.partition(": ")
+        return f"{number} in small: {text}" if small else self.title
+
     def print_of(self, row: str, column: str) -> Printed:
         """What the paper prints in a cell; nothing in a figure without numbers."""
         if row not in self.printed:

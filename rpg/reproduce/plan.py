@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from rpg.api import find_device
 from rpg.devices import DEVICES, Device
-from rpg.reproduce.collected import Machine
+from rpg.reproduce.collected import Collected, Machine
 from rpg.reproduce.measures import Cell, plus_signs
 from rpg.reproduce.paper import NOT_RUN, PaperTable, load_table
 from rpg.reproduce.result import Found, Result
-from rpg.reproduce.steps import Step, in_order, shown
+from rpg.reproduce.steps import Scored, Step, carry_out, in_order, shown
 from zoo.table import Record, Table
-
-log = logging.getLogger(__name__)
 
 ESTIMATED_ON = "h100"  # the paper's device, for tables in full where there is no GPU
 
@@ -53,19 +51,21 @@ class Plan:
         return in_order(wanted)
 
     def carry_out(self, machine: Machine) -> Result:
-        """Do what is missing, or go on with it; then read every cell's value. Raises what the stages raise."""
-        for number, step in enumerate(self.steps, start=1):
-            if not step.done:
-                log.info("[%d/%d] %s %s", number, len(self.steps), step.stage, step.name)
-                step.carry_out(machine)
-        values = {where: None if self.state(*where) else cell.value() for where, cell in self.cells.items()}
+        """Do what is missing, or go on with it; then read every cell's value. What fails leaves the cells that need it
+        without one. Raises what the stages raise besides.
+        """
+        failed = carry_out(self.steps, machine)
+        broken = {where: self._failure(cell, failed) for where, cell in self.cells.items()}
+        states = {where: self.state(*where) or ("failed" if broken[where] else "") for where in self.cells}
+        values = {where: None if states[where] else cell.value() for where, cell in self.cells.items()}
         signs = self._signs(values)
         found = [
             Found(
                 row=row,
                 column=column,
                 value=signs.get((row, column), values[row, column]),
-                state=self.state(row, column) or ("done" if values[row, column] is not None else "not on record"),
+                state=states[row, column] or ("done" if values[row, column] is not None else "not on record"),
+                error=broken[row, column],
                 printed=self.table.print_of(row, column),
                 recipe=cell.spec.recipe,
                 method=cell.spec.method,
@@ -74,6 +74,13 @@ class Plan:
             for (row, column), cell in self.cells.items()
         ]
         return Result(name=self.name, small=self.small, rows=self.rows, cells=tuple(found))
+
+    @staticmethod
+    def _failure(cell: Cell, failed: dict[Step, str]) -> str | None:
+        """Why a step of the cell has failed, if one has."""
+        if not failed or cell.missing:
+            return None
+        return next((failed[step] for step in in_order(cell.steps(plotted=False)) if step in failed), None)
 
     def _signs(self, values: dict[tuple[str, str], float | None]) -> dict[tuple[str, str], str | None]:
         """The cells that show how sensitive a model is among the others of its column."""
@@ -100,23 +107,50 @@ def plan_table(name: str, small: bool = False, rows: Sequence[str] = ()) -> Plan
 
 @dataclass(frozen=True)
 class Outlook:
-    """What is to be done: a row for each step, the hours and bytes of those that are missing."""
+    """What is to be done: a row for each step, the hours and bytes of those that are missing. `assumed`: the device is
+    the paper's, which is not here.
+    """
 
+    title: str
     steps: list[Record]
-    commands: list[str]
     hours: float
     unknown: int
     bytes: int
     device: str
+    assumed: bool = False
+
+    @property
+    def missing(self) -> list[Record]:
+        return [one for one in self.steps if one["there"] == "no"]
 
     def text(self) -> str:
-        missing = [one for one in self.steps if one["there"] == "no"]
-        table = Table.of([{k: v for k, v in one.items() if k != "command"} for one in self.steps]).text()
-        unknown = f", and {self.unknown} steps whose time nobody knows" if self.unknown else ""
-        total = (
-            f"{len(missing)} of {len(self.steps)} steps are missing: at least {self.hours:.3g} hours on {self.device}"
+        """For people: the steps, the commands that make the missing ones, and what they take."""
+        titles = ("step", "place", "hours", "GB", "there")
+        found = [self.title, "", Table.of([{title: one[title] for title in titles} for one in self.steps]).text()]
+        if not self.missing:
+            return "\n".join([*found, "", f"all {len(self.steps)} steps are done; what is left is to write the result"])
+        commands = [str(one["command"]) for one in self.missing]
+        found += [
+            "",
+            "What is missing, by the commands that make it (without --dry-run all of it is done, or continued):",
+            *commands,
+        ]
+        recipes = {str(one["place"]): str(one["what"]) for one in self.missing if one["what"]}
+        if recipes:
+            found += ["", "What is collected (data sets: --data-root, or the Hub where they are there):"]
+            found += [f"{place}: {what}" for place, what in recipes.items()]
+        return "\n".join([*found, "", self.total()])
+
+    def total(self) -> str:
+        """In a sentence, what is missing and takes."""
+        where = f"{self.device}{', the paper has one and there is no GPU here' * self.assumed}"
+        free = shutil.disk_usage(".").free
+        uncounted = f", and {self.unknown} steps whose time nobody knows" if self.unknown else ""
+        return (
+            f"{len(self.missing)} of {len(self.steps)} steps are missing. They take at least {self.hours:.3g} hours "
+            f"({where}; collecting: as the recipes say){uncounted}; {self.bytes / 1e9:.3g} GB of disk, where "
+            f"{free / 1e9:.3g} are free"
         )
-        return "\n".join([table, "", *self.commands, "", f"{total}{unknown}; {self.bytes / 1e9:.3g} GB of disk"])
 
 
 def outlook(plans: Sequence[Plan], device: str) -> Outlook:
@@ -125,21 +159,31 @@ def outlook(plans: Sequence[Plan], device: str) -> Outlook:
     """
     machine = plans[0].device(device)
     steps = list(dict.fromkeys(step for plan in plans for step in plan.steps))
+    one = len(plans) == 1
+    title = f"{plans[0].table.heading(plans[0].small)}" if one else f"{len(plans)} tables and figures"
+    found = outlook_of(title, steps, machine)
+    return replace(found, assumed=machine is DEVICES[ESTIMATED_ON] and device == "auto")
+
+
+def outlook_of(title: str, steps: Sequence[Step], machine: Device) -> Outlook:
+    """What these steps take. Raises as `outlook` does."""
     rows: list[Record] = []
     hours, unknown, size = 0.0, 0, 0
     for step in steps:
         cost = step.cost(machine)
+        there = step.done or (isinstance(step, Scored) and step.on_record)
         rows.append(
             {
                 "step": step.stage,
                 "place": str(step.place),
                 "hours": cost.hours,
                 "GB": cost.bytes / 1e9,
-                "there": "yes" if step.done else "no",
+                "there": "yes" if there else "no",
                 "command": shown(step),
+                "what": step.what if isinstance(step, Collected) else None,
             }
         )
-        if not step.done:
+        if not there:
             hours, size = hours + (cost.hours or 0), size + cost.bytes
             unknown += cost.hours is None
-    return Outlook(rows, [shown(s) for s in steps if not s.done], hours, unknown, size, machine.name)
+    return Outlook(title, rows, hours, unknown, size, machine.name)

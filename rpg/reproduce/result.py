@@ -22,12 +22,15 @@ CSV_COLUMNS = ("row", "column", "value", "paper", "state", "recipe", "method", "
 
 
 class Found(Frozen):
-    """What a cell came to: its value, and the paper's. `state` is `done`, or why there is no value."""
+    """What a cell came to: its value, and the paper's. `state` is `done`, or why there is no value; of what `failed`
+    with an `error`.
+    """
 
     row: str
     column: str
     value: float | str | None
     state: str
+    error: str | None = None
     printed: Printed
     recipe: str | None
     method: str | None
@@ -46,6 +49,11 @@ class Result(Frozen):
     def complete(self) -> bool:
         """Whether every cell that is run has its value."""
         return all(cell.state in ("done", "not run") for cell in self.cells)
+
+    @property
+    def errors(self) -> list[str]:
+        """Why cells failed, each reason once."""
+        return list(dict.fromkeys(cell.error for cell in self.cells if cell.error))
 
     @property
     def command(self) -> str:
@@ -115,18 +123,19 @@ def notes(table: PaperTable, result: Result) -> list[str]:
         said.append(f"In small: {table.small.differs}" + (f" Here {names}." if names else ""))
     if missing := sorted({str(cell.method) for cell in result.cells if cell.state == "not available"}):
         said.append(f"Not available: method {', '.join(missing)} does not exist yet.")
+    said += [f"Failed: {error}" for error in result.errors]
     return said
 
 
 def write_result(table: PaperTable, result: Result, out: Path, plots: Mapping[str, bytes]) -> Path:
     """Write the table into its place below `out`, and plots (SVG) by name; the path of its page. JSON comes last."""
     place, beside = place_of(out, result), side_by_side(table, result)
-    said = notes(table, result)
+    said, heading = notes(table, result), table.heading(result.small)
     for name, svg in plots.items():
         write_bytes(place / f"{name}.svg", svg)
     pictures = [f"![{name}]({name}.svg)" for name in plots]
     text = [
-        f"# {markdown_text(table.title)}",
+        f"# {markdown_text(heading)}",
         beside.markdown(),
         *map(markdown_text, said),
         *pictures,
@@ -136,7 +145,9 @@ def write_result(table: PaperTable, result: Result, out: Path, plots: Mapping[st
     write_bytes(place / "table.csv", long_table(result).csv().encode())
     write_bytes(place / "table.tex", (beside.latex() + "\n").encode())
     page = environment("rpg.reproduce").get_template("table.html")
-    html = page.render(table=table, beside=beside, said=said, plots=list(plots), command=result.command)
+    html = page.render(
+        heading=heading, section=table.section, beside=beside, said=said, plots=list(plots), command=result.command
+    )
     write_bytes(place / "table.html", html.encode())
     write_bytes(place / RESULT, (result.to_json(indent=1) + "\n").encode())
     return place / "table.html"

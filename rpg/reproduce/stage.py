@@ -35,7 +35,9 @@ def reproduce_one(plan: Plan, machine: Machine, out: Path) -> tuple[Result, Path
     """Make a table and write it below `out`: its numbers, its page, and the same as text. Raises what stages raise."""
     result = plan.carry_out(machine)
     written = write_result(plan.table, result, out, pictures(plan, result))
-    text = "\n".join([plan.table.title, "", side_by_side(plan.table, result).text(), "", *notes(plan.table, result)])
+    text = "\n".join(
+        [plan.table.heading(plan.small), "", side_by_side(plan.table, result).text(), "", *notes(plan.table, result)]
+    )
     return result, written, text
 
 
@@ -47,7 +49,9 @@ def reproduce_all(plans: Sequence[Plan], machine: Machine, out: Path, page: Path
     for number, plan in enumerate(plans, start=1):
         log.info("%s, %d of %d", plan.name, number, len(plans))
         try:
-            reproduce_one(plan, machine, out)
+            result, _, _ = reproduce_one(plan, machine, out)
+            if result.errors:
+                failed[plan.name] = "; ".join(result.errors)
         except (Corrupt, Failed, MissingData, MissingExtra, ValueError) as error:
             failed[plan.name] = " ".join(str(error).split())
         write_bytes(page, paper_page(out, failed).encode())

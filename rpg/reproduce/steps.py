@@ -8,6 +8,7 @@ stage's own function (zoo.api, rpg.api), which continues what was interrupted an
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,11 @@ from rpg.reproduce.collected import (
 from rpg.reproduce.derived import Aligned, Noised, Swapped
 from rpg.run import Run
 from zoo import api
+from zoo.errors import Failed
+from zoo.files import read_records
+from zoo.store import Zoo
+
+log = logging.getLogger(__name__)
 
 STATE_COPIES = 3  # of the generator's weights on disk while it trains: they and two moments
 
@@ -49,7 +55,7 @@ class Trained:
 
     @property
     def name(self) -> str:
-        method = f"-{self.method}" if self.method else ""
+        method = f"-{Path(self.method).stem}" if self.method else ""
         return f"{self.zoo.name}{method}{tag(self.overrides)}"
 
     @property
@@ -171,6 +177,15 @@ class Scored:
     def done(self) -> bool:
         return False  # which of the scores are there is known to the scorer, who makes the missing ones
 
+    @property
+    def on_record(self) -> bool:
+        """Whether every network has a score. Only with the data is it known whether these are today's."""
+        path = self.place / "scores.jsonl"
+        if not (self.of.done and path.is_file()):
+            return False
+        known = {record.get("sha256") for record in read_records(path)}
+        return all(entry.sha256 in known for entry in Zoo.open(self.of.place).entries)
+
     def needs(self) -> list[Step]:
         return [self.of]
 
@@ -237,6 +252,25 @@ def in_order(wanted: Sequence[Step]) -> list[Step]:
         yield step
 
     return list(dict.fromkeys(step for one in wanted for step in walk(one)))
+
+
+def carry_out(steps: Sequence[Step], machine: Machine) -> dict[Step, str]:
+    """Do what is missing of steps that are in order, or go on with it. What fails (a training that diverges) stops
+    only what needs it: these steps, with the reason. Raises what the stages raise besides.
+    """
+    failed: dict[Step, str] = {}
+    for number, step in enumerate(steps, start=1):
+        reasons = [failed[needed] for needed in step.needs() if needed in failed]
+        if reasons:
+            failed[step] = reasons[0]
+        elif not step.done:
+            log.info("[%d/%d] %s", number, len(steps), shown(step))
+            try:
+                step.carry_out(machine)
+            except Failed as error:
+                failed[step] = " ".join(str(error).split())
+                log.warning("%s: %s", step.place, failed[step])
+    return failed
 
 
 def shown(step: Step) -> str:

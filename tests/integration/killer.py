@@ -3,8 +3,8 @@ moments, after which it is started again. In the end both hold the same files, t
 
     python killer.py SEED KILLS RECIPE [CHAIN | GROUP_VALUES]
 
-Chains are in CHAINS. With GROUP_VALUES networks are generated in windows of that many values and stored in files of
-their own, and only generating is killed.
+Chains are in CHAINS; of `reproduce` RECIPE is the file of a table. With GROUP_VALUES networks are generated in windows
+of that many values and stored in files of their own, and only generating is killed.
 Commands run in forks of this process, where everything is already imported, so that the kills fall into their work. The
 moments are drawn from half the time that the command took undisturbed: on a fast machine, too, it takes several.
 Prints a line for every command, and at last how many kills there were.
@@ -34,6 +34,9 @@ import rpg.demo
 import rpg.evaluation
 import rpg.methods.rpg.generate
 import rpg.reports.stage
+import rpg.reproduce.paper
+import rpg.reproduce.stage
+import rpg.reproduce.sweeping
 import zoo.cli
 import zoo.derive.align
 import zoo.derive.split
@@ -77,6 +80,8 @@ CHAINS = {
     "import": ((), IMPORT),
     "derive": (LEARN[:1], DERIVE),
     "report": (LEARN, REPORT),
+    "reproduce": ((), ("rpg reproduce table",)),
+    "sweep": ((), ("rpg sweep RECIPE --grid method.train.steps=20,30 --seeds 2",)),
 }
 """Commands that are run first, and those that are killed."""
 
@@ -135,6 +140,8 @@ def main(seed: str, kills: str, recipe: str, chain: str = "learn") -> None:
         rpg.methods.rpg.generate.GROUP_VALUES, zoo.writer.STACK_BELOW = int(chain), 0
     if chain == "import":
         write_source(Path("src"))
+    if chain == "reproduce":
+        rpg.reproduce.paper.table_names = lambda: {"table": Path(recipe)}
     rpg.reports.stage.provenance_of = lambda command: {"command": " ".join(command)}  # without the date
     Path("whole").mkdir()
     for command in before:
