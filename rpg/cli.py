@@ -107,9 +107,8 @@ def train(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Train a generator on one split of a zoo (default place: runs/<recipe>, or runs/<recipe>-<method>).
-
-    Run it again to continue.
+    """Train a generator on one split of a zoo (default place: runs/<recipe>, or runs/<recipe>-<method>). Run it again
+    to continue.
 
     Task and structure are the zoo's; a recipe for other networks is refused. Without a recipe and a zoo the newest
     collected zoo under zoos/ is learnt, as its name says. Without a recipe and a method, RPG learns in the size that
