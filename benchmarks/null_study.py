@@ -17,15 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import rpg.api
-from rpg.reports.comparisons import read_comparison
-from rpg.reports.inputs import REPORT
-from rpg.reports.report import measures
-from rpg.reports.stage import labels, plan_report
 from rpg.run import Run
+from study import add_places, reported, table_of, write_table
 from zoo.console import run_cli
-from zoo.files import write_bytes
 from zoo.store import Zoo
-from zoo.table import Record, Table
+from zoo.table import Record
 
 FORMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     **{f"noise-{sigma:g}": ("noise", {"sigma": sigma}) for sigma in (0.05, 0.1, 0.2)},
@@ -53,40 +49,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for given in options.zoos:
         zoo = Zoo.open(given)
         records += rows(zoo, options.out / zoo.path.name, options)
-    everything = Table.of(records)
-    table = everything.only([title for title in COLUMNS if title in everything.columns])
-    write_bytes(options.out / "null_study.json", table.json_text().encode())
-    write_bytes(options.out / "null_study.md", (table.markdown() + "\n").encode())
-    print(table.text())
+    write_table(table_of(records, COLUMNS), options.out / "null_study")
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("zoos", nargs="+", help="collected zoos, best with held-out seeds, as they are and aligned")
-    found.add_argument("--out", type=Path, required=True, help="where everything goes")
     found.add_argument("-n", type=int, default=20, help="networks of each form; default 20")
-    found.add_argument("--data-root", type=Path, help="where the task's data are")
-    found.add_argument("--device", default="auto")
+    add_places(found)
     return found
 
 
 def rows(originals: Zoo, out: Path, options: argparse.Namespace) -> list[Record]:
     """The rows of one zoo: those of its report."""
-    report = out / "report"
     forms = {name: zoo for name in FORMS if (zoo := drawn(name, originals, out, options))}
-    zoos = list(forms.values())
-    if not (report / REPORT).is_file():
-        plan_report(
-            zoos, originals=originals, out=report, baselines=False, data_root=options.data_root, device=options.device
-        ).carry_out()
-    comparison, called = read_comparison(report), labels(zoos, ())
-    names = {called[zoo.sha256]: name for name, zoo in forms.items()}
     about: Record = {"zoo": originals.path.name, "networks": len(originals.select("train"))}
-    return [
-        {**measures(comparison, group), **about, "form": names.get(group.name, group.name)}
-        for group in comparison.groups
-    ]
+    found = reported(forms, originals, out / "report", options)
+    return [{**record, **about, "form": form or group} for form, group, record in found]
 
 
 def drawn(name: str, originals: Zoo, out: Path, options: argparse.Namespace) -> Zoo | None:

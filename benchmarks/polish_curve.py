@@ -14,16 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import zoo.api
-from rpg.reports.comparisons import read_comparison
-from rpg.reports.inputs import REPORT
-from rpg.reports.report import measures
-from rpg.reports.stage import labels, plan_report
+from study import add_places, reported, table_of, write_table
 from zoo.console import pick_device, run_cli
 from zoo.derive.polish import PolishConfig, images_seen
-from zoo.files import write_bytes
 from zoo.recipe import task_of
 from zoo.store import Zoo, derivation
-from zoo.table import Record, Table
+from zoo.table import Record
 from zoo.tasks.base import Task
 from zoo.writer import ZooWriter
 
@@ -55,7 +51,7 @@ UNTRAINED = 10_000  # the first seed of untrained networks, far from those of zo
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the table, or the rest of it."""
     options = parser().parse_args(arguments)
-    originals, report = Zoo.open(options.zoo), options.out / "report"
+    originals = Zoo.open(options.zoo)
     starts = {Path(start).name: Zoo.open(start) for start in options.starts}
     task = task_of(originals.manifest.origin).build(options.data_root, pick_device(options.device))
     starts["untrained"] = untrained(originals, task, options.n, options.out / "zoos" / "untrained")
@@ -64,22 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, start in starts.items()
         for steps in options.steps
     }
-    given = list(zoos.values())
-    if not (report / REPORT).is_file():
-        where = {"data_root": options.data_root, "device": options.device}
-        plan_report(given, originals=originals, out=report, baselines=False, **where).carry_out()
-    comparison, called = read_comparison(report), labels(given)
-    names = {called[made.sha256]: key for key, made in zoos.items()}
     records: list[Record] = []
-    for group in comparison.groups:
-        start, steps = names.get(group.name, (group.name, None))
-        seen = images_seen(PolishConfig(steps=steps)) if steps else 0 if steps == 0 else None
-        records.append({**measures(comparison, group), "start": start, "steps": steps, "samples seen": seen})
-    everything = Table.of(records)
-    table = everything.only([title for title in COLUMNS if title in everything.columns])
-    write_bytes(options.out / "polish_curve.json", table.json_text().encode())
-    write_bytes(options.out / "polish_curve.md", (table.markdown() + "\n").encode())
-    print(table.text())
+    for key, group, record in reported(zoos, originals, options.out / "report", options):
+        start, steps = key or (group, None)
+        seen = images_seen(PolishConfig(steps=steps)) if steps else steps
+        records.append({**record, "start": start, "steps": steps, "samples seen": seen})
+    write_table(table_of(records, COLUMNS), options.out / "polish_curve")
     return 0
 
 
@@ -87,11 +73,9 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("zoo", help="the originals, best with held-out seeds")
     found.add_argument("starts", nargs="+", help="zoos that were made of them")
-    found.add_argument("--out", type=Path, required=True, help="where everything goes")
     found.add_argument("--steps", type=numbers, default=(0, 5, 20, 50, 100, 200, 500), help="with commas")
     found.add_argument("-n", type=int, default=10, help="untrained networks; default 10")
-    found.add_argument("--data-root", type=Path, help="where the task's data are")
-    found.add_argument("--device", default="auto")
+    add_places(found)
     return found
 
 

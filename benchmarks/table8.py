@@ -31,8 +31,8 @@ from rpg.reports.report import measures
 from rpg.reports.stage import BASELINES, labels, plan_report
 from rpg.reproduce.sweeping import seeds_of
 from rpg.run import Run
+from study import add_places, table_of, write_table
 from zoo.console import run_cli
-from zoo.files import write_bytes
 from zoo.recipe import load_method
 from zoo.store import Zoo
 from zoo.table import Record, Table
@@ -63,17 +63,14 @@ class Trial:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the table, or the rest of it. Exit code 1 when a method failed."""
     options = parser().parse_args(arguments)
-    originals, out = Zoo.open(options.zoo), options.out
+    originals = Zoo.open(options.zoo)
     trials = []
     for method in options.methods.split(","):
         for seed in range(options.seeds):
             trials.append(attempt(method, seed, originals, options))
             if trials[-1].failed:
                 print(f"{method}, seed {seed}: {trials[-1].failed}", file=sys.stderr)
-    found = table(originals, trials, options)
-    write_bytes(out / "table8.json", found.json_text().encode())
-    write_bytes(out / "table8.md", (found.markdown() + "\n").encode())
-    print(found.text())
+    write_table(table(originals, trials, options), options.out / "table8")
     return int(any(trial.failed for trial in trials))
 
 
@@ -81,12 +78,10 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("zoo", help="a collected zoo, best with held-out seeds")
     found.add_argument("--methods", required=True, help="names of settings (`rpg methods`) or YAML files, with commas")
-    found.add_argument("--out", type=Path, required=True, help="where everything goes")
     found.add_argument("--limit", type=float, default=3600, help="seconds of a training in one call; default 3600")
     found.add_argument("-n", type=int, default=10, help="networks of each seed of a method; default 10")
     found.add_argument("--seeds", type=int, default=1, help="seeds of each method, in training and drawing; default 1")
-    found.add_argument("--data-root", type=Path, help="where the task's data are")
-    found.add_argument("--device", default="auto")
+    add_places(found)
     return found
 
 
@@ -137,8 +132,7 @@ def table(originals: Zoo, trials: Sequence[Trial], options: argparse.Namespace) 
         for trial in trials
         if trial.failed
     ]
-    everything = Table.of(records, DIGITS)
-    return everything.only([title for title in COLUMNS if title in everything.columns])
+    return table_of(records, COLUMNS, DIGITS)
 
 
 def reported(

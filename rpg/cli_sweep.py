@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rpg.options import Method
+from rpg.options import Method, Tables
 from rpg.program import app
 from zoo.command_help import LEARN, examples
 from zoo.console import emit, say
@@ -18,7 +18,6 @@ GridOption = Annotated[
     typer.Option("--grid", metavar="KEY=VALUE,...", help="Values of a setting; several settings: all combinations."),
 ]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Runs at each point, with other seeds in training.")]
-Where = Annotated[Path, typer.Option("--out", help="Where tables go; zoos, runs and scores are in their usual places.")]
 
 
 @app.command(
@@ -34,7 +33,7 @@ def sweep(
     seeds: Seeds = 1,
     method: Method = None,
     overrides: Set = [],  # noqa: B006
-    out: Where = Path("sweeps"),
+    out: Tables = Path("sweeps"),
     data_root: DataRoot = None,
     device: Device = "auto",
     imports: Import = [],  # noqa: B006

@@ -84,6 +84,9 @@ Classifier = Annotated[
         autocompletion=complete.zoos,
     ),
 ]
+Tables = Annotated[
+    Path, typer.Option("--out", help="Where tables go; zoos, runs and scores are in their usual places.")
+]
 Places = Annotated[
     list[str],
     typer.Argument(

@@ -11,11 +11,13 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import mean
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from rpg.methods.base import Machine, TrainingSet
+from rpg.methods.task_data import data_place
 from rpg.methods.vectors import Codec, reconstructed
 from rpg.run import Run
 from zoo.errors import Corrupt, MissingData, MissingExtra
@@ -25,6 +27,8 @@ from zoo.store import Zoo, derivation
 from zoo.writer import ZooWriter
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ENOUGH = 90.0  # percent of the originals' accuracy that a round trip should leave
 NETWORKS = 4  # that are looked at after training
@@ -55,9 +59,9 @@ def reconstruct(run: Run, codec: Codec, zoo: Zoo, entries: list[Entry], path: Pa
         return writer.finish()
 
 
-def spread_out(entries: list[Entry], count: int) -> list[Entry]:
+def spread_out(networks: list[T], count: int) -> list[T]:
     """At most so many of them, at equal steps."""
-    return [entries[k * len(entries) // count] for k in range(count)] if len(entries) > count else entries
+    return [networks[k * len(networks) // count] for k in range(count)] if len(networks) > count else networks
 
 
 def warn_of_codec(run: Run, data: TrainingSet, machine: Machine) -> None:
@@ -91,8 +95,8 @@ def _validation(zoo: Zoo, machine: Machine) -> tuple[Callable[[Entry, Mapping[st
     config = task_of(zoo.manifest.origin)
     if not config.validation:
         raise ValueError("no validation data are kept; set task.validation")
-    root = machine.data_root or os.environ.get("RPG_DATA") or os.devnull  # without a place, the Hub is asked
-    task = config.build(Path(root), machine.device)
+    root = data_place(machine.data_root) or Path(os.devnull)  # without a place, the Hub is asked
+    task = config.build(root, machine.device)
     frozen, model = zoo.frozen(), task.build(0)
 
     def score(entry: Entry, weights: Mapping[str, Tensor]) -> float:

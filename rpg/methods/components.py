@@ -65,13 +65,17 @@ class Components:
     @property
     def units(self) -> Tensor:
         """The same over their deviations, so that each has variance 1, or 0 along a component that is nothing."""
-        variances = self.principal.variances
-        return self.principal.codes * (variances > NOTHING * variances[0])
+        return self.principal.codes * (self._inverse_deviations > 0)
 
     def encode_units(self, given: Tensor) -> Tensor:
         """Those of any vectors (n, D), float64 (n, k)."""
+        return self.encode(given) * self._inverse_deviations
+
+    @property
+    def _inverse_deviations(self) -> Tensor:
+        """Of each component, float64 (k,); 0 for one that is nothing."""
         variances = self.principal.variances
-        return self.encode(given) * torch.where(variances > NOTHING * variances[0], variances, torch.inf).rsqrt()
+        return torch.where(variances > NOTHING * variances[0], variances, torch.inf).rsqrt()
 
     def encode(self, given: Tensor) -> Tensor:
         """Coordinates of any vectors (n, D) along the components, float64 (n, k)."""
@@ -81,15 +85,11 @@ class Components:
             mean = piece.mean(0)
             inner.addmm_(given[:, start : start + piece.shape[1]].double() - mean, (piece - mean).T)
             start += piece.shape[1]
-        variances = self.principal.variances
-        kept = variances > NOTHING * variances[0]
-        inverse = torch.where(kept, variances, 1).rsqrt() * kept
-        return inner @ self.principal.codes * inverse / (len(self.training) - 1)
+        return inner @ self.principal.codes * self._inverse_deviations / (len(self.training) - 1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """The vectors of these coordinates (n, k), float32 (n, D)."""
-        variances = self.principal.variances
-        units = codes.double() * torch.where(variances > NOTHING * variances[0], variances, torch.inf).rsqrt()
+        units = codes.double() * self._inverse_deviations
         coefficients = torch.stack([self.principal.coefficients(unit) for unit in units])
         found, start = torch.empty(len(codes), self.training.shape[1]), 0
         for piece in _pieces(self.training):

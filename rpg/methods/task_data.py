@@ -22,6 +22,12 @@ from zoo.tasks.base import Batch
 from zoo.tasks.classification import ClassificationTask, ImagesConfig, hold_statistics
 
 
+def data_place(data_root: Path | None) -> Path | None:
+    """Where data are, as the call says it, or else RPG_DATA; None: on the Hub."""
+    root = data_root or os.environ.get("RPG_DATA")
+    return Path(root) if root else None
+
+
 def task_with_data(
     origin: Origin, device: torch.device, remedy: str, data_root: Path | None = None
 ) -> ClassificationTask:
@@ -31,8 +37,7 @@ def task_with_data(
     config = task_of(origin) if origin.task else None
     if not isinstance(config, ImagesConfig) or config.conditions():
         raise ValueError(f"the networks of {origin.name} do not classify images, as far as anybody said; {remedy}")
-    root = data_root or os.environ.get("RPG_DATA")
-    task = config.build(Path(root) if root else None, device)
+    task = config.build(data_place(data_root), device)
     assert isinstance(task, ClassificationTask)
     return task
 

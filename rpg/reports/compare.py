@@ -276,11 +276,11 @@ def compare(
     ]
     if task:
         groups = [_with_ensemble(group, member, task, out) for group, member in zip(groups, members, strict=True)]
-    beside = _distributions(members, apart)
+    beside = _distributions(members, apart, heldout)
     groups = [group.model_copy(update={"distribution": own}) for group, own in zip(groups, beside, strict=True)]
     after = aligned_distances([member.parts for member in members], symmetries, out, heldout) if symmetries else None
     if after:
-        groups = _with_quotient(groups, after, _distributions(members, after), itself, scoring)
+        groups = _with_quotient(groups, after, _distributions(members, after, heldout), itself, scoring)
     return Comparison(
         inputs=inputs,
         originals=originals.manifest.origin.name,
@@ -367,14 +367,14 @@ def _group(
     behaviour = None
     if scoring:
         metrics = [s.metrics[scoring.headline] for s in scores]
-        accuracy = np.array([metric.value for metric in metrics])
+        accuracy, wrong = np.array([metric.value for metric in metrics]), _wrong(scores)
         behaviour = Behaviour(
             metrics=summaries(scores),
             accuracy=tuple(accuracy.tolist()),
             stderr=max(metric.stderr for metric in metrics),
-            max_error_iou=tuple(max_error_iou(_wrong(scores), _wrong(originals), leave_out).tolist()),
+            max_error_iou=tuple(max_error_iou(wrong, _wrong(originals), leave_out).tolist()),
             novel_and_good=novel_and_good(distance, loo_distance, accuracy, scoring.good_from),
-            disagreement=disagreement(_wrong(scores)) if len(scores) > 1 else None,
+            disagreement=disagreement(wrong) if len(wrong) > 1 else None,
         )
     return Group(
         name=member.name,
@@ -397,13 +397,14 @@ def _with_ensemble(group: Group, member: _Members, task: Task, out: Path) -> Gro
     return group.model_copy(update={"behaviour": group.scored.model_copy(update={"ensemble": together})})
 
 
-def _distributions(members: Sequence[_Members], apart: Sequence[Distances]) -> list[Distribution | None]:
+def _distributions(
+    members: Sequence[_Members], apart: Sequence[Distances], heldout: int | None
+) -> list[Distribution | None]:
     """Each group beside the originals held out, but for themselves; nothing where there are none."""
-    held = next((k for k, member in enumerate(members) if member.kind == "heldout"), None)
-    if held is None:
+    if heldout is None:
         return [None] * len(members)
     return [
-        None if k == held else beside_heldout(own, apart[0], apart[held], member.rows, members[held].rows)
+        None if k == heldout else beside_heldout(own, apart[0], apart[heldout], member.rows, members[heldout].rows)
         for k, (member, own) in enumerate(zip(members, apart, strict=True))
     ]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from rpg.methods.ceiling import spread_out
 from rpg.reports.distances import Part
 from zoo.scoring import Scorer
 from zoo.tasks.base import Task
@@ -41,7 +42,7 @@ def ensemble_accuracy(parts: Sequence[Part], task: Task, out: Path) -> float | N
     zoo = parts[0][0]
     if len(networks) < SIZE or SIZE * zoo.structure.numel > MOST_VALUES or not isinstance(task, ClassificationTask):
         return None
-    chosen = [networks[k * len(networks) // SIZE] for k in range(SIZE)]
+    chosen = spread_out(networks, SIZE)
     sha256 = hashlib.sha256("".join(entry.sha256 for _, entry in chosen).encode()).hexdigest()
     with Scorer(task, out, zoo.frozen()) as scorer:
         found = scorer.known_content(sha256)

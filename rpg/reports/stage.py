@@ -29,7 +29,7 @@ from zoo.manifest import Origin
 from zoo.recipe import eval_of, load_recipe, task_of
 from zoo.spent import Spent
 from zoo.store import Zoo, find
-from zoo.tasks.base import LabelledTask, Task
+from zoo.tasks.base import LabelledTask, Task, TaskConfig
 from zoo.tasks.scripted import Script, with_script
 
 Losses = dict[str, list[tuple[int, float]]]
@@ -94,7 +94,7 @@ class Reporting:
                 f"--script {self.script.name} measures networks of a task; nobody said what those of {origin.name} do"
             )
         if task is not None and task.conditions:
-            return self._task_by_task(cast("LabelledTask", task))
+            return self._task_by_task(config, cast("LabelledTask", task))
         if self.classifier is not None:
             raise ValueError(f"--classifier {self.classifier} is for networks of binary tasks; leave it out")
         comparison, spent = self.compared(task), self._spent()
@@ -118,17 +118,17 @@ class Reporting:
             runs = {names[zoo.sha256]: run for zoo in self.zoos[::-1] if (run := find_run(zoo, self.runs))}
             device = pick_device(self.device)
             candidates += reconstructions(runs, self.originals, self.split, self.config.n, beside, device)
-        symmetries = task_of(origin).symmetries if (origin := self.originals.manifest.origin).task else None
+        origin = self.originals.manifest.origin
+        symmetries = task_of(origin).symmetries if origin.task else None
         return compare(self.originals, self.split, candidates, task, self.path, symmetries)
 
-    def _task_by_task(self, task: LabelledTask) -> Report:
+    def _task_by_task(self, config: TaskConfig, task: LabelledTask) -> Report:
         if len(self.zoos) > 1:
             raise ValueError(
                 f"got {len(self.zoos)} zoos of networks for many tasks; a report task by task takes one, so give one"
             )
         origin = self.originals.manifest.origin.model_copy(update={"command": self.command})
-        section, device = task_of(self.originals.manifest.origin, self.task_overrides), pick_device(self.device)
-        known = classifier_of(section, self.data_root, device, self.classifier)
+        known = classifier_of(config, self.data_root, pick_device(self.device), self.classifier)
         tasks = compare_tasks(self.originals, self.zoos[0], task, origin, self.path, self.split, known)
         zoos, spent = {"original": self.originals.path, "generated": self.zoos[0].path}, self._spent()
         provenance = provenance_of(self.command) | _in_words(spent)

@@ -313,17 +313,17 @@ def _told_apart(group: Group) -> str:
 
 def _distribution(beside: Distribution) -> str:
     if beside.auc is None:
-        told = "They are too few for a classifier."
+        told = "they are too few for a classifier."
     else:
         verdict = "does" if _is_told_apart(beside) else "does not clearly do"
         told = (
-            f"A classifier {verdict} better than chance in telling them apart: AUC {beside.auc:.2f}, by chance 0.50 "
+            f"a classifier {verdict} better than chance in telling them apart: AUC {beside.auc:.2f}, by chance 0.50 "
             f"with a standard deviation of {beside.auc_chance_std:.2f}."
         )
     means = f"the two means lie {beside.shift:.2f} of it apart"
     verdict = "so all were moved the same way" if beside.shift >= SHIFTED else "which is not far"
     return (
-        f"Beside {beside.heldout} originals that the generator never saw: {told[0].lower()}{told[1:]} The energy "
+        f"Beside {beside.heldout} originals that the generator never saw: {told} The energy "
         f"distance is {beside.energy:.2f} of the radius of these; {means}, {verdict}."
     )
 

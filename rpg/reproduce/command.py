@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rpg.options import Tables
 from rpg.program import app
 from zoo.command_help import JUDGE, examples, tables
 from zoo.console import emit, say
@@ -15,7 +16,6 @@ from zoo.options import DataRoot, Device, DryRun, Json
 Name = Annotated[str, typer.Argument(metavar="NAME", help="table1 ... figure10, or all.", autocompletion=tables)]
 Rows = Annotated[list[str], typer.Option("--rows", metavar="ROW", help="Only this row; can be repeated.")]
 IsSmall = Annotated[bool, typer.Option("--small", help="With small networks of the same families, on two cores.")]
-Where = Annotated[Path, typer.Option("--out", help="Where tables go; zoos, runs and scores are in their usual places.")]
 PageFile = Annotated[Path, typer.Option("--page", help="With all: the page about every table and figure.")]
 
 
@@ -27,7 +27,7 @@ def reproduce(
     name: Name,
     rows: Rows = [],  # noqa: B006  # typer reads the default, nobody writes to it
     small: IsSmall = False,
-    out: Where = Path("reproduced"),
+    out: Tables = Path("reproduced"),
     page: PageFile = Path("docs/paper.md"),
     data_root: DataRoot = None,
     device: Device = "auto",

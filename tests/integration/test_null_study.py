@@ -9,6 +9,7 @@ import null_study
 import pytest
 from tokenised import digits_zoo
 
+import study
 from rpg.reports.comparisons import read_comparison
 from zoo.recipe import load_method
 
@@ -37,7 +38,7 @@ def test_every_form_that_fits_has_its_row(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("done twice")
 
-    monkeypatch.setattr(null_study, "plan_report", never)
+    monkeypatch.setattr(study, "plan_report", never)
     written = (tmp_path / "out" / "null_study.json").read_bytes()
     assert null_study.main(call) == 0
     assert (tmp_path / "out" / "null_study.json").read_bytes() == written

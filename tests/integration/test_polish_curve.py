@@ -10,6 +10,7 @@ import pytest
 from tokenised import digits_zoo
 
 import rpg
+import study
 from zoo.store import Zoo
 
 
@@ -35,7 +36,7 @@ def test_every_start_has_a_row_for_each_number_of_steps(tmp_path: Path, monkeypa
     def never(*_: object, **__: object) -> None:
         raise AssertionError("done twice")
 
-    monkeypatch.setattr(polish_curve, "plan_report", never)
+    monkeypatch.setattr(study, "plan_report", never)
     written = (out / "polish_curve.json").read_bytes()
     assert polish_curve.main(call) == 0
     assert (out / "polish_curve.json").read_bytes() == written

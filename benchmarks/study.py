@@ -1,0 +1,53 @@
+"""What studies of a zoo share: one report of all networks, read back if it is there, and the table of its rows."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from rpg.reports.comparisons import read_comparison
+from rpg.reports.inputs import REPORT
+from rpg.reports.report import measures
+from rpg.reports.stage import labels, plan_report
+from zoo.files import write_bytes
+from zoo.store import Zoo
+from zoo.table import Record, Table
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """The options that say where things are and go."""
+    parser.add_argument("--out", type=Path, required=True, help="where everything goes")
+    parser.add_argument("--data-root", type=Path, help="where the task's data are")
+    parser.add_argument("--device", default="auto")
+
+
+def reported(
+    zoos: Mapping[Key, Zoo], originals: Zoo, place: Path, options: argparse.Namespace
+) -> list[tuple[Key | None, str, Record]]:
+    """Of each group of a report on these zoos, without baselines: the key of its zoo (None: originals), its name, and
+    all that is known of it.
+    """
+    given = list(zoos.values())
+    if not (place / REPORT).is_file():
+        where = {"data_root": options.data_root, "device": options.device}
+        plan_report(given, originals=originals, out=place, baselines=False, **where).carry_out()
+    comparison, called = read_comparison(place), labels(given)
+    keys = {called[zoo.sha256]: key for key, zoo in zoos.items()}
+    return [(keys.get(group.name), group.name, measures(comparison, group)) for group in comparison.groups]
+
+
+def table_of(records: Sequence[Record], titles: Sequence[str], digits: Mapping[str, int] | None = None) -> Table:
+    """A row for each record, with the columns of these titles that there are."""
+    everything = Table.of(records, digits or {})
+    return everything.only([title for title in titles if title in everything.columns])
+
+
+def write_table(table: Table, place: Path) -> None:
+    """Print it, and write it beside `place`, as .json and .md."""
+    write_bytes(place.with_suffix(".json"), table.json_text().encode())
+    write_bytes(place.with_suffix(".md"), (table.markdown() + "\n").encode())
+    print(table.text())
