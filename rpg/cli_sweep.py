@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rpg.options import Method, Tables
+from rpg.options import Method, StepWorkers, Tables
 from rpg.program import app
+from zoo.cli_options import Engine
 from zoo.command_help import LEARN, examples
 from zoo.console import emit, say
 from zoo.options import DataRoot, Device, DryRun, Import, Json, RecipeName, Set
@@ -36,6 +37,8 @@ def sweep(
     out: Tables = Path("sweeps"),
     data_root: DataRoot = None,
     device: Device = "auto",
+    workers: StepWorkers = None,
+    engine: Engine = "local",
     imports: Import = [],  # noqa: B006
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -59,7 +62,7 @@ def sweep(
         return 0
     if found.missing:
         say(f"{len(plan.planned)} runs. {found.total()}")
-    result = plan.carry_out(Machine(device, data_root))
+    result = plan.carry_out(Machine(device, data_root, engine, workers))
     written = result.write(out)
     emit({"table": str(written), **result.model_dump(mode="json")}, as_json, f"{result.text()}\n\n{written}")
     return 1 if result.errors else 0

@@ -25,6 +25,7 @@ Track = Annotated[
     list[str],
     typer.Option("--track", metavar="TRACKER", help="Log to tensorboard (in the run's logs/), wandb or trackio."),
 ]
+StepWorkers = Annotated[int | None, typer.Option("--workers", min=1, help="How many steps to take at a time.")]
 RunName = Annotated[
     str,
     typer.Argument(

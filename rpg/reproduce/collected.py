@@ -24,10 +24,14 @@ COMMAND = ("rpg", "reproduce")
 
 @dataclass(frozen=True)
 class Machine:
-    """Where steps compute and where data are."""
+    """Where steps compute and where data are; `workers` of an engine at a time, without a number one here, and as many
+    as a Ray cluster has room for.
+    """
 
     device: str = "auto"
     data_root: Path | None = None
+    engine: str = "local"
+    workers: int | None = None
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from functools import cached_property
 
 from rpg.api import find_device
 from rpg.devices import DEVICES, Device
-from rpg.reproduce.collected import Collected, Machine
+from rpg.reproduce.collected import Collected
+from rpg.reproduce.crew import Crew
 from rpg.reproduce.measures import Cell, plus_signs
 from rpg.reproduce.paper import NOT_RUN, PaperTable, load_table
 from rpg.reproduce.result import Found, Result
-from rpg.reproduce.steps import Scored, Step, carry_out, in_order, shown
+from rpg.reproduce.steps import Scored, Step, in_order, shown
 from zoo.table import Record, Table
 
 ESTIMATED_ON = "h100"  # the paper's device, for tables in full where there is no GPU
@@ -50,11 +51,11 @@ class Plan:
         ]
         return in_order(wanted)
 
-    def carry_out(self, machine: Machine) -> Result:
+    def carry_out(self, crew: Crew) -> Result:
         """Do what is missing, or go on with it; then read every cell's value. What fails leaves the cells that need it
         without one. Raises what the stages raise besides.
         """
-        failed = carry_out(self.steps, machine)
+        failed = crew.finish(self.steps)
         broken = {where: self._failure(cell, failed) for where, cell in self.cells.items()}
         states = {where: self.state(*where) or ("failed" if broken[where] else "") for where in self.cells}
         values = {where: None if states[where] else cell.value() for where, cell in self.cells.items()}
@@ -153,12 +154,17 @@ class Outlook:
         )
 
 
+def steps_of(plans: Sequence[Plan]) -> list[Step]:
+    """The steps of all plans, in order, each once."""
+    return list(dict.fromkeys(step for plan in plans for step in plan.steps))
+
+
 def outlook(plans: Sequence[Plan], device: str) -> Outlook:
     """What these plans do together; steps that they share count once. Raises MissingExtra where the library of a
     recipe's networks is missing.
     """
     machine = plans[0].device(device)
-    steps = list(dict.fromkeys(step for plan in plans for step in plan.steps))
+    steps = steps_of(plans)
     one = len(plans) == 1
     title = f"{plans[0].table.heading(plans[0].small)}" if one else f"{len(plans)} tables and figures"
     found = outlook_of(title, steps, machine)

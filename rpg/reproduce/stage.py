@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from rpg.reproduce.collected import Machine
+from rpg.reproduce.crew import Crew
 from rpg.reproduce.paper import Small, load_table
 from rpg.reproduce.paper_page import paper_page
 from rpg.reproduce.pictures import pictures
@@ -31,9 +31,9 @@ def plans_of(name: str, small: bool, rows: Sequence[str]) -> list[Plan]:
     return [plan_table(one, small) for one in names]
 
 
-def reproduce_one(plan: Plan, machine: Machine, out: Path) -> tuple[Result, Path, str]:
+def reproduce_one(plan: Plan, crew: Crew, out: Path) -> tuple[Result, Path, str]:
     """Make a table and write it below `out`: its numbers, its page, and the same as text. Raises what stages raise."""
-    result = plan.carry_out(machine)
+    result = plan.carry_out(crew)
     written = write_result(plan.table, result, out, pictures(plan, result))
     text = "\n".join(
         [plan.table.heading(plan.small), "", side_by_side(plan.table, result).text(), "", *notes(plan.table, result)]
@@ -41,7 +41,7 @@ def reproduce_one(plan: Plan, machine: Machine, out: Path) -> tuple[Result, Path
     return result, written, text
 
 
-def reproduce_all(plans: Sequence[Plan], machine: Machine, out: Path, page: Path) -> dict[str, str]:
+def reproduce_all(plans: Sequence[Plan], crew: Crew, out: Path, page: Path) -> dict[str, str]:
     """Make all these tables and the page about them, which is renewed after each. The errors of those that failed, by
     name.
     """
@@ -49,7 +49,7 @@ def reproduce_all(plans: Sequence[Plan], machine: Machine, out: Path, page: Path
     for number, plan in enumerate(plans, start=1):
         log.info("%s, %d of %d", plan.name, number, len(plans))
         try:
-            result, _, _ = reproduce_one(plan, machine, out)
+            result, _, _ = reproduce_one(plan, crew, out)
             if result.errors:
                 failed[plan.name] = "; ".join(result.errors)
         except (Corrupt, Failed, MissingData, MissingExtra, ValueError) as error:

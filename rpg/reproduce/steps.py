@@ -8,7 +8,6 @@ stage's own function (zoo.api, rpg.api), which continues what was interrupted an
 from __future__ import annotations
 
 import json
-import logging
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,11 +34,8 @@ from rpg.reproduce.collected import (
 from rpg.reproduce.derived import Aligned, Noised, Swapped
 from rpg.run import Run
 from zoo import api
-from zoo.errors import Failed
 from zoo.files import read_records
 from zoo.store import Zoo
-
-log = logging.getLogger(__name__)
 
 STATE_COPIES = 3  # of the generator's weights on disk while it trains: they and two moments
 
@@ -252,25 +248,6 @@ def in_order(wanted: Sequence[Step]) -> list[Step]:
         yield step
 
     return list(dict.fromkeys(step for one in wanted for step in walk(one)))
-
-
-def carry_out(steps: Sequence[Step], machine: Machine) -> dict[Step, str]:
-    """Do what is missing of steps that are in order, or go on with it. What fails (a training that diverges) stops
-    only what needs it: these steps, with the reason. Raises what the stages raise besides.
-    """
-    failed: dict[Step, str] = {}
-    for number, step in enumerate(steps, start=1):
-        reasons = [failed[needed] for needed in step.needs() if needed in failed]
-        if reasons:
-            failed[step] = reasons[0]
-        elif not step.done:
-            log.info("[%d/%d] %s", number, len(steps), shown(step))
-            try:
-                step.carry_out(machine)
-            except Failed as error:
-                failed[step] = " ".join(str(error).split())
-                log.warning("%s: %s", step.place, failed[step])
-    return failed
 
 
 def shown(step: Step) -> str:

@@ -179,3 +179,23 @@ def test_seeds_go_on_from_the_recipes_own() -> None:
     assert seeds == [4, 5]
     assert [one.cell.drawn.asked["seed"] for one in planned] == [7, 8]
     assert dict(seeds_of(load_method("flow")[0], "method")) == {"method.velocity.seed": 0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_workers_make_what_one_process_makes(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    if engine == "ray":
+        pytest.importorskip("ray")
+        monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "said.json").write_text(call(f"{SWEEP} --json --workers 2 --engine {engine} --device cpu"))
+    assert result(tmp_path)["trials"] == result(made)["trials"]
+    zoos = [place.relative_to(made) for place in sorted((made / "zoos").iterdir())]
+    assert len(zoos) == 5
+    for zoo in zoos:
+        found, expected = content(tmp_path / zoo), content(made / zoo)
+        assert found.keys() == expected.keys()
+        found.pop("manifest.json"), expected.pop("manifest.json")  # has what was spent
+        assert found == expected

@@ -14,6 +14,7 @@ from evaluators.similarity import max_error_iou
 from rpg.reproduce import plan as planning
 from rpg.reproduce import stage
 from rpg.reproduce.collected import Collected, Machine
+from rpg.reproduce.crew import Alone
 from rpg.reproduce.derived import Noised
 from rpg.reproduce.measures import plus_signs, scores_of
 from rpg.reproduce.paper import read_table
@@ -73,7 +74,7 @@ def made(table_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         result, written, _ = reproduce_one(
-            Plan("tiny-table", read_table(table_file), small=False), Machine("cpu"), Path("reproduced")
+            Plan("tiny-table", read_table(table_file), small=False), Alone(Machine("cpu")), Path("reproduced")
         )
     assert written == Path("reproduced/tiny-table/table.html")
     return place, result
@@ -146,7 +147,7 @@ def test_done_again_nothing_is_made_and_nothing_changes(
     monkeypatch.chdir(made[0])
     before = {path: path.read_bytes() for path in made[0].rglob("*") if path.is_file()}
     assert {step["there"] for step in outlook([plan], "h100").steps if step["step"] != "score"} == {"yes"}
-    reproduce_one(plan, Machine("cpu"), Path("reproduced"))
+    reproduce_one(plan, Alone(Machine("cpu")), Path("reproduced"))
     assert {path: path.read_bytes() for path in made[0].rglob("*") if path.is_file()} == before
 
 
@@ -175,7 +176,7 @@ def test_interrupted_after_any_step_it_ends_in_the_same_bytes(
     for allowed in range(steps):
         alive = allowed
         try:
-            reproduce_one(plan, Machine("cpu"), Path("reproduced"))
+            reproduce_one(plan, Alone(Machine("cpu")), Path("reproduced"))
             break
         except Killed:
             deaths += 1
@@ -203,7 +204,7 @@ def test_of_all_tables_one_that_fails_stops_no_other(
         raise MissingData(f"no images for {self.recipe}")
 
     monkeypatch.setattr(Collected, "carry_out", no_data)
-    failed = reproduce_all([bad, plan], Machine("cpu"), tmp_path / "out", tmp_path / "paper.md")
+    failed = reproduce_all([bad, plan], Alone(Machine("cpu")), tmp_path / "out", tmp_path / "paper.md")
     assert failed == {"table1": "no images for digits-resnet"}
     assert (tmp_path / "out/tiny-table/table.html").is_file()
     page = (tmp_path / "paper.md").read_text()

@@ -1,5 +1,5 @@
-"""Worker processes that train, on this machine or on a Ray cluster, and the messages between them and the process that
-owns the zoos. This is the only module that imports ray.
+"""Worker processes on this machine or on a Ray cluster, and the messages between them and the process that owns what
+they make. This is the only module that imports ray.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import pickle
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
@@ -67,8 +67,8 @@ class Died(Exception):
 class Worker(Protocol):
     """The owner's end of one worker."""
 
-    def give(self, work: Work) -> None:
-        """Start jobs on an idle worker; if it is gone, `receive` will say so."""
+    def give(self, work: Any) -> None:
+        """Start work of the kind that its server does on an idle worker; if it is gone, `receive` will say so."""
         ...
 
     def receive(self) -> Message:
@@ -88,8 +88,24 @@ class Pool(Protocol):
     def wait(self, workers: Sequence[Worker]) -> Sequence[Worker]: ...
 
 
+class Server(Protocol):
+    """What does the work in a worker."""
+
+    def prepare(self) -> None:
+        """In the worker, before it gets work: the user's own code, which work may be made of."""
+        ...
+
+    def messages(self, work: Any) -> Iterator[Message]:
+        """Do some work: its events, then its exception if there is one, then Idle."""
+        ...
+
+
+Serving: TypeAlias = Callable[[Path | None, str, int], Server]
+"""Makes a server for data below a directory (None: from the Hub), a device and a number of threads."""
+
+
 class Trainer:
-    """What a worker trains with. The task of its last jobs stays loaded, for the next one of the same recipe."""
+    """The server that trains. The task of its last jobs stays loaded, for the next one of the same recipe."""
 
     def __init__(self, data_root: Path | None, device: str, threads: int) -> None:
         self._data_root = data_root
@@ -99,12 +115,10 @@ class Trainer:
         self._task: tuple[TaskConfig, Task] | None = None
 
     def prepare(self) -> None:
-        """In the worker, before it gets work: the user's own code, which work may be made of."""
         for part in self._code:
             run(part)
 
     def messages(self, work: Work) -> Iterator[Message]:
-        """Do jobs: their events, then their exception if there is one, then Idle."""
         try:
             keep_freed_memory()
             torch.set_num_threads(self._threads)
@@ -120,16 +134,16 @@ class Trainer:
 class LocalPool:
     """Worker processes on this machine. Threads and GPUs are shared out among them."""
 
-    def __init__(self, size: int, data_root: Path | None, device: str) -> None:
+    def __init__(self, size: int, data_root: Path | None, device: str, serving: Serving = Trainer) -> None:
         self.size = size
         threads = max(1, torch.get_num_threads() // size)
         gpus = cuda.count()
         spread = device in ("auto", "cuda") and gpus > 0
         devices = [f"cuda:{i % gpus}" if spread else device for i in range(size)]
-        self._trainers = [Trainer(data_root, name, threads) for name in devices]
+        self._servers = [serving(data_root, name, threads) for name in devices]
 
     def start(self, index: int) -> _LocalWorker:
-        return _LocalWorker(self._trainers[index])
+        return _LocalWorker(self._servers[index])
 
     def wait(self, workers: Sequence[Worker]) -> Sequence[Worker]:
         ends = {worker.connection: worker for worker in workers if isinstance(worker, _LocalWorker)}
@@ -141,16 +155,16 @@ class _LocalWorker:
     with tensors keeps them in the sender's memory, and they would be lost with it.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, server: Server) -> None:
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         level = logging.getLogger("zoo").getEffectiveLevel()
-        self._process = context.Process(target=_serve, args=(theirs, trainer, level))
+        self._process = context.Process(target=_serve, args=(theirs, server, level))
         with _interrupts_ignored():
             self._process.start()
         theirs.close()  # or the pipe would stay open when the worker dies
 
-    def give(self, work: Work) -> None:
+    def give(self, work: Any) -> None:
         with suppress(OSError):
             self.connection.send_bytes(pickle.dumps(work))
 
@@ -167,18 +181,18 @@ class _LocalWorker:
         self.connection.close()
 
 
-def _serve(owner: connection.Connection, trainer: Trainer, level: int) -> None:
+def _serve(owner: connection.Connection, server: Server, level: int) -> None:
     """A local worker's life. It ends with its owner's, at once, however that comes about; it shows what it logs from
     the owner's `level` on.
     """
     threading.Thread(target=_exit_with_owner, daemon=True).start()
     messages: Iterator[Message] = iter([Idle()])
     with suppress(EOFError, ConnectionError), shown_log(level):
-        trainer.prepare()
+        server.prepare()
         while True:
             for message in messages:
                 owner.send_bytes(_pickled(message))
-            messages = trainer.messages(pickle.loads(owner.recv_bytes()))  # noqa: S301  # from our own parent
+            messages = server.messages(pickle.loads(owner.recv_bytes()))  # noqa: S301  # from our own parent
 
 
 def _exit_with_owner() -> None:
@@ -216,7 +230,7 @@ class RayPool:
     way.
     """
 
-    def __init__(self, size: int | None, data_root: Path | None, device: str) -> None:
+    def __init__(self, size: int | None, data_root: Path | None, device: str, serving: Serving = Trainer) -> None:
         if device not in ("auto", "cpu", "cuda"):
             raise ValueError(
                 f"--device {device} cannot be used with --engine ray, which hands out GPUs; try --device auto"
@@ -237,14 +251,14 @@ class RayPool:
                     f"--workers {size} is ignored beyond {slots}: the Ray cluster has {cpus} CPUs and {gpus} GPUs"
                 )
             self.size = min(size or slots, slots)
-            self._trainer = Trainer(data_root, device, threads=max(1, cpus // self.size))
+            self._server = serving(data_root, device, max(1, cpus // self.size))
             self._actor = self._ray.remote(num_cpus=1, num_gpus=int(use_gpus))(_Actor)
         except BaseException:
             self.close()
             raise
 
     def start(self, index: int) -> _RayWorker:
-        return _RayWorker(self._ray, self._actor.remote(self._trainer))
+        return _RayWorker(self._ray, self._actor.remote(self._server))
 
     def wait(self, workers: Sequence[Worker]) -> Sequence[Worker]:
         pending = {worker.pending: worker for worker in workers if isinstance(worker, _RayWorker)}
@@ -265,13 +279,13 @@ class RayPool:
 class _Actor:
     """A worker on a Ray node. It has only one message ready at a time, so that it cannot run far ahead of its owner."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        trainer.prepare()
-        self._trainer = trainer
+    def __init__(self, server: Server) -> None:
+        server.prepare()
+        self._server = server
         self._messages: Iterator[Message] = iter([Idle()])
 
-    def give(self, work: Work) -> None:
-        self._messages = self._trainer.messages(work)
+    def give(self, work: Any) -> None:
+        self._messages = self._server.messages(work)
 
     def next(self) -> bytes:
         return _pickled(next(self._messages))
@@ -283,7 +297,7 @@ class _RayWorker:
         self._actor = actor
         self.pending = actor.next.remote()
 
-    def give(self, work: Work) -> None:
+    def give(self, work: Any) -> None:
         self._actor.give.remote(work)
         self.pending = self._actor.next.remote()
 

@@ -141,11 +141,11 @@ def test_any_other_error_stops_everything():
 def test_local_workers_share_out_gpus_and_threads(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
-    devices = {name: [t._device for t in LocalPool(4, None, name)._trainers] for name in ("auto", "cuda:1", "cpu")}
+    devices = {name: [t._device for t in LocalPool(4, None, name)._servers] for name in ("auto", "cuda:1", "cpu")}
     assert devices["auto"] == ["cuda:0", "cuda:1", "cuda:2", "cuda:0"]
     assert devices["cuda:1"] == ["cuda:1"] * 4
     assert devices["cpu"] == ["cpu"] * 4
-    assert [LocalPool(size, None, "cpu")._trainers[0]._threads for size in (1, 2, 4, 9)] == [5, 2, 1, 1]
+    assert [LocalPool(size, None, "cpu")._servers[0]._threads for size in (1, 2, 4, 9)] == [5, 2, 1, 1]
 
 
 def test_a_worker_loads_the_data_of_a_recipe_once(monkeypatch):
