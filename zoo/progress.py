@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from time import monotonic
 from typing import Protocol
 
@@ -92,7 +93,7 @@ def progress(what: str, total: int, show: bool = True) -> Iterator[Bar]:
     """
     if not show or os.environ.get("RPG_NO_PROGRESS"):
         yield _Silent()
-    elif sys.stderr.isatty():
+    elif sys.stderr.isatty() and parent_process() is None:  # bars of several workers would overwrite one another
         with _terminal(what, total) as bar:
             yield bar
     else:

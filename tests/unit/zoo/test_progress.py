@@ -143,6 +143,14 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch, capsys):
     assert "loss [0.5]" in err
 
 
+def test_a_worker_on_a_terminal_writes_lines(clock, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("zoo.progress.parent_process", object)
+    with progress("training digits", 1) as bar:
+        bar.advance()
+    assert capsys.readouterr().err == "training digits: 1 of 1 (100%), 0 s in all\n"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
