@@ -29,6 +29,7 @@ FORMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "soup-of-16-rescaled": ("soup", {"of": 16, "rescale": True}),
     "positive-mix": ("soup", {"of": None, "mix": "positive"}),
     "positive-mix-rescaled": ("soup", {"of": None, "mix": "positive", "rescale": True}),
+    **{f"crossover-of-{count}": ("crossover", {"of": count}) for count in (2, 4, 16)},
     **{f"gaussian-{width:g}": ("gaussian", {"width": width}) for width in (0.25, 0.5, 0.7, 0.85, 1.0)},
     **{f"pca-{rank}": ("pca-gaussian", {"rank": rank}) for rank in (99, 300)},
     "pca-full": ("pca-gaussian", {}),

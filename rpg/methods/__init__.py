@@ -14,6 +14,7 @@ from zoo.recipe import load_method, method_names
 log = logging.getLogger(__name__)
 
 METHODS = {
+    "crossover": "rpg.methods.crossover",
     "d2nwg": "rpg.methods.d2nwg.config",
     "flow": "rpg.methods.flow",
     "gaussian": "rpg.methods.gaussian",

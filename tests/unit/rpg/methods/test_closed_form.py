@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+import rpg.methods.crossover
 import rpg.methods.gaussian
 import rpg.methods.kde
 import rpg.methods.noise
@@ -39,6 +40,7 @@ MODULES = {
     "kde": rpg.methods.kde,
     "soup": rpg.methods.soup,
     "noise": rpg.methods.noise,
+    "crossover": rpg.methods.crossover,
 }
 RECIPES = Path(__file__).parents[4] / "recipes" / "_methods"
 CPU = Machine(torch.device("cpu"))
@@ -98,12 +100,14 @@ class Fitted:
         """The values of n networks, (n, D), without files."""
         zoo, entries = self.run.networks()
         drafts = self.method.drafts(zoo, entries, self.run, DrawConfig(n=n, seed=seed))
-        blocks = [(column.spec, column.block.double()) for column in zoo.columns(entries, 3 * len(entries))]
+        blocks = [
+            (column.spec, column.block.double(), column.start) for column in zoo.columns(entries, 3 * len(entries))
+        ]
         found = []
         for k in range(n):
             draft = drafts(k)
             rng, rows = generator(*draft.stream), torch.arange(len(entries))
-            pieces = [draft.values(Piece(spec, rows, block), rng) for spec, block in blocks]
+            pieces = [draft.values(Piece(spec, rows, block, start), rng) for spec, block, start in blocks]
             found.append(torch.cat(pieces).double().numpy())
         return np.stack(found)
 
@@ -115,6 +119,15 @@ def fitted(data: TrainingSet, name: str, **settings) -> Fitted:
     place = data.zoo.path.parent / "run"
     shutil.rmtree(place, ignore_errors=True)
     return Fitted(method, train(settings_of_it, data.zoo, place, request=DrawConfig()))
+
+
+UNITS = np.array([*[0] * 4, *[1] * 4, 2, 3, 4, 5])  # two rows of a matrix; channels of a normalisation
+
+
+def crossed(of: int) -> np.ndarray:
+    """By what two values' covariance counts: whole within a unit; two units have one parent in a draw of `of`."""
+    apart = 1 / of - (1 - 1 / of) / (COUNT - 1)
+    return np.where(UNITS[:, None] == UNITS, 1, apart)
 
 
 def linear(method: Fitted, rank: int) -> np.ndarray:
@@ -174,6 +187,8 @@ def test_residual_is_probabilistic_pca(data):
         ("kde", {"bandwidth": 0.3}, lambda x: np.cov(x.T, ddof=0) + 0.09 * np.cov(x.T)),
         ("soup", {"of": 2}, lambda x: np.cov(x.T) * (1 / 2 - 1 / COUNT)),
         ("soup", {"mix": "positive"}, lambda x: np.cov(x.T, ddof=0) / (COUNT + 1)),
+        ("crossover", {"of": 2}, lambda x: np.cov(x.T, ddof=0) * crossed(2)),
+        ("crossover", {"of": COUNT}, lambda x: np.cov(x.T, ddof=0) * crossed(COUNT)),
     ],
 )
 def test_draws_have_the_exact_mean_and_covariance(data, name, settings, covariance):
@@ -218,6 +233,20 @@ def test_positive_mixes_are_inside_their_parents(data):
     assert 0 < min(shares) < max(shares) < 1
 
 
+def test_units_cross_whole_and_from_all_parents(data):
+    made = fitted(data, "crossover", of=3).zoo("made", 8)
+    by_hash = {entry.sha256: row for row, entry in enumerate(data.entries)}
+    used = []
+    for entry in made.entries:
+        parents = [by_hash[parent] for parent in entry.parents]
+        assert len(set(parents)) == 3
+        equal = flat(made.load(entry)) == matrix()[parents].astype(np.float32)
+        whole = np.stack([[equal[row, unit == UNITS].all() for unit in range(6)] for row in range(3)])
+        assert whole.any(0).all()
+        used.append(len({int(row) for row in whole.argmax(0)}))
+    assert max(used) == 3
+
+
 @pytest.mark.parametrize("codes", ["networks", "pca"])
 def test_a_kernel_of_no_width_copies(data, codes):
     made = fitted(data, "kde", codes=codes, bandwidth=0).zoo("made", 5)
@@ -256,6 +285,7 @@ EVERY = [
     ("kde", {"codes": "networks"}),
     ("soup", {"of": 2, "rescale": True, "mix": "positive"}),
     ("noise", {}),
+    ("crossover", {}),
 ]
 
 
@@ -299,6 +329,7 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(data, monkeypatch, name, sett
         ("kde", {"codes": "networks"}, 1, "expected 2 or more"),
         ("kde", {"rank": 9}, 3, "use --set method.rank=2 or fewer"),
         ("soup", {"of": 4}, 3, "use --set method.of=3 or fewer"),
+        ("crossover", {"of": 4}, 3, "use --set method.of=3 or fewer"),
         ("soup", {"rescale": True}, 3, "no radius to rescale"),
         ("soup", {"rescale": True, "of": 3}, 3, "no radius to rescale"),
     ],
