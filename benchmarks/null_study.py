@@ -4,8 +4,8 @@
 
 Of every zoo each closed form of FORMS learns the training networks and draws `-n`; one report sets all beside the
 originals and those held out. OUT has a directory for each zoo, with runs/, zoos/ and report/, and OUT/null_study.md and
-OUT/null_study.json: a row for each form and zoo. The same call goes on where it was. A form that needs more networks
-than the zoo has is left out and named.
+OUT/null_study.json: a row for each form and zoo; OUT/null_study.svg draws them. The same call goes on where it was. A
+form that needs more networks than the zoo has is left out and named.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import rpg.api
 from rpg.run import Run
-from study import add_places, reported, table_of, write_table
+from study import add_places, reported, table_of, write_curve, write_table
 from zoo.console import run_cli
 from zoo.store import Zoo
 from zoo.table import Record
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         zoo = Zoo.open(given)
         records += rows(zoo, options.out / zoo.path.name, options)
     write_table(table_of(records, COLUMNS), options.out / "null_study")
+    write_curve(records, "zoo", "form", options.out / "null_study")
     return 0
 
 

@@ -4,7 +4,8 @@
 
 Every start is polished for each number of steps, and so are as many untrained networks; one report sets all of them
 beside the originals. OUT has zoos/ and report/, and OUT/polish_curve.md and OUT/polish_curve.json: a row for each start
-and number of steps, with the training samples that a network has seen. The same call goes on where it was.
+and number of steps, with the training samples that a network has seen; OUT/polish_curve.svg draws them. The same call
+goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import zoo.api
-from study import add_places, reported, table_of, write_table
+from study import add_places, reported, table_of, write_curve, write_table
 from zoo.console import pick_device, run_cli
 from zoo.derive.polish import PolishConfig, images_seen
 from zoo.recipe import task_of
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seen = images_seen(PolishConfig(steps=steps)) if steps else steps
         records.append({**record, "start": start, "steps": steps, "samples seen": seen})
     write_table(table_of(records, COLUMNS), options.out / "polish_curve")
+    write_curve(records, "start", "steps", options.out / "polish_curve", joined=True)
     return 0
 
 

@@ -1,20 +1,24 @@
-"""What studies of a zoo share: one report of all networks, read back if it is there, and the table of its rows."""
+"""What studies of a zoo share: one report of all networks, read back if it is there, the table of its rows, and their
+curve: accuracy over distance.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rpg.reports.comparisons import read_comparison
 from rpg.reports.inputs import REPORT
+from rpg.reports.plots import COLOURS, MARKERS, add_guides, label, laid_out, render, scatter
 from rpg.reports.report import measures
 from rpg.reports.stage import labels, plan_report
 from zoo.files import write_bytes
 from zoo.store import Zoo
 from zoo.table import Record, Table
 
+DISTANCE = "distance, median"
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -51,3 +55,33 @@ def write_table(table: Table, place: Path) -> None:
     write_bytes(place.with_suffix(".json"), table.json_text().encode())
     write_bytes(place.with_suffix(".md"), (table.markdown() + "\n").encode())
     print(table.text())
+
+
+def write_curve(records: Sequence[Record], series: str, point: str, place: Path, joined: bool = False) -> None:
+    """Write mean score over median distance as `place`.svg: a colour for each value of the column `series`, a mark for
+    each record, which says what its column `point` holds; `joined` by lines in the records' order.
+    """
+    names = list(dict.fromkeys(str(record[series]) for record in records))
+    colours = [*COLOURS["generated"], *COLOURS["original"], *COLOURS["baseline"]]
+    titles, texts = {}, []
+    with scatter(len(names)) as figure:
+        axes = figure.subplots()
+        for number, name in enumerate(names):
+            mine = [one for one in records if str(one[series]) == name and one.get(DISTANCE) is not None]
+            x, y = [float(str(one[DISTANCE])) for one in mine], [float(str(one["mean"])) for one in mine]
+            style: dict[str, Any] = {
+                "color": colours[number % len(colours)],
+                "marker": MARKERS["baseline"][number % 8],
+                "markersize": 6,
+            }
+            axes.plot(x, y, linestyle="-" if joined else "none", label=label(name), gid=f"series-{number}", **style)
+            titles[f"series-{number}"] = [
+                f"{name}, {one[point]}: {b:.2f} at {a:.2f}" for one, a, b in zip(mine, x, y, strict=True)
+            ]
+            texts.append(f"{name}: {min(y):.1f} to {max(y):.1f} at distances {min(x):.2f} to {max(x):.2f}")
+        axes.set(
+            xlabel="distance to the nearest training network (its median over the yardstick)", ylabel="mean score, %"
+        )
+        add_guides(axes, None, 1.0)
+        said = f"Mean score over distance. {'; '.join(texts)}."
+        write_bytes(place.with_suffix(".svg"), render(laid_out("curve", figure, said, titles), "svg"))

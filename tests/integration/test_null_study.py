@@ -34,6 +34,9 @@ def test_every_form_that_fits_has_its_row(
     comparison = read_comparison(tmp_path / "out" / "digits" / "report")
     assert rows[1]["mean"] == pytest.approx(comparison.groups[1].scored.metrics["top1"].mean, abs=0.01)
     assert "gaussian-0.5" in said.out
+    drawn = (tmp_path / "out" / "null_study.svg").read_text()
+    for row in rows:
+        assert f"<title>digits, {row['form']}: {row['mean']:.2f} at" in drawn
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("done twice")
