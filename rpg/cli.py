@@ -36,9 +36,11 @@ from rpg.options import (
     Split,
     Sweep,
     SweepPlot,
+    TasksOf,
     Track,
     Weights,
     What,
+    WithScores,
     Zoos,
 )
 from rpg.program import app
@@ -171,15 +173,12 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.")] = None,
     sampler: SamplerName = None,
     condition: Conditions = [],  # noqa: B006
-    split: Annotated[
-        str | None, typer.Option(help="Generate for every task of this split of the run's zoo, as in unseen.")
-    ] = None,
+    split: TasksOf = None,
     flip: Annotated[bool, typer.Option("--flip", help="And for the complement of each of these tasks.")] = False,
     steps: Annotated[int | None, typer.Option(help="RPG: denoising steps.")] = None,
     mode: Mode = None,
-    with_scores: Annotated[
-        bool, typer.Option("--score", help="Score each network as it comes, into scores/<zoo>.")
-    ] = False,
+    with_scores: WithScores = False,
+    overrides: Set = [],  # noqa: B006
     out: Out = None,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -193,10 +192,11 @@ def generate(
     """
     from rpg.api import load, plan_generation
     from rpg.run import wanted_conditions
+    from zoo.recipe import drawn_of
     from zoo.scoring import result, table
 
     flags = {"n": n, "seed": seed, "sampler": sampler, "steps": steps, "mode": mode}
-    settings: dict[str, Any] = {key: value for key, value in flags.items() if value is not None}
+    settings = drawn_of(overrides, {key: value for key, value in flags.items() if value is not None})
     trained = load(run)
     if condition or split or flip:
         settings["conditions"] = wanted_conditions(trained.record(), condition, split, flip)

@@ -47,6 +47,10 @@ Conditions = Annotated[
         help="The binary task to generate for, 0100010111 or 'cat,dog | truck'; can be repeated.",
     ),
 ]
+TasksOf = Annotated[
+    str | None, typer.Option("--split", help="Generate for every task of this split of the run's zoo, as in unseen.")
+]
+WithScores = Annotated[bool, typer.Option("--score", help="Score each network as it comes, into scores/<zoo>.")]
 Mode = Annotated[
     str | None, typer.Option(help="RPG: sequential, partial or full: tokens denoised together; less memory first.")
 ]

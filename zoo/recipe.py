@@ -158,6 +158,19 @@ def eval_of(overrides: Sequence[str]) -> Frozen:
     return _section("--set", "eval", _merged(OmegaConf.create({}), overrides).get("eval", {}))
 
 
+def drawn_of(overrides: Sequence[str], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the section `generate:` by overrides and by options of their own. Raises ValueError for keys of
+    another section, and for one that is given both ways.
+    """
+    tree = _merged({}, overrides)
+    if others := [key for key in tree if key != "generate" or not isinstance(tree[key], dict)]:
+        raise ValueError(f"--set {others[0]}: a run is drawn from by its section generate; expected generate.KEY=VALUE")
+    settings = tree.get("generate", {})
+    if twice := sorted(settings.keys() & flags.keys()):
+        raise ValueError(f"generate.{twice[0]} is given by --set and by an option of its own; expected one of the two")
+    return {**settings, **flags}
+
+
 def keyword_overrides(schemas: Mapping[str, type[BaseModel]], keywords: Mapping[str, Any]) -> list[str]:
     """Keywords of the Python API as `a.b=c` overrides: `steps=500` is `method.train.steps=500` where no other field of
     the `schemas`, by section, is called so. Raises ValueError for a name that no field has, or several.

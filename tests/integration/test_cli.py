@@ -176,6 +176,8 @@ def test_dry_runs_write_nothing(shell, tmp_path, monkeypatch, place):
     planned = shell.json("rpg train digits --zoo zoos/tiny --dry-run --set method.train.steps=7")
     assert planned["settings"]["method"]["train"]["steps"] == 7
     assert shell.json("rpg generate tiny -n 5 --out zoos/five --dry-run")["n"] == 5
+    asked = shell.json("rpg generate tiny -n 5 --set generate.sampler=ddpm --out zoos/five --dry-run")
+    assert (asked["n"], asked["sampler"]) == (5, "ddpm")
     assert shell.json("rpg-zoo perturb zoos/tiny --dry-run")["kind"] == "noise"
     assert shell.json("rpg-zoo score zoos/tiny --dry-run")["checkpoints"] == 8
     assert shell.json("rpg eval --task tiny --dry-run")["zoo"] == "zoos/tiny-generated"
@@ -232,6 +234,9 @@ def test_bad_input_is_one_line_and_the_right_exit_code(shell, place):
     shell.fails("rpg generate nothing", 4, "runs/nothing", "rpg train")
     shell.fails("rpg generate tiny --steps 5000 --out y", 2, "5000")
     shell.fails("rpg generate tiny --sampler dpm --out y", 2, "sampler", '"dpm"')
+    shell.fails("rpg generate tiny --set generate.sampeler=ddpm --out y", 2, "sampeler", "did you mean sampler")
+    shell.fails("rpg generate tiny --set method.train.steps=3 --out y", 2, "method", "generate.KEY=VALUE")
+    shell.fails("rpg generate tiny -n 4 --set generate.n=5 --out y", 2, "generate.n", "one of the two")
     shell.fails("rpg generate tiny -n 7", 2, "generate.n 3 -> 7")
     shell.fails("rpg eval --task nothing", 2, "no recipe or task named 'nothing'")
     shell.fails("rpg eval --task cifar10-cnn-small", 4, "no generated zoo for 'cifar10-cnn-small'")
