@@ -48,7 +48,8 @@ Conditions = Annotated[
     ),
 ]
 TasksOf = Annotated[
-    str | None, typer.Option("--split", help="Generate for every task of this split of the run's zoo, as in unseen.")
+    str | None,
+    typer.Option("--split", help="Generate for every task of this split of the run's zoo, as unseen, or all."),
 ]
 WithScores = Annotated[bool, typer.Option("--score", help="Score each network as it comes, into scores/<zoo>.")]
 Mode = Annotated[

@@ -41,6 +41,8 @@ from zoo.structure import Frozen, Structure
 
 log = logging.getLogger(__name__)
 
+ALL = "all"  # splits of a zoo
+
 
 class RunRecord(Frozen):
     """`run.json`. `networks` are the training checkpoints by hash, in order; `conditions` those of all the zoo's
@@ -235,14 +237,14 @@ def _conditions(zoo: Zoo) -> dict[str, tuple[str, ...]]:
 
 
 def wanted_conditions(record: RunRecord, given: Sequence[str], split: str | None, flip: bool) -> list[str]:
-    """The conditions that are given, in the user's words, and those of a split of the run's zoo, each once; with `flip`
-    their complements, too. Raises ValueError for what is no condition of the zoo's tasks, and for a split that does not
-    exist.
+    """The conditions that are given, in the user's words, and those of a split of the run's zoo (ALL: of every one),
+    each once; with `flip` their complements, too. Raises ValueError for what is no condition of the zoo's tasks, and
+    for a split that does not exist.
     """
-    if split is not None and split not in record.conditions:
-        raise ValueError(f"the run's zoo has no conditions of a split {split!r}{suggest(split, record.conditions)}")
+    if split is not None and split not in (known := [ALL, *record.conditions]):
+        raise ValueError(f"the run's zoo has no conditions of a split {split!r}{suggest(split, known)}")
     wanted = [condition_type(record).read(condition) for condition in given]
-    wanted += record.conditions[split] if split is not None else ()
+    wanted += [one for name, of in record.conditions.items() if split in (name, ALL) for one in of]
     wanted += [flipped(condition) for condition in wanted] if flip else []
     if not wanted:
         raise ValueError("--flip needs tasks whose complement to take; give --condition or --split, too")

@@ -119,7 +119,10 @@ def task_comparison(tasks: int = 14) -> TaskComparison:
             "generated": (Slope(value=0.88, stderr=None), None),
         },
         absent={"arithmetic": "the zoo is made up"},
-        head={name: tuple((float(x), float(y)) for x, y in found) for name, found in points.items()},
+        head={
+            name: tuple((rows[k % len(rows)].condition, float(x), float(y)) for k, (x, y) in enumerate(found))
+            for name, found in points.items()
+        },
         picture=tuple(
             Picture(condition=row.condition, group=group, values=tuple(rng.normal(0, 1, 100).round(4).tolist()))
             for row in rows[:3]

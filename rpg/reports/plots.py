@@ -1,4 +1,5 @@
-"""The plots of reports, as files: SVG for pages, PNG and PDF for papers. The only file that draws.
+"""The plots of reports, as files: SVG for pages, PNG and PDF for papers; those of binary tasks are in
+rpg.reports.task_plots.
 
 In SVG, text and axes take the ink of the page, light or dark. The same input gives the same bytes: no date, no library
 version, no random identifiers.
@@ -18,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rpg.reports.compare import Comparison, Group, Kind, Scoring
-from rpg.reports.tasks import Picture
 from zoo.derive.worth import Behaviour
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ LEGEND_COLUMNS = 3
 LONGEST = 30  # characters of a group's name in a plot
 MOST_NAMES = 5  # in the title of a mark
 TWO_DECADES = 100
+NOISED = "noised"  # how the names of noised copies begin (rpg.reports.stage)
 NEAREST = 1e-4  # of the yardstick: what is nearer is a copy, and drawn there
 
 
@@ -109,11 +110,12 @@ def marks(groups: Sequence[Group]) -> dict[str, Mark]:
     found = {}
     for kind in COLOURS:
         for i, group in enumerate(one for one in groups if one.kind == kind):
-            found[group.name] = _mark(kind, i)
+            found[group.name] = kind_mark(kind, i)
     return found
 
 
-def _mark(kind: Kind, number: int = 0) -> Mark:
+def kind_mark(kind: Kind, number: int = 0) -> Mark:
+    """The mark of a kind's group by its number among them."""
     marker = MARKERS[kind][number % len(MARKERS[kind])]
     return Mark(COLOURS[kind][number % len(COLOURS[kind])], marker, SIZES.get(marker, 6), LAYERS[kind])
 
@@ -224,9 +226,9 @@ def loss_plot(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Plot:
         texts = []
         for number, (name, losses) in enumerate(curves.items()):
             steps, values = np.array([step for step, _ in losses]), np.array([loss for _, loss in losses])
-            colour = _mark("generated", number).colour
+            colour = kind_mark("generated", number).colour
             line = LINES[number // len(COLOURS["generated"]) % len(LINES)]
-            pale = _mark("original").colour if len(curves) == 1 else colour
+            pale = kind_mark("original").colour if len(curves) == 1 else colour
             window = max(1, len(values) // 25)
             axes.plot(steps, values, color=pale, alpha=0.35, linewidth=0.8, label="loss" if len(curves) == 1 else None)
             mean = np.convolve(values, np.full(window, 1 / window), mode="valid")
@@ -247,8 +249,8 @@ def barrier_plot(worth: Behaviour) -> Plot:
     with drawing(2.8) as figure:
         axes = figure.subplots()
         for name, line, mark in (
-            ("raw", worth.raw_line, _mark("baseline")),
-            ("aligned", worth.aligned_line, _mark("generated")),
+            ("raw", worth.raw_line, kind_mark("baseline")),
+            ("aligned", worth.aligned_line, kind_mark("generated")),
         ):
             axes.plot(np.linspace(0, 1, len(line)), line, color=mark.colour, label=name, marker="o", markersize=3)
         axes.legend()
@@ -266,7 +268,7 @@ def sweep_plot(key: str, lines: Mapping[str, Sequence[tuple[float, float]]], mem
         texts = []
         for number, (name, points) in enumerate(lines.items()):
             values, needed = zip(*points, strict=True)
-            axes.plot(values, needed, color=_mark("generated", number).colour, marker="o", markersize=4, label=name)
+            axes.plot(values, needed, color=kind_mark("generated", number).colour, marker="o", markersize=4, label=name)
             texts.append(f"{name} it goes from {needed[0]:.3g} to {needed[-1]:.3g} GB")
         if memory is not None:
             axes.axhline(memory, **GUIDE)
@@ -288,15 +290,30 @@ def similarity_plot(comparison: Comparison, scoring: Scoring) -> Plot:
         drawn, titles = marks(comparison.groups), dict[str, list[str]]()
         for number, group in enumerate(comparison.groups):
             iou, accuracy = np.array(group.scored.max_error_iou), np.array(group.scored.accuracy)
-            places, names = _together(iou, accuracy, _said(group, scoring))
+            places, names = together(iou, accuracy, _said(group, scoring))
             x, y = np.array(places).T
             style = drawn[group.name], label(group.name), f"marks-{number}"
             titles |= draw_points(axes, x, np.maximum(y, floor), y < floor, *style, names)
+        _shade(axes, comparison.groups, floor)
         chance = scoring.chance if scoring.chance is not None and scoring.chance > floor else None
         add_guides(axes, chance, scoring.leave_one_out_iou)
         axes.set(xlabel="largest error-IoU with a training checkpoint", ylabel=f"{scoring.headline}, %")
         text = "Accuracy of every network against its likeness to the nearest training checkpoint."
         return laid_out("similarity", figure, text, titles)
+
+
+def _shade(axes: Any, groups: Sequence[Group], floor: float) -> None:
+    """Shade the range of noised copies: between the lowest and the highest accuracy of each amount of noise, over their
+    mean likeness, and straight from one to the next.
+    """
+    ranges = sorted(
+        (float(np.mean(group.scored.max_error_iou)), min(group.scored.accuracy), max(group.scored.accuracy))
+        for group in groups
+        if group.kind == "baseline" and group.name.startswith(NOISED)
+    )
+    if len(ranges) > 1:
+        iou, low, high = np.maximum(np.array(ranges).T, [[0.0], [floor], [floor]])
+        axes.fill_between(iou, low, high, color=INK, alpha=0.1, linewidth=0, zorder=1, label="range of noise")
 
 
 def _said(group: Group, scoring: Scoring) -> list[str]:
@@ -309,7 +326,7 @@ def _said(group: Group, scoring: Scoring) -> list[str]:
     ]
 
 
-def _together(
+def together(
     x: Sequence[float] | NDArray[np.float64], y: Sequence[float] | NDArray[np.float64], names: Sequence[str]
 ) -> tuple[list[tuple[float, float]], list[list[str]]]:
     """The places where points lie, in the order of the first at each, and the names of all that lie there."""
@@ -335,7 +352,8 @@ def draw_points(
     full = {"markeredgecolor": rim, "markeredgewidth": 0.6, "label": name, "gid": gid}
     axes.plot(x[~hollow], y[~hollow], color=mark.colour, **full, **style)
     below = {"fillstyle": "none", "clip_on": False, "gid": f"{gid}-below"}
-    axes.plot(x[hollow], y[hollow], color=mark.colour, **below, **style)
+    if hollow.any():  # nothing would count in the layout, at the figure's corner
+        axes.plot(x[hollow], y[hollow], color=mark.colour, **below, **style)
     for place, here in zip(zip(x, y, strict=True), names, strict=True):
         if len(here) > 1:
             offset = {"xytext": (4, 3), "textcoords": "offset points", "fontsize": 7}
@@ -402,37 +420,3 @@ def _bins(ratios: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
     if high / low > 8:
         return np.geomspace(low, high, 41), True
     return np.linspace(0, high, 41), False
-
-
-def head_plot(points: Mapping[str, Sequence[tuple[float, float]]]) -> Plot:
-    """Networks along two principal components: `original` of seen tasks, `heldout` and `generated` of the others."""
-    kinds: dict[str, tuple[Kind, str]] = {
-        "original": ("original", "original, seen"),
-        "heldout": ("heldout", "original, unseen"),
-        "generated": ("generated", "generated"),
-    }
-    with drawing(4.4) as figure:
-        axes = figure.subplots()
-        titles: dict[str, list[str]] = {}
-        for name, own in points.items():
-            kind, text = kinds[name]
-            places, names = _together([x for x, _ in own], [y for _, y in own], [text] * len(own))
-            x, y = np.array(places).T
-            titles |= draw_points(axes, x, y, np.zeros(len(x), bool), _mark(kind), text, f"marks-{name}", names)
-        axes.set(xlabel="first principal component", ylabel="second")
-        axes.grid(True)
-        axes.legend()
-        about = "Head weights of all networks along their first two principal components."
-        return laid_out("head", figure, about, titles)
-
-
-def picture_plot(rows: Sequence[Picture]) -> Plot:
-    """Weights as colours, a row per network; rows of a task and a group lie together."""
-    with drawing(0.7 + 0.2 * len(rows)) as figure:
-        axes = figure.subplots()
-        mesh = axes.pcolormesh(np.array([row.values for row in rows]), cmap="RdBu", vmin=-3, vmax=3)
-        axes.invert_yaxis()
-        axes.set_yticks(np.arange(len(rows)) + 0.5, [f"{row.condition} {row.group}" for row in rows], fontsize=7)
-        axes.set_xlabel("weights of the head")
-        figure.colorbar(mesh, label="standard deviations")
-        return laid_out("picture", figure, "Head weights of original and generated networks of some tasks.")

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from rpg.reports.page import Page, Section, links_to, write_page
-from rpg.reports.plots import head_plot, picture_plot
 from rpg.reports.report import Losses, training_section
+from rpg.reports.task_plots import head_plot, picture_plot
 from rpg.reports.tasks import PER_TASK, TaskComparison
 from zoo.health import works_from
 from zoo.table import Record, Table
@@ -36,7 +36,8 @@ READING = (
     "networks (paper, table 10).",
 )
 HEAD_CAPTION = (
-    "A point per network, along the two directions in which the networks of seen tasks vary most (paper, figure 10)."
+    "A point per network, along the two directions in which the networks of seen tasks vary most; below some "
+    "unseen tasks, a colour for each (paper, figure 10)."
 )
 PICTURE_CAPTION = (
     "A row per network, a column per weight, in units of its spread over the seen tasks (paper, figure 6)."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ BASELINES = (*PER_TASK, "classifier", "random")
 PICTURE_TASKS, PICTURE_NETWORKS, PICTURE_VALUES = 3, 3, 100  # as in Figure 6
 
 Matrix = NDArray[np.float64]
+HeadPoint: TypeAlias = tuple[str, float, float]
+"""A network's task, and its head weights along two principal components."""
 
 
 class TaskRow(Frozen):
@@ -93,7 +95,7 @@ class TaskComparison(Frozen):
     rows: Annotated[tuple[TaskRow, ...], Field(min_length=1)]
     slopes: dict[str, tuple[Slope | None, ...]]
     absent: dict[str, str]
-    head: dict[str, tuple[tuple[float, float], ...]]
+    head: dict[str, tuple[HeadPoint, ...]]
     picture: tuple[Picture, ...]
 
     @property
@@ -293,23 +295,26 @@ def class_accuracies(outcomes: Sequence[Outcome]) -> tuple[float, ...]:
 
 def _heads(
     originals: Zoo, generated: Zoo, train: Sequence[Entry], conditions: Sequence[str]
-) -> tuple[dict[str, tuple[tuple[float, float], ...]], tuple[Picture, ...]]:
+) -> tuple[dict[str, tuple[HeadPoint, ...]], tuple[Picture, ...]]:
     """Figures 10 and 6 as numbers."""
     unseen = [entry for entry in originals.entries if entry.split != train[0].split and entry.condition in conditions]
+    groups = {"original": (originals, train), "generated": (generated, generated.entries)}
+    groups |= {"heldout": (originals, unseen)} if unseen else {}
     seen_NP = head_weights(originals, train)
-    groups = {"original": seen_NP, "generated": head_weights(generated, generated.entries)}
-    if unseen:
-        groups["heldout"] = head_weights(originals, unseen)
-    axes_P2 = principal_axes(seen_NP)
-    mean_P = seen_NP.mean(0)
-    points = {name: (values_NP - mean_P) @ axes_P2 for name, values_NP in groups.items()}
-    head = {name: tuple((float(x), float(y)) for x, y in found) for name, found in points.items()}
+    axes_P2, mean_P = principal_axes(seen_NP), seen_NP.mean(0)
+    head = {}
+    for name, (zoo, entries) in groups.items():
+        points_N2 = ((seen_NP if name == "original" else head_weights(zoo, entries)) - mean_P) @ axes_P2
+        found = zip(entries, points_N2.tolist(), strict=True)
+        head[name] = tuple((str(entry.condition), x, y) for entry, (x, y) in found)
 
     spread_P = seen_NP.std(0)
     chosen = np.linspace(0, len(mean_P) - 1, min(PICTURE_VALUES, len(mean_P))).round().astype(int)
-    shown = [c for c in conditions if c in {e.condition for e in unseen}] or list(conditions)
+    learnt, new = ({entry.condition for entry in entries} for entries in (train, unseen))
+    shown = [c for c in conditions if c in learnt][: 1 if new else PICTURE_TASKS]
+    shown += [c for c in conditions if c in new][:PICTURE_TASKS]
     pictures = []
-    for condition in shown[:PICTURE_TASKS]:
+    for condition in shown or conditions[:PICTURE_TASKS]:
         for group, zoo in (("original", originals), ("generated", generated)):
             own = [entry for entry in zoo.entries if entry.condition == condition][:PICTURE_NETWORKS]
             for values_P in head_weights(zoo, own) if own else ():

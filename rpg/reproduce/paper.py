@@ -92,9 +92,9 @@ class PaperTable(Frozen):
 
     `unit` is of its values; `rows_are` says what its rows are, where they are numbers. `printed` are the paper's values
     by row, one for each column, exactly as printed (a figure without numbers has none); `digits` how many it prints
-    after the point. `plots` go with it: `lines`, one for each column over numbers that name the rows, and those of
-    reports (rpg.reports.plots). `differs` says what is otherwise than in the paper. `small` is a reason where there is
-    no small version.
+    after the point. `plots` go with it: `lines`, one for each column over numbers that name the rows, `bars`, a panel
+    for each column with a bar for each row, and those of reports (rpg.reports.plots). `differs` says what is otherwise
+    than in the paper. `small` is a reason where there is no small version.
     """
 
     title: Line
@@ -106,7 +106,7 @@ class PaperTable(Frozen):
     columns: Annotated[dict[str, Spec], Field(min_length=1)]
     rows: Annotated[dict[str, Spec], Field(min_length=1)]
     printed: dict[str, tuple[Printed, ...]] = Field(default_factory=dict)
-    plots: tuple[Literal["lines", "similarity", "head", "picture"], ...] = ()
+    plots: tuple[Literal["lines", "bars", "similarity", "head", "picture"], ...] = ()
     differs: Line
     small: Small | Line
 

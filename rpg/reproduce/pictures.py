@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from rpg.reports.plots import COLOURS, drawing, laid_out, render
 from rpg.reproduce.paper import PaperTable
 from rpg.reproduce.plan import Plan
@@ -12,9 +14,9 @@ from rpg.reproduce.steps import Reported
 def pictures(plan: Plan, result: Result) -> dict[str, bytes]:
     """SVG by name."""
     wanted = plan.table.plots
-    found = {"lines": lines(plan.table, result)} if "lines" in wanted else {}
+    found: dict[str, bytes] = {kind: DRAWN[kind](plan.table, result) for kind in wanted if kind in DRAWN}
     reports = [step for step in plan.steps if isinstance(step, Reported)]
-    for kind in (kind for kind in wanted if kind != "lines"):
+    for kind in (kind for kind in wanted if kind not in DRAWN):
         for step in reports:
             path = step.place / "plots" / f"{kind}.svg"
             if path.is_file():  # binary tasks have other plots than one
@@ -38,3 +40,25 @@ def lines(table: PaperTable, result: Result) -> bytes:
         axes.set(xlabel=table.rows_are, ylabel=table.unit)
         axes.legend()
         return render(laid_out("lines", figure, f"{table.title}: {'; '.join(texts)}."), "svg")
+
+
+def bars(table: PaperTable, result: Result) -> bytes:
+    """A panel for each column, in it a bar for each row that has a number."""
+    with drawing(0.9 + 0.35 * len(table.rows)) as figure:
+        panels = figure.subplots(1, len(table.columns), sharey=True, squeeze=False)[0]
+        texts = []
+        for axes, column in zip(panels, table.columns, strict=True):
+            cells = [cell for cell in result.cells if cell.column == column and isinstance(cell.value, float)]
+            values = [float(cell.value) for cell in cells if cell.value is not None]
+            drawn = axes.barh([cell.row for cell in cells], values, color=COLOURS["generated"][0], height=0.6)
+            axes.bar_label(drawn, fmt="%.3g", padding=3)
+            axes.margins(x=0.18)
+            axes.set(xlabel=column)
+            said = ", ".join(f"{cell.row} {value:.3g}" for cell, value in zip(cells, values, strict=True))
+            texts.append(f"{column}: {said or 'nothing'}")
+        panels[0].invert_yaxis()
+        return render(laid_out("bars", figure, f"{table.title}: {'; '.join(texts)}."), "svg")
+
+
+DRAWN: Mapping[str, Callable[[PaperTable, Result], bytes]] = {"lines": lines, "bars": bars}
+"""Plots of the table's own numbers."""

@@ -85,6 +85,11 @@ def test_train_and_generate(scope: str) -> None:
     assert parents["0100010111"] == set()
 
 
+def test_all_is_every_task_of_every_split() -> None:
+    asked = result("rpg generate runs/all --split all -n 1 --out everything --dry-run")
+    assert set(asked["conditions"]) == {entry.condition for entry in Zoo.open(Path("zoos/binary")).entries}
+
+
 def test_a_network_depends_on_its_own_condition_only() -> None:
     result("rpg generate runs/all --condition 1,5,7,8,9 -n 1 --out alone")  # 0100010111 by the names of its classes
     (alone,) = Zoo.open(Path("alone")).entries
@@ -104,7 +109,7 @@ def test_a_network_depends_on_its_own_condition_only() -> None:
         ("--condition 1,5,ten", "digits has no class 'ten'"),
         ("--condition loss=0.0", "another kind of condition"),
         ("--condition 1111111111", "expected 10 digits"),
-        ("--split heldout", "no conditions of a split 'heldout'"),
+        ("--split heldout", "no conditions of a split 'heldout'; known: all, "),
         ("--flip", "give --condition or --split"),
         ("", "say which: --condition"),
     ],

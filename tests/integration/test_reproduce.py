@@ -19,6 +19,7 @@ from rpg.reproduce.derived import Noised
 from rpg.reproduce.measures import plus_signs, scores_of
 from rpg.reproduce.paper import read_table
 from rpg.reproduce.paper_page import paper_page
+from rpg.reproduce.pictures import bars
 from rpg.reproduce.plan import Plan, outlook
 from rpg.reproduce.result import Result
 from rpg.reproduce.stage import reproduce_all, reproduce_one
@@ -245,6 +246,15 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "there is no row" in call("rpg reproduce table1 --rows ours", 2)
     assert "--rows are of one table" in call("rpg reproduce all --rows ours", 2)
     assert "has no small version" in call("rpg reproduce table3 --small", 2)
+
+
+def test_bars_are_the_cells_that_have_numbers(made: tuple[Path, Result], plan: Plan) -> None:
+    result = made[1]
+    drawn = bars(plan.table, result).decode()
+    for cell in result.cells:
+        if isinstance(cell.value, float):
+            assert f"{cell.row} {cell.value:.3g}" in drawn
+    assert "sane: nothing" in drawn
 
 
 def test_plus_signs() -> None:

@@ -393,6 +393,24 @@ def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
     assert [text.get_text()[-2:] for text in figure.axes[0].get_legend().get_texts()].count("x…") == 1
 
 
+def test_the_range_of_noised_copies_is_shaded() -> None:
+    made = comparison()
+    assert made.scoring
+    noised = [
+        group("noised_0.01", [95.0, 97.0], [0.8, 0.9], [0.5, 0.6]),
+        group("noised_0.1", [95.5, 96.0], [0.5, 0.6], [1.0, 1.2]),
+    ]
+    others = tuple(one for one in made.groups if not one.name.startswith("noised"))
+    one = made.model_copy(update={"groups": (*others, noised[0])})
+    assert not similarity_plot(one, made.scoring).figure.axes[0].collections, "one amount of noise has no range"
+    both = made.model_copy(update={"groups": (*others, *noised)})
+    (shade,) = similarity_plot(both, made.scoring).figure.axes[0].collections
+    corners = shade.get_paths()[0].vertices
+    for copies in noised:
+        here = corners[np.isclose(corners[:, 0], np.mean(copies.scored.max_error_iou))][:, 1]
+        assert (here.min(), here.max()) == pytest.approx((min(copies.scored.accuracy), max(copies.scored.accuracy)))
+
+
 def test_json_and_csv_are_the_comparison(tmp_path: Path) -> None:
     made = with_seeds(comparison())
     write(made, tmp_path)

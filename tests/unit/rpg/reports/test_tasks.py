@@ -16,6 +16,7 @@ from evaluators.classification import balanced_accuracy
 from evaluators.metrics import Evaluation, proportion, summarize
 from made_up import task_comparison
 from rpg.reports.all_classes import AllClasses
+from rpg.reports.task_plots import HEAD_TASKS, head_plot
 from rpg.reports.task_report import (
     class_table,
     gap_table,
@@ -225,6 +226,29 @@ def test_pictures_are_of_unseen_tasks_in_units_of_the_seen_spread(comparison: Ta
     expected = (bits(UNSEEN).numpy() - seen.mean(0)) / np.where(spread > 0, spread, 1)
     np.testing.assert_allclose(comparison.picture[0].values, expected, atol=1e-3)
     assert [len(comparison.head[group]) for group in ("original", "generated", "heldout")] == [3, 4, 2]
+    assert {condition for condition, *_ in comparison.head["heldout"]} == {UNSEEN}
+
+
+def test_a_learnt_task_is_pictured_before_unseen_ones(tmp_path: Path) -> None:
+    originals = zoo_of(tmp_path / "originals", [*((c, "train", 0) for c in TRAIN), (UNSEEN, "unseen", 0)])
+    generated = zoo_of(tmp_path / "made", [(c, "generated", 1) for c in (UNSEEN, *TRAIN)])
+    task: Any = LookupTask()
+    found = compare_tasks(originals, generated, task, ORIGIN, tmp_path / "out").picture
+    assert list(dict.fromkeys(picture.condition for picture in found)) == [TRAIN[0], UNSEEN]
+
+
+def test_networks_of_unseen_tasks_have_the_colour_of_their_task() -> None:
+    made = task_comparison()
+    plot = head_plot(made.head)
+    tasks = list(dict.fromkeys(condition for condition, *_ in made.head["heldout"]))[:HEAD_TASKS]
+    drawn = {line.get_gid(): line for line in plot.figure.axes[1].lines}
+    for number, task in enumerate(tasks):
+        pair = [drawn[f"task-{number}-{name}"] for name in ("heldout", "generated")]
+        assert len({line.get_color() for line in pair}) == 1
+        for name, line in zip(("heldout", "generated"), pair, strict=True):
+            expected = [(x, y) for condition, x, y in made.head[name] if condition == task]
+            assert sorted(zip(*line.get_data(), strict=True)) == sorted(expected)
+    assert len({drawn[f"task-{n}-heldout"].get_color() for n in range(len(tasks))}) == len(tasks)
 
 
 def test_principal_axes_are_those_of_the_covariance() -> None:
