@@ -23,7 +23,7 @@ from zoo.seeds import derive_seed
 from zoo.temporary import directory_of_process
 
 SEED = 0
-EACH = 40  # questions of a test set
+EACH = 32  # questions of a test set
 TEXTS = 2800  # to train on, of all sets equally many
 MOST = 20  # numbers that questions are about are smaller
 NAMES = ("ann", "bob", "eve", "joe", "kim", "max", "sue", "tom")

@@ -1,4 +1,4 @@
-"""A frozen LLaMA of some ten thousand values with random weights, made on the spot, whose tokens are the words of
+"""A frozen LLaMA of fifty thousand values with random weights, made on the spot, whose tokens are the words of
 made-up questions (zoo.data.made_questions): a base for adapters that needs neither downloads nor files. transformers
 is handed in by the module that imports it (zoo.networks.adapters).
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import torch
+
 from evaluators.questions import prompt
 from zoo.data.instructions import training_text
 from zoo.data.made_questions import questions
@@ -17,6 +19,10 @@ from zoo.seeds import global_seed
 
 NAME = "made:tiny-llama"
 SEED = 0
+BLOCKS, WORDS_IN_AND_OUT = 0.12, 0.5
+"""Deviations of the weights: words outweigh what the blocks make of them at random, as in trained networks, and a text
+can have one likely next word, which takes large weights where there are few.
+"""
 SPECIAL = ("<unk>", "<s>", "</s>")
 """Unknown, beginning and end, numbered as LLaMA's are."""
 WORDS = re.compile(r"\w+|[^\w\s]+")  # as tokenizers' Whitespace divides
@@ -37,12 +43,12 @@ def config(transformers: Any) -> Any:
     """Its sizes, a `LlamaConfig`."""
     return transformers.LlamaConfig(
         vocab_size=len(SPECIAL) + len(words()),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=48,
+        intermediate_size=96,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=256,
-        initializer_range=0.3,
+        initializer_range=BLOCKS,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
@@ -52,7 +58,11 @@ def config(transformers: Any) -> Any:
 def model(transformers: Any) -> Any:
     """The network, on the CPU, float32."""
     with global_seed(SEED, "tiny-llama"):
-        return transformers.LlamaForCausalLM(config(transformers))
+        made = transformers.LlamaForCausalLM(config(transformers))
+    with torch.no_grad():
+        for words in (made.model.embed_tokens, made.lm_head):
+            words.weight.mul_(WORDS_IN_AND_OUT / BLOCKS)
+    return made
 
 
 def tokenizer(transformers: Any) -> Any:
