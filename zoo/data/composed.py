@@ -6,9 +6,9 @@ nothing but the pictures differs: no reader has a branch for them. The files lie
 process, which goes with it: making them takes a second, so there is no cache that could be stale, damaged, or in two
 processes' way. They are the same in every process and on every machine, but for the rounding of the JPEG library.
 
-A picture is a dark square with two to four light digits, each in a quarter of its own. An object is the convex hull of a
-digit's ink: what one would draw around it, and a polygon, as COCO's files want it. Of the training pictures the digits
-are from the training images of `digits`, of the others from its test images (zoo.data.images).
+A picture is a dark square with two to four light digits, each in a quarter of its own. An object is the convex hull of
+a digit's ink: what one would draw around it, and a polygon, as COCO's files want it. Of the training pictures the
+digits are from the training images of `digits`, of the others from its test images (zoo.data.images).
 
 Shape suffixes: N images, P points, H rows, W columns.
 """
@@ -50,7 +50,9 @@ Float64Array: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Object:
-    """A digit in a picture: which of KINDS, counted from 0, and the corners of its hull (P, 2), x and y in pixels, in order."""
+    """A digit in a picture: which of KINDS, counted from 0, and the corners of its hull in order, (P, 2), x and y in
+    pixels.
+    """
 
     kind: int
     corners_P2: Float64Array
@@ -120,7 +122,7 @@ def _compose(digits_N: NDArray[np.uint8], labels_N: NDArray[np.int64], rng: np.r
         part = values[top : top + DIGIT, left : left + DIGIT]
         share = digit[..., None] / 255  # of ink in each pixel
         part[:] = (1 - share) * part + share * rng.uniform(180, 250)
-        objects.append(Object(KINDS.index(labels_N[number]), _hull(digit > INK) + (left, top)))
+        objects.append(Object(KINDS.index(labels_N[number]), np.add(_hull(digit > INK), (left, top))))
     return Picture(values.clip(0, 255).round().astype(np.uint8), tuple(objects))
 
 
