@@ -9,12 +9,13 @@ from functools import cached_property
 
 from rpg.api import find_device
 from rpg.devices import DEVICES, Device
-from rpg.reproduce.collected import Collected
+from rpg.reproduce.collected import Collected, Cost
 from rpg.reproduce.crew import Crew
 from rpg.reproduce.measures import Cell, plus_signs
 from rpg.reproduce.paper import NOT_RUN, PaperTable, load_table
 from rpg.reproduce.result import Found, Result
 from rpg.reproduce.steps import Scored, Step, in_order, shown
+from zoo.errors import MissingExtra
 from zoo.table import Record, Table
 
 ESTIMATED_ON = "h100"  # the paper's device, for tables in full where there is no GPU
@@ -140,6 +141,9 @@ class Outlook:
         if recipes:
             found += ["", "What is collected (data sets: --data-root, or the Hub where they are there):"]
             found += [f"{place}: {what}" for place, what in recipes.items()]
+        lacking = {str(one["lacks"]): None for one in self.missing if one["lacks"]}
+        if lacking:
+            found += ["", "What is not installed, so that some of the steps cannot be done here:", *lacking]
         return "\n".join([*found, "", self.total()])
 
     def total(self) -> str:
@@ -160,8 +164,8 @@ def steps_of(plans: Sequence[Plan]) -> list[Step]:
 
 
 def outlook(plans: Sequence[Plan], device: str) -> Outlook:
-    """What these plans do together; steps that they share count once. Raises MissingExtra where the library of a
-    recipe's networks is missing.
+    """What these plans do together; steps that they share count once. Where the library of a recipe's networks is
+    missing, its steps say so, and nobody knows what they cost.
     """
     machine = plans[0].device(device)
     steps = steps_of(plans)
@@ -171,12 +175,20 @@ def outlook(plans: Sequence[Plan], device: str) -> Outlook:
     return replace(found, assumed=machine is DEVICES[ESTIMATED_ON] and device == "auto")
 
 
+def _cost(step: Step, machine: Device) -> tuple[Cost, str | None]:
+    """What a step costs, and which extra it lacks, if one is."""
+    try:
+        return step.cost(machine), None
+    except MissingExtra as error:
+        return Cost(None), str(error)
+
+
 def outlook_of(title: str, steps: Sequence[Step], machine: Device) -> Outlook:
-    """What these steps take. Raises as `outlook` does."""
+    """What these steps take."""
     rows: list[Record] = []
     hours, unknown, size = 0.0, 0, 0
     for step in steps:
-        cost = step.cost(machine)
+        cost, lacks = _cost(step, machine)
         there = step.done or (isinstance(step, Scored) and step.on_record)
         rows.append(
             {
@@ -187,6 +199,7 @@ def outlook_of(title: str, steps: Sequence[Step], machine: Device) -> Outlook:
                 "there": "yes" if there else "no",
                 "command": shown(step),
                 "what": step.what if isinstance(step, Collected) else None,
+                "lacks": lacks,
             }
         )
         if not there:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from statistics import mean
 
@@ -13,12 +14,12 @@ from commands import TINY, call
 from evaluators.similarity import max_error_iou
 from rpg.reproduce import plan as planning
 from rpg.reproduce import stage
-from rpg.reproduce.collected import Collected, Machine
+from rpg.reproduce.collected import Collected, Machine, values_of
 from rpg.reproduce.crew import Alone
 from rpg.reproduce.derived import Noised
 from rpg.reproduce.measures import plus_signs, scores_of
 from rpg.reproduce.paper import read_table
-from rpg.reproduce.paper_page import paper_page
+from rpg.reproduce.paper_page import paper_page, status
 from rpg.reproduce.pictures import bars
 from rpg.reproduce.plan import Plan, outlook
 from rpg.reproduce.result import Result
@@ -210,7 +211,7 @@ def test_of_all_tables_one_that_fails_stops_no_other(
     assert (tmp_path / "out/tiny-table/table.html").is_file()
     page = (tmp_path / "paper.md").read_text()
     assert "failed: no images for digits-resnet" in page
-    assert "needs a GPU: it would need images of ADE20K" in page
+    assert status(plan.table, None, None, None) == "needs a GPU: it is small"
     assert "rpg reproduce table16" in page
 
 
@@ -245,7 +246,20 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "did you mean table1?" in call("rpg reproduce tabel1", 2)
     assert "there is no row" in call("rpg reproduce table1 --rows ours", 2)
     assert "--rows are of one table" in call("rpg reproduce all --rows ours", 2)
-    assert "has no small version" in call("rpg reproduce table3 --small", 2)
+
+
+def test_a_plan_survives_a_missing_extra_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "detectron2.modeling", None)
+    values_of.cache_clear()
+    found = json.loads(call("rpg reproduce table2 --small --dry-run --json"))
+    lacking = {step["place"] for step in found["steps"] if step["lacks"] and "needs detectron2" in step["lacks"]}
+    assert lacking == {"zoos/digits-objects", "runs/digits-objects", "zoos/digits-objects-generated"}
+    assert all(step["hours"] is None for step in found["steps"] if step["lacks"])
+    text = call("rpg reproduce table2 --small --dry-run")
+    assert "rpg-zoo collect digits-objects" in text
+    assert "What is not installed" in text
+    assert text.count("pip install 'rpg-zoo[det]'") == 1
 
 
 def test_bars_are_the_cells_that_have_numbers(made: tuple[Path, Result], plan: Plan) -> None:

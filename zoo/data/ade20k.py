@@ -118,34 +118,35 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
     return labels
 
 
-def class_numbers(classes: Sequence[str]) -> list[int]:
-    """Which of ADE20K's 150 classes these are, counted from 0; all of them if none is named.
+def class_numbers(classes: Sequence[str], known: Sequence[str]) -> list[int]:
+    """Which of the `known` classes these are, counted from 0; all of them if none is named.
 
-    Raises ValueError for a name that ADE20K does not have, or one given twice; MissingExtra without mmsegmentation.
+    Raises ValueError for a name that is not known, or one given twice.
     """
-    names = [name.strip() for name in openmmlab.ade20k()[0]]  # one ends with a blank
+    names = [name.strip() for name in known]  # one of ADE20K's ends with a blank
     for name in classes:
         if name not in names:
-            raise ValueError(f"task.classes has {name!r}, which is no class of ADE20K{suggest(name, names)}")
+            raise ValueError(f"task.classes has {name!r}, which is no class of these data{suggest(name, names)}")
     if len(set(classes)) < len(classes):
         raise ValueError(f"task.classes {', '.join(classes)} has one twice; expected each once")
     return [names.index(name) for name in classes or names]
 
 
-def label_table(classes: Sequence[str]) -> NDArray[np.uint8]:
+def label_table(classes: Sequence[str], known: Sequence[str]) -> NDArray[np.uint8]:
     """What class each stored label is, uint8 (256,): its number in `classes`, or IGNORE. Raises as `class_numbers`."""
     table = np.full(256, IGNORE, dtype=np.uint8)
-    for number, stored in enumerate(class_numbers(classes)):
+    for number, stored in enumerate(class_numbers(classes, known)):
         table[stored + 1] = number
     return table
 
 
-def load_scenes(data_root: Path | None, classes: Sequence[str], crop: int) -> Scenes:
-    """The photographs in `data_root/ADEChallengeData2016`, in the order of their names.
+def load_scenes(data_root: Path | None, classes: Sequence[str], known: Sequence[str], crop: int) -> Scenes:
+    """The photographs in `data_root/ADEChallengeData2016`, in the order of their names; stored labels are numbers of
+    the `known` classes.
 
     Raises MissingData when they are not there, Corrupt for one without its label map, ValueError for other classes.
     """
-    table = label_table(classes)
+    table = label_table(classes, known)
     if data_root is None:
         raise MissingData(f"ADE20K has to be downloaded; {LAYOUT}")
     folder = data_root / FOLDER

@@ -27,6 +27,7 @@ RESEARCH = "non-commercial research and education"
 DATA = {
     "digits": ("cc-by-4.0", "CC BY 4.0 (UCI, optical recognition of handwritten digits)"),
     "commonsense_170k": ("odc-by", "ODC-By (LLM-Adapters)"),
+    "made_questions": ("mit", "made by rpg-zoo"),
     "cifar10": (None, "its authors state no licence"),
     "cifar100": (None, "its authors state no licence"),
     "imagenet": (None, f"{RESEARCH} (ImageNet's terms of access)"),
@@ -35,7 +36,10 @@ DATA = {
 }
 """License and terms of data sets, as who made them states them."""
 
-BASES = {"yahma/llama-7b-hf": (None, "Meta's LLaMA licence, for research; not to be passed on")}
+BASES = {
+    "yahma/llama-7b-hf": (None, "Meta's LLaMA licence, for research; not to be passed on"),
+    "made:tiny-llama": ("mit", "made by rpg-zoo, random"),
+}
 """The same of pretrained weights; timm states those of its own."""
 
 

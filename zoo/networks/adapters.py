@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from zoo.errors import Corrupt, MissingData, MissingExtra, brief
 from zoo.files import parse_json, read_limited
+from zoo.networks import tiny_llama
 from zoo.seeds import global_seed
 from zoo.structure import DTYPES, Structure
 
@@ -123,6 +124,8 @@ class Base:
 def load_base(name: str, dtype: Dtype, device: torch.device) -> Base:
     """The base model on the device. Raises MissingExtra, or MissingData when it is not there."""
     transformers = _transformers()
+    if name == tiny_llama.NAME:
+        return _base(tiny_llama.model(transformers).to(DTYPES[dtype]), tiny_llama.tokenizer(transformers), device)
     wanted = (
         f"expected a directory with config.json, model.safetensors and the tokenizer's files, or the name of a "
         f"repository on the Hugging Face Hub, as in --set task.model={KNOWN[0]}"
@@ -134,6 +137,10 @@ def load_base(name: str, dtype: Dtype, device: torch.device) -> Base:
         model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype], **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise MissingData(f"no language model at {name} ({brief(error)}); {wanted}") from error
+    return _base(model, tokenizer, device)
+
+
+def _base(model: nn.Module, tokenizer: Any, device: torch.device) -> Base:
     tokenizer.pad_token_id = PAD
     tokenizer.padding_side = "left"
     return Base(model.to(device).eval().requires_grad_(False), tokenizer)
@@ -210,6 +217,8 @@ def _base_config(name: str) -> Any:
     transformers = _transformers()
     if name in KNOWN:
         return transformers.LlamaConfig()
+    if name == tiny_llama.NAME:
+        return tiny_llama.config(transformers)
     wanted = f"expected its config.json there, or one of {', '.join(KNOWN)} as task.model, whose sizes are known"
     _check_place(name, wanted)
     try:

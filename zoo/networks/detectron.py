@@ -49,6 +49,9 @@ class Size:
     hidden: int  # of the box head
     anchors: tuple[int, ...]  # sizes in pixels, one for each level of the pyramid
     score: float = 0.05  # below, detections are not reported
+    proposals: tuple[int, int] = (2000, 1000)  # kept of an image, in training before and after suppression
+    regions: int = 512  # of an image, that the heads are trained on
+    detections: int = 100  # of an image, that are reported at most
 
 
 SIZES = {
@@ -56,8 +59,22 @@ SIZES = {
         768, 12, 12, 14, (0, 1, 3, 4, 6, 7, 9, 10), 0.1, channels=256, hidden=1024, anchors=(32, 64, 128, 256, 512)
     ),
     "vitdet-tiny": Size(48, 4, 3, 2, (0, 2), 0.0, channels=32, hidden=64, anchors=(8, 16, 24, 32, 48), score=0.0),
+    "vitdet-mini": Size(
+        24,
+        2,
+        2,
+        2,
+        (0,),
+        0.0,
+        channels=16,
+        hidden=32,
+        anchors=(8, 16, 24, 32, 48),
+        proposals=(200, 100),
+        regions=64,
+        detections=10,
+    ),
 }
-"""ViTDet-B, of 110,895,792 values, and a network for tests, at 64 pixels."""
+"""ViTDet-B, of 110,895,792 values, and networks for 64 pixels: for tests, and one of some ten thousand values."""
 
 
 def require() -> None:
@@ -139,8 +156,8 @@ def _proposals(size: Size) -> nn.Module:
         box2box_transform=Box2BoxTransform(weights=(1.0, 1.0, 1.0, 1.0)),
         batch_size_per_image=256,
         positive_fraction=0.5,
-        pre_nms_topk=(2000, 1000),
-        post_nms_topk=(1000, 1000),
+        pre_nms_topk=(size.proposals[0], size.proposals[1]),
+        post_nms_topk=(size.proposals[1], size.proposals[1]),
         nms_thresh=0.7,
     )
     return proposals
@@ -159,7 +176,7 @@ def _heads(size: Size, classes: int) -> nn.Module:
 
     heads: nn.Module = StandardROIHeads(
         num_classes=classes,
-        batch_size_per_image=512,
+        batch_size_per_image=size.regions,
         positive_fraction=0.25,
         proposal_matcher=Matcher(thresholds=[0.5], labels=[0, 1], allow_low_quality_matches=False),
         box_in_features=PYRAMID,
@@ -173,6 +190,7 @@ def _heads(size: Size, classes: int) -> nn.Module:
         box_predictor=FastRCNNOutputLayers(
             input_shape=ShapeSpec(channels=size.hidden),
             test_score_thresh=size.score,
+            test_topk_per_image=size.detections,
             box2box_transform=Box2BoxTransform(weights=(10, 10, 5, 5)),
             num_classes=classes,
         ),

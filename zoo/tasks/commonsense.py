@@ -22,6 +22,7 @@ from typing_extensions import Self
 from evaluators.commonsense import EVALUATOR, Settings, evaluate, language_model
 from evaluators.metrics import Evaluation, Metric, proportion
 from evaluators.questions import Question
+from zoo.data import made_questions
 from zoo.data.instructions import IGNORED, encode, fingerprint, load_questions, load_training
 from zoo.errors import MissingExtra
 from zoo.networks import adapters
@@ -41,10 +42,11 @@ CHOICES: dict[SetName, int] = {"boolq": 2, "piqa": 2, "siqa": 3, "hellaswag": 4,
 class Config(TaskConfig):
     """Section `task:` of a recipe. Defaults are DoRA's (its fine-tuning script for LLaMA-7B), but for `rank`.
 
-    - `model`: the frozen base, a directory or a repository on the Hub; `dtype`: what its weights are kept in. The
-      adapter's are float32.
+    - `model`: the frozen base, a directory, a repository on the Hub, or `made:tiny-llama` (zoo.networks.tiny_llama);
+      `dtype`: what its weights are kept in. The adapter's are float32.
     - `rank`, `alpha`, `dropout`, `targets`: the adapter's rank, scale (alpha / rank), dropout, and the linear modules
       it is for.
+    - `data`: `commonsense_170k` and its test sets, or `made_questions`, made on the spot (zoo.data.made_questions).
     - `cutoff`: tokens of a training text; `train_on_inputs`: learn all of it, not the response alone; `validation`: how
       many of the training texts are never trained on.
     - `sets`, `limit`: the sets of questions to score on, or the first so many of each; `answer_by`, `beams`,
@@ -59,7 +61,7 @@ class Config(TaskConfig):
     alpha: Count
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
-    data: Literal["commonsense_170k"] = "commonsense_170k"
+    data: Literal["commonsense_170k", "made_questions"] = "commonsense_170k"
     cutoff: Annotated[int, Field(ge=2, le=MOST)] = 256
     train_on_inputs: bool = True
     validation: Count = 120
@@ -87,8 +89,9 @@ class Config(TaskConfig):
         """The base and the training texts are read when they are needed. Raises MissingData or Corrupt for the
         questions.
         """
-        questions: dict[str, list[Question]] = {name: load_questions(name, data_root, self.limit) for name in self.sets}
-        return CommonsenseTask(self, questions, data_root, device)
+        root = made_questions.data_root() if self.data == "made_questions" else data_root
+        questions: dict[str, list[Question]] = {name: load_questions(name, root, self.limit) for name in self.sets}
+        return CommonsenseTask(self, questions, root, device)
 
     def chance(self) -> dict[str, float]:
         """Of `mean`, over the sets; validation is on texts, which nobody guesses."""

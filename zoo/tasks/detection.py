@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from evaluators.detection import EVALUATOR, evaluate
 from evaluators.metrics import Evaluation
-from zoo.data import coco
+from zoo.data import coco, composed
 from zoo.data.coco import Json
 from zoo.data.loading import keys, load, loader_workers
 from zoo.errors import MissingData
@@ -33,7 +33,8 @@ from zoo.tasks.family import TaskBase, split_off
 class Config(TaskConfig):
     """Section `task:` of a recipe.
 
-    - `model`: `vitdet-base` (the paper's), or `vitdet-tiny` for tests.
+    - `model`: `vitdet-base` (the paper's), `vitdet-tiny` for tests, or `vitdet-mini`, the smallest.
+    - `data`: `coco`, or `digits`: pictures composed of handwritten digits, made on the spot (zoo.data.composed).
     - `classes`: how many categories the annotation files must have.
     - `image_size`: pixels a side, a multiple of 32: images are padded to this square.
     - `pretrained`: a file with weights of the whole network (.safetensors, or .pth as detectron2 writes it); or what
@@ -44,8 +45,8 @@ class Config(TaskConfig):
 
     library = "detectron2"
     name: Literal["detection"]
-    model: Literal["vitdet-base", "vitdet-tiny"]
-    data: Literal["coco"]
+    model: Literal["vitdet-base", "vitdet-tiny", "vitdet-mini"]
+    data: Literal["coco", "digits"]
     classes: Count = 80
     image_size: Annotated[int, Field(gt=0, le=MOST_PIXELS, multiple_of=32)] = 1024
     pretrained: str | None = None
@@ -54,9 +55,10 @@ class Config(TaskConfig):
     def build(self, data_root: Path | None, device: torch.device) -> DetectionTask:
         """Data are found; annotations are read when they are needed. Raises MissingExtra or MissingData."""
         detectron.require()
-        coco.check_layout(data_root)
-        assert data_root is not None
-        return DetectionTask(self, data_root, device)
+        root = composed.data_root() if self.data == "digits" else data_root
+        coco.check_layout(root)
+        assert root is not None
+        return DetectionTask(self, root, device)
 
     def chance(self) -> dict[str, float]:
         return {"box_AP": 0.0}
@@ -105,7 +107,7 @@ class DetectionTask(TaskBase):
     def protocol(self) -> str:
         test = self.test
         size = self.config.image_size
-        return f"coco val2017, {len(test.images)} images at {size} px, data {test.fingerprint()}"
+        return f"{self.config.data} val2017, {len(test.images)} images at {size} px, data {test.fingerprint()}"
 
     def build(self, seed: int) -> nn.Module:
         config = self.config

@@ -7,7 +7,7 @@ Shape suffixes: B images of a batch, H rows and W columns of an image.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from evaluators.metrics import Evaluation
 from evaluators.segmentation import EVALUATOR, evaluate
+from zoo.data import composed
+from zoo.data.composed import Colour
 from zoo.errors import MissingData
 from zoo.formats.weights import fitted, plain, read
 from zoo.structure import Structure
@@ -26,16 +28,18 @@ from zoo.tasks.family import TaskBase, split_off
 if TYPE_CHECKING:
     from zoo.data.ade20k import Scenes
 
-CLASSES = 150
+ADE20K_CLASSES = 150
 RELEASE = "https://github.com/open-mmlab/mmsegmentation/tree/main/configs/mae"
 
 
 class Config(TaskConfig):
     """Section `task:` of a recipe.
 
-    - `size`: `base`, a ViT-B as in mmsegmentation's `mae-base_upernet`, or `tiny`, four layers of width 48.
-    - `classes`: some of ADE20K's 150, by name, in the order of the network's outputs; pixels of others do not count.
-      All by default.
+    - `data`: `ade20k`, or `digits`: pictures composed of handwritten digits, made on the spot (zoo.data.composed).
+    - `size`: `base`, a ViT-B as in mmsegmentation's `mae-base_upernet`; `tiny`, four layers of width 48; or `mini`, of
+      width 16.
+    - `classes`: some of the data's (ADE20K has 150), by name, in the order of the network's outputs; pixels of others
+      do not count. All by default.
     - `crop`: pixels a side of what the network sees. Images are resized so that their shorter side has as many.
     - `pretrained`: a file with the weights to start from: of the whole network, in mmsegmentation's format, or of its
       backbone, as MAE's pretraining leaves them. `true` says that a file has to be named.
@@ -44,8 +48,8 @@ class Config(TaskConfig):
 
     library = "mmseg"
     name: Literal["segmentation"]
-    data: Literal["ade20k"] = "ade20k"
-    size: Literal["base", "tiny"] = "base"
+    data: Literal["ade20k", "digits"] = "ade20k"
+    size: Literal["base", "tiny", "mini"] = "base"
     classes: tuple[str, ...] = ()
     crop: Annotated[int, Field(ge=32, le=MOST_PIXELS, multiple_of=32)] = 512
     pretrained: bool | str = False
@@ -54,7 +58,13 @@ class Config(TaskConfig):
     @property
     def outputs(self) -> int:
         """How many classes the network tells apart."""
-        return len(self.classes) or CLASSES
+        return len(self.classes) or (ADE20K_CLASSES if self.data == "ade20k" else len(composed.CLASSES))
+
+    def known(self) -> tuple[Sequence[str], Sequence[Colour]]:
+        """The names of the data's classes in the order of their labels, and their colours. Raises MissingExtra."""
+        from zoo.networks import openmmlab
+
+        return openmmlab.ade20k() if self.data == "ade20k" else (composed.CLASSES, composed.COLOURS)
 
     def chance(self) -> dict[str, float]:
         """Of mIoU what one class everywhere reaches at most."""
@@ -66,14 +76,16 @@ class Config(TaskConfig):
         """
         from zoo.data.ade20k import load_scenes
 
-        return SegmentationTask(self, load_scenes(data_root, self.classes, self.crop), device)
+        known, _ = self.known()
+        root = composed.data_root() if self.data == "digits" else data_root
+        return SegmentationTask(self, load_scenes(root, self.classes, known, self.crop), device)
 
     def structure(self) -> Structure:
         """Raises MissingExtra, and ValueError for classes that do not exist."""
         from zoo.data.ade20k import class_numbers
         from zoo.networks import openmmlab
 
-        class_numbers(self.classes)
+        class_numbers(self.classes, self.known()[0])
         state = openmmlab.empty_network(self.size, self.crop, self.outputs).state_dict(keep_vars=True)
         return Structure.of({name: state[name] for name in self.chosen(state)})
 
@@ -94,10 +106,9 @@ class Config(TaskConfig):
     def library_config(self) -> dict[str, Any]:
         """What mmsegmentation keeps in a checkpoint beside its `state_dict`: names and colours of the classes."""
         from zoo.data.ade20k import class_numbers
-        from zoo.networks import openmmlab
 
-        names, palette = openmmlab.ade20k()
-        chosen = class_numbers(self.classes)
+        names, palette = self.known()
+        chosen = class_numbers(self.classes, names)
         meta = {"classes": [names[i] for i in chosen], "palette": [list(palette[i]) for i in chosen]}
         return {"meta": {"dataset_meta": meta}}
 
@@ -117,7 +128,7 @@ class SegmentationTask(TaskBase):
         self.scenes = scenes
         classes = f", {config.outputs} classes" if config.classes else ""
         self.protocol = (
-            f"ade20k validation, {len(scenes.test)} images{classes}, slide {config.crop} px by "
+            f"{config.data} validation, {len(scenes.test)} images{classes}, slide {config.crop} px by "
             f"{openmmlab.stride(config.crop)}, data {scenes.fingerprint()}"
         )
         self._prepare = openmmlab.Preprocessor(config.crop, device)

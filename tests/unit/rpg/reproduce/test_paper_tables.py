@@ -163,8 +163,24 @@ def test_faulty_tables_are_refused_in_a_line(tmp_path: Path) -> None:
         load_table("tabel1")
     with pytest.raises(ValueError, match="no row 'ours'"):
         plan_table("table1", rows=["ours"])
-    with pytest.raises(ValueError, match="has no small version: it would need"):
-        plan_table("table2", small=True)
+    path.write_text(GOOD)
+    with pytest.raises(ValueError, match="'A' has no small version: nothing small"):
+        read_table(path).cells(small=True)
+
+
+def test_every_table_has_a_small_version() -> None:
+    assert {name for name in NAMES if not isinstance(load_table(name).small, Small)} == set()
+
+
+def test_tables_2_and_3_in_small_have_networks_of_the_same_families() -> None:
+    for name in ("table2", "table3"):
+        table = load_table(name)
+        full, small = ({w: Cell(spec) for w, spec in table.cells(small).items()} for small in (False, True))
+        for where, cell in small.items():
+            one, other = (recipe_of(str(c.spec.recipe), ()) for c in (full[where], cell))
+            assert one.task.name == other.task.name
+            assert (cell.spec.show, cell.spec.metric) == (full[where].spec.show, full[where].spec.metric)
+            assert [type(step) for step in cell.steps(False)] == [type(step) for step in full[where].steps(False)]
 
 
 def test_a_method_that_does_not_exist_is_not_available_and_nothing_else() -> None:
