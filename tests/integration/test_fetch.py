@@ -9,7 +9,6 @@ import io
 import json
 import shutil
 import stat
-import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +20,7 @@ import numpy as np
 import pytest
 from commands import call, run
 from PIL import Image
-from web_server import WebFile, WebServer
+from web_server import WebFile, WebServer, web
 
 from evaluators.questions import SETS, compose
 from killing import Killed, check_kills, content
@@ -37,21 +36,10 @@ BYTES = bytes(range(256)) * 700
 COUNTS = {"images/training/*.jpg": 3, "images/validation/*.jpg": 1, "annotations/training/*.png": 3}
 
 
-@pytest.fixture(scope="module")
-def everything() -> Iterator[WebServer]:
-    with WebServer() as made:
-        yield made
-        made.shutdown()
-
-
 @pytest.fixture
-def server(everything: WebServer, monkeypatch: pytest.MonkeyPatch) -> WebServer:
-    everything.files.clear()
-    everything.asked.clear()
-    everything.sent = 0
-    monkeypatch.setattr(time, "sleep", lambda _: None)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    return everything
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+    with web(monkeypatch) as made:
+        yield made
 
 
 def sha256(data: bytes) -> Digest:
@@ -177,7 +165,7 @@ def test_no_server_no_file_and_offline_are_said(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(MissingData, match="HF_HUB_OFFLINE is set; unset it to download"):
         download(remote, tmp_path / "x")
-    assert not (tmp_path / "x").exists()
+    assert content(tmp_path) == {}
 
 
 def test_another_file_is_refused_and_gone(server: WebServer, tmp_path: Path) -> None:
@@ -191,7 +179,7 @@ def test_another_file_is_refused_and_gone(server: WebServer, tmp_path: Path) -> 
     file.data = BYTES + b"!"
     with pytest.raises(Corrupt, match=r"has 179,201 bytes, expected 179,200: what is published there has changed"):
         download(remote, tmp_path / "x")
-    assert not (tmp_path / "x").exists()
+    assert content(tmp_path) == {}
 
 
 def test_bytes_that_rot_in_the_part_are_noticed(server: WebServer, tmp_path: Path) -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from zoo.fetch import download
 
 
 @dataclass
@@ -50,6 +55,18 @@ class WebServer(ThreadingHTTPServer):
 
     def handle_error(self, *_: object) -> None:
         """Clients that hang up are part of the tests."""
+
+
+@contextmanager
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+    """A server, and this process as one that may use a network and does not wait long."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(download, "FIRST_WAIT", 0.0)
+    with WebServer() as server:
+        yield server
+        server.shutdown()
 
 
 class Handler(BaseHTTPRequestHandler):

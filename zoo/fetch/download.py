@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 BLOCK = 1 << 20  # bytes read at a time, and what a bar counts
 SYNCED = 64 << 20  # bytes between calls that put them on the disk
 TRIES = 5  # in a row that bring nothing new
-LONGEST_WAIT = 60.0  # seconds
+FIRST_WAIT = 1.0  # seconds before the second try, twice as many before the next
 RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
@@ -151,12 +151,17 @@ def _journal_path(place: Path) -> Path:
 
 @contextmanager
 def part_of(place: Path) -> Iterator[Part]:
-    """Hold the part of the file at `place`. A block that ends well leaves nothing of it. Raises Busy when another
-    process holds it.
+    """Hold the part of the file at `place`. A block that ends well leaves nothing of it, another nothing that is empty.
+    Raises Busy when another process holds it.
     """
     with Journal(_journal_path(place)) as journal:
         part = Part(place, journal)
-        yield part
+        try:
+            yield part
+        except BaseException:
+            if not part.size:
+                part.remove()
+            raise
         part.remove()
 
 
@@ -192,7 +197,7 @@ def complete(remote: Remote, part: Part) -> None:
 
 def _download(remote: Remote, part: Part, bar: Bar) -> None:
     """Ask for the file until all of it has come."""
-    tries, wait = 0, 1.0
+    tries = 0
     while (note := part.note) is None or part.size != note.bytes:
         before = part.size
         try:
@@ -204,8 +209,7 @@ def _download(remote: Remote, part: Part, bar: Bar) -> None:
                     f"{remote.url} cannot be reached, or not for long ({lost}); {part.size:,} bytes of it are kept. "
                     f"Look at the network and run the same command again, or put the file at {part.place}"
                 ) from lost
-            time.sleep(wait)
-            wait = min(2 * wait, LONGEST_WAIT) if tries > 1 else 1.0
+            time.sleep(FIRST_WAIT * 2 ** (tries - 1))
 
 
 def _attempt(remote: Remote, part: Part, bar: Bar) -> None:
