@@ -276,8 +276,10 @@ def _blocks(size: int) -> int:
 
 
 def _described(remote: Remote, answer: Any) -> Note:
-    """The note on an answer with the whole file. Raises Corrupt when it is another file by its size."""
-    if answer.headers.get("Content-Encoding", "identity") != "identity":
+    """The note on an answer with the whole file. Raises Corrupt when it is another file by its size, Failed when it comes
+    in another form.
+    """
+    if _is_encoded(answer):
         raise Failed(f"{remote.url} comes encoded, although that was not asked for; is it a proxy that answers?")
     length = answer.headers.get("Content-Length", "")
     size = int(length) if length.isdigit() else None
@@ -287,6 +289,10 @@ def _described(remote: Remote, answer: Any) -> Note:
             "proxy answers"
         )
     return Note(url=remote.url, version=_version(answer), bytes=size)
+
+
+def _is_encoded(answer: Any) -> bool:
+    return bool(answer.headers.get("Content-Encoding", "identity") != "identity")
 
 
 def _version(answer: Any) -> str | None:
@@ -299,7 +305,7 @@ def _version(answer: Any) -> str | None:
 def _continues(answer: Any, note: Note, have: int) -> bool:
     """Whether an answer brings what is missing of the noted version, all of it."""
     found = RANGE.fullmatch(answer.headers.get("Content-Range", ""))
-    if found is None or int(found[1]) != have:
+    if found is None or int(found[1]) != have or _is_encoded(answer):
         return False
     total = note.bytes if found[3] == "*" else int(found[3])
     version = _version(answer)

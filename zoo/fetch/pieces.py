@@ -146,13 +146,13 @@ class ArchivePiece:
 
     def get(self, root: Path) -> None:
         own = self._archive(root)
-        if own.is_file() and not (root / self.place).exists():
-            if problem := self.remote.problem(own):
-                raise Corrupt(f"{own} is another archive than {self.remote.url}: {problem}; move it away")
-            self._unpack(own, root)
-            return
         with part_of(own) as part:
             if (root / self.place).exists():  # unpacked before a kill, which left the archive
+                return
+            if own.is_file():
+                if problem := self.remote.problem(own):
+                    raise Corrupt(f"{own} is another archive than {self.remote.url}: {problem}; move it away")
+                self._unpack(own, root)
                 return
             complete(self.remote, part)
             try:
