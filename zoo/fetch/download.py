@@ -276,8 +276,8 @@ def _blocks(size: int) -> int:
 
 
 def _described(remote: Remote, answer: Any) -> Note:
-    """The note on an answer with the whole file. Raises Corrupt when it is another file by its size, Failed when it comes
-    in another form.
+    """The note on an answer with the whole file. Raises Corrupt when it is another file by its size, Failed when it
+    comes in another form.
     """
     if _is_encoded(answer):
         raise Failed(f"{remote.url} comes encoded, although that was not asked for; is it a proxy that answers?")
