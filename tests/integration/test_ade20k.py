@@ -21,7 +21,7 @@ from web_server import web
 
 from evaluators.segmentation import IGNORE
 from zoo.data import ade20k
-from zoo.errors import Corrupt, MissingData, MissingExtra
+from zoo.errors import Corrupt, Failed, MissingData, MissingExtra
 from zoo.fetch import released
 from zoo.formats.weights import read
 from zoo.hub.licenses import ingredients
@@ -287,24 +287,19 @@ def test_released_weights_are_downloaded_loaded_and_recorded(
         urls = (f"{server.endpoint}/a/net-f92a2975.pth", url)  # the first has it no longer
         known = replace(released.RELEASED["mmseg", "base"], urls=urls)
         monkeypatch.setitem(released.RELEASED, ("mmseg", "tiny"), known)
-        (tmp_path / "tiny.yaml").write_text(RECIPE.replace("pretrained: false", "pretrained: true"))
-        monkeypatch.chdir(tmp_path)
+        config = task.config.model_copy(update={"pretrained": True})
+        start = SegmentationTask(config, task.scenes, CPU).start
 
         served.drops = [5000] + [0] * 9
-        line = call(f"rpg-zoo collect tiny.yaml --data-root {data} --set zoo.epochs=0 --set zoo.checkpoints=1", code=1)
-        assert "cannot be reached, or not for long" in line
-        assert "5,000 bytes of it are kept" in line
-        assert not (tmp_path / "zoos/tiny/journal.jsonl").exists()
+        with pytest.raises(Failed, match=r"cannot be reached, or not for long .*; 5,000 bytes of it are kept"):
+            start(1)
         served.drops.clear()
-        call(f"rpg-zoo collect tiny.yaml --data-root {data} --set zoo.epochs=0 --set zoo.checkpoints=1")
+        assert config.started_from() == {"net-f92a2975.pth": f"sha256 {hashed}"}
         assert server.asked[-1] == ("/b/net-f92a2975.pth", "bytes=5000-")
-        place = tmp_path / "cache/weights/mmseg/net-f92a2975.pth"
-        assert [path.name for path in place.parent.iterdir()] == [place.name]
-        assert place.read_bytes() == file
-        versions = Zoo.open("zoos/tiny").manifest.origin.versions
-        assert versions["pretrained net-f92a2975.pth"] == f"sha256 {hashed}"
-    config = task.config.model_copy(update={"pretrained": True})
-    started = SegmentationTask(config, task.scenes, CPU).start(1).state_dict()  # with nobody to ask any more
+    place = tmp_path / "cache/weights/mmseg/net-f92a2975.pth"
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
+    assert place.read_bytes() == file
+    started = start(1).state_dict()  # with nobody to ask any more
     assert all(torch.equal(tensor, started[name]) for name, tensor in state.items())
 
     caplog.clear()
@@ -316,9 +311,9 @@ def test_released_weights_are_downloaded_loaded_and_recorded(
     del state["decode_head.conv_seg.bias"]
     torch.save({"state_dict": state}, place)
     with pytest.raises(ValueError, match=r"net-f92a2975\.pth does not fit: missing: decode_head\.conv_seg\.bias$"):
-        SegmentationTask(config, task.scenes, CPU).start(1)
-    (ingredients_of,) = [part for part in ingredients(Zoo.open("zoos/tiny").manifest.origin) if "f92a" in part.name]
-    assert ingredients_of.terms == released.TERMS
+        start(1)
+    (part,) = [part for part in ingredients(load_recipe("ade20k").collected(("x",))) if "f92a2975" in part.name]
+    assert part.terms == released.TERMS
 
 
 def test_the_released_weights_are_those_of_mmsegmentations_table() -> None:
