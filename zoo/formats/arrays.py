@@ -53,7 +53,7 @@ def _unpickler(file: Any, limit: int) -> pickle.Unpickler:
     """One whose names stand for new classes and functions each time: a file that changes them changes nothing else. Its
     arrays have at most `limit` bytes together.
     """
-    made = [0]
+    unfolded = [0]
 
     class Type:
         """numpy.dtype("f4"), whose state begins with a version and the order of bytes."""
@@ -68,15 +68,18 @@ def _unpickler(file: Any, limit: int) -> pickle.Unpickler:
     class Array:
         """An array whose state is version, shape, type, whether columns come first, and bytes."""
 
+        made: Tensor | None = None  # one, however often the file names it
+
         def __setstate__(self, state: Any) -> None:
             _, self.shape, self.type, self.columns_first, self.data = state
 
         def tensor(self) -> Tensor:
-            tensor = _tensor(self.shape, self.type.name, self.type.order, self.columns_first, self.data)
-            made[0] += tensor.nbytes
-            if made[0] > limit:
-                raise Inert("it would unfold to more than its own size")
-            return tensor
+            if self.made is None:
+                self.made = _tensor(self.shape, self.type.name, self.type.order, self.columns_first, self.data)
+                unfolded[0] += self.made.nbytes
+                if unfolded[0] > limit:
+                    raise Inert("it would unfold to more than its own size")
+            return self.made
 
     def reconstruct(*_: object) -> Array:
         return Array()

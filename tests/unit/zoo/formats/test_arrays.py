@@ -116,8 +116,15 @@ def test_arrays_that_claim_what_they_have_not(tmp_path: Path, shape: object, dat
 
 def test_a_file_that_unfolds_is_refused(tmp_path: Path) -> None:
     array = np.ones(5000, np.float32)
+    first, *others = load(pickle.dumps([array] * 9, 3), tmp_path)  # type: ignore[misc]
+    assert all(other is first for other in others)
+    data = b"1234" * 5000  # once in the file, and claimed by several arrays
+    state = (1, (5000,), np.dtype("f4"), False, data)
+    made = [Runs(np._core.multiarray._reconstruct, np.ndarray, (0,), b"b") for _ in range(9)]
+    for one in made:
+        one.call = (*one.call, state)
     with pytest.raises(Corrupt, match="unfold to more than its own size"):
-        load(pickle.dumps([array] * 9, 3), tmp_path)
+        load(pickle.dumps(made, 3), tmp_path)
 
 
 def test_a_file_changes_no_names_for_the_next(tmp_path: Path) -> None:
