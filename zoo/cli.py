@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-import zoo.derive.command  # noqa: F401  # whose commands are the program's, too
+import zoo.derive.command  # whose commands are the program's, too
+import zoo.fetch.command  # noqa: F401
 from zoo import cli_options as given
 from zoo.command_help import DERIVE, LOOK, MAKE, SHARE, examples
 from zoo.console import command_line, describe_push, emit, plain, run_cli, say

@@ -70,6 +70,11 @@ def methods(incomplete: str) -> list[str]:
     return _starting(method_names(), incomplete)
 
 
+def data_sets(incomplete: str) -> list[str]:
+    """Names of the data sets that can be fetched."""
+    return _starting(("ade20k", "coco", "commonsense", "imagenet"), incomplete)
+
+
 def zoos(incomplete: str) -> list[str]:
     """Names of the zoos under zoos/."""
     return _starting(_finished("zoos", "manifest.json"), incomplete)

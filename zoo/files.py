@@ -31,12 +31,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with unwritable_is_failed(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            _sync(temporary)
-            temporary.replace(path)
-            _sync(path.parent)
+            put_in_place(temporary, path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Rename a file or directory that is complete, so that both its content and its new name survive. The files in a
+    directory have to be on disk already.
+    """
+    _sync(temporary)
+    temporary.replace(path)
+    _sync(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -139,11 +146,15 @@ def _lock_on_windows(file: IO[bytes]) -> None:
         raise BlockingIOError(error.errno, error.strerror) from error
 
 
+class Busy(Failed):
+    """Another process holds a journal."""
+
+
 class Journal:
     """An append-only file of JSON records, a line each, held by one process at a time.
 
     A line that a kill left unfinished is dropped on opening; a damaged line anywhere else is Corrupt, as is a link in
-    the file's place or a file above JOURNAL_BYTES. Raises Failed when another process holds the file. `records` are
+    the file's place or a file above JOURNAL_BYTES. Raises Busy when another process holds the file. `records` are
     those already there.
     """
 
@@ -158,7 +169,7 @@ class Journal:
             _lock(self._file)
         except BlockingIOError as error:
             self._file.close()
-            raise Failed(f"another process is writing {path}; wait for it or stop it first") from error
+            raise Busy(f"another process is writing {path}; wait for it or stop it first") from error
         try:
             data = read_limited(path, JOURNAL_BYTES)
             whole = data.rfind(b"\n") + 1

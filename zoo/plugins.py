@@ -33,6 +33,7 @@ NOUNS: dict[Group, str] = {"tasks": "task", "methods": "method", "networks": "ne
 REFERENCE = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<attribute>[A-Za-z_]\w*)")
 FILE_REFERENCE = re.compile(r"(?:.*/)?(?P<stem>[A-Za-z_]\w*)\.py:(?P<attribute>[A-Za-z_]\w*)")
 IMPORTED, PACKAGE = "--import ", "package "  # how `notes` begin
+PRETRAINED = "pretrained "  # how notes on the weights that training starts from do (TaskConfig.started_from)
 OURS = (Corrupt, Failed, MissingData, MissingExtra)
 
 
@@ -275,13 +276,13 @@ def notes() -> dict[str, str]:
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """The files, modules and packages that differ between two records, of those that both have. What an artefact is
-    does not depend on them: a comment may have changed, or what the networks compute.
+    """The files, modules, packages and pretrained weights that differ between two records, of those that both have.
+    What an artefact is does not depend on them: a comment may have changed, or what the networks compute.
     """
     return [
         name.removeprefix(IMPORTED)
         for name, version in before.items()
-        if name.startswith((IMPORTED, PACKAGE)) and now.get(name, version) != version
+        if name.startswith((IMPORTED, PACKAGE, PRETRAINED)) and now.get(name, version) != version
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import pickle
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -84,6 +85,7 @@ def examples() -> dict[str, bytes]:
         "header": tensors,
         "pickle": pickled.getvalue(),
         "newer pickle": newer.getvalue(),
+        "arrays": pickle.dumps({"model": {name: tensor.numpy() for name, tensor in WEIGHTS.items()}}, 2),
         "layout": layout.to_json().encode(),
         "run": record.to_json().encode(),
         "score": json.dumps(score | {"correct": "/w==", "versions": {}}).encode(),
@@ -100,7 +102,7 @@ def examples() -> dict[str, bytes]:
     }
 
 
-BINARY = ("pickle", "newer pickle", "parquet", "picture", "labels")
+BINARY = ("pickle", "newer pickle", "arrays", "parquet", "picture", "labels")
 """Readers of what has no values to change, only bytes."""
 
 
@@ -213,6 +215,7 @@ def readers(folder: Path) -> Mapping[str, Callable[[bytes], object]]:
         "header": file("x.safetensors", read_header),
         "pickle": file("x.pth", read),
         "newer pickle": file("x.pth", read),
+        "arrays": file("x.pkl", read),
         "layout": read_layout,
         "run": lambda data: RunRecord.parse(data, "run.json"),
         "score": lambda data: Score.parse(data, "scores.jsonl").correct_per_sample(),

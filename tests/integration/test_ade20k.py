@@ -5,8 +5,10 @@ that has the real layout. Loading, scoring and learning rates are compared with 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -15,11 +17,14 @@ import pytest
 import torch
 from commands import call
 from PIL import Image
+from web_server import web
 
 from evaluators.segmentation import IGNORE
 from zoo.data import ade20k
-from zoo.errors import Corrupt, MissingData, MissingExtra
+from zoo.errors import Corrupt, Failed, MissingData, MissingExtra
+from zoo.fetch import released
 from zoo.formats.weights import read
+from zoo.hub.licenses import ingredients
 from zoo.networks import openmmlab
 from zoo.recipe import load_recipe
 from zoo.store import Zoo
@@ -256,9 +261,72 @@ def test_training_starts_from_a_whole_network_or_from_its_backbone(task: Segment
     torch.save({**state, "decode_head.conv_seg.bias": torch.zeros(7)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"decode_head\.conv_seg\.bias should be \[5\], found \[7\]"):
         start(str(tmp_path / "other.pth"))
-    for pretrained in (True, str(tmp_path / "nothing.pth")):
-        with pytest.raises(MissingData, match=r"--set task\.pretrained=FILE"):
-            start(pretrained)
+    with pytest.raises(MissingData, match=r"--set task\.pretrained=FILE"):
+        start(str(tmp_path / "nothing.pth"))
+    with pytest.raises(
+        ValueError, match=r"nobody has published weights of tiny; expected task\.pretrained=false, or a"
+    ):
+        start(True)
+
+
+def test_released_weights_are_downloaded_loaded_and_recorded(
+    task: SegmentationTask,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """All of it but for the address is as for mmsegmentation's own file."""
+    state = task.build(7).state_dict()
+    torch.save({"meta": {"classes": CLASSES}, "state_dict": state}, tmp_path / "made.pth")
+    file = (tmp_path / "made.pth").read_bytes()
+    hashed = hashlib.sha256(file).hexdigest()
+    monkeypatch.setattr(released, "downloads", lambda kind: tmp_path / "cache" / kind)
+    with web(monkeypatch) as server:
+        url, served = server.add("/b/net-f92a2975.pth", file)
+        urls = (f"{server.endpoint}/a/net-f92a2975.pth", url)  # the first has it no longer
+        known = replace(released.RELEASED["mmseg", "base"], urls=urls)
+        monkeypatch.setitem(released.RELEASED, ("mmseg", "tiny"), known)
+        config = task.config.model_copy(update={"pretrained": True})
+        start = SegmentationTask(config, task.scenes, CPU).start
+
+        served.drops = [5000] + [0] * 9
+        with pytest.raises(Failed, match=r"cannot be reached, or not for long .*; 5,000 bytes of it are kept"):
+            start(1)
+        served.drops.clear()
+        assert config.started_from() == {"net-f92a2975.pth": f"sha256 {hashed}"}
+        assert server.asked[-1] == ("/b/net-f92a2975.pth", "bytes=5000-")
+    place = tmp_path / "cache/weights/mmseg/net-f92a2975.pth"
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
+    assert place.read_bytes() == file
+    started = start(1).state_dict()  # with nobody to ask any more
+    assert all(torch.equal(tensor, started[name]) for name, tensor in state.items())
+
+    caplog.clear()
+    released._compare(replace(known, digits=hashed[:8]), place)
+    assert caplog.messages == []
+    released._compare(known, place)
+    assert f"begins with {hashed[:8]}, its name ends in f92a2975" in caplog.text
+
+    del state["decode_head.conv_seg.bias"]
+    torch.save({"state_dict": state}, place)
+    with pytest.raises(ValueError, match=r"net-f92a2975\.pth does not fit: missing: decode_head\.conv_seg\.bias$"):
+        start(1)
+    (part,) = [part for part in ingredients(load_recipe("ade20k").collected(("x",))) if "f92a2975" in part.name]
+    assert part.terms == released.TERMS
+
+
+def test_the_released_weights_are_those_of_mmsegmentations_table() -> None:
+    import mmseg
+    import yaml
+
+    table = Path(mmseg.__file__).parent / ".mim/configs/mae/metafile.yaml"
+    (theirs,) = yaml.safe_load(table.read_text())["Models"]
+    known = released.RELEASED["mmseg", "base"]
+    assert theirs["Weights"].partition("/mmsegmentation/")[2] == known.urls[0].partition("/mmsegmentation/")[2]
+    assert theirs["Weights"] in known.urls
+    assert f"mIoU {theirs['Results']['Metrics']['mIoU']}" in known.what
+    assert known.digits == Path(theirs["Weights"]).stem.rpartition("-")[2]
 
 
 def test_images_lower_than_a_crop_are_segmented(task: SegmentationTask) -> None:

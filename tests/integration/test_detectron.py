@@ -5,6 +5,7 @@ goes the whole way through the command lines. detectron2 is not on PyPI, so wher
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
 from itertools import islice
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import coco_data
+import numpy as np
 import pytest
 import torch
 from commands import call
@@ -246,6 +248,22 @@ def test_pretrained_weights_are_a_whole_network_or_a_backbone(task: Any, root: P
         config(pretrained=str(tmp_path / "nowhere.pth")).build(root, CPU).start(0)
     with pytest.raises(ValueError, match="no network named 'vit_bas'"):
         config(pretrained="vit_bas").build(root, CPU).start(0)
+
+
+def test_released_weights_are_a_pickle_of_arrays(
+    task: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = task.weights(task.build(5))
+    model = {name: tensor.numpy() for name, tensor in weights.items()}
+    model["pixel_mean"] = np.array(detectron.MEAN, np.float32).reshape(3, 1, 1)
+    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps({"model": model}, 2))
+    monkeypatch.setattr("zoo.tasks.detection.released", lambda library, model: tmp_path / "model_final.pkl")
+    mine: Any = config(pretrained=True).build(root, CPU)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in mine.start(0).state_dict().items())
+    del model["roi_heads.box_predictor.cls_score.bias"]
+    (tmp_path / "model_final.pkl").write_bytes(pickle.dumps({"model": model}, 2))
+    with pytest.raises(ValueError, match=r"does not fit: missing: roi_heads\.box_predictor\.cls_score\.bias"):
+        mine.start(0)
 
 
 def test_a_damaged_image_is_said_in_one_line(tmp_path: Path) -> None:

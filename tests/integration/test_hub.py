@@ -8,11 +8,13 @@ import pytest
 import timm
 import torch
 from hub_client import complete, head, make_zoo, serving, using
+from hub_server import Repo
 from huggingface_hub import DatasetCard, ModelCard
 
 import zoo.writer
 from killing import content
 from zoo.checkpoint import content_hash, load_tensors
+from zoo.data.tables import shards
 from zoo.recipe import load_recipe
 from zoo.store import Zoo
 from zoo.structure import Structure
@@ -241,3 +243,26 @@ def test_the_index_and_card_are_read_by_others(client, server, tmp_path):
     )
     ids = [entry.id for entry in Zoo.open(tmp_path / "zoo").entries]
     assert json.loads(client.python(program).splitlines()[-1]) == [ids, ids]
+
+
+def test_imagenet_is_fetched_as_its_reader_wants_it(client, server, tmp_path):
+    small = {"zoo__fetch__sets__IMAGENET_BYTES": 1000}
+    words = ("ILSVRC/imagenet-1k", "hf auth login", "https://image-net.org")
+    client.fails("rpg-zoo fetch imagenet data", 4, *words, **small)
+    assert not (tmp_path / "data").exists()
+    names = [f"data/{split}-{i:05d}-of-00002.parquet" for split in ("train", "validation", "test") for i in (0, 1)]
+    repo = server.repos["datasets/ILSVRC/imagenet-1k"] = Repo()
+    repo.commit({name: name.encode() * 99 for name in names} | {"README.md": b"about", "x/data/train-0.parquet": b"no"})
+    found = client.ok("rpg-zoo fetch imagenet data", **small)
+    assert found["complete"]
+    kept = content(tmp_path / "data")
+    assert kept == {f"imagenet-1k/{name}": name.encode() * 99 for name in names if "test" not in name}
+    assert [file.name for file in shards(tmp_path / "data/imagenet-1k/data", "train")] == [
+        Path(n).name for n in names[:2]
+    ]
+
+    (tmp_path / "data/imagenet-1k" / names[2]).unlink()
+    server.log.clear()
+    assert client.ok("rpg-zoo fetch imagenet data", **small)["complete"]
+    assert content(tmp_path / "data") == kept
+    assert sum(line.startswith("GET /storage/") for line in server.log) == 1

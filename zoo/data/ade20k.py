@@ -29,7 +29,7 @@ SOURCE = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip
 CATEGORIES = 150
 LAYOUT = (
     f"expected DIR/{FOLDER}/{{images,annotations}}/{{training,validation}} with NAME.jpg and NAME.png, as in {SOURCE} "
-    "(1 GB), and --data-root DIR"
+    "(1 GB), and --data-root DIR; `rpg-zoo fetch ade20k DIR` gets it"
 )
 
 Pair: TypeAlias = tuple[Path, Path]

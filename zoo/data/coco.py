@@ -58,7 +58,10 @@ class Annotated:
 
 def check_layout(data_root: Path | None) -> None:
     """Raise MissingData unless folders and annotation files are where `read` expects them."""
-    layout = f"expected DIR/coco/{{train2017,val2017,annotations}} as unpacked from {SOURCE}, and --data-root DIR"
+    layout = (
+        f"expected DIR/coco/{{train2017,val2017,annotations}} as unpacked from {SOURCE}, and --data-root DIR; "
+        "`rpg-zoo fetch coco DIR` gets it"
+    )
     if data_root is None:
         raise MissingData(f"COCO is not on the Hub; {layout}")
     for name in FOLDERS.values():

@@ -129,7 +129,7 @@ def _layout(name: str) -> str:
 
 def _rows(path: Path, otherwise: str) -> list[Any]:
     if not path.is_file():
-        raise MissingData(f"no {path}; {otherwise}")
+        raise MissingData(f"no {path}; {otherwise}; `rpg-zoo fetch commonsense DIR` gets all of it")
     rows = parse_json(read_limited(path, FILE_BYTES), path)
     if not isinstance(rows, list):
         raise Corrupt(f"{path} is not a list of rows; {otherwise}")

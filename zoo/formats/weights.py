@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.checkpoint import load_tensors
+from zoo.checkpoint import content_hash, load_tensors
 from zoo.errors import Corrupt
-from zoo.files import parse_json, read_limited
+from zoo.files import parse_json, read_limited, sha256_file
+from zoo.formats.arrays import load_arrays
 from zoo.formats.inert import load_pickle, no_weights, stands_for
 from zoo.structure import DTYPES, LONGEST_NAME, MOST_AXES, Structure, TensorSpec
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".th", ".pth.tar", ".pt.tar", ".tar")
 SAFETENSORS = ".safetensors"
+ARRAYS = ".pkl"  # of NumPy arrays, as detectron2 publishes them
 INDEX = ".index.json"
 INDEX_BYTES = 2**26
 STEMS = ("model", "pytorch_model", "adapter_model")
@@ -76,8 +78,8 @@ def in_directory(place: Path, stems: Sequence[str] = STEMS) -> Path:
 
 
 def read(path: Path, key: str | None = None) -> Weights:
-    """The weights in a file: .safetensors; a pickle, bare or in a container (with `key`, in that one); or the index of
-    a network in several files.
+    """The weights in a file: .safetensors; a pickle of torch's, or of NumPy arrays (.pkl), bare or in a container (with
+    `key`, in that one); or the index of a network in several files.
 
     Raises Corrupt for what is damaged or wants code to run, ValueError for what holds no weights.
     """
@@ -90,7 +92,7 @@ def read(path: Path, key: str | None = None) -> Weights:
         if key:
             raise ValueError(f"{path} is no pickle; expected one with {key!r}")
         return Weights(load_tensors(path))
-    content = load_pickle(path)
+    content = load_arrays(path) if name.endswith(ARRAYS) else load_pickle(path)
     if key and not (isinstance(content, dict) and key in content):
         raise ValueError(f"{path} has no {key!r}")
     return _unwrapped(content, key, path)
@@ -243,6 +245,15 @@ def log_notes(file: Path, weights: Weights, found: Fitted) -> None:
     for note in (weights.note, *found.notes):
         if note:
             log.info("task.pretrained %s: %s", file, note)
+
+
+def hash_of(file: Path) -> str:
+    """What a file of weights hashes to, for the record: its SHA-256; that of the tensors (content_hash) of a network in
+    several files.
+    """
+    if file.name.lower().endswith(INDEX):
+        return f"tensors {content_hash(read(file).tensors)}"
+    return f"sha256 {sha256_file(file)}"
 
 
 def fitted(

@@ -1,4 +1,5 @@
-"""The Hugging Face Hub: the only place that touches huggingface_hub (1.x and 2.x).
+"""The Hugging Face Hub: the only place that touches huggingface_hub (1.x and 2.x), whose HTTP client and directory for
+downloads serve for the rest of the web, too.
 
 Tokens are huggingface_hub's business: it reads HF_TOKEN or what `hf auth login` stored. Nothing here asks for one, and
 messages quote no address and no request, so that none can slip out.
@@ -20,7 +21,7 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from zoo.errors import Corrupt, Failed, MissingData, MissingExtra
+from zoo.errors import Corrupt, Failed, MissingData, MissingExtra, brief
 from zoo.files import sha256_file
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,11 @@ ADDRESS = re.compile(r"hf:/{1,2}(?:(?:datasets|models)/)?(?P<repo>[^/@]+/[^/@]+)
 COMMIT_FILES, COMMIT_BYTES = 100, 5 << 30  # what is uploaded at most before a commit keeps it
 TRIES = 5
 LONGEST_WAIT = 60.0  # seconds
+SILENCE = 60.0  # seconds without a byte from a server, after which a connection counts as lost
+
+
+class Lost(Exception):
+    """A connection broke, or could not be made. That may pass."""
 
 
 class _Changed(Failed):
@@ -89,6 +95,45 @@ def forget_downloads(into: Path) -> None:
     shutil.rmtree(into / ".cache", ignore_errors=True)
 
 
+@contextmanager
+def open_web(url: str, headers: Mapping[str, str]) -> Iterator[Any]:
+    """The answer to a GET of an address anywhere, of whose body nothing has been read. No token goes along.
+
+    Raises Lost, also in the block, while the body is read; MissingData when HF_HUB_OFFLINE is set.
+    """
+    from huggingface_hub import get_session
+
+    try:
+        with get_session().stream("GET", url, headers=dict(headers), timeout=SILENCE) as answer:
+            yield answer
+    except Exception as error:
+        if (ours := _web_error(error, url)) is None:
+            raise
+        raise ours from error
+
+
+def _web_error(error: Exception, url: str) -> Exception | None:
+    """This error in the command line's terms; None for one that is not the connection's."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if isinstance(error, (Corrupt, Failed, MissingData, Lost)):
+        return None
+    if any(isinstance(cause, OfflineModeIsEnabled) for cause in _causes(error)):
+        return MissingData(f"{url} is not at hand and HF_HUB_OFFLINE is set; unset it to download")
+    if isinstance(error, ImportError):
+        return _ours(error, url)
+    return Lost(brief(error, 120)) if _is_network(error) else None
+
+
+def downloads(kind: str) -> Path:
+    """Where files of this kind from elsewhere on the web are kept: in huggingface_hub's directory for other libraries
+    (HF_HOME, HF_ASSETS_CACHE).
+    """
+    from huggingface_hub import cached_assets_path
+
+    return cached_assets_path("rpg-zoo", namespace=kind)
+
+
 def check_card(text: str, repo_type: RepoType) -> None:
     """Raise ValueError unless the Hub accepts the metadata of this card.
 
@@ -135,8 +180,8 @@ def publish(
     if address.revision:
         _call(address, lambda: api.create_branch(address.repo_id, branch=branch, repo_type=repo_type, exist_ok=True))
     head = resolve(Address(address.repo_id, branch), repo_type).revision
-    there = _hashes(Address(address.repo_id, head), repo_type)
-    changed = [name for name, path in files.items() if not _is_same(path, there.get(name))]
+    there = hashes(Address(address.repo_id, head), repo_type)
+    changed = [name for name, path in files.items() if not is_same(path, there.get(name))]
     stale = [name for name in there if name not in files and name.startswith(owned)]
 
     def commit(operations: list[Any], message: str) -> None:
@@ -157,7 +202,7 @@ def publish(
             head = _call(address, send).oid
         except _Changed:  # perhaps by us, and it was the answer that got lost
             now = resolve(Address(address.repo_id, branch), repo_type)
-            found = _hashes(now, repo_type)
+            found = hashes(now, repo_type)
             if not all(_is_done(operation, found) for operation in operations):
                 raise
             head = now.revision
@@ -194,7 +239,7 @@ def _groups(names: list[str], files: Mapping[str, Path]) -> Iterator[list[str]]:
         yield group
 
 
-def _hashes(address: Address, repo_type: RepoType) -> dict[str, tuple[int, str]]:
+def hashes(address: Address, repo_type: RepoType) -> dict[str, tuple[int, str]]:
     """Size and hash of every file in the repository: SHA-256 of large files, git's SHA-1 of the others."""
 
     def tree() -> list[Any]:
@@ -211,10 +256,11 @@ def _is_done(operation: Any, there: Mapping[str, tuple[int, str]]) -> bool:
     """Whether a repository with these files is as this operation of a commit leaves it."""
     if (source := getattr(operation, "path_or_fileobj", None)) is None:
         return operation.path_in_repo not in there
-    return _is_same(Path(source), there.get(operation.path_in_repo))
+    return is_same(Path(source), there.get(operation.path_in_repo))
 
 
-def _is_same(path: Path, remote: tuple[int, str] | None) -> bool:
+def is_same(path: Path, remote: tuple[int, str] | None) -> bool:
+    """Whether a file has the size and the hash that `hashes` gives."""
     if remote is None or path.stat().st_size != remote[0]:
         return False
     if len(remote[1]) == 64:

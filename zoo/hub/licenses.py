@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from zoo.fetch.released import RELEASED
 from zoo.manifest import Origin
 from zoo.recipe import task_of
+from zoo.tasks.base import TaskConfig
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,15 @@ def ingredients(origin: Origin) -> list[Ingredient]:
     elif pretrained is True and task.library == "timm":
         license = task.library_config()["pretrained_cfg"].get("license")
         found.append(Ingredient(getattr(task, "model", ""), license, license or "timm states no licence"))
+    elif pretrained is True and (known := RELEASED.get((str(task.library), _network(task)))):
+        found.append(Ingredient(known.name, None, known.terms))
     elif pretrained:
         found.append(Ingredient(str(pretrained), None, "see where it comes from"))
     return found
+
+
+def _network(task: TaskConfig) -> str:
+    return str(getattr(task, "size", getattr(task, "model", "")))
 
 
 def license_or_placeholder(origin: Origin, given: str | None) -> str:

@@ -8,7 +8,7 @@ detectron2's is used: RoIAlign and NMS are torchvision's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
@@ -212,6 +212,18 @@ def _pooler(side: int) -> nn.Module:
     scales = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
     pooler: nn.Module = ROIPooler(output_size=side, scales=scales, sampling_ratio=0, pooler_type="ROIAlignV2")
     return pooler
+
+
+def without_constants(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without the constants of networks that some of detectron2's files hold, too: anchors, and the mean
+    and standard deviation of pixels. Raises ValueError for other pixels than these networks see.
+    """
+    for name, expected in (("pixel_mean", MEAN), ("pixel_std", STD)):
+        if name in tensors and not torch.allclose(tensors[name].flatten().float(), torch.tensor(expected), atol=1e-2):
+            found = tensors[name].flatten().tolist()
+            raise ValueError(f"its {name} is {found[:3]}, expected {expected}: they were trained on other pixels")
+    constant = ("pixel_mean", "pixel_std", "proposal_generator.anchor_generator.")
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(constant)}
 
 
 def parameter_groups(network: nn.Module, depth: int, layer_decay: float) -> list[dict[str, Any]]:

@@ -79,6 +79,14 @@ class TaskConfig(Frozen):
         """
         return {}
 
+    def started_from(self) -> dict[str, str]:
+        """The pretrained weights that networks start from, by name, with what they hash to: for the record of a zoo.
+        Mostly none. They are downloaded where that has to be.
+
+        Raises MissingData when they cannot be had, ValueError or Corrupt for those of something else.
+        """
+        return {}
+
     def conditions(self) -> tuple[str, ...]:
         """The tasks that this one consists of, as `Task.conditions` says: mostly none."""
         return ()

@@ -22,10 +22,12 @@ from typing_extensions import Self
 
 from evaluators.classification import EVALUATOR, evaluate
 from evaluators.metrics import Evaluation
+from zoo.checkpoint import content_hash
 from zoo.data.images import FORMATS, STATISTICS, Format, Images, load_images, stratified_split
 from zoo.data.loading import KeptBatches
 from zoo.data.own import DatasetConfig, load_own
 from zoo.errors import brief
+from zoo.formats.weights import hash_of, in_directory
 from zoo.networks.asymmetric import Asymmetry, break_symmetries, is_constant
 from zoo.networks.own import create_own, is_own
 from zoo.plugins import canonical
@@ -142,6 +144,16 @@ class ImagesConfig(TaskConfig):
                     "classes; expected weights for this task, or its pattern in task.trainable"
                 )
         return {name: tensor for name, tensor in state.items() if name not in trained}
+
+    def started_from(self) -> dict[str, str]:
+        """The hash of a file; of the Hub's weights that of all tensors (content_hash) of the network with seed 0."""
+        if self.pretrained is True:
+            return {self.model: f"tensors {content_hash(self.network(seed=0, pretrained=True).state_dict())}"}
+        if not self.pretrained:
+            return {}
+        place = Path(self.pretrained.removeprefix("local-dir:"))
+        file = in_directory(place) if place.is_dir() else place
+        return {self.pretrained: hash_of(file)} if file.is_file() else {}  # whoever starts from it says what is missing
 
     def chosen(self, names: Iterable[str]) -> list[str]:
         """Which of these tensors are the weights. Raises ValueError for a pattern that matches none."""

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from evaluators.detection import EVALUATOR, evaluate
 from evaluators.metrics import Evaluation
+from zoo.checkpoint import content_hash
 from zoo.data import coco, composed
 from zoo.data.coco import Json
 from zoo.data.loading import keys, load, loader_workers
 from zoo.errors import MissingData
-from zoo.formats.weights import fitted, in_directory, plain, read, suffix
+from zoo.fetch.released import released
+from zoo.formats.weights import ARRAYS, fitted, hash_of, in_directory, plain, read, suffix
 from zoo.networks import detectron
 from zoo.seeds import global_seed
 from zoo.structure import Structure
@@ -37,9 +39,10 @@ class Config(TaskConfig):
     - `data`: `coco`, or `digits`: pictures composed of handwritten digits, made on the spot (zoo.data.composed).
     - `classes`: how many categories the annotation files must have.
     - `image_size`: pixels a side, a multiple of 32: images are padded to this square.
-    - `pretrained`: a file with weights of the whole network (.safetensors, or .pth as detectron2 writes it); or what
-      the backbone starts from: a vision transformer of timm's with weights on the Hub, by name, or a file or directory
-      with them.
+    - `pretrained`: true for the weights of the whole network that detectron2 has released (zoo.fetch.released),
+      downloaded once; a file with such weights (.safetensors, or .pth or .pkl as detectron2 has them); or what the
+      backbone starts from: a vision transformer of timm's with weights on the Hub, by name, or a file or directory with
+      them.
     - `validation`: the share of the training images that is never trained on.
     """
 
@@ -49,7 +52,7 @@ class Config(TaskConfig):
     data: Literal["coco", "digits"]
     classes: Count = 80
     image_size: Annotated[int, Field(gt=0, le=MOST_PIXELS, multiple_of=32)] = 1024
-    pretrained: str | None = None
+    pretrained: bool | str | None = None
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.002
 
     def build(self, data_root: Path | None, device: torch.device) -> DetectionTask:
@@ -67,6 +70,39 @@ class Config(TaskConfig):
         """Raises MissingExtra."""
         network = detectron.build_without_memory(self.model, self.classes, self.image_size)
         return Structure.of(network.state_dict(keep_vars=True))
+
+    def weights_file(self) -> Path | None:
+        """The file that networks start from; none where they start at random, or from timm's weights by name. Raises
+        what `released` raises, MissingData for a file that is not there.
+        """
+        if self.pretrained is True:
+            return released("detectron2", self.model)
+        path = Path(self.pretrained or "")
+        file = in_directory(path) if path.is_dir() else path
+        if not self.pretrained or file.is_file():
+            return file if self.pretrained else None
+        if path.is_dir() or suffix(path.name) or path.suffix == ARRAYS:
+            raise MissingData(
+                f"there is no {file}; task.pretrained should be true, a file of weights, or a network of timm's"
+            )
+        return None
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """What networks start from, if not at random. Raises what `weights_file` raises, ValueError for a name that
+        timm does not know, Corrupt for a damaged file.
+        """
+        if file := self.weights_file():
+            return detectron.without_constants(plain(read(file).tensors))
+        from zoo.networks.classifiers import create_network
+
+        return create_network(str(self.pretrained), 0, 3, seed=0, pretrained=True).state_dict()
+
+    def started_from(self) -> dict[str, str]:
+        if not self.pretrained:
+            return {}
+        if file := self.weights_file():
+            return {file.name: hash_of(file)}
+        return {str(self.pretrained): f"tensors {content_hash(self.weights())}"}
 
     def library_config(self) -> dict[str, Any]:
         """Nothing: detectron2's checkpoints are `{"model": tensors}`."""
@@ -118,13 +154,14 @@ class DetectionTask(TaskBase):
     def start(self, seed: int) -> nn.Module:
         """Raises MissingData when the pretrained weights are not there, ValueError when they do not fit."""
         network = self.build(seed)
-        if self.config.pretrained is not None:
-            tensors = pretrained_tensors(self.config.pretrained)
+        if self.config.pretrained:
+            tensors = self.config.weights()
+            origin = str(self.config.weights_file() or self.config.pretrained)
             if any("roi_heads." in name for name in tensors):
                 structure = Structure.of(network.state_dict())
-                self.load(network, fitted(tensors, structure, self.config.pretrained).tensors)
+                self.load(network, fitted(tensors, structure, origin).tensors)
             else:
-                load_backbone(network, tensors, self.config.pretrained)
+                load_backbone(network, tensors, origin)
         return network
 
     def head(self, model: nn.Module) -> list[nn.Parameter]:
@@ -153,22 +190,6 @@ class DetectionTask(TaskBase):
         for batch in load(samples, ([(0, i)] for i in index), self.workers, collate=list):
             found += detectron.detect(model, batch, data.classes)
         return evaluate(data.truth(index), found)
-
-
-def pretrained_tensors(source: str) -> Mapping[str, Tensor]:
-    """The weights in this file, in `model.safetensors` of this directory, or of the timm network of this name.
-
-    Raises MissingData when they are not there, ValueError for an unknown name, Corrupt for a damaged file.
-    """
-    path = Path(source)
-    file = in_directory(path) if path.is_dir() else path
-    if file.is_file():
-        return plain(read(file).tensors)
-    if path.is_dir() or suffix(path.name):
-        raise MissingData(f"there is no {file}; task.pretrained should be a file of weights, or a network of timm's")
-    from zoo.networks.classifiers import create_network
-
-    return create_network(source, 0, 3, seed=0, pretrained=True).state_dict()
 
 
 def load_backbone(network: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

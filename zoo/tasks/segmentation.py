@@ -20,7 +20,8 @@ from evaluators.segmentation import EVALUATOR, evaluate
 from zoo.data import composed
 from zoo.data.composed import Colour
 from zoo.errors import MissingData
-from zoo.formats.weights import fitted, plain, read
+from zoo.fetch.released import released
+from zoo.formats.weights import fitted, hash_of, plain, read
 from zoo.structure import Structure
 from zoo.tasks.base import MOST_PIXELS, Batch, Split, TaskConfig
 from zoo.tasks.family import TaskBase, split_off
@@ -41,8 +42,9 @@ class Config(TaskConfig):
     - `classes`: some of the data's (ADE20K has 150), by name, in the order of the network's outputs; pixels of others
       do not count. All by default.
     - `crop`: pixels a side of what the network sees. Images are resized so that their shorter side has as many.
-    - `pretrained`: a file with the weights to start from: of the whole network, in mmsegmentation's format, or of its
-      backbone, as MAE's pretraining leaves them. `true` says that a file has to be named.
+    - `pretrained`: true for the weights that mmsegmentation has released (zoo.fetch.released), downloaded once; or a
+      file with those to start from: of the whole network, in mmsegmentation's format, or of its backbone, as MAE's
+      pretraining leaves them.
     - `validation`: the share of the training images that is never trained on.
     """
 
@@ -103,6 +105,26 @@ class Config(TaskConfig):
         layers = range(openmmlab.SIZES[self.size].layers)
         return {f"backbone.layers.{layer}.attn.{openmmlab.INDEX}": index for layer in layers}
 
+    def weights_file(self) -> Path | None:
+        """The file that networks start from; none where they start at random. Raises what `released` raises, and
+        MissingData for a file that is not there.
+        """
+        if self.pretrained is True:
+            return released("mmseg", self.size)
+        if not self.pretrained:
+            return None
+        file = Path(self.pretrained)
+        if not file.is_file():
+            raise MissingData(
+                f"no pretrained weights at {file}; get those of UperNet with MAE ViT-B (or of MAE alone) from "
+                f"{RELEASE} and name the file: --set task.pretrained=FILE; true downloads them, false starts at random"
+            )
+        return file
+
+    def started_from(self) -> dict[str, str]:
+        file = self.weights_file()
+        return {} if file is None else {file.name: hash_of(file)}
+
     def library_config(self) -> dict[str, Any]:
         """What mmsegmentation keeps in a checkpoint beside its `state_dict`: names and colours of the classes."""
         from zoo.data.ade20k import class_numbers
@@ -142,17 +164,10 @@ class SegmentationTask(TaskBase):
         return self._mm.network(self.config.size, self.config.crop, self.config.outputs, seed).to(self.device)
 
     def start(self, seed: int) -> nn.Module:
-        """Raises MissingData for pretrained weights that are not there, ValueError for those of another network."""
+        """Raises what `Config.weights_file` raises, ValueError for weights of another network."""
         model = self.build(seed)
-        if not self.config.pretrained:
+        if (file := self.config.weights_file()) is None:
             return model
-        file = Path(str(self.config.pretrained))
-        if self.config.pretrained is True or not file.is_file():
-            where = "" if self.config.pretrained is True else f" at {file}"
-            raise MissingData(
-                f"no pretrained weights{where}; get those of UperNet with MAE ViT-B (or of MAE alone) from {RELEASE} "
-                "and name the file: --set task.pretrained=FILE; false starts at random"
-            )
         weights = plain(read(file).tensors)
         if any("decode_head." in name for name in weights):
             model.load_state_dict(fitted(weights, Structure.of(model.state_dict()), str(file)).tensors)

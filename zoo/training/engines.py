@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
 from zoo.console import pick_device
-from zoo.errors import Failed, suggest
+from zoo.errors import Failed, MissingData, suggest
 from zoo.health import report_health
 from zoo.manifest import Origin
+from zoo.plugins import PRETRAINED
 from zoo.progress import Bar, progress
 from zoo.store import Zoo
 from zoo.tasks.base import TaskConfig
@@ -59,7 +60,23 @@ def collect_zoos(
             pick_device(device)  # a name that cannot be used is an error before anything is written
         return collect_all(plans, LocalPool(workers, data_root, device))
     where = pick_device(device)
-    return [collect(p.config, p.task.build(data_root, where), p.origin, p.path) for p in plans]
+    return [collect(p.config, p.task.build(data_root, where), _recorded(p).origin, p.path) for p in plans]
+
+
+def _recorded(plan: Plan) -> Plan:
+    """The plan with what its networks start from on its record. Who continues a zoo may lack these weights, as long as
+    all networks have started.
+    """
+    if (plan.path / "manifest.json").is_file():
+        return plan
+    try:
+        found = {f"{PRETRAINED}{name}": hashed for name, hashed in plan.task.started_from().items()}
+    except MissingData:
+        if not (plan.path / "journal.jsonl").is_file():
+            raise
+        return plan
+    versions = plan.origin.versions | found
+    return replace(plan, origin=plan.origin.model_copy(update={"versions": versions}))
 
 
 def collect_all(plans: Sequence[Plan], pool: Pool) -> list[Zoo]:
@@ -71,6 +88,7 @@ def collect_all(plans: Sequence[Plan], pool: Pool) -> list[Zoo]:
     """
     for plan in plans:
         jobs(plan.config, plan.task.conditions())  # refuses what does not fit before anything is written
+    plans = [_recorded(plan) for plan in plans]
     with ExitStack() as stack:
         writers = [stack.enter_context(ZooWriter(p.path, p.origin, p.task.structure(), p.task.frozen())) for p in plans]
         todo = [
