@@ -230,7 +230,7 @@ class Run:
 
 def _conditions(zoo: Zoo) -> dict[str, tuple[str, ...]]:
     found: dict[str, set[str]] = {}
-    for entry in zoo.entries:
+    for entry in zoo.trained:
         if entry.condition is not None:
             found.setdefault(entry.split, set()).add(entry.condition)
     return {split: tuple(sorted(conditions)) for split, conditions in sorted(found.items())}
