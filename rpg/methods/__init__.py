@@ -17,6 +17,7 @@ METHODS = {
     "crossover": "rpg.methods.crossover",
     "d2nwg": "rpg.methods.d2nwg.config",
     "flow": "rpg.methods.flow",
+    "g.pt": "rpg.methods.g_pt.config",
     "gaussian": "rpg.methods.gaussian",
     "hyper-representations": "rpg.methods.hyper_representations.method",
     "kde": "rpg.methods.kde",
