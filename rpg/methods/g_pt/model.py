@@ -29,8 +29,9 @@ def token_sizes(structure: Structure, chunk: int) -> list[int]:
 
 class Denoiser(nn.Module):
     """Estimates a later network of a training: a sequence of the tokens of the network now, those of a noisy later one,
-    and four numbers. Each place has linear maps of its own, without bias, into the transformer and out of it. What
-    comes out is added to the network now, and is zero before training.
+    and four numbers. Each place has linear maps of its own, without bias, into the transformer and out of it; tokens
+    are normalised before their positions are added. What comes out is added to the network now, and is zero before
+    training.
     """
 
     def __init__(self, sizes: Sequence[int], num_steps: int, config: TransformerConfig) -> None:
@@ -43,9 +44,15 @@ class Denoiser(nn.Module):
 
         self.now, self.noisy = maps(sizes), maps(sizes)
         self.scalars = maps([2 * config.frequencies + 1] * SCALARS)
-        self.positions = nn.Parameter(0.02 * torch.randn(2 * len(sizes) + SCALARS, width))
+        self.norm = nn.LayerNorm(width)
+        self.positions = nn.Parameter(torch.zeros(2 * len(sizes) + SCALARS, width))
         self.transformer = Transformer(config.layers, width, config.heads, 4 * width, "gelu")
         self.out = nn.ModuleList(nn.Linear(width, size, bias=False) for size in sizes)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for linear in self.out:
             nn.init.zeros_(linear.weight)  # type: ignore[arg-type]
 
@@ -59,7 +66,7 @@ class Denoiser(nn.Module):
         told = waves(numbers, self.config.frequencies, self.config.octaves)
         scalars = [linear(told[:, k]) for k, linear in enumerate(self.scalars)]
         tokens = torch.stack([*self._tokens(now, self.now), *self._tokens(noisy, self.noisy), *scalars], 1)
-        found = self.transformer(tokens + self.positions)[:, len(self.sizes) : 2 * len(self.sizes)]
+        found = self.transformer(self.norm(tokens) + self.positions)[:, len(self.sizes) : 2 * len(self.sizes)]
         parts = [
             F.pad(linear(found[:, k]), (0, self.config.chunk - size))
             for k, (linear, size) in enumerate(zip(self.out, self.sizes, strict=True))

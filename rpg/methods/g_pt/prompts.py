@@ -60,15 +60,14 @@ class Trainings:
     first: float | None
 
     def pairs(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Rows of an earlier and of a later checkpoint of one training, int64 (P,) each: a training is drawn, and then
-        two of its checkpoints.
+        """Rows of an earlier and of a later checkpoint of one training, int64 (P,) each: a training is drawn, then how
+        many checkpoints lie between the two, then the earlier one.
         """
         training = torch.randint(len(self.rows), (count,), generator=rng)
         most = self.counts[training]
-        one = (torch.rand(count, generator=rng, dtype=torch.float64) * most).long()
-        other = (torch.rand(count, generator=rng, dtype=torch.float64) * (most - 1)).long()
-        other += other >= one
-        return (self.rows[training, places] for places in (torch.minimum(one, other), torch.maximum(one, other)))  # type: ignore[return-value]
+        apart = 1 + (torch.rand(count, generator=rng, dtype=torch.float64) * (most - 1)).long()
+        first = (torch.rand(count, generator=rng, dtype=torch.float64) * (most - apart)).long()
+        return self.rows[training, first], self.rows[training, first + apart]
 
 
 def trainings(entries: Sequence[Entry], metric: str) -> Trainings:

