@@ -95,7 +95,7 @@ class Starts:
         return Start(weights, self.measure(weights), (entry.sha256,))
 
     def _check_random(self, run: Run) -> None:
-        origin, otherwise = run.record().origin, "start from a zoo's, as in --start zoos/mine:early"
+        origin, otherwise = run.record().origin, "start from a zoo's, as in --set generate.start=zoos/mine:early"
         task = task_of(origin) if origin.task else None
         if not isinstance(task, ImagesConfig) or task.pretrained:
             raise ValueError(f"networks of {origin.name} are not made from a seed alone; {otherwise}")

@@ -334,12 +334,14 @@ def test_requests_that_cannot_be_served_are_refused_before_any_work(run, new, di
         assert not (tmp_path / "made").exists()
 
     refused(r"say which, in training 0.4 to 2: --condition loss=0.4", conditions=[])
-    refused("networks of lines are not made from a seed alone; .* --start zoos/mine:early")
+    refused("networks of lines are not made from a seed alone; .* --set generate.start=zoos/mine:early")
     refused("no zoo at", error=MissingData, start=str(tmp_path / "none"))
     refused("has no checkpoint 'never'", start=f"{new.path}:never")
     refused("holds other networks than those", of=digits, start=str(new.path))
-    with pytest.raises(ValueError, match="--flip exchanges the labels of a binary task, and this run was told loss"):
+    with pytest.raises(ValueError, match="--flip are of binary tasks, and this run was told loss"):
         wanted_conditions(run, ["loss=1"], None, flip=True)
+    with pytest.raises(ValueError, match="--split and --flip are of binary tasks"):
+        wanted_conditions(run, [], "all", flip=False)
 
 
 def test_the_estimate_counts_what_is_trained(zoo) -> None:
