@@ -261,7 +261,9 @@ def condition_type(run: Run) -> ClassBits | MetricTarget:
     record = run.record()
     origin, known = record.origin, [condition for of in record.conditions.values() for condition in of]
     if not known:
-        raise ValueError(f"the run of {origin.name} was not trained with conditions; leave --condition, --split and --flip out")
+        raise ValueError(
+            f"the run of {origin.name} was not trained with conditions; leave --condition, --split and --flip out"
+        )
     found = task_of(origin).condition_type() if origin.task else None
     return found or ClassBits.numbered(origin.name, len(known[0]))
 

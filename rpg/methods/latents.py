@@ -48,7 +48,7 @@ class TaskDraw(DiffusionDraw):
     def asked(self) -> Sequence[Asked]:
         return [
             Asked(self.model_copy(update={"conditions": (condition,)}), f"generated-{condition}", condition)
-            for condition in self.conditions
+            for condition in dict.fromkeys(self.conditions)
         ]
 
 

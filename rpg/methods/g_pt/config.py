@@ -44,39 +44,33 @@ class TransformerConfig(Optimisation):
 class GPTDraw(DiffusionDraw):
     """Section `generate:`: `n` networks for each of `conditions`, such as `loss=0.1`.
 
-    `start` says which networks they are made from: `random`, new ones as training begins with; `ZOO`, whose checkpoint
-    k network k is made from, counted round; or `ZOO:NAME`, only those of this split or id. What is made is a start
-    again until there were so many `rounds`. What its metric is, and that of a checkpoint without a record of it, is
-    measured on validation data.
+    `start` says which networks they are made from: `random`, new ones as training begins with; or a zoo by its place,
+    whose checkpoint k network k is made from, counted round, where `chosen` is a split or an id, of those alone. What
+    is made is a start again until there were so many `rounds`. What its metric is, and that of a checkpoint without a
+    record of it, is measured on validation data.
     """
 
     conditions: tuple[str, ...] = ()
     start: str = Field(default=RANDOM, exclude=True)  # the zoo's hash is a parent, wherever it lies
+    chosen: str | None = None
     rounds: Annotated[int, Field(gt=0, le=1000)] = 1
+
+    @model_validator(mode="after")
+    def _of_a_zoo(self) -> Self:
+        if self.chosen is not None and self.start == RANDOM:
+            raise ValueError(
+                f"chosen = {self.chosen} is a split or an id of a zoo to start from; set start to its place"
+            )
+        return self
 
     def asked(self) -> Sequence[Asked]:
         return [
             Asked(self.model_copy(update={"conditions": (condition,)}), f"generated-{named(condition)}")
-            for condition in self.conditions
+            for condition in dict.fromkeys(self.conditions)
         ]
 
     def sources(self) -> tuple[str, ...]:
-        return () if self.start == RANDOM else (self.place,)
-
-    @property
-    def place(self) -> str:
-        """The zoo of `start`."""
-        return self._parts[0]
-
-    @property
-    def chosen(self) -> str:
-        """Which of its checkpoints: a split or an id, or all where it is empty."""
-        return self._parts[1]
-
-    @property
-    def _parts(self) -> tuple[str, str]:
-        place, colon, name = self.start.rpartition(":")
-        return (place, name) if colon and "/" not in name else (self.start, "")
+        return () if self.start == RANDOM else (self.start,)
 
 
 def named(condition: str) -> str:

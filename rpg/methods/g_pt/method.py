@@ -117,12 +117,13 @@ class GPT(DiffusionMethod):
                 f"{target.high:.4g}: --condition {target.metric}={target.low:.2g}"
             )
         for condition in request.conditions:
-            target.value(condition)
+            if (read := target.read(condition)) != condition:
+                raise ValueError(f"condition {condition!r}: expected it as it goes on record, {read!r}")
         self._begin(run, request, machine.data_root, machine.device)
         return super().requested(run, request, machine)
 
     def _begin(self, run: Run, request: GPTDraw, data_root: Path | None, device: torch.device) -> Starts:
-        key = run.path, f"{request.seed} {request.start} {request.rounds}"
+        key = run.path, f"{request.seed} {request.start} {request.chosen} {request.rounds}"
         if key not in self._starts:
             self._starts[key] = Starts(run, request, data_root, device)
         return self._starts[key]

@@ -70,10 +70,10 @@ class Starts:
         if request.start == RANDOM:
             self._check_random(run)
         else:
-            self.zoo = Zoo.open(request.place)
+            self.zoo = Zoo.open(request.start)
             if changed := run.record().structure.diff(self.zoo.structure):
                 raise ValueError(
-                    f"{request.place} holds other networks than those of {run.path}: {'; '.join(changed[:3])}; start "
+                    f"{request.start} holds other networks than those of {run.path}: {'; '.join(changed[:3])}; start "
                     "from networks of the same structure"
                 )
             self.entries = _chosen(self.zoo, request.chosen)
@@ -95,7 +95,7 @@ class Starts:
         return Start(weights, self.measure(weights), (entry.sha256,))
 
     def _check_random(self, run: Run) -> None:
-        origin, otherwise = run.record().origin, "start from a zoo's, as in --set generate.start=zoos/mine:early"
+        origin, otherwise = run.record().origin, "start from a zoo's, as in --set generate.start=zoos/mine"
         task = task_of(origin) if origin.task else None
         if not isinstance(task, ImagesConfig) or task.pretrained:
             raise ValueError(f"networks of {origin.name} are not made from a seed alone; {otherwise}")
@@ -104,8 +104,8 @@ class Starts:
         self.task = task
 
 
-def _chosen(zoo: Zoo, name: str) -> Sequence[Entry]:
+def _chosen(zoo: Zoo, name: str | None) -> Sequence[Entry]:
     """The checkpoints of this split or id, or all. Raises ValueError when there is neither."""
-    if not name or any(entry.split == name for entry in zoo.entries):
-        return zoo.select(name or None)
+    if name is None or any(entry.split == name for entry in zoo.entries):
+        return zoo.select(name)
     return [zoo.entry(name)]

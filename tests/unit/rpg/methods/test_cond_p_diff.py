@@ -64,7 +64,7 @@ def test_networks_linear_in_the_bits_are_recovered_and_those_of_tasks_never_seen
 def test_a_network_is_a_function_of_its_seed_task_and_number(run, tmp_path) -> None:
     few, many = (
         generate(run, tmp_path / str(n), TaskDraw(n=n, conditions=tasks, steps=5))
-        for n, tasks in ((2, ("0110",)), (18, ("0011", "0110")))
+        for n, tasks in ((2, ("0110", "0110")), (18, ("0011", "0110")))
     )
     assert [entry.id for entry in few.entries] == ["generated-0110-0000", "generated-0110-0001"]
     for entry in few.entries:

@@ -91,7 +91,9 @@ def made(run: Run, path: Path, **request: Any) -> Zoo:
 def test_what_is_asked_for_is_where_it_lies_on_the_line(run, new, tmp_path) -> None:
     """Of trainings that were never seen, each on its own line, at losses of checkpoints and at others."""
     asked, begun = (1.2, 1.0, 0.7, 0.5), new.select("early")
-    found = made(run, tmp_path / "made", n=3, conditions=[f"loss={loss}" for loss in asked], start=f"{new.path}:early")
+    found = made(
+        run, tmp_path / "made", n=3, conditions=[f"loss={loss}" for loss in asked], start=str(new.path), chosen="early"
+    )
     by_id = {entry.id: entry for entry in found.entries}
     assert len(by_id) == 12
     for k, start in enumerate(begun):
@@ -103,10 +105,10 @@ def test_what_is_asked_for_is_where_it_lies_on_the_line(run, new, tmp_path) -> N
 
 
 def test_a_network_is_a_function_of_its_seed_condition_and_number(run, new, tmp_path) -> None:
-    start = f"{new.path}:early"
-    few = made(run, tmp_path / "few", n=2, conditions=["loss=0.5"], start=start)
-    many = made(run, tmp_path / "many", n=18, conditions=["loss=1.0", "loss=0.5"], start=start)
-    other = made(run, tmp_path / "other", n=2, conditions=["loss=0.5"], start=start, seed=1)
+    start = {"start": str(new.path), "chosen": "early"}
+    few = made(run, tmp_path / "few", n=2, conditions=["loss=0.5"], **start)
+    many = made(run, tmp_path / "many", n=18, conditions=["loss=1.0", "loss=0.5"], **start)
+    other = made(run, tmp_path / "other", n=2, conditions=["loss=0.5"], **start, seed=1)
     for entry in few.entries:
         torch.testing.assert_close(few.load(entry), many.load(many.entry(entry.id)), rtol=1e-4, atol=1e-4)
         assert not torch.equal(few.load(entry)["bias"], other.load(other.entry(entry.id))["bias"])
@@ -117,6 +119,8 @@ def test_the_zoo_it_starts_from_belongs_to_what_is_made_and_its_place_does_not(r
     assert plan.origin.parents == (run.sha256, new.sha256)
     assert "start" not in str(plan.origin.settings["generate"])
     assert plan.count == 10
+    part = plan_generation(run, {"conditions": ["loss=0.5"], "start": str(new.path), "chosen": "early"}, out=plan.path)
+    assert plan.origin.differences(part.origin) == ['generate.chosen (default) -> "early"']
 
 
 # Parts
@@ -333,10 +337,12 @@ def test_requests_that_cannot_be_served_are_refused_before_any_work(run, new, di
             made(of, tmp_path / "made", **{"conditions": ["loss=0.5"], **request})
         assert not (tmp_path / "made").exists()
 
+    refused("expected it as it goes on record, 'loss=0.5'", conditions=["loss = .5"], start=str(new.path))
     refused(r"say which, in training 0.4 to 2: --condition loss=0.4", conditions=[])
-    refused("networks of lines are not made from a seed alone; .* --set generate.start=zoos/mine:early")
+    refused("networks of lines are not made from a seed alone; .* --set generate.start=zoos/mine")
     refused("no zoo at", error=MissingData, start=str(tmp_path / "none"))
-    refused("has no checkpoint 'never'", start=f"{new.path}:never")
+    refused("has no checkpoint 'never'", start=str(new.path), chosen="never")
+    refused("chosen = early is a split or an id of a zoo", chosen="early")
     refused("holds other networks than those", of=digits, start=str(new.path))
     with pytest.raises(ValueError, match="--flip are of binary tasks, and this run was told loss"):
         wanted_conditions(run, ["loss=1"], None, flip=True)
