@@ -24,6 +24,7 @@ from zoo.errors import MissingData, MissingExtra, suggest
 from zoo.health import warn_of_guessers
 from zoo.hub.client import is_address, parse_address
 from zoo.manifest import Origin, Source, differences, settings_of, versions
+from zoo.names import short_name
 from zoo.recipe import (
     Recipe,
     is_recipe,
@@ -165,7 +166,7 @@ def plan_training(
         config, request = load_method(method or fitting_size(originals), overrides)
     assert isinstance(config, MethodConfig)
     assert isinstance(request, DrawConfig)
-    data = TrainingSet(originals, split, tuple(originals.select(split)))
+    data = TrainingSet.of(originals, split, config.along)
     machine = Machine(pick_device(device), tuple(track), data_root)
     config.build().check(data, machine)
     name = recipe.name if recipe else originals.name
@@ -179,7 +180,7 @@ def plan_training(
         command=command,
         versions=versions(),
     )
-    path = Path(out or Path("runs") / (f"{name}-{Path(method).stem}" if method else name))
+    path = Path(out or Path("runs") / (f"{name}-{short_name(method)}" if method else name))
     Run(path).refuse_another(origin)
     return Training(config, request, data, origin, path, machine)
 
@@ -312,7 +313,7 @@ def plan_generation(
         kind="generated",
         task=record.origin.task,
         settings={**record.origin.settings, "generate": settings_of(request)},
-        parents=(trained.sha256,),
+        parents=(trained.sha256, *(Zoo.open(place).sha256 for place in request.sources())),
         source=record.origin.source,
         command=command,
         versions=versions(),
@@ -373,7 +374,8 @@ def estimate_recipe(
             raise ValueError(f"recipe {plan.name} has no method; say which: --method rpg-tiny")
         name, config, request = plan.name, plan.method, plan.generate
         training = [job for job in jobs(plan.zoo, plan.task.conditions()) if job.split == "train"]
-        checkpoints = plan.zoo.checkpoints * len(training)
+        assert isinstance(plan.method, MethodConfig)
+        checkpoints = (plan.zoo.saved if plan.method.along else plan.zoo.checkpoints) * len(training)
     structure = _one_tensor(parameters) if parameters else plan.task.structure()
     assert isinstance(config, MethodConfig)
     assert isinstance(request, DrawConfig)

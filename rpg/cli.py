@@ -146,9 +146,8 @@ def train(
     say(f"learning {count} checkpoints of {originals} by method {plan.config.name} into {plan.path}")
     warn_of_guessers(plan.data.zoo, split)
     if plan.unfinished and is_first_process():
-        say(
-            f"it takes at least {duration(3600 * plan.estimate().fit_hours)} on this machine (`rpg estimate` says more)"
-        )
+        least = duration(3600 * plan.estimate().fit_hours)
+        say(f"it takes at least {least} on this machine (`rpg estimate` says more)")
     for option in ignored_options():
         say(
             f"{option} of accelerate launch is ignored: precision and accumulation are the recipe's, FSDP's units fixed"
@@ -188,7 +187,7 @@ def generate(
 ) -> None:
     """Generate networks from a trained run as a zoo (default place: zoos/<run>-generated).
 
-    A run that was trained with conditions makes -n networks for every task that --condition and --split name.
+    A run that was told conditions makes -n networks for everything that --condition and --split name.
     """
     from rpg.api import load, plan_generation
     from rpg.run import wanted_conditions
@@ -199,7 +198,7 @@ def generate(
     settings = drawn_of(overrides, {key: value for key, value in flags.items() if value is not None})
     trained = load(run)
     if condition or split or flip:
-        settings["conditions"] = wanted_conditions(trained.record(), condition, split, flip)
+        settings["conditions"] = wanted_conditions(trained, condition, split, flip)
     plan = plan_generation(trained, settings, out=out, data_root=data_root, device=device, command=command_line("rpg"))
     if dry_run:
         asked = plan.request.model_dump(mode="json")

@@ -43,8 +43,8 @@ Conditions = Annotated[
     list[str],
     typer.Option(
         "--condition",
-        metavar="BITS|CLASSES",
-        help="The binary task to generate for, 0100010111 or 'cat,dog | truck'; can be repeated.",
+        metavar="BITS|CLASSES|METRIC",
+        help="What to generate for: a binary task, 0100010111 or 'cat,dog | truck', or loss=0.1; can be repeated.",
     ),
 ]
 TasksOf = Annotated[

@@ -28,7 +28,7 @@ from pydantic import Field, JsonValue
 from rpg.methods import method_schema
 from rpg.methods.base import DrawConfig, Method, MethodConfig, TrainingSet
 from zoo.checkpoint import load_tensors, save_tensors
-from zoo.conditions import ClassBits, flipped
+from zoo.conditions import ClassBits, MetricTarget, flipped
 from zoo.errors import Corrupt, MissingData, suggest
 from zoo.files import read_limited, read_records, write_bytes
 from zoo.links import link_zoo
@@ -230,20 +230,23 @@ class Run:
 
 def _conditions(zoo: Zoo) -> dict[str, tuple[str, ...]]:
     found: dict[str, set[str]] = {}
-    for entry in zoo.entries:
+    for entry in zoo.trained:
         if entry.condition is not None:
             found.setdefault(entry.split, set()).add(entry.condition)
     return {split: tuple(sorted(conditions)) for split, conditions in sorted(found.items())}
 
 
-def wanted_conditions(record: RunRecord, given: Sequence[str], split: str | None, flip: bool) -> list[str]:
+def wanted_conditions(run: Run, given: Sequence[str], split: str | None, flip: bool) -> list[str]:
     """The conditions that are given, in the user's words, and those of a split of the run's zoo (ALL: of every one),
-    each once; with `flip` their complements, too. Raises ValueError for what is no condition of the zoo's tasks, and
-    for a split that does not exist.
+    each once; with `flip` their complements, too. Raises ValueError for what is no condition of the run's, and for a
+    split that does not exist.
     """
+    record, kind = run.record(), condition_type(run)
+    if (split or flip) and isinstance(kind, MetricTarget):
+        raise ValueError(f"--split and --flip are of binary tasks, and this run was told {kind.metric}; leave them out")
     if split is not None and split not in (known := [ALL, *record.conditions]):
         raise ValueError(f"the run's zoo has no conditions of a split {split!r}{suggest(split, known)}")
-    wanted = [condition_type(record).read(condition) for condition in given]
+    wanted = [kind.read(condition) for condition in given]
     wanted += [one for name, of in record.conditions.items() if split in (name, ALL) for one in of]
     wanted += [flipped(condition) for condition in wanted] if flip else []
     if not wanted:
@@ -251,11 +254,16 @@ def wanted_conditions(record: RunRecord, given: Sequence[str], split: str | None
     return list(dict.fromkeys(wanted))
 
 
-def condition_type(record: RunRecord) -> ClassBits:
-    """What the conditions of the run's zoo are. Raises ValueError where it has none."""
+def condition_type(run: Run) -> ClassBits | MetricTarget:
+    """What networks of a run can be asked for. Raises ValueError where that is nothing."""
+    if own := run.config().condition_type(run):
+        return own
+    record = run.record()
     origin, known = record.origin, [condition for of in record.conditions.values() for condition in of]
     if not known:
-        raise ValueError(f"the run of {origin.name} was not trained with conditions; leave --condition and --flip out")
+        raise ValueError(
+            f"the run of {origin.name} was not trained with conditions; leave --condition, --split and --flip out"
+        )
     found = task_of(origin).condition_type() if origin.task else None
     return found or ClassBits.numbered(origin.name, len(known[0]))
 

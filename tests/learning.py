@@ -38,7 +38,7 @@ def train(
         command=("test",),
         versions={},
     )
-    data = TrainingSet(zoo, split, tuple(zoo.select(split)))
+    data = TrainingSet.of(zoo, split, config.along)
     draw = request or config.draw_config()
     return Training(config, draw, data, origin, path, Machine(torch.device("cpu"), tuple(trackers))).carry_out()
 

@@ -64,7 +64,7 @@ def collect(
         {
             "out": str(plan.path),
             "runs": count,
-            "checkpoints": count * plan.config.checkpoints,
+            "checkpoints": count * plan.config.saved,
             "fingerprint": plan.origin.fingerprint,
         }
         for plan, count in zip(plans, counts, strict=True)

@@ -1,4 +1,5 @@
-"""Binary tasks by their conditions, and which of them no generator may see (paper, section 4).
+"""What networks are asked for: binary tasks by their conditions, and which of them no generator may see (paper, section
+4), or a value that a metric is to have (`MetricTarget`).
 
 A condition is a string of bits, the most significant first: bit k is the label of class k. All zeros and all ones are
 no tasks, so K classes have 2**K - 2 of them, ten 1022. `ClassBits` is the type of such conditions for a data set: it
@@ -7,6 +8,7 @@ reads them in the user's words.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Literal
@@ -103,6 +105,47 @@ class ClassBits(Frozen):
         return ValueError(
             f"condition {words!r}: {why}; expected {count} digits, the labels of the classes of {self.data}, as in "
             f"{example(count)}, or the classes labelled 1 by their names, as in {named!r}"
+        )
+
+
+class MetricTarget(Frozen):
+    """A type of conditions: the value that `metric`, on validation data, is to have. In training it lay between `low`
+    and `high`; other values may be asked for.
+    """
+
+    kind: Literal["metric"] = "metric"
+    metric: str
+    low: float
+    high: float
+
+    def read(self, words: str) -> str:
+        """The condition that a user means.
+
+        >>> MetricTarget(metric="loss", low=0.02, high=2.3).read("loss = .50")
+        'loss=0.5'
+
+        Raises ValueError for what is none, saying what would be right.
+        """
+        name, _, value = (part.strip() for part in words.partition("="))
+        if name != self.metric or not value:
+            told = f"the run was told {self.metric}" if value else "it is not the value of a metric"
+            raise self._refusal(words, told)
+        try:
+            number = float(value)
+        except ValueError:
+            raise self._refusal(words, f"{value!r} is not a number") from None
+        if not math.isfinite(number):
+            raise self._refusal(words, "it is not finite")
+        return f"{self.metric}={number}"
+
+    def value(self, condition: str) -> float:
+        """The number in a condition. Raises ValueError as `read` does."""
+        return float(self.read(condition).partition("=")[2])
+
+    def _refusal(self, words: str, why: str) -> ValueError:
+        return ValueError(
+            f"condition {words!r}: {why}; expected the {self.metric} that networks are to have, in training "
+            f"{self.low:.4g} to {self.high:.4g}, as in {self.metric}={self.low:.2g}"
         )
 
 

@@ -86,12 +86,12 @@ def validated(zoo: Zoo, split: str | None = None) -> Health | None:
         chance = task_of(origin).chance() if origin.task else {}
     except ValueError:
         chance = {}
-    return health(zoo.select(split) if split else zoo.entries, chance)
+    return health(zoo.select(split) if split else zoo.trained, chance)
 
 
 def report_health(zoo: Zoo, chance: Mapping[str, float]) -> None:
     """Log how good the networks of a new zoo are on validation data, and a warning when they only guess."""
-    if found := health(zoo.entries, chance):
+    if found := health(zoo.trained, chance):
         log.info(f"{zoo.path}: on validation data {found}")
         _warn(zoo, found)
 

@@ -109,7 +109,7 @@ def recipes_found() -> dict[str, dict[str, Any]]:
     return {
         name: {
             "task": recipe.task.model_dump(mode="json"),
-            "checkpoints": recipe.zoo.checkpoints * len(jobs(recipe.zoo, recipe.task.conditions())),
+            "checkpoints": recipe.zoo.saved * len(jobs(recipe.zoo, recipe.task.conditions())),
             "about": recipe.about.model_dump(mode="json") if recipe.about else None,
             "hours": recipe.about.total_hours if recipe.about else None,
         }

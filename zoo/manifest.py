@@ -48,6 +48,7 @@ Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 MANIFEST_BYTES = 2**27  # 300,000 checkpoints; a larger manifest is not read
 SETTINGS_CHARACTERS = 2**20  # of an origin
 UNKNOWN = "unknown"  # the task of networks of which nobody said what they do
+EARLY = "early"  # the split of checkpoints along trainings, before the last ones
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 
 

@@ -24,6 +24,11 @@ def method_names() -> dict[str, Path]:
     return {file.stem: file for file in sorted((recipes_root() / "_methods").glob("*.yaml"))}
 
 
+def short_name(source: str) -> str:
+    """The name of a recipe or of settings that are given by name, which may hold dots, or as a YAML file."""
+    return Path(source).name.removesuffix(".yaml").removesuffix(".yml")
+
+
 def table_names() -> dict[str, Path]:
     """Names of the paper's tables and figures, in its order, and their files."""
     files = (recipes_root() / "tables").glob("*.yaml")

@@ -29,7 +29,7 @@ from zoo.columns import COLUMN_VALUES, VALUES, Column, Place, check_place, read_
 from zoo.errors import Corrupt, MissingData
 from zoo.files import read_limited
 from zoo.hub import client as hub
-from zoo.manifest import MANIFEST_BYTES, Entry, Manifest, Source, versions
+from zoo.manifest import EARLY, MANIFEST_BYTES, Entry, Manifest, Source, versions
 from zoo.names import recipe_meant
 from zoo.structure import Kind, Structure
 
@@ -99,6 +99,11 @@ class Zoo:
     @property
     def entries(self) -> tuple[Entry, ...]:
         return self.manifest.entries
+
+    @property
+    def trained(self) -> tuple[Entry, ...]:
+        """The entries but for early ones, which lie along trainings and need not work; all, if all are early."""
+        return tuple(entry for entry in self.entries if entry.split != EARLY) or self.entries
 
     @property
     def structure(self) -> Structure:

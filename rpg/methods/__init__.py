@@ -14,9 +14,11 @@ from zoo.recipe import load_method, method_names
 log = logging.getLogger(__name__)
 
 METHODS = {
+    "cond-p-diff": "rpg.methods.cond_p_diff",
     "crossover": "rpg.methods.crossover",
     "d2nwg": "rpg.methods.d2nwg.config",
     "flow": "rpg.methods.flow",
+    "g.pt": "rpg.methods.g_pt.config",
     "gaussian": "rpg.methods.gaussian",
     "hyper-representations": "rpg.methods.hyper_representations.method",
     "kde": "rpg.methods.kde",

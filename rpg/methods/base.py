@@ -5,14 +5,17 @@ A method is named by `method.name` of a recipe (rpg.methods.METHODS) and known t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 import torch
 from pydantic import Field
+from typing_extensions import Self
 
-from zoo.manifest import Entry
+from zoo.conditions import MetricTarget
+from zoo.manifest import EARLY, Entry
 from zoo.seeds import Seed
 from zoo.store import Zoo
 from zoo.structure import Frozen, Structure
@@ -31,19 +34,43 @@ class DrawConfig(Frozen):
     n: Annotated[int, Field(gt=0, le=10**6)] = 10
     seed: Seed = 0
 
+    def asked(self) -> Sequence[Asked]:
+        """The networks, `n` at a time: for each condition, where they are drawn for some."""
+        return (Asked(self),)
+
+    def sources(self) -> tuple[str, ...]:
+        """The zoos, by place, whose networks these are made from, beside those of the run."""
+        return ()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """`n` networks that are asked for alike: how, how their ids begin, and the binary task they are for, if there is
+    one.
+    """
+
+    request: DrawConfig
+    id: str = "generated"
+    condition: str | None = None
+
 
 class MethodConfig(Frozen):
     """Section `method:`. `name` is that of the method; each has its own fields beside it. `draw_config` is the schema
-    of the section `generate:` that goes with it.
+    of the section `generate:` that goes with it; `along` says whether the method learns early checkpoints, too.
     """
 
     draw_config: ClassVar[type[DrawConfig]] = DrawConfig
+    along: ClassVar[bool] = False
 
     name: str
 
     def build(self) -> Method:
         """The method with these settings."""
         raise TypeError(f"{type(self).__name__} does not say what it builds")
+
+    def condition_type(self, run: Run) -> MetricTarget | None:
+        """What networks of a trained run can be asked for; None where that is the tasks of its zoo, if it has some."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -53,6 +80,18 @@ class TrainingSet:
     zoo: Zoo
     split: str
     entries: tuple[Entry, ...]
+
+    @classmethod
+    def of(cls, zoo: Zoo, split: str, along: bool = False) -> Self:
+        """Those of a split; with `along` also the early ones of the same trainings. Raises ValueError for a split that
+        the zoo does not have.
+        """
+        chosen = zoo.select(split)
+        if along:
+            trainings = {(entry.seed, entry.condition) for entry in chosen}
+            early = [e for e in zoo.entries if e.split == EARLY != split and (e.seed, e.condition) in trainings]
+            chosen = [*early, *chosen]
+        return cls(zoo, split, tuple(chosen))
 
     def __post_init__(self) -> None:
         if all(spec.kind == "constant" for spec in self.zoo.structure):

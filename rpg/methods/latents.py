@@ -1,5 +1,5 @@
-"""What methods share that diffuse codes of whole networks: the codes' scale, a diffusion's loss and its samples, and
-refusing networks too large for a machine.
+"""What methods share that diffuse whole networks or codes of them: the codes' scale, a diffusion's loss and its
+samples, refusing networks too large for a machine, and requests for binary tasks.
 
 Legend: N networks, L values of a code.
 """
@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue
 from torch import Tensor
 
 from rpg.config import DiffusionConfig, Sampler, check_steps
 from rpg.devices import GB, Device, memory_there
-from rpg.diffusion import Denoiser, Scheduler, draw_noise, make_scheduler, sample, squared_error
-from rpg.methods.base import DrawConfig, Estimate, Machine, TrainingSet
+from rpg.diffusion import PUBLISHED, Denoiser, Objective, Scheduler, draw_noise, make_scheduler, sample, squared_error
+from rpg.methods.base import Asked, DrawConfig, Estimate, Machine, TrainingSet
 from rpg.methods.measured import DrawCost, StageCost, estimated
 from rpg.methods.vectors import PAD, Codec, VectorMethod, Vectors
 from zoo.checkpoint import load_tensors, save_tensors
+from zoo.conditions import check_condition
 from zoo.derive.mixtures import dimensions
 from zoo.errors import Corrupt
 from zoo.structure import Structure
@@ -37,6 +38,18 @@ class DiffusionDraw(DrawConfig):
 
     sampler: Sampler = "ddpm"
     steps: Annotated[int, Field(gt=0, le=2**20)] = 1000
+
+
+class TaskDraw(DiffusionDraw):
+    """The same of methods that are told a binary task: `n` networks for each of these `conditions`."""
+
+    conditions: tuple[Annotated[str, AfterValidator(check_condition)], ...] = ()
+
+    def asked(self) -> Sequence[Asked]:
+        return [
+            Asked(self.model_copy(update={"conditions": (condition,)}), f"generated-{condition}", condition)
+            for condition in dict.fromkeys(self.conditions)
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,14 +106,16 @@ def noise_error(
     rng: torch.Generator,
     *condition: Tensor,
     mask: Tensor | None = None,
+    objective: Objective = PUBLISHED,
 ) -> Tensor:
-    """The mean squared error of the estimated noise over the values of latents (N, L) at random levels, a scalar: of
-    those that `mask`, bool (L,), keeps, where there is one.
+    """The mean squared error of what is estimated, by default the noise, over the values of latents (N, L) at random
+    levels, a scalar: of those that `mask`, bool (L,), keeps, where there is one.
     """
     levels, noise = (drawn.to(latents.device) for drawn in draw_noise(schedule, len(latents), latents.shape[1], rng))
     kept = torch.ones_like(latents, dtype=torch.bool) if mask is None else mask.expand_as(latents)
     count = len(latents) * (latents.shape[1] if mask is None else int(mask.sum()))
-    return squared_error(denoiser, schedule, latents, kept, levels, noise, *condition) / count
+    total = squared_error(denoiser, schedule, latents, kept, levels, noise, *condition, objective=objective)
+    return total / count
 
 
 def sample_latents(
@@ -110,13 +125,14 @@ def sample_latents(
     given: Tensor,
     generators: Sequence[torch.Generator],
     mask: Tensor | None = None,
+    objective: Objective = PUBLISHED,
 ) -> Tensor:
     """Latents (N, L) out of noise, all together, each from its own generator; `given` (N, L) is what the denoiser is
-    told, `mask` that of `noise_error`.
+    told, `mask` and `objective` those of `noise_error`.
     """
     scheduler = make_scheduler(diffusion, request.sampler, request.steps)
     kept = torch.ones(1, dtype=torch.bool) if mask is None else mask
-    return sample(denoiser, scheduler, given, kept, generators, chunk_size=len(given))
+    return sample(denoiser, scheduler, given, kept, generators, chunk_size=len(given), objective=objective)
 
 
 def batch_of(count: int, size: int, rng: torch.Generator) -> Tensor:
@@ -129,8 +145,10 @@ def vector_size(structure: Structure) -> int:
     return -(-dimensions(structure) // PAD) * PAD
 
 
-class LatentMethod(VectorMethod, Codec):
-    """A VectorMethod that trains modules one after the other, of which the last one diffuses codes."""
+class DiffusionMethod(VectorMethod):
+    """A VectorMethod that trains modules one after the other, of which the last one diffuses what the first make of
+    vectors, or vectors themselves.
+    """
 
     about_memory: ClassVar[str]
     """What to set so that training takes less memory."""
@@ -160,13 +178,17 @@ class LatentMethod(VectorMethod, Codec):
     def requested(self, run: Run, request: DrawConfig, machine: Machine) -> int:
         assert isinstance(request, DiffusionDraw)
         check_steps(self.diffusion, request.steps)
-        return request.n
+        return sum(asked.request.n for asked in request.asked())
 
     def estimate(self, structure: Structure, checkpoints: int, request: DrawConfig, device: Device) -> Estimate:
         assert isinstance(request, DiffusionDraw)
         check_steps(self.diffusion, request.steps)
         stages, draw = self.stages(structure, checkpoints), self.draw_cost(structure, request)
         return estimated(stages, draw, device, dimensions(structure))
+
+
+class LatentMethod(DiffusionMethod, Codec):
+    """A DiffusionMethod that encodes vectors first."""
 
 
 def scale_path(run: Run) -> Path:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from evaluators.metrics import Metric
-from rpg.methods.base import About, DrawConfig, Machine, TrainingSet
+from rpg.methods.base import About, Asked, DrawConfig, Machine, TrainingSet
 from rpg.methods.training import Module, Trainer, built
 from rpg.processes import require_trackers, world_size
 from rpg.tokens.files import open_tokens, write_tokens
@@ -34,7 +34,7 @@ from zoo.derive.mixtures import numbered
 from zoo.errors import Failed
 from zoo.files import read_limited
 from zoo.manifest import MANIFEST_BYTES, Entry
-from zoo.progress import progress
+from zoo.progress import Bar, progress
 from zoo.store import Zoo
 from zoo.writer import ZooWriter
 
@@ -173,25 +173,30 @@ class VectorMethod(ABC):
         return request.n
 
     def draw(self, run: Run, request: DrawConfig, writer: ZooWriter, machine: Machine) -> None:
-        ids, constants, vectors = numbered("generated", request.n), run.constants(), Vectors(run, machine.data_root)
-        group = self.group_of(vectors.values)
-        with progress(f"generating {writer.path}", request.n) as bar:
-            for start in range(0, request.n, group):
-                numbers = range(start, min(start + group, request.n))
-                if all(ids[k] in writer.done for k in numbers):
-                    bar.skip(len(numbers))
-                    continue
-                # A group is made whole even when a part of it is already there: the same sums give the same bytes.
-                drawn = self.make(vectors, request, numbers, machine.device)
-                scores = drawn.metrics or [()] * len(numbers)
-                for k, vector, parents, metrics in zip(
-                    numbers, drawn.vectors.float().cpu(), drawn.parents, scores, strict=True
-                ):
-                    if not bool(vector.isfinite().all()):
-                        raise Failed(f"network {ids[k]} has values that are not finite; train longer")
-                    weights = vectors.weights(vector, constants)
-                    writer.add(ids[k], weights, seed=request.seed, split="generated", parents=parents, metrics=metrics)
-                bar.advance(len(numbers))
+        vectors, asked = Vectors(run, machine.data_root), request.asked()
+        with progress(f"generating {writer.path}", sum(one.request.n for one in asked)) as bar:
+            for one in asked:
+                self._draw_alike(one, vectors, writer, machine.device, bar)
+
+    def _draw_alike(self, asked: Asked, vectors: Vectors, writer: ZooWriter, device: torch.device, bar: Bar) -> None:
+        request, constants, group = asked.request, vectors.run.constants(), self.group_of(vectors.values)
+        ids = numbered(asked.id, request.n)
+        about: dict[str, Any] = {"seed": request.seed, "split": "generated", "condition": asked.condition}
+        for start in range(0, request.n, group):
+            numbers = range(start, min(start + group, request.n))
+            if all(ids[k] in writer.done for k in numbers):
+                bar.skip(len(numbers))
+                continue
+            # A group is made whole even when a part of it is already there: the same sums give the same bytes.
+            drawn = self.make(vectors, request, numbers, device)
+            scores = drawn.metrics or [()] * len(numbers)
+            for k, vector, parents, metrics in zip(
+                numbers, drawn.vectors.float().cpu(), drawn.parents, scores, strict=True
+            ):
+                if not bool(vector.isfinite().all()):
+                    raise Failed(f"network {ids[k]} has values that are not finite; train longer")
+                writer.add(ids[k], vectors.weights(vector, constants), parents=parents, metrics=metrics, **about)
+            bar.advance(len(numbers))
 
 
 class Codec(ABC):

@@ -75,10 +75,10 @@ def _named(place: Path | str, config: ImagesConfig, data_root: Path | None, devi
         )
     task, frozen, found = theirs.build(data_root, device), zoo.frozen(), []
     model = task.build(0)
-    for entry in zoo.entries:
+    for entry in zoo.trained:
         task.load(model, {**zoo.load(entry), **frozen})
         found.append(probabilities(task, model))
-    return AllClasses(np.stack(found), _classes(task), tuple(entry.sha256 for entry in zoo.entries))
+    return AllClasses(np.stack(found), _classes(task), tuple(entry.sha256 for entry in zoo.trained))
 
 
 def of_directory(place: Path, config: ImagesConfig, data_root: Path | None, device: torch.device) -> AllClasses:

@@ -143,7 +143,7 @@ def compare_tasks(
     inputs["start"] = "none" if isinstance(start, str) else content_hash(start)[:16]
     inputs["classifier"] = "none" if isinstance(classifier, str) else ", ".join(s[:16] for s in classifier.sha256)
     claim(out, inputs)
-    known = [entry for entry in originals.entries if entry.condition in conditions]
+    known = [entry for entry in originals.trained if entry.condition in conditions]
     groups: dict[str, tuple[Zoo, Sequence[Entry]]] = {"original": (originals, known)} if known else {}
     groups["generated"] = generated, generated.entries
     groups |= _predicted(originals, train, conditions, origin, out, start)
@@ -160,7 +160,7 @@ def compare_tasks(
     if len(conditions) == 1:
         absent["random"] = "networks were generated for one task only"
     crossed = _on_complements(generated, conditions, task, out, classes_N)
-    split_of = {str(entry.condition): entry.split for entry in originals.entries}
+    split_of = {str(entry.condition): entry.split for entry in originals.trained}
     head, picture = _heads(originals, generated, train, conditions)
     return TaskComparison(
         inputs=inputs,
@@ -297,7 +297,7 @@ def _heads(
     originals: Zoo, generated: Zoo, train: Sequence[Entry], conditions: Sequence[str]
 ) -> tuple[dict[str, tuple[HeadPoint, ...]], tuple[Picture, ...]]:
     """Figures 10 and 6 as numbers."""
-    unseen = [entry for entry in originals.entries if entry.split != train[0].split and entry.condition in conditions]
+    unseen = [entry for entry in originals.trained if entry.split != train[0].split and entry.condition in conditions]
     groups = {"original": (originals, train), "generated": (generated, generated.entries)}
     groups |= {"heldout": (originals, unseen)} if unseen else {}
     seen_NP = head_weights(originals, train)
@@ -316,7 +316,7 @@ def _heads(
     pictures = []
     for condition in shown or conditions[:PICTURE_TASKS]:
         for group, zoo in (("original", originals), ("generated", generated)):
-            own = [entry for entry in zoo.entries if entry.condition == condition][:PICTURE_NETWORKS]
+            own = [entry for entry in zoo.trained if entry.condition == condition][:PICTURE_NETWORKS]
             for values_P in head_weights(zoo, own) if own else ():
                 scaled = (values_P - mean_P) / np.where(spread_P > 0, spread_P, 1)
                 values = tuple(np.round(scaled[chosen], 4).tolist())

@@ -119,7 +119,7 @@ class Collected(InZoos):
 
     @property
     def bytes(self) -> int:
-        count = self.trainings * recipe_of(self.recipe, self.overrides).zoo.checkpoints
+        count = self.trainings * recipe_of(self.recipe, self.overrides).zoo.saved
         return FLOAT_BYTES * count * values_of(self.recipe, self.overrides)
 
     def cost(self, device: Device) -> Cost:

@@ -35,6 +35,7 @@ from rpg.reproduce.derived import Aligned, Noised, Swapped
 from rpg.run import Run
 from zoo import api
 from zoo.files import read_records
+from zoo.names import short_name
 from zoo.store import Zoo
 
 STATE_COPIES = 3  # of the generator's weights on disk while it trains: they and two moments
@@ -51,7 +52,7 @@ class Trained:
 
     @property
     def name(self) -> str:
-        method = f"-{Path(self.method).stem}" if self.method else ""
+        method = f"-{short_name(self.method)}" if self.method else ""
         return f"{self.zoo.name}{method}{tag(self.overrides)}"
 
     @property

@@ -10,6 +10,7 @@ from statistics import mean, stdev
 
 from rpg.reproduce.collected import tag
 from zoo.files import write_bytes
+from zoo.names import short_name
 from zoo.structure import Frozen
 from zoo.table import Record, Table, markdown_text
 
@@ -51,9 +52,9 @@ class SweepResult(Frozen):
     @property
     def name(self) -> str:
         """The last part of its place, which follows from what is swept."""
-        method = f"-{Path(self.method).stem}" if self.method else ""
+        method = f"-{short_name(self.method)}" if self.method else ""
         settings = [self.grid, self.seeds, self.settings]
-        return f"{Path(self.recipe).stem}{method}{tag(settings)}"
+        return f"{short_name(self.recipe)}{method}{tag(settings)}"
 
     def table(self) -> Table:
         """A row for each point. The deviation is that of the seeds' values (divisor n - 1), nothing for one seed."""

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from zoo.manifest import Entry, Sha256
+from zoo.manifest import EARLY, Entry, Sha256
 from zoo.seeds import Seed
 from zoo.store import Zoo
 from zoo.structure import Frozen
@@ -81,12 +81,14 @@ class Alignment(Frozen):
 
 
 def runs(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Checkpoints of one run together, the last one last: entries of one seed, condition and split with steps of their
-    own. Where steps are not told (generated networks) each is a run.
+    """Checkpoints of one run together, the last one last: entries of one seed, condition and split (early ones with the
+    later ones) with steps of their own. Where steps are not told (generated networks) each is a run.
     """
+    later = {(entry.seed, entry.condition): entry.split for entry in entries if entry.split != EARLY}
     found: dict[tuple[int, str | None, str], list[Entry]] = defaultdict(list)
     for entry in entries:
-        found[entry.seed, entry.condition, entry.split].append(entry)
+        split = later.get((entry.seed, entry.condition), EARLY) if entry.split == EARLY else entry.split
+        found[entry.seed, entry.condition, split].append(entry)
     groups = []
     for members in found.values():
         if len({entry.step for entry in members}) == len(members):

@@ -12,7 +12,7 @@ from zoo.conditions import Holdout, splits
 from zoo.files import write_bytes
 from zoo.index import write_index
 from zoo.links import link_file, new_directory
-from zoo.manifest import Entry, FileRecord, Manifest, settings_of, versions
+from zoo.manifest import EARLY, Entry, FileRecord, Manifest, settings_of, versions
 from zoo.store import INDEX, Zoo
 
 
@@ -68,4 +68,7 @@ def _entries(zoo: Zoo, holdout: Holdout) -> tuple[Entry, ...]:
     if bare := [entry.id for entry in zoo.entries if entry.condition is None]:
         raise ValueError(f"{bare[0]} of {zoo.path} has no condition; expected a zoo of binary tasks")
     found = splits(sorted({str(entry.condition) for entry in zoo.entries}), holdout)
-    return tuple(entry.model_copy(update={"split": found[str(entry.condition)]}) for entry in zoo.entries)
+    return tuple(
+        entry if entry.split == EARLY else entry.model_copy(update={"split": found[str(entry.condition)]})
+        for entry in zoo.entries
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zoo.derive.split import relink
-from zoo.manifest import Entry
+from zoo.manifest import EARLY, Entry
 from zoo.store import Zoo
 
 
@@ -26,5 +26,5 @@ def taken(zoo: Zoo, seeds: int) -> tuple[Entry, ...]:
         raise ValueError(
             f"{zoo.path} has {len(known)} training seeds, so it cannot give {seeds}; take 1 to {len(known)}"
         )
-    kept = set(known[:seeds])
-    return tuple(entry for entry in zoo.entries if entry.split != "train" or entry.seed in kept)
+    left_out = set(known[seeds:])
+    return tuple(e for e in zoo.entries if e.split not in ("train", EARLY) or e.seed not in left_out)

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
 from evaluators.metrics import Metric
 from zoo.conditions import Holdout, check_condition, splits
 from zoo.errors import Failed
+from zoo.manifest import EARLY
 from zoo.progress import Bar
 from zoo.seeds import Seed, global_seed
 from zoo.structure import Frozen
@@ -30,6 +31,14 @@ from zoo.training.state import pack_state, read_state, unpack_state, write_state
 from zoo.writer import ZooWriter
 
 STATE_SECONDS = 300  # in long epochs the state is saved about this often, beside the end of every epoch
+
+
+class SaveConfig(Frozen):
+    """What is kept beside the last checkpoints: `along` earlier ones of every training, as split `early`, for methods
+    that learn how networks change. Their steps are `early_steps`.
+    """
+
+    along: NonNegativeInt = 0
 
 
 class CollectConfig(Frozen):
@@ -65,6 +74,7 @@ class CollectConfig(Frozen):
     init: Literal["independent", "shared"] = "independent"
     conditions: tuple[Annotated[str, AfterValidator(check_condition)], ...] = ()
     holdout: Holdout | None = None
+    save: SaveConfig = SaveConfig()
 
     @model_validator(mode="after")
     def _regime_fits(self) -> Self:
@@ -82,6 +92,30 @@ class CollectConfig(Frozen):
     def heldout_seeds(self) -> int:
         """How many of the seeds, counted from the last, go to split `heldout`."""
         return round(self.heldout * self.seeds)
+
+    @property
+    def saved(self) -> int:
+        """How many checkpoints each training leaves."""
+        return self.save.along + self.checkpoints
+
+
+def training_steps(config: CollectConfig, epoch_steps: int) -> tuple[int, int]:
+    """How many steps the head is trained alone, and how many there are before the last checkpoints."""
+    head = round(config.head_epochs * epoch_steps)
+    return head, head + round(config.epochs * epoch_steps)
+
+
+def early_steps(config: CollectConfig, epoch_steps: int) -> tuple[int, ...]:
+    """After how many steps the checkpoints along a training are kept: at its squares, first before any step, as
+    networks change most at first. Raises ValueError for more checkpoints than steps.
+    """
+    along, steps = config.save.along, training_steps(config, epoch_steps)[1]
+    if along > steps:
+        raise ValueError(
+            f"zoo.save.along = {along} checkpoints of a training that takes {steps} steps before its last ones; "
+            "expected as many at most"
+        )
+    return tuple(max(k, k * k * steps // along**2) for k in range(along))
 
 
 @dataclass(frozen=True)
@@ -105,6 +139,9 @@ class Job:
 
     def checkpoint_id(self, index: int) -> str:
         return f"{self.name}-{index:04d}"
+
+    def early_id(self, index: int) -> str:
+        return f"{self.name}-early-{index:04d}"
 
 
 def jobs(config: CollectConfig, conditions: Sequence[str] = ()) -> list[Job]:
@@ -146,6 +183,7 @@ class Checkpoint:
     step: int
     tensors: dict[str, Tensor]
     metrics: tuple[Metric, ...]
+    early: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,8 +226,8 @@ class Training:
         self.task = task if job.condition is None else task.for_condition(job.condition)
         self._done = done
         self._epoch_steps = task.steps_per_epoch(config.batch_size)
-        self._head_steps = round(config.head_epochs * self._epoch_steps)
-        self._train_steps = self._head_steps + round(config.epochs * self._epoch_steps)
+        self._head_steps, self._train_steps = training_steps(config, self._epoch_steps)
+        self._early = {step: job.early_id(k) for k, step in enumerate(early_steps(config, self._epoch_steps))}
         self.total = self._train_steps + config.checkpoints * config.save_every
         self.model = self.task.build(job.start) if state else self.task.start(job.start)
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -229,18 +267,25 @@ class Training:
         """The context to compute the loss in."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
+    def start(self) -> Iterator[Event]:
+        """What there is before any further step."""
+        yield Progress(self.percent)
+        if self.step == 0:
+            yield from self._early_checkpoint()
+
     def end(self, loss: Tensor) -> Iterator[Event]:
         """Take the step and say what it has brought. Raises Failed when the training has diverged."""
         before = self.percent
         self.optimizer.step()
         self.step += 1
+        if self.step in self._early:
+            self._check_finite(loss)
+            yield from self._early_checkpoint()
         saved, rest = divmod(self.step - self._train_steps, self.config.save_every)
         id = self.job.checkpoint_id(saved - 1)
         if self.step > self._train_steps and rest == 0 and id not in self._done:
             self._check_finite(loss)
-            metrics = self.task.evaluate(self.model, "validation").metrics
-            yield Checkpoint(id, self.step, self.task.weights(self.model), metrics)
-            self.model.train()
+            yield self._checkpoint(id)
         late = time.monotonic() - self._state_time >= STATE_SECONDS
         if self.step < self.total and (self.step % self._epoch_steps == 0 or late):
             self._check_finite(loss)
@@ -248,6 +293,17 @@ class Training:
             self._state_time = time.monotonic()
         if self.percent > before:
             yield Progress(self.percent, loss.item())
+
+    def _early_checkpoint(self) -> Iterator[Event]:
+        """The one of this step, unless there is none, or it is there already."""
+        id = self._early.get(self.step)
+        if id is not None and id not in self._done:
+            yield self._checkpoint(id, early=True)
+
+    def _checkpoint(self, id: str, early: bool = False) -> Checkpoint:
+        metrics = self.task.evaluate(self.model, "validation").metrics
+        self.model.train()
+        return Checkpoint(id, self.step, self.task.weights(self.model), metrics, early)
 
     def _check_finite(self, loss: Tensor) -> None:
         if not (math.isfinite(loss.item()) and all(bool(t.isfinite().all()) for t in self.model.state_dict().values())):
@@ -262,7 +318,7 @@ def train(
 ) -> Iterator[Event]:
     """Train one network, from `state` where there is one, and yield its checkpoints but for the ids in `done`."""
     training = Training(config, task, job, state, done)
-    yield Progress(training.percent)
+    yield from training.start()
     batches = task.batches(job.seed, training.step, config.batch_size)
     while training.step < training.total:
         batch = next(batches)
@@ -292,7 +348,8 @@ class JobRecord:
         """
         if isinstance(event, Checkpoint):
             job = self.job
-            about: dict[str, Any] = {"seed": job.seed, "split": job.split, "condition": job.condition}
+            split = EARLY if event.early else job.split
+            about: dict[str, Any] = {"seed": job.seed, "split": split, "condition": job.condition}
             self.writer.add(event.id, event.tensors, step=event.step, metrics=event.metrics, **about)
             if event.metrics:
                 self._score = f"validation {event.metrics[0].name} {event.metrics[0].value:.2f}"

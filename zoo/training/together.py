@@ -27,7 +27,7 @@ from zoo.progress import progress
 from zoo.store import Zoo
 from zoo.structure import Structure
 from zoo.tasks.base import Batch, LabelledTask, Task
-from zoo.training.collect import CollectConfig, Event, Job, JobRecord, Progress, Training, jobs, unfinished
+from zoo.training.collect import CollectConfig, Event, Job, JobRecord, Training, early_steps, jobs, unfinished
 from zoo.training.malloc import keep_freed_memory
 from zoo.writer import ZooWriter
 
@@ -72,7 +72,8 @@ def train_together(
         how = "in turn" if backward is _in_turn else "by vmap"
         log.info(f"training {len(members)} networks of seed {together[0].seed} on the same batches, {how} on {device}")
     for number, member in enumerate(members):
-        yield number, Progress(member.percent)
+        for event in member.start():
+            yield number, event
     failures: dict[int, Failed] = {}
     step = min(member.step for member in members)
     batches = task.batches(together[0].seed, step, config.batch_size)
@@ -164,6 +165,8 @@ def collect(config: CollectConfig, task: Task, origin: Origin, path: Path) -> Zo
     """
     keep_freed_memory()
     jobs(config, task.conditions)  # refuses settings that do not fit the task before anything is written
+    if config.save.along:
+        early_steps(config, task.steps_per_epoch(config.batch_size))  # the same
     model = task.build(config.seed)
     structure = Structure.of(task.weights(model))
     frozen = task.frozen(task.start(config.seed)) if task.frozen(model) else {}

@@ -10,6 +10,7 @@ Files in the run, beside those of every method on vectors (rpg.methods.vectors):
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import numpy as np
@@ -95,19 +96,24 @@ def _check_kernel(size: int) -> None:
         raise ValueError(f"kernel_size = {size} must be odd, so that lengths stay")
 
 
-class Config(MethodConfig):
-    """`autoencoder: null` diffuses the vectors themselves. `rescale_latents` takes the mean of each value off the codes
-    and divides by their deviation, so that they are what a diffusion expects; the published code leaves them as they
-    are.
+class PDiffConfig(MethodConfig):
+    """What methods have that diffuse codes of this autoencoder; `autoencoder: null` diffuses the vectors themselves.
+    `rescale_latents` takes the mean of each value off the codes and divides by their deviation, so that they are what a
+    diffusion expects; the published code leaves them as they are.
     """
 
     draw_config: ClassVar[type[DrawConfig]] = DiffusionDraw
 
-    name: Literal["p-diff"]
     autoencoder: AutoencoderConfig | None
     denoiser: DenoiserConfig
     diffusion: DiffusionConfig = DiffusionConfig()
     rescale_latents: bool = True
+
+
+class Config(PDiffConfig):
+    """Section `method:`."""
+
+    name: Literal["p-diff"]
 
     def build(self) -> PDiff:
         return PDiff(self)
@@ -125,14 +131,37 @@ class PDiff(LatentMethod):
         trained=True,
     )
     about_memory = "set smaller method.autoencoder.channels, code or batch_size"
+    typical: ClassVar[int] = 0
+    """How many values the denoiser is told of a network, for an estimate, which knows no zoo."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: PDiffConfig) -> None:
         super().__init__()
         self.config = config
         self.diffusion = config.diffusion
 
     def refuse(self, data: TrainingSet) -> None:
         pass  # any network is a vector; `check` refuses those that are too large
+
+    def told(self, data: TrainingSet) -> Tensor | None:
+        """What the denoiser is told of each training network, float32 (N, values): nothing."""
+        return None
+
+    def denoiser(self, code: int, told: int) -> Denoiser:
+        """One for codes of so many values, not yet trained, which is told so many."""
+        settings = self.config.denoiser
+        with global_seed(settings.seed, "denoiser"):
+            return Denoiser(code, settings.channels, settings.kernel_size)
+
+    def stream(self, request: DiffusionDraw) -> tuple[str, ...]:
+        """What the random numbers of a network that is drawn are named, beside its number."""
+        return ("p-diff",)
+
+    def drawing(
+        self, vectors: Vectors, request: DiffusionDraw, code: int, device: torch.device
+    ) -> tuple[Denoiser, Tensor]:
+        """The trained denoiser, and what it is told of a network that is drawn, (1, L): nothing."""
+        denoiser = self.trained(vectors, "denoiser", lambda: self.denoiser(code, 0), device)
+        return denoiser, torch.zeros(1, code, device=device)
 
     def learn(self, vectors: Vectors, data: TrainingSet, trainer: Trainer) -> dict[str, JsonValue]:
         codes, facts = self._codes(vectors, trainer)
@@ -141,12 +170,16 @@ class PDiff(LatentMethod):
         settings, mask = self.config.denoiser, self._mask(vectors, trainer.device)
         schedule = make_scheduler(self.diffusion, "ddpm", self.diffusion.num_steps)
 
+        told = self.told(data)
+
         def loss(model: nn.Module, step: int) -> Tensor:
             rng = generator(settings.seed, "denoiser", step)
-            found = rows(codes, batch_of(len(codes), settings.batch_size, rng))
-            return noise_error(model, schedule, scale.standardise(found).to(trainer.device), rng, mask=mask)
+            index = batch_of(len(codes), settings.batch_size, rng)
+            latents = scale.standardise(rows(codes, index)).to(trainer.device)
+            about = [] if told is None else [told[index].to(trainer.device)]
+            return noise_error(model, schedule, latents, rng, *about, mask=mask)
 
-        denoiser = self._denoiser(codes.shape[1])
+        denoiser = self.denoiser(codes.shape[1], 0 if told is None else told.shape[1])
         trainer.train("denoiser", denoiser, settings, loss)
         return {**facts, **code_facts(codes, self.config.rescale_latents)}
 
@@ -176,12 +209,16 @@ class PDiff(LatentMethod):
             numbers = range(numbers[0], numbers[0] + self.group)
         size = settings.code if settings else vectors.size
         scale = Scale.load(scale_path(vectors.run), size)
-        denoiser = self.trained(vectors, "denoiser", lambda: self._denoiser(size), device)
-        streams = [generator(request.seed, "p-diff", k) for k in numbers]
-        untold = torch.zeros(len(numbers), size, device=device)
+        denoiser, told = self.drawing(vectors, request, size, device)
+        streams = [generator(request.seed, *self.stream(request), k) for k in numbers]
         with torch.no_grad():
             latents = sample_latents(
-                denoiser, self.diffusion, request, untold, streams, mask=self._mask(vectors, device)
+                denoiser,
+                self.diffusion,
+                request,
+                told.expand(len(numbers), -1),
+                streams,
+                mask=self._mask(vectors, device),
             )
             found = scale.restore(latents)
             if settings:
@@ -212,19 +249,22 @@ class PDiff(LatentMethod):
 
         def denoising(model: Denoiser) -> Tensor:
             latents = torch.zeros(self.config.denoiser.batch_size, code)
-            return noise_error(model, schedule, latents, torch.Generator())
+            about = [torch.zeros(len(latents), self.typical)] if self.typical else []
+            return noise_error(model, schedule, latents, torch.Generator(), *about)
 
         kept = 4 * checkpoints * code if settings else 0  # codes; vectors stay on disk
-        return [*found, stage_cost("denoiser", lambda: self._denoiser(code), denoising, self.config.denoiser, kept)]
+        denoiser = partial(self.denoiser, code, self.typical)
+        return [*found, stage_cost("denoiser", denoiser, denoising, self.config.denoiser, kept)]
 
     def draw_cost(self, structure: Structure, request: DiffusionDraw) -> DrawCost:
         settings, size = self.config.autoencoder, vector_size(structure)
         code, group = settings.code if settings else size, self.group
 
         def estimate(model: Denoiser) -> Tensor:
-            return model.denoise(torch.zeros(group, code), model.time_embedding(torch.zeros(1)), torch.zeros(group, 0))
+            noisy, told = (torch.zeros(group, code) for _ in range(2))
+            return model.denoise(noisy, model.time_embedding(torch.zeros(1)), told)
 
-        found = draw_cost(lambda: self._denoiser(code), estimate, group, request.steps)
+        found = draw_cost(partial(self.denoiser, code, self.typical), estimate, group, request.steps)
         if settings is None:
             return found
         decoded = draw_cost(
@@ -240,11 +280,6 @@ class PDiff(LatentMethod):
 
     def _trained_autoencoder(self, vectors: Vectors, device: torch.device) -> Autoencoder:
         return self.trained(vectors, "autoencoder", lambda: self._autoencoder(vectors.size), device)
-
-    def _denoiser(self, code: int) -> Denoiser:
-        settings = self.config.denoiser
-        with global_seed(settings.seed, "denoiser"):
-            return Denoiser(code, settings.channels, settings.kernel_size)
 
     def _mask(self, vectors: Vectors, device: torch.device) -> Tensor | None:
         """Which values of what is diffused are a network's, bool (L,), where some are padding."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rpg.conditions.bits import require_conditions
 from rpg.devices import out_of_memory
 from rpg.diffusion import Objective, Scheduler, sample
 from rpg.methods.rpg.config import GenerateConfig
@@ -24,7 +25,7 @@ from rpg.run import Run
 from rpg.tokens.layout import Layout
 from rpg.tokens.values import ValueStatistics
 from zoo import cuda
-from zoo.conditions import bits, check_condition
+from zoo.conditions import bits
 from zoo.errors import Failed
 from zoo.progress import Bar, progress
 from zoo.seeds import generator as seeded_generator
@@ -106,13 +107,8 @@ def members(name: str, networks: Sequence[str], record: RPGRecord, config: Gener
             f"the run of {name} was not trained with conditions, got {config.conditions[0]}; leave "
             f"generate.conditions out, or train one with method.generator.condition = binary"
         )
-    if record.conditions and not config.conditions:
-        raise ValueError(
-            f"the run of {name} generates for a condition; say which: --condition 0100010111, or --split "
-            f"with a split of its zoo, as in --split unseen"
-        )
-    for condition in config.conditions:
-        check_condition(condition, len(record.conditions[0]))
+    if record.conditions:
+        require_conditions(name, config.conditions, len(record.conditions[0]))
     if not config.conditions:
         parents_of: dict[int, list[str]] = {}
         for sha256, state in zip(networks, record.states_of(networks), strict=True):

@@ -14,6 +14,8 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
+from rpg.conditions.bits import conditions_of as given_conditions
+from rpg.conditions.bits import stacked
 from rpg.devices import out_of_memory
 from rpg.diffusion import PUBLISHED, Objective, Scheduler, draw_noise, make_scheduler, squared_error
 from rpg.methods.base import Machine, TrainingSet
@@ -32,7 +34,6 @@ from rpg.tokens.layout import Layout
 from rpg.tokens.values import ValueStatistics
 from zoo import cuda
 from zoo.checkpoint import save_tensors
-from zoo.conditions import bits, check_condition
 from zoo.manifest import Entry, FileRecord
 from zoo.seeds import generator as seeded_generator
 from zoo.spent import Stopwatch
@@ -129,14 +130,7 @@ def conditions_of(settings: GeneratorConfig, zoo: Zoo, entries: Sequence[Entry])
     """The condition of each checkpoint, if the generator takes them, else none. Raises ValueError when one has none."""
     if settings.condition == "none":
         return ()
-    for entry in entries:
-        if entry.condition is None:
-            raise ValueError(
-                f"{entry.id} of {zoo.path} has no condition, which method.generator.condition = binary needs; expected "
-                f"a zoo of binary tasks, or condition = none"
-            )
-    classes = len(str(entries[0].condition))
-    return tuple(check_condition(str(entry.condition), classes) for entry in entries)
+    return given_conditions(zoo, entries, "method.generator.condition = binary", "condition = none")
 
 
 def states_of(config: RPGConfig, entries: Sequence[Entry]) -> tuple[int, ...]:
@@ -172,7 +166,7 @@ def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints
     tokens = open_tokens(learnt.tokens_path, layout, num_checkpoints)
     schedule = make_scheduler(config.diffusion, "ddpm", config.diffusion.num_steps)
     conditions = learnt.record().conditions
-    cond = torch.stack([bits(c) for c in conditions]) if conditions else torch.tensor(states)
+    cond = stacked(conditions) if conditions else torch.tensor(states)
     batches = Batches(settings, tokens, layout.mask(), schedule, processes, cond, objective(config))
     stage = Stage(
         model=model,

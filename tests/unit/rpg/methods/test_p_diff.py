@@ -152,9 +152,9 @@ def test_parameters_are_those_of_the_published_networks() -> None:
         return round((sum(p.numel() for p in module.parameters()) + more) / 1e6, 2)
 
     with torch.device("meta"):
-        assert millions(_settings("p-diff-flat")[0]._denoiser(2_880)) == 11.45
+        assert millions(_settings("p-diff-flat")[0].denoiser(2_880, 0)) == 11.45
         method, _ = _settings("p-diff")
-        assert millions(method._denoiser(128)) == 2.46
+        assert millions(method.denoiser(128, 0)) == 2.46
         assert millions(method._autoencoder(2_048), 2 * 128**2) == 2.2
 
 

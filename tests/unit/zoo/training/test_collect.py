@@ -8,10 +8,12 @@ from torch import nn
 
 from evaluators.metrics import Evaluation, Metric
 from zoo.checkpoint import save_tensors
+from zoo.derive.alignment import runs
+from zoo.derive.take import taken
 from zoo.errors import Corrupt
 from zoo.manifest import Origin
 from zoo.training import collect as collect_module
-from zoo.training.collect import Checkpoint, CollectConfig, State, _learning_rate, jobs, train
+from zoo.training.collect import Checkpoint, CollectConfig, State, _learning_rate, early_steps, jobs, train
 from zoo.training.together import collect
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})
@@ -341,3 +343,60 @@ def test_bfloat16_computes_in_it_and_keeps_the_weights_in_float32():
         [made] = [e for e in train(config, MatrixTask(), jobs(config)[0], None, ()) if isinstance(e, Checkpoint)]
         assert [output.dtype for output in seen] == [dtype, dtype, torch.float32]  # 2 steps, 1 evaluation
         assert {tensor.dtype for tensor in made.tensors.values()} == {torch.float32}
+
+
+ALONG = {"save": {"along": 4}}
+
+
+def test_early_checkpoints_lie_at_the_squares_of_a_training_and_change_nothing_else(tmp_path):
+    """Of 8 steps 4 checkpoints: before any, and after 1 (an own step for each), 2 and 4 of them, with their scores."""
+    plain = collect(CollectConfig(**SETTINGS, seed=3), PointTask(), ORIGIN, tmp_path / "plain")
+    task = PointTask()
+    zoo = collect(CollectConfig(**SETTINGS, **ALONG, seed=3), task, ORIGIN, tmp_path / "zoo")
+    places, early = [3.0, *by_hand(3)], zoo.select("early")
+    assert [(entry.id, entry.step) for entry in early] == [
+        (f"seed00003-early-{k:04d}", step) for k, step in enumerate((0, 1, 2, 4))
+    ]
+    for entry in early:
+        assert zoo.load(entry)["place"].item() == pytest.approx(places[entry.step], rel=1e-5)
+        assert entry.metrics["top1"].value == pytest.approx(places[entry.step], rel=1e-5)
+    assert [entry.sha256 for entry in zoo.select("train")] == [entry.sha256 for entry in plain.entries]
+    assert list(zoo.trained) == zoo.select("train")
+    assert set(task.evaluated) == {"validation"}
+
+
+@pytest.mark.parametrize("along", [1, 5, 8])
+def test_early_steps_are_different_and_before_the_last_checkpoints(along):
+    steps = early_steps(CollectConfig(**SETTINGS, save={"along": along}), 4)
+    assert len(set(steps)) == along
+    assert steps[0] == 0
+    assert list(steps) == sorted(steps)
+    assert steps[-1] < 8
+
+
+def test_more_early_checkpoints_than_steps_are_refused_before_anything_is_written(tmp_path):
+    config = CollectConfig(**SETTINGS, save={"along": 9})
+    with pytest.raises(ValueError, match=r"zoo\.save\.along = 9 .* takes 8 steps"):
+        collect(config, PointTask(), ORIGIN, tmp_path / "zoo")
+    assert not (tmp_path / "zoo").exists()
+
+
+@pytest.mark.parametrize("stop", [0, 1, 4, 5, 9])
+def test_a_run_with_early_checkpoints_stopped_anywhere_goes_on_to_the_same_zoo(stop, tmp_path):
+    config = CollectConfig(**SETTINGS | {"epochs": 1}, head_epochs=1, head_learning_rate=0.2, **ALONG)
+    whole = collect(config, HeadTask(), ORIGIN, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        collect(config, Stops(stop), ORIGIN, tmp_path / "zoo")
+    assert collect(config, HeadTask(), ORIGIN, tmp_path / "zoo").sha256 == whole.sha256
+
+
+def test_early_checkpoints_stay_with_their_run(tmp_path):
+    """They are aligned with its last one, and go with its seed."""
+    config = CollectConfig(**SETTINGS, **ALONG, regime="independent", seeds=3, heldout=0.34)
+    zoo = collect(config, PointTask(), ORIGIN, tmp_path / "zoo")
+    assert len(zoo.entries) == 3 * config.saved == 21
+    together = runs(zoo.entries)
+    assert [[entry.step for entry in members] for members in together] == [[0, 1, 2, 4, 10, 12, 14]] * 3
+    assert [members[-1].split for members in together] == ["train", "train", "heldout"]
+    assert {entry.seed for entry in taken(zoo, 1)} == {0, 2}
+    assert len(taken(zoo, 1)) == 14
