@@ -11,7 +11,7 @@ from rpg.reports.compare import Kind
 from rpg.reports.plots import COLOURS, Mark, Plot, draw_points, drawing, kind_mark, laid_out, together
 from rpg.reports.tasks import HeadPoint, Picture
 
-HEAD_TASKS = len(COLOURS["baseline"])  # that have a colour each
+HEAD_TASKS = 7  # at most; as many as there are colours of baselines
 
 PANELS = 0.72  # of the width; the rest is for legends
 

@@ -152,8 +152,8 @@ class HyperRepresentations(ContrastiveMethod):
         layers, settings = Layers(structure), self.config.autoencoder
         if layers.rows == layers.values:
             raise ValueError(
-                f"tokens of hyper-representations are neurons, and these {layers.values:,} values have none of more than "
-                "one; give a recipe instead of --parameters"
+                f"tokens of hyper-representations are neurons, and these {layers.values:,} values have none of more "
+                "than one; give a recipe instead of --parameters"
             )
         rows = 2 * max(2, min(settings.batch_size, checkpoints))
 
