@@ -366,6 +366,8 @@ def estimate_recipe(
     if recipe in method_names():
         if parameters is None:
             raise ValueError(f"{recipe} is a method and has no network; say how large one is: --parameters 50000")
+        if method is not None:
+            raise ValueError(f"{recipe} and {method} are both methods; expected one of them, or a recipe")
         name = recipe
         config, request = load_method(recipe, overrides)
     else:

@@ -188,10 +188,13 @@ def _parameters(zoo: Collected) -> float:
 
 
 def _estimated(cell: Cell) -> float:
-    """Of training on the paper's device, in GB: of a recipe, or of `values` alone by the size of RPG for them."""
-    values = cell.spec.values
-    name = cell.spec.recipe or adequate_sizes(values or 1)[0].lower()
-    _, found = estimate_recipe(name, cell.spec.method, cell.spec.set, DEVICES[PAPERS_DEVICE], values)
+    """Of training on the paper's device, in GB: of a recipe, or of `values` alone by a method or the size of RPG for
+    them.
+    """
+    spec = cell.spec
+    name = spec.recipe or spec.method or adequate_sizes(spec.values or 1)[0].lower()
+    method = spec.method if spec.recipe else None
+    _, found = estimate_recipe(name, method, spec.set, DEVICES[PAPERS_DEVICE], spec.values)
     return float(found.figures["training"]["bytes"]) / GB
 
 

@@ -239,8 +239,10 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "of disk" in call("rpg reproduce table15 --small --dry-run --device h100")
     assert list(tmp_path.iterdir()) == []
     out = call("rpg reproduce figure8 --rows 5 --rows 1 --json")
-    values = {cell["row"]: cell["value"] for cell in json.loads(out)["cells"]}
-    assert values["5"] > values["1"] > 0
+    values = {(cell["row"], cell["column"]): cell["value"] for cell in json.loads(out)["cells"]}
+    assert values["5", "RPG"] > values["1", "RPG"] > 0
+    assert values["5", "p-diff"] > 4 * values["1", "p-diff"] > 4 * values["1", "RPG"]
+    assert "both methods" in call("rpg estimate rpg-tiny --method p-diff --parameters 50000", 2)
     (drawn,) = (tmp_path / "reproduced").glob("figure8-*/lines.svg")
     assert "RPG goes from" in drawn.read_text()
     assert "did you mean table1?" in call("rpg reproduce tabel1", 2)
