@@ -123,8 +123,8 @@ def train(
     from zoo.progress import duration
 
     if what is None and zoo is None:
-        what = find_collected()
-        say(f"learning the newest collected zoo, as `rpg train {what}` does")
+        what, zoo = find_collected()
+        say(f"learning the newest collected zoo, as `rpg train {what}{f' --zoo {zoo}' if zoo else ''}` does")
     plan = plan_training(
         what,
         method,

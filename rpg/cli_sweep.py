@@ -50,9 +50,12 @@ def sweep(
     """
     from rpg.api import find_device
     from rpg.reproduce.collected import Machine
+    from rpg.reproduce.crew import check_engine
     from rpg.reproduce.plan import outlook_of
+    from rpg.reproduce.result import make_writable
     from rpg.reproduce.sweeping import parse_grid, plan_grid
 
+    check_engine(engine)
     plan = plan_grid(recipe, method, parse_grid(grid), seeds, overrides)
     # What it takes is asked before any work in any case, since this refuses settings that do not fit together.
     found = outlook_of(f"Sweep of {recipe}: {len(plan.planned)} runs", plan.steps(), find_device(device))
@@ -62,6 +65,7 @@ def sweep(
         return 0
     if found.missing:
         say(f"{len(plan.planned)} runs. {found.total()}")
+    make_writable(out)
     result = plan.carry_out(Machine(device, data_root, engine, workers))
     written = result.write(out)
     emit({"table": str(written), **result.model_dump(mode="json")}, as_json, f"{result.text()}\n\n{written}")

@@ -15,6 +15,7 @@ from zoo import plugins
 from zoo.api import PYTHON
 from zoo.console import pick_device
 from zoo.errors import Corrupt, MissingData, suggest
+from zoo.manifest import settings_of
 from zoo.recipe import is_recipe, load_recipe, recipe_names, task_of
 from zoo.scoring import Score, score, score_file, table
 from zoo.store import Zoo
@@ -144,13 +145,17 @@ def find_generated(task: str) -> Zoo:
     )
 
 
-def find_collected() -> str:
-    """The newest collected zoo under zoos/, by its name where that is a recipe's, too, by its place otherwise: what to
-    give `rpg train`. Raises ValueError when there is none.
+def find_collected() -> tuple[str, str | None]:
+    """What to give `rpg train` for the newest collected zoo under zoos/, and its --zoo: the recipe that collected it,
+    where its networks are still that recipe's, or the zoo's place alone. Raises ValueError when there is none.
     """
     for zoo in _zoos_under(Path("zoos")):
-        if zoo.manifest.origin.kind == "collected":
-            return zoo.name if is_recipe(zoo.name) else str(zoo.path)
+        origin = zoo.manifest.origin
+        if origin.kind == "collected":
+            if is_recipe(zoo.name):
+                return zoo.name, None
+            known = origin.name in recipe_names() and settings_of(load_recipe(origin.name).task) == origin.task
+            return (origin.name, str(zoo.path)) if known else (str(zoo.path), None)
     raise ValueError(
         "say what to learn, as there is no collected zoo under zoos/ yet: collect one with `rpg-zoo collect RECIPE` "
         "(`rpg-zoo recipes` lists them), or name one, as in rpg train --zoo DIR"

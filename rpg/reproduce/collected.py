@@ -14,6 +14,7 @@ from rpg.devices import Device
 from zoo import api
 from zoo.recipe import Recipe, load_recipe
 from zoo.training.collect import jobs
+from zoo.writer import refuse_another
 
 if TYPE_CHECKING:
     from rpg.reproduce.steps import Step
@@ -77,6 +78,9 @@ class InZoos:
     def done(self) -> bool:
         return (self.place / "manifest.json").is_file()
 
+    def refuse_another(self, machine: Machine) -> None:
+        """Raise ValueError where what is there was made otherwise, as far as anyone knows."""
+
 
 @dataclass(frozen=True)
 class Collected(InZoos):
@@ -104,6 +108,9 @@ class Collected(InZoos):
             data_root=machine.data_root,
             device=machine.device,
         )
+
+    def refuse_another(self, machine: Machine) -> None:
+        refuse_another(self.place, recipe_of(self.recipe, self.overrides).collected(COMMAND))
 
     @property
     def what(self) -> str:

@@ -47,18 +47,21 @@ def reproduce(
     for.
     """
     from rpg.reproduce.collected import Machine
-    from rpg.reproduce.crew import crew_of
+    from rpg.reproduce.crew import check_engine, crew_of
     from rpg.reproduce.plan import outlook, steps_of
+    from rpg.reproduce.result import make_writable
     from rpg.reproduce.stage import ALL, plans_of, reproduce_all, reproduce_one
 
     if rows and name == ALL:
         raise ValueError("--rows are of one table; give its name instead of all")
+    check_engine(engine)
     plans = plans_of(name, small, rows)
     if dry_run:
         found = outlook(plans, device)
         about: dict[str, Any] = {"hours": found.hours, "bytes": found.bytes, "device": found.device}
         emit({"name": name, "small": small, **about, "steps": found.steps}, as_json, found.text())
         return 0
+    make_writable(out)
     with crew_of(Machine(device, data_root, engine, workers), steps_of(plans)) as crew:
         if name != ALL:
             result, written, text = reproduce_one(plans[0], crew, out)

@@ -50,7 +50,9 @@ class Alone:
             reasons = [failed[needed] for needed in step.needs() if needed in failed]
             if reasons:
                 failed[step] = reasons[0]
-            elif not step.done:
+            elif step.done:
+                step.refuse_another(self._machine)
+            else:
                 log.info("[%d/%d] %s", number, len(steps), shown(step))
                 try:
                     step.carry_out(self._machine)
@@ -93,8 +95,9 @@ class Doer:
 class Team:
     """The workers of a pool, and all steps that they are to do, in order: while some are waited for, others go on."""
 
-    def __init__(self, pool: Pool, steps: Sequence[Step]) -> None:
+    def __init__(self, pool: Pool, steps: Sequence[Step], machine: Machine) -> None:
         self._pool = pool
+        self._machine = machine
         self._count = len(steps)
         self._todo = list(steps)
         self._over: set[Step] = set()
@@ -138,8 +141,17 @@ class Team:
                 self._raised[step] = raised[0]
             elif not step.done:
                 return step
+            else:
+                self._check(step)
             self._over.add(step)
         return None
+
+    def _check(self, step: Step) -> None:
+        """Note what is there and was made otherwise."""
+        try:
+            step.refuse_another(self._machine)
+        except RAISED as error:
+            self._raised[step] = error
 
     def _start(self, index: int) -> None:
         worker = self._pool.start(index)
@@ -173,6 +185,7 @@ class Team:
     def _replace(self, worker: Worker, death: Died) -> None:
         """Start another worker for one that died; its step comes first again, but not for ever."""
         step = self._busy.pop(worker)
+        log.warning("a worker died (%s); another takes its place", death)
         worker.stop()
         index = self._index.pop(worker)
         self._deaths[step] = self._deaths.get(step, 0) + 1
@@ -188,29 +201,35 @@ class Team:
         self._start(index)
 
 
+def check_engine(name: str) -> None:
+    """Raise ValueError for an engine that does not exist."""
+    if name not in ENGINES:
+        raise ValueError(f"no engine named {name!r}{suggest(name, ENGINES)}")
+
+
 @contextmanager
 def crew_of(machine: Machine, steps: Sequence[Step]) -> Iterator[Crew]:
     """The crew that a machine asks for, for these steps. Raises ValueError for an engine or a device that is not there,
     MissingExtra without ray.
     """
-    if machine.engine not in ENGINES:
-        raise ValueError(f"no engine named {machine.engine!r}{suggest(machine.engine, ENGINES)}")
+    check_engine(machine.engine)
     if machine.engine == "ray":
-        with RayPool(machine.workers, machine.data_root, machine.device, Doer) as pool, _team(pool, steps) as team:
+        pool = RayPool(machine.workers, machine.data_root, machine.device, Doer)
+        with pool, _team(pool, steps, machine) as team:
             yield team
     elif (machine.workers or 1) > 1:
         if machine.device != "auto":
             pick_device(machine.device)  # a name that cannot be used is an error before anything is written
         size = min(machine.workers or 1, max(1, len(steps)))
-        with _team(LocalPool(size, machine.data_root, machine.device, Doer), steps) as team:
+        with _team(LocalPool(size, machine.data_root, machine.device, Doer), steps, machine) as team:
             yield team
     else:
         yield Alone(machine)
 
 
 @contextmanager
-def _team(pool: Pool, steps: Sequence[Step]) -> Iterator[Team]:
-    team = Team(pool, steps)
+def _team(pool: Pool, steps: Sequence[Step], machine: Machine) -> Iterator[Team]:
+    team = Team(pool, steps, machine)
     try:
         yield team
     finally:

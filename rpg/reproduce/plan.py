@@ -9,7 +9,7 @@ from functools import cached_property
 
 from rpg.api import find_device
 from rpg.devices import DEVICES, Device
-from rpg.reproduce.collected import Collected, Cost
+from rpg.reproduce.collected import Collected, Cost, Machine
 from rpg.reproduce.crew import Crew
 from rpg.reproduce.measures import Cell, plus_signs
 from rpg.reproduce.paper import NOT_RUN, PaperTable, load_table
@@ -189,6 +189,8 @@ def outlook_of(title: str, steps: Sequence[Step], machine: Device) -> Outlook:
     hours, unknown, size = 0.0, 0, 0
     for step in steps:
         cost, lacks = _cost(step, machine)
+        if step.done:
+            step.refuse_another(Machine())
         there = step.done or (isinstance(step, Scored) and step.on_record)
         rows.append(
             {

@@ -5,15 +5,17 @@ The same numbers give the same bytes: nothing here depends on the day or the mac
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping
+from errno import EACCES
 from pathlib import Path
 from statistics import mean
 
 from rpg.reports.page import environment
 from rpg.reproduce.collected import tag
 from rpg.reproduce.paper import PaperTable, Printed, Small
-from zoo.files import write_bytes
+from zoo.files import unwritable_is_failed, write_bytes
 from zoo.structure import Frozen
 from zoo.table import Cell, Record, Table, markdown_text
 
@@ -76,6 +78,14 @@ class Result(Frozen):
 def place_of(out: Path, result: Result) -> Path:
     """Where a result is written."""
     return out / f"{result.name}{'-small' * result.small}{tag(list(result.rows))}"
+
+
+def make_writable(out: Path) -> None:
+    """Make the directory of results, before the work that they come from. Raises Failed, or ValueError for a file."""
+    with unwritable_is_failed(out / RESULT):
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise PermissionError(EACCES, os.strerror(EACCES))
 
 
 def side_by_side(table: PaperTable, result: Result) -> Table:

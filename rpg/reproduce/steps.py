@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
-from rpg.api import estimate_recipe, load, plan_generation, plan_training
+from rpg.api import Generation, Training, estimate_recipe, load, plan_generation, plan_training
 from rpg.devices import Device
 from rpg.reports.inputs import REPORT
 from rpg.reports.stage import plan_report
@@ -76,7 +76,14 @@ class Trained:
         return [*words, "--zoo", str(self.zoo.place), "--out", str(self.place)]
 
     def carry_out(self, machine: Machine) -> None:
-        plan_training(
+        self._plan(machine).carry_out()
+
+    def refuse_another(self, machine: Machine) -> None:
+        """Raise ValueError where the run was trained otherwise, or on another zoo than is there now."""
+        self._plan(machine)
+
+    def _plan(self, machine: Machine) -> Training:
+        return plan_training(
             self.zoo.recipe,
             self.method,
             zoo=self.zoo.place,
@@ -85,7 +92,7 @@ class Trained:
             data_root=machine.data_root,
             device=machine.device,
             command=COMMAND,
-        ).carry_out()
+        )
 
     def figures(self, device: Device) -> dict[str, Any]:
         """What `rpg estimate` says."""
@@ -135,12 +142,19 @@ class Drawn(InZoos):
         return ["rpg", "generate", str(self.run.place), *words, *tasks, "--out", str(self.place)]
 
     def carry_out(self, machine: Machine) -> None:
+        self._plan(machine).carry_out()
+
+    def refuse_another(self, machine: Machine) -> None:
+        """Raise ValueError where these networks were drawn otherwise, or from another run than is there now."""
+        self._plan(machine)
+
+    def _plan(self, machine: Machine) -> Generation:
         settings, run = self.asked, load(self.run.place)
         if self.tasks == ("all",):
             settings["conditions"] = [c for tasks in run.record().conditions.values() for c in tasks]
         elif self.tasks:
             settings["conditions"] = list(self.tasks)
-        plan_generation(run, settings, out=self.place, device=machine.device, command=COMMAND).carry_out()
+        return plan_generation(run, settings, out=self.place, device=machine.device, command=COMMAND)
 
     def cost(self, device: Device) -> Cost:
         recipe = recipe_of(self.run.zoo.recipe, self.run.all_overrides, self.run.method)
@@ -183,6 +197,9 @@ class Scored:
         known = {record.get("sha256") for record in read_records(path)}
         return all(entry.sha256 in known for entry in Zoo.open(self.of.place).entries)
 
+    def refuse_another(self, machine: Machine) -> None:
+        """What is there is known to whoever makes it, who refuses what is of other networks."""
+
     def needs(self) -> list[Step]:
         return [self.of]
 
@@ -214,6 +231,9 @@ class Reported:
     @property
     def done(self) -> bool:
         return (self.place / REPORT).is_file()
+
+    def refuse_another(self, machine: Machine) -> None:
+        """What is there is known to whoever makes it, who refuses what is of other networks."""
 
     def needs(self) -> list[Step]:
         return [self.of.run.zoo, self.of]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from statistics import mean
@@ -242,6 +243,9 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {(cell["row"], cell["column"]): cell["value"] for cell in json.loads(out)["cells"]}
     assert values["5", "RPG"] > values["1", "RPG"] > 0
     assert values["5", "p-diff"] > 4 * values["1", "p-diff"] > 4 * values["1", "RPG"]
+    assert "no engine named 'rey'" in call("rpg reproduce figure8 --engine rey --dry-run", 2)
+    (tmp_path / "file").write_text("")
+    assert "is a file" in call("rpg reproduce figure8 --out file/tables", 2)
     assert "both methods" in call("rpg estimate rpg-tiny --method p-diff --parameters 50000", 2)
     (drawn,) = (tmp_path / "reproduced").glob("figure8-*/lines.svg")
     assert "RPG goes from" in drawn.read_text()
@@ -262,6 +266,25 @@ def test_a_plan_survives_a_missing_extra_and_names_it(tmp_path: Path, monkeypatc
     assert "rpg-zoo collect digits-objects" in text
     assert "What is not installed" in text
     assert text.count("pip install 'rpg-zoo[det]'") == 1
+
+
+def test_a_zoo_of_other_settings_is_refused(
+    made: tuple[Path, Result], plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a dry run; and a run that was trained on another zoo."""
+    shutil.copytree(made[0], tmp_path / "here", symlinks=True)
+    monkeypatch.chdir(tmp_path / "here")
+    cell = plan.cells["best", "gaussian"]
+    shutil.rmtree(cell.zoo.place)
+    call(f"rpg-zoo collect {TINY} --set zoo.checkpoints=3 --set zoo.epochs=1 --out {cell.zoo.place}")
+    for carry_out in (lambda: reproduce_one(plan, Alone(Machine("cpu")), Path("out")), lambda: outlook([plan], "h100")):
+        with pytest.raises(ValueError, match=r"holds another zoo: zoo\.checkpoints 3 -> 4"):
+            carry_out()
+    shutil.rmtree(cell.zoo.place)
+    Collected(cell.zoo.recipe, (*cell.zoo.overrides[:-1], "zoo.seeds=3")).carry_out(Machine("cpu"))
+    Path(Collected(cell.zoo.recipe, (*cell.zoo.overrides[:-1], "zoo.seeds=3")).place).rename(cell.zoo.place)
+    with pytest.raises(ValueError, match="another"):
+        cell.run.refuse_another(Machine("cpu"))
 
 
 def test_bars_are_the_cells_that_have_numbers(made: tuple[Path, Result], plan: Plan) -> None:

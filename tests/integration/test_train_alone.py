@@ -54,6 +54,17 @@ def test_one_with_the_name_of_a_recipe_is_learnt_as_the_recipe_says(zoos: Path) 
     assert json.loads(out)["zoo"] == "zoos/digits"
 
 
+def test_one_that_a_recipe_collected_is_learnt_as_the_recipe_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    zoo.collect("digits", out=Path("zoos/digits-0123"), epochs=1, checkpoints=2)
+    code, out, err = run("rpg train --dry-run --json")
+    assert code == 0, err
+    assert "as `rpg train digits --zoo zoos/digits-0123` does" in err
+    assert json.loads(out) == json.loads(call("rpg train digits --zoo zoos/digits-0123 --dry-run --json"))
+
+
 def test_a_zoo_that_is_named_is_taken_although_another_is_newer(zoos: Path) -> None:
     newest(zoos, "digits")
     code, out, err = run("rpg train --zoo mine --method gaussian --dry-run --json")

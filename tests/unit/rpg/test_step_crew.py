@@ -38,6 +38,10 @@ class Toy:
     def carry_out(self, machine: Machine) -> None:
         raise AssertionError("by the fakes alone")
 
+    def refuse_another(self, machine: Machine) -> None:
+        if self.name == "foreign":
+            raise ValueError("toys/foreign holds another toy")
+
 
 Script = Callable[[Toy], Exception | None]
 
@@ -87,7 +91,7 @@ STEPS: list[Any] = [A, B, AB, LAST, OTHER]
 
 
 def finish(pool: FakePool, wanted: Sequence[Any] = STEPS) -> dict[Any, str]:
-    team = Team(pool, STEPS)
+    team = Team(pool, STEPS, Machine())
     try:
         return team.finish(wanted)
     finally:
@@ -119,7 +123,7 @@ def test_with_two_workers_two_steps_are_under_way() -> None:
 
 def test_what_is_asked_for_is_there_and_more_may_be() -> None:
     pool = FakePool(1)
-    team = Team(pool, STEPS)
+    team = Team(pool, STEPS, Machine())
     assert team.finish([A]) == {}
     assert pool.given == ["a"]
     assert team.finish([B, AB]) == {}
@@ -131,8 +135,21 @@ def test_what_is_there_is_not_done_again() -> None:
     done = Toy("done", done=True)
     steps: list[Any] = [done, Toy("next", (done,))]
     pool = FakePool(2)
-    assert Team(pool, steps).finish(steps) == {}
+    assert Team(pool, steps, Machine()).finish(steps) == {}
     assert pool.given == ["next"]
+
+
+def test_what_is_there_and_was_made_otherwise_is_refused() -> None:
+    foreign = Toy("foreign", done=True)
+    steps: list[Any] = [A, foreign, Toy("next", (foreign,)), OTHER]
+    pool = FakePool(1)
+    team = Team(pool, steps, Machine())
+    assert team.finish([A, OTHER]) == {}
+    with pytest.raises(ValueError, match="holds another toy"):
+        team.finish(steps)
+    assert pool.given == ["a", "other"]
+    with pytest.raises(ValueError, match="holds another toy"):
+        Alone(Machine()).finish([foreign])
 
 
 def test_a_failure_stops_what_needs_it_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
@@ -144,7 +161,7 @@ def test_a_failure_stops_what_needs_it_and_nothing_else(caplog: pytest.LogCaptur
 
 def test_missing_data_are_raised_for_those_that_need_them() -> None:
     pool = FakePool(2, lambda step: MissingData("no images") if step is B else None)
-    team = Team(pool, STEPS)
+    team = Team(pool, STEPS, Machine())
     assert team.finish([A, OTHER]) == {}
     for wanted in ([A, B, AB], [LAST]):
         with pytest.raises(MissingData, match="no images"):
