@@ -434,7 +434,7 @@ def test_bad_input_is_one_line(done: Path, data: Path, tmp_path: Path, monkeypat
     assert layout in call(f"{collect} --data-root {tmp_path}", code=4)
     assert layout in call(collect, code=4)
     line = call(f"{collect} --data-root {data} --set task.classes=[wall,trees]", code=2)
-    assert line.endswith("task.classes has 'trees', which is no class of ADE20K; did you mean tree?")
+    assert line.endswith("task.classes has 'trees', which is no class of these data; did you mean tree?")
     assert "has one twice" in call(f"{collect} --data-root {data} --set task.classes=[wall,wall]", code=2)
     assert "multiple of 32" in call(f"{collect} --data-root {data} --set task.crop=70", code=2)
     assert "leaves 14 to train on and 0" in call(f"{collect} --data-root {data} --set task.validation=0.01", code=2)
