@@ -71,7 +71,7 @@ def write_curve(records: Sequence[Record], series: str, point: str, place: Path,
             x, y = [float(str(one[DISTANCE])) for one in mine], [float(str(one["mean"])) for one in mine]
             style: dict[str, Any] = {
                 "color": colours[number % len(colours)],
-                "marker": MARKERS["baseline"][number % 8],
+                "marker": MARKERS["baseline"][number % len(MARKERS["baseline"])],
                 "markersize": 6,
             }
             axes.plot(x, y, linestyle="-" if joined else "none", label=label(name), gid=f"series-{number}", **style)

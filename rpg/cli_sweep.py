@@ -50,10 +50,10 @@ def sweep(
     """
     from rpg.api import find_device
     from rpg.reproduce.collected import Machine
-    from rpg.reproduce.crew import check_engine
     from rpg.reproduce.plan import outlook_of
     from rpg.reproduce.result import make_writable
     from rpg.reproduce.sweeping import parse_grid, plan_grid
+    from zoo.training.engines import check_engine
 
     check_engine(engine)
     plan = plan_grid(recipe, method, parse_grid(grid), seeds, overrides)

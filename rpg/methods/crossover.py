@@ -49,4 +49,4 @@ class Crossover(ClosedForm):
             )
 
     def drafts(self, zoo: Zoo, entries: Sequence[Entry], run: Run, request: DrawConfig) -> Drafts:
-        return crossovers(zoo, entries, request.seed, self.config.of)
+        return crossovers(entries, request.seed, self.config.of)

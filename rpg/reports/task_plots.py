@@ -53,16 +53,15 @@ def _all_tasks(axes: Any, points: Mapping[str, Sequence[HeadPoint]]) -> dict[str
 
 
 def _some_tasks(axes: Any, points: Mapping[str, Sequence[HeadPoint]], tasks: Sequence[str]) -> dict[str, list[str]]:
-    """Figure 10 (b): where the trained and the generated networks of a task lie."""
+    """Figure 10 (b): where the trained and the generated networks of a task lie, with one line in the legend."""
+    kinds: tuple[tuple[Kind, str, str], ...] = (("heldout", "original", ""), ("generated", "generated", "_"))
     titles: dict[str, list[str]] = {}
     for number, task in enumerate(tasks):
-        for name, kind in (("heldout", "original"), ("generated", "generated")):
-            own = [point for point in points.get(name, ()) if point[0] == task]
-            mark = kind_mark("heldout" if name == "heldout" else "generated")
-            mark = mark._replace(colour=COLOURS["baseline"][number])
-            label = task if name == "heldout" else "_"  # one line of the legend for both
+        for kind, text, label in kinds:
+            own = [point for point in points.get(kind, ()) if point[0] == task]
+            mark = kind_mark(kind)._replace(colour=COLOURS["baseline"][number])
             if own:
-                titles |= _draw(axes, own, mark, label, f"task-{number}-{name}", f"{task}, {kind}")
+                titles |= _draw(axes, own, mark, label or task, f"task-{number}-{kind}", f"{task}, {text}")
     _add_legend(axes, "squares: trained")
     return titles
 

@@ -47,10 +47,11 @@ def reproduce(
     for.
     """
     from rpg.reproduce.collected import Machine
-    from rpg.reproduce.crew import check_engine, crew_of
+    from rpg.reproduce.crew import crew_of
     from rpg.reproduce.plan import outlook, steps_of
     from rpg.reproduce.result import make_writable
     from rpg.reproduce.stage import ALL, plans_of, reproduce_all, reproduce_one
+    from zoo.training.engines import check_engine
 
     if rows and name == ALL:
         raise ValueError("--rows are of one table; give its name instead of all")

@@ -20,9 +20,9 @@ import torch
 from rpg.reproduce.collected import Machine
 from rpg.reproduce.steps import Step, shown
 from zoo.console import pick_device
-from zoo.errors import Corrupt, Failed, MissingData, MissingExtra, suggest
+from zoo.errors import Corrupt, Failed, MissingData, MissingExtra
 from zoo.plugins import code, run
-from zoo.training.engines import ENGINES, MOST_DEATHS
+from zoo.training.engines import MOST_DEATHS, check_engine
 from zoo.training.malloc import keep_freed_memory
 from zoo.training.workers import Died, Idle, LocalPool, Message, Pool, Raised, RayPool, Worker
 
@@ -199,12 +199,6 @@ class Team:
             self._failed[step] = _warned(step, Failed(reason))
             self._over.add(step)
         self._start(index)
-
-
-def check_engine(name: str) -> None:
-    """Raise ValueError for an engine that does not exist."""
-    if name not in ENGINES:
-        raise ValueError(f"no engine named {name!r}{suggest(name, ENGINES)}")
 
 
 @contextmanager

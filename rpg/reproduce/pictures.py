@@ -30,10 +30,8 @@ def lines(table: PaperTable, result: Result) -> bytes:
         axes = figure.subplots()
         colours, texts = [*COLOURS["generated"], *COLOURS["original"], *COLOURS["baseline"]], []
         for number, column in enumerate(table.columns):
-            cells = [cell for cell in result.cells if cell.column == column and isinstance(cell.value, float)]
-            points = [(float(cell.row), float(cell.value)) for cell in cells if cell.value is not None]
-            if points:
-                x, y = zip(*points, strict=True)
+            if points := _numbers(result, column):
+                x, y = [float(row) for row in points], list(points.values())
                 axes.plot(x, y, color=colours[number % len(colours)], marker="o", markersize=4, label=column)
                 texts.append(f"{column} goes from {y[0]:.3g} to {y[-1]:.3g}")
         axes.grid(True)
@@ -48,16 +46,20 @@ def bars(table: PaperTable, result: Result) -> bytes:
         panels = figure.subplots(1, len(table.columns), sharey=True, squeeze=False)[0]
         texts = []
         for axes, column in zip(panels, table.columns, strict=True):
-            cells = [cell for cell in result.cells if cell.column == column and isinstance(cell.value, float)]
-            values = [float(cell.value) for cell in cells if cell.value is not None]
-            drawn = axes.barh([cell.row for cell in cells], values, color=COLOURS["generated"][0], height=0.6)
+            found = _numbers(result, column)
+            drawn = axes.barh(list(found), list(found.values()), color=COLOURS["generated"][0], height=0.6)
             axes.bar_label(drawn, fmt="%.3g", padding=3)
             axes.margins(x=0.18)
             axes.set(xlabel=column)
-            said = ", ".join(f"{cell.row} {value:.3g}" for cell, value in zip(cells, values, strict=True))
+            said = ", ".join(f"{row} {value:.3g}" for row, value in found.items())
             texts.append(f"{column}: {said or 'nothing'}")
         panels[0].invert_yaxis()
         return render(laid_out("bars", figure, f"{table.title}: {'; '.join(texts)}."), "svg")
+
+
+def _numbers(result: Result, column: str) -> dict[str, float]:
+    """The values of a column's cells that are numbers, by row."""
+    return {cell.row: cell.value for cell in result.cells if cell.column == column and isinstance(cell.value, float)}
 
 
 DRAWN: Mapping[str, Callable[[PaperTable, Result], bytes]] = {"lines": lines, "bars": bars}

@@ -189,9 +189,9 @@ def outlook_of(title: str, steps: Sequence[Step], machine: Device) -> Outlook:
     hours, unknown, size = 0.0, 0, 0
     for step in steps:
         cost, lacks = _cost(step, machine)
-        if step.done:
+        if done := step.done:
             step.refuse_another(Machine())
-        there = step.done or (isinstance(step, Scored) and step.on_record)
+        there = done or (isinstance(step, Scored) and step.on_record)
         rows.append(
             {
                 "step": step.stage,

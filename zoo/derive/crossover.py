@@ -16,7 +16,6 @@ from zoo.derive.mixtures import Draft, Drafts, Piece, shares
 from zoo.derive.swap import layer_of
 from zoo.manifest import Entry
 from zoo.seeds import generator
-from zoo.store import Zoo
 from zoo.structure import DTYPES
 
 
@@ -34,14 +33,8 @@ class _Crossed(Draft):
         return values[choice[units], torch.arange(values.shape[1])].to(DTYPES[piece.spec.dtype])
 
 
-def crossovers(zoo: Zoo, entries: Sequence[Entry], seed: int, of: int) -> Drafts:
-    """Networks of the units of `of` others each, drawn at random without replacement. Raises ValueError when there are
-    fewer.
-    """
-    if of > len(entries):
-        raise ValueError(
-            f"cannot cross {of} networks of {zoo.path}, there are {len(entries)}; use {len(entries)} or fewer"
-        )
+def crossovers(entries: Sequence[Entry], seed: int, of: int) -> Drafts:
+    """Networks of the units of `of` others each, drawn at random without replacement; there are so many at least."""
 
     def draft(k: int) -> Draft:
         order = torch.randperm(len(entries), generator=generator(seed, "crossover", "parents", k))

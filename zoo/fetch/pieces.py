@@ -68,8 +68,8 @@ class Piece(Protocol):
 
 
 @dataclass(frozen=True)
-class FilePiece:
-    """One file as it is published."""
+class _OneFile:
+    """A piece that comes as one file."""
 
     place: str
     remote: Remote
@@ -85,6 +85,11 @@ class FilePiece:
     @property
     def exact(self) -> bool:
         return self.remote.exact
+
+
+@dataclass(frozen=True)
+class FilePiece(_OneFile):
+    """One file as it is published."""
 
     @property
     def checked_by(self) -> str:
@@ -103,7 +108,7 @@ class FilePiece:
 
 
 @dataclass(frozen=True)
-class ArchivePiece:
+class ArchivePiece(_OneFile):
     """A zip archive, which becomes the directory `place`: all that it has below the directory of that name. `holds`
     says how many files of which patterns a whole one has, `unpacked` about how many bytes.
 
@@ -111,22 +116,8 @@ class ArchivePiece:
     unpacked.
     """
 
-    place: str
-    remote: Remote
     holds: Mapping[str, int]
     unpacked: int
-
-    @property
-    def source(self) -> str:
-        return self.remote.url
-
-    @property
-    def bytes(self) -> int:
-        return self.remote.bytes
-
-    @property
-    def exact(self) -> bool:
-        return self.remote.exact
 
     @property
     def checked_by(self) -> str:

@@ -44,14 +44,19 @@ class Plan:
     path: Path
 
 
+def check_engine(name: str) -> None:
+    """Raise ValueError for an engine that does not exist."""
+    if name not in ENGINES:
+        raise ValueError(f"no engine named {name!r}{suggest(name, ENGINES)}")
+
+
 def collect_zoos(
     plans: Sequence[Plan], engine: str, workers: int | None, data_root: Path | None, device: str
 ) -> list[Zoo]:
     """Collect several zoos with `workers` processes of an engine, `local` or `ray`. Without a number of workers, and
     with one local one, `local` is this process, and `ray` takes all GPUs (or CPUs) of its cluster.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"no engine named {engine!r}{suggest(engine, ENGINES)}")
+    check_engine(engine)
     if engine == "ray":
         with RayPool(workers, data_root, device) as pool:
             return collect_all(plans, pool)
