@@ -115,6 +115,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module], Specificat
         resnet,
         (3, 3, 32, 32),
     ),
+    "resnet20": (partial(timm.create_model, "resnet20"), resnet, (3, 3, 8, 8)),
     "resnet_bottleneck": (
         partial(ResNet, Bottleneck, (1, 2, 1, 1), num_classes=5, channels=(4, 4, 4, 8)),
         resnet,

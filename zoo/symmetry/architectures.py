@@ -18,6 +18,7 @@ BUILDERS: dict[str, Callable[[nn.Module], Specification]] = {
     "ConvNet": chain,
     "Sequential": chain,
     "ResNet": resnet,
+    "ResNet20": resnet,
     "MobileNetV3": mobilenetv3,
     "ConvNeXt": convnext,
     "VisionTransformer": vit,

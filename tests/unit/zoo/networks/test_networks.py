@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from zoo.networks.classifiers import ConvNet, cnn_digits, cnn_medium, cnn_small, create_network
+from zoo.networks.classifiers import ConvNet, cnn_digits, cnn_medium, cnn_small, create_network, resnet20
 
 # Model, input, parameters of each layer, side of the feature map after each convolution and pooling.
 REFERENCE = [
@@ -38,6 +38,16 @@ def test_the_totals_are_the_papers():
     assert parameters_of(cnn_medium()) == 10_853
     assert parameters_of(cnn_digits()) == 1010
     assert parameters_of(cnn_small(in_chans=1)) == 2464  # the Model Zoos' MNIST variant
+    assert parameters_of(resnet20()) == 269_722 + 2_752  # He et al.'s 0.27 million, and two shortcuts
+
+
+def test_resnet20_is_nineteen_convolutions_and_a_layer_at_three_sizes():
+    network, sides = resnet20(), []
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    for layer in convolutions:
+        layer.register_forward_hook(lambda _module, _inputs, output: sides.append(tuple(output.shape[1:3])))
+    assert network(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+    assert sides == [(16, 32)] * 7 + [(32, 16)] * 6 + [(64, 8)] * 6
 
 
 def test_tensor_names_are_those_of_the_published_checkpoints():
