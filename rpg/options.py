@@ -43,8 +43,9 @@ Conditions = Annotated[
     list[str],
     typer.Option(
         "--condition",
-        metavar="BITS|CLASSES|METRIC",
-        help="What to generate for: a binary task, 0100010111 or 'cat,dog | truck', or loss=0.1; can be repeated.",
+        metavar="BITS|CLASSES|METRIC|TEXT",
+        help="What to generate for: a binary task, 0100010111 or 'cat,dog | truck', loss=0.1, or 'animals against "
+        "vehicles'; can be repeated.",
     ),
 ]
 TasksOf = Annotated[

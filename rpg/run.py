@@ -28,7 +28,7 @@ from pydantic import Field, JsonValue
 from rpg.methods import method_schema
 from rpg.methods.base import DrawConfig, Method, MethodConfig, TrainingSet
 from zoo.checkpoint import load_tensors, save_tensors
-from zoo.conditions import ClassBits, MetricTarget, flipped
+from zoo.conditions import ClassBits, ConditionType, MetricTarget, flipped
 from zoo.errors import Corrupt, MissingData, suggest
 from zoo.files import read_limited, read_records, write_bytes
 from zoo.links import link_zoo
@@ -254,18 +254,26 @@ def wanted_conditions(run: Run, given: Sequence[str], split: str | None, flip: b
     return list(dict.fromkeys(wanted))
 
 
-def condition_type(run: Run) -> ClassBits | MetricTarget:
+def condition_type(run: Run) -> ConditionType:
     """What networks of a run can be asked for. Raises ValueError where that is nothing."""
-    if own := run.config().condition_type(run):
-        return own
+    return run.config().condition_type(run) or class_bits(run)
+
+
+def class_bits(run: Run) -> ClassBits:
+    """The binary tasks of a run's zoo. Raises ValueError where it has none."""
     record = run.record()
     origin, known = record.origin, [condition for of in record.conditions.values() for condition in of]
     if not known:
         raise ValueError(
             f"the run of {origin.name} was not trained with conditions; leave --condition, --split and --flip out"
         )
+    return bits_of_zoo(origin, len(known[0]))
+
+
+def bits_of_zoo(origin: Origin, classes: int) -> ClassBits:
+    """The binary tasks of a zoo on so many classes, by their names where these are known."""
     found = task_of(origin).condition_type() if origin.task else None
-    return found or ClassBits.numbered(origin.name, len(known[0]))
+    return found or ClassBits.numbered(origin.name, classes)
 
 
 def read_losses(run: Run) -> list[tuple[int, float]]:

@@ -1,5 +1,5 @@
 """What networks are asked for: binary tasks by their conditions, and which of them no generator may see (paper, section
-4), or a value that a metric is to have (`MetricTarget`).
+4), two texts (`ClassTexts`), or a value that a metric is to have (`MetricTarget`).
 
 A condition is a string of bits, the most significant first: bit k is the label of class k. All zeros and all ones are
 no tasks, so K classes have 2**K - 2 of them, ten 1022. `ClassBits` is the type of such conditions for a data set: it
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from pydantic import PositiveInt, model_validator
@@ -23,6 +23,8 @@ from zoo.structure import Frozen
 
 BITS = 10  # classes of CIFAR-10, and of handwritten digits: of the paper's conditions
 MOST_CLASSES = 16  # their tasks are listed
+AGAINST = " against "  # between the two texts of a condition
+MOST_TEXT = 200
 # The tasks that RPG's published code holds out (split.sh); as numbers, their bits are the condition.
 PUBLISHED = (
     *(101, 111, 128, 141, 197, 238, 278, 279, 314, 383),
@@ -108,6 +110,46 @@ class ClassBits(Frozen):
         )
 
 
+class ClassTexts(Frozen):
+    """A type of conditions: labels of `classes`, or two texts, of what is labelled 1 and of what is labelled 0. Nobody
+    knows which images these mean, so that networks that are made for texts have no labels to be scored with.
+    """
+
+    kind: Literal["text"] = "text"
+    classes: ClassBits
+
+    def read(self, words: str) -> str:
+        """The condition that a user means.
+
+        >>> ClassTexts(classes=ClassBits(data="pets", names=("bird", "cat"))).read("  animals against  vehicles")
+        'animals against vehicles'
+
+        Raises ValueError for what is neither, saying what would be right.
+        """
+        if not is_text(words):
+            try:
+                return self.classes.read(words)
+            except ValueError as error:
+                raise ValueError(f"{error}; or two texts, as in 'animals{AGAINST}vehicles'") from None
+        one, other = sides(words)
+        if not one or not other or len(words) > MOST_TEXT or not words.isprintable():
+            raise ValueError(
+                f"condition {words[:60]!r}: expected a text on each side of{AGAINST}, of {MOST_TEXT} characters in all"
+            )
+        return f"{one}{AGAINST}{other}"
+
+
+def is_text(condition: str) -> bool:
+    """Whether a condition is two texts."""
+    return AGAINST in condition
+
+
+def sides(condition: str) -> tuple[str, str]:
+    """The two texts of a condition."""
+    one, _, other = condition.partition(AGAINST)
+    return one.strip(), other.strip()
+
+
 class MetricTarget(Frozen):
     """A type of conditions: the value that `metric`, on validation data, is to have. In training it lay between `low`
     and `high`; other values may be asked for.
@@ -149,6 +191,10 @@ class MetricTarget(Frozen):
         )
 
 
+ConditionType: TypeAlias = ClassBits | ClassTexts | MetricTarget
+"""What a user may ask networks for, as a run knows it: `read` says which condition the user's words are."""
+
+
 def bits(condition: str) -> torch.Tensor:
     """The embedding: float32 (classes,)."""
     return torch.tensor([float(digit) for digit in check_condition(condition)])
@@ -156,6 +202,8 @@ def bits(condition: str) -> torch.Tensor:
 
 def flipped(condition: str) -> str:
     """The complement: the same task with the labels exchanged."""
+    if is_text(condition):
+        return AGAINST.join(reversed(sides(condition)))
     return condition.translate(str.maketrans("01", "10"))
 
 

@@ -29,6 +29,7 @@ METHODS = {
     "rpg-latent": "rpg.methods.rpg_latent.config",
     "sane": "rpg.methods.sane.method",
     "soup": "rpg.methods.soup",
+    "tina": "rpg.methods.tina.config",
 }
 """Names and modules. A module has `Config`, the schema of the recipe's section `method:`, which builds the method."""
 

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from typing_extensions import Self
 
-from zoo.conditions import MetricTarget
+from zoo.conditions import ConditionType
 from zoo.manifest import EARLY, Entry
 from zoo.seeds import Seed
 from zoo.store import Zoo
@@ -68,7 +68,7 @@ class MethodConfig(Frozen):
         """The method with these settings."""
         raise TypeError(f"{type(self).__name__} does not say what it builds")
 
-    def condition_type(self, run: Run) -> MetricTarget | None:
+    def condition_type(self, run: Run) -> ConditionType | None:
         """What networks of a trained run can be asked for; None where that is the tasks of its zoo, if it has some."""
         return None
 

@@ -55,3 +55,13 @@ def permutations_of(origin: Origin, structure: Structure, remedy: str) -> Permut
             f"views of them; {remedy}"
         )
     return Permutations(found, structure)
+
+
+def reordered(networks: Tensor, mask: Tensor, permutations: Permutations, rng: torch.Generator) -> Tensor:
+    """Networks as padded vectors (S, N, D) with their hidden units in another order, drawn anew for each of the N and
+    shared by its S versions; `mask` bool (D,) says which values are a network's.
+    """
+    moved = torch.zeros_like(networks)
+    index = permutations.draw(networks.shape[1], rng).expand(len(networks), -1, -1)
+    moved[..., mask] = networks[..., mask].gather(2, index)
+    return moved

@@ -123,7 +123,7 @@ class Base:
 
 def load_base(name: str, dtype: Dtype, device: torch.device) -> Base:
     """The base model on the device. Raises MissingExtra, or MissingData when it is not there."""
-    transformers = _transformers()
+    transformers = transformers_library()
     if name == tiny_llama.NAME:
         return _base(tiny_llama.model(transformers).to(DTYPES[dtype]), tiny_llama.tokenizer(transformers), device)
     wanted = (
@@ -206,7 +206,7 @@ def meta_adapter(settings: Settings) -> dict[str, Tensor]:
     """The adapter's tensors without memory: from the base's sizes alone, without its weights. Raises as `adapted`
     does, and MissingData when the base's sizes are not known here.
     """
-    transformers = _transformers()
+    transformers = transformers_library()
     config = _base_config(settings.base)
     with torch.device("meta"):
         base = transformers.AutoModelForCausalLM.from_config(config).float()
@@ -214,7 +214,7 @@ def meta_adapter(settings: Settings) -> dict[str, Tensor]:
 
 
 def _base_config(name: str) -> Any:
-    transformers = _transformers()
+    transformers = transformers_library()
     if name in KNOWN:
         return transformers.LlamaConfig()
     if name == tiny_llama.NAME:
@@ -256,7 +256,8 @@ def pad(rows: Sequence[Sequence[int]], value: int, multiple: int = 8) -> Tensor:
     return torch.tensor([[value] * (length - len(row)) + list(row) for row in rows])
 
 
-def _transformers() -> Any:
+def transformers_library() -> Any:
+    """transformers itself, without its progress bars. Raises MissingExtra where it is not installed."""
     try:
         import transformers
     except ImportError as error:

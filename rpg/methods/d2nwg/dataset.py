@@ -10,9 +10,11 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
+from typing_extensions import Self
 
+from rpg.conditions.frozen import image_features
 from rpg.methods.base import TrainingSet
 from zoo.checkpoint import load_tensors
 from zoo.data.images import Images
@@ -25,20 +27,38 @@ from zoo.tasks.classification import ClassificationTask, ImagesConfig
 
 NAME = "images"  # of the file and of the tensor in it
 TYPICAL = (10, 3)  # classes and channels that an estimate, which knows no data set, takes
+ENCODED = 512  # values of an image, as CLIP's smaller encoders give them
 
 
 class DatasetConfig(Frozen):
-    """Section `method.dataset:`. Of every class `kept` training images go with the run, shrunk to `pixels` a side; an
-    embedding is the mean of `drawn` of them, class by class, as values.
+    """Section `method.dataset:`. Of every class `kept` training images go with the run, shrunk to `pixels` a side, or
+    as the frozen `encoder` sees them (CLIP: a directory, or a repository on the Hub); an embedding is the mean of
+    `drawn` of them, class by class, as values.
     """
 
     kept: Annotated[int, Field(gt=0, le=2**12)] = 20
     drawn: Annotated[int, Field(gt=0)] = 5
-    pixels: Annotated[int, Field(gt=0, le=2**8)] = 8
+    pixels: Annotated[int, Field(gt=0, le=2**8)] | None = 8
+    encoder: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.pixels is None) is (self.encoder is None):
+            raise ValueError("images are shrunk to pixels, or seen by an encoder; set one of them, the other to null")
+        return self
 
     def typical_size(self) -> int:
-        """E of ten classes of colour images."""
-        return TYPICAL[0] * TYPICAL[1] * self.pixels**2
+        """E of ten classes of colour images; of an encoder's, those of its usual size."""
+        return TYPICAL[0] * (ENCODED if self.pixels is None else TYPICAL[1] * self.pixels**2)
+
+    def seen(self, images: Images, chosen: Tensor) -> Tensor:
+        """These of the training images, (K, F)."""
+        if self.encoder is not None:
+            plain = images.train[chosen].float() / 255
+            return image_features(self.encoder, plain.expand(-1, 3, -1, -1))
+        assert self.pixels is not None
+        found = images.normalize(images.train[chosen])
+        return F.adaptive_avg_pool2d(found, min(self.pixels, found.shape[-1])).flatten(1)
 
 
 def task_with_images(data: TrainingSet) -> TaskConfig:
@@ -70,8 +90,7 @@ def kept_images(data: TrainingSet, settings: DatasetConfig, data_root: Path | No
                 f"--set method.dataset.kept={max(len(members), 1)}"
             )
         chosen = members[torch.randperm(len(members), generator=rng)[: settings.kept]]
-        images = task.images.normalize(task.images.train[chosen])
-        found.append(F.adaptive_avg_pool2d(images, min(settings.pixels, images.shape[-1])).flatten(1))
+        found.append(settings.seen(task.images, chosen))
     bank = torch.stack(found)
     return (bank - bank.mean()) / bank.std().clamp_min(1e-6)
 

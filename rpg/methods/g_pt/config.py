@@ -3,42 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 from typing_extensions import Self
 
 from rpg.config import DiffusionConfig
-from rpg.methods.attention import check_heads
 from rpg.methods.base import Asked, DrawConfig, MethodConfig
+from rpg.methods.chunked import TransformerConfig
 from rpg.methods.latents import DiffusionDraw
-from rpg.methods.training import Optimisation
 from zoo.conditions import MetricTarget
 
 if TYPE_CHECKING:
     from rpg.methods.g_pt.method import GPT
     from rpg.run import Run
 
-Width: TypeAlias = Annotated[int, Field(gt=0, le=2**16)]
 RANDOM = "random"
-
-
-class TransformerConfig(Optimisation):
-    """The transformer and how it is trained. A token is at most `chunk` values of one tensor; metrics and levels of
-    noise are told by so many `frequencies` over so many `octaves` (rpg.conditions.scalars).
-    """
-
-    chunk: Width = 576
-    width: Width = 2048
-    layers: Annotated[int, Field(gt=0, le=256)] = 12
-    heads: PositiveInt = 16
-    frequencies: Annotated[int, Field(gt=0, le=2**12)] = 128
-    octaves: Annotated[int, Field(ge=0, le=32)] = 14
-
-    @model_validator(mode="after")
-    def _heads(self) -> Self:
-        check_heads(self.width, self.heads)
-        return self
 
 
 class GPTDraw(DiffusionDraw):

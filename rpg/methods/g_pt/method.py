@@ -22,15 +22,16 @@ from torch import Tensor, nn
 
 from rpg.diffusion import Objective, make_scheduler
 from rpg.methods.base import About, DrawConfig, Machine, TrainingSet
+from rpg.methods.chunked import token_sizes
 from rpg.methods.g_pt.config import Config, GPTDraw
-from rpg.methods.g_pt.model import Denoiser, Prompted, token_sizes
-from rpg.methods.g_pt.prompts import Prompts, Trainings, prompts_path, reordered, trainings
+from rpg.methods.g_pt.model import Denoiser, Prompted
+from rpg.methods.g_pt.prompts import Prompts, Trainings, prompts_path, trainings
 from rpg.methods.g_pt.starts import Start, Starts
 from rpg.methods.latents import DiffusionDraw, DiffusionMethod, noise_error, rows, sample_latents
 from rpg.methods.measured import DrawCost, StageCost, draw_cost, stage_cost
 from rpg.methods.training import Trainer
 from rpg.methods.vectors import Drawn, Statistics, Vectors
-from rpg.tokens.permutations import Permutations, permutations_of
+from rpg.tokens.permutations import Permutations, permutations_of, reordered
 from rpg.tokens.tokenisation import Rule
 from zoo.conditions import MetricTarget
 from zoo.seeds import generator, global_seed

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rpg.tokens.permutations import Permutations
 from zoo.conditions import MetricTarget
 from zoo.files import read_limited
 from zoo.manifest import MANIFEST_BYTES, Entry
@@ -101,15 +100,6 @@ def trainings(entries: Sequence[Entry], metric: str) -> Trainings:
     untrained = [row for row, entry in enumerate(entries) if entry.step == 0]
     first = values[untrained].mean().item() if untrained else None
     return Trainings(table, torch.tensor(list(map(len, several))), values, first)
-
-
-def reordered(pair: Tensor, mask: Tensor, permutations: Permutations, rng: torch.Generator) -> Tensor:
-    """Both networks of pairs (2, P, D) with their hidden units in the same order, drawn anew; `mask` bool (D,) says
-    which values are a network's.
-    """
-    moved = torch.zeros_like(pair)
-    moved[..., mask] = pair[..., mask].gather(2, permutations.draw(pair.shape[1], rng).expand(2, -1, -1))
-    return moved
 
 
 def _refuse(entries: Sequence[Entry], metric: str) -> None:

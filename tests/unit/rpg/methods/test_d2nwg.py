@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import tiny_clip
 import torch
 import torch.nn.functional as F
 from linear_gaussian import CPU, check_distribution, draws, flat, gaussian_zoo, values_of
@@ -14,8 +15,10 @@ from torch import Tensor
 
 import rpg.methods.d2nwg.method
 from learning import content, generate, train
+from rpg.conditions import frozen
 from rpg.devices import DEVICES
 from rpg.methods.base import Machine, TrainingSet
+from rpg.methods.d2nwg import dataset
 from rpg.methods.d2nwg.blocks import Attention
 from rpg.methods.d2nwg.config import Config
 from rpg.methods.d2nwg.dataset import DatasetConfig, embeddings, kept_images
@@ -327,3 +330,28 @@ def test_a_vit_is_estimated_without_its_memory() -> None:
 def test_settings_that_do_not_fit_are_refused(section, change, message) -> None:
     with pytest.raises(ValueError, match=message):
         config(**{section: change})
+
+
+def test_images_may_be_seen_by_a_frozen_encoder(tmp_path, monkeypatch) -> None:
+    """Of every class as many unit vectors of CLIP's as images are kept, before they are brought to mean 0, deviation 1
+    together.
+    """
+    tiny_clip.save(tmp_path / "clip")
+    zoo = gaussian_zoo(tmp_path / "zoo", 0, 2, **DIGITS)
+    settings = DatasetConfig(kept=3, drawn=2, pixels=None, encoder=str(tmp_path / "clip"))
+    found = kept_images(TrainingSet.of(zoo, "train"), settings, None, seed=0)
+    assert found.shape == (10, 3, tiny_clip.WIDTH)
+    torch.testing.assert_close(found.std(), torch.tensor(1.0))
+    seen: list[torch.Tensor] = []
+
+    def look(encoder: str, images: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
+        return frozen.image_features(encoder, images)
+
+    monkeypatch.setattr(dataset, "image_features", look)
+    torch.testing.assert_close(kept_images(TrainingSet.of(zoo, "train"), settings, None, seed=0), found)
+    assert len(seen) == 10
+    assert seen[0].shape == (3, 3, 8, 8)
+    assert 0 <= seen[0].min() < seen[0].max() <= 1
+    with pytest.raises(ValueError, match="set one of them, the other to null"):
+        DatasetConfig(encoder="clip")

@@ -24,13 +24,14 @@ from rpg.api import plan_generation
 from rpg.conditions.scalars import waves
 from rpg.devices import DEVICES
 from rpg.methods.base import TrainingSet
-from rpg.methods.g_pt.config import Config, GPTDraw, TransformerConfig
-from rpg.methods.g_pt.model import Denoiser, token_sizes
-from rpg.methods.g_pt.prompts import reordered, trainings
+from rpg.methods.chunked import TransformerConfig, token_sizes
+from rpg.methods.g_pt.config import Config, GPTDraw
+from rpg.methods.g_pt.model import Denoiser
+from rpg.methods.g_pt.prompts import trainings
 from rpg.methods.g_pt.starts import Starts
 from rpg.run import Run, wanted_conditions
 from rpg.tokens.layout import Layout
-from rpg.tokens.permutations import permutations_of
+from rpg.tokens.permutations import permutations_of, reordered
 from zoo.conditions import MetricTarget
 from zoo.errors import MissingData
 from zoo.manifest import Origin

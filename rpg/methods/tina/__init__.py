@@ -1,0 +1,1 @@
+"""Tina: networks denoised jointly with a token for each class."""
