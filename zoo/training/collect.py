@@ -51,6 +51,9 @@ class CollectConfig(Frozen):
     otherwise all start from their own. For tasks with conditions, `conditions` are those to train on (all, by default)
     and `holdout` says which of them no generator may see.
 
+    With `average`, a checkpoint is the mean of the weights after each step of the last so many epochs; then there is
+    one for each seed, and it is scored as such. Means of running statistics stand in for those of the mean.
+
     With `precision: bfloat16` training computes matrix products and convolutions in it (autocast); the weights stay
     float32.
     """
@@ -70,6 +73,7 @@ class CollectConfig(Frozen):
     epochs: Annotated[float, Field(ge=0)]
     save_learning_rate: PositiveFloat
     save_every: PositiveInt = 1
+    average: Annotated[float, Field(ge=0)] = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     init: Literal["independent", "shared"] = "independent"
     conditions: tuple[Annotated[str, AfterValidator(check_condition)], ...] = ()
@@ -82,6 +86,12 @@ class CollectConfig(Frozen):
             raise ValueError("regime consecutive trains one network; seeds and heldout need regime: independent")
         if (self.head_epochs > 0) != (self.head_learning_rate is not None):
             raise ValueError("head_epochs and head_learning_rate go together; set both or none")
+        if self.average > 0 and self.checkpoints > 1:
+            raise ValueError(
+                f"average gives one checkpoint of a training, not {self.checkpoints}; set checkpoints to 1"
+            )
+        if self.average > self.epochs:
+            raise ValueError(f"average is over {self.average:g} epochs of {self.epochs:g}; expected no more")
         if self.heldout > 0 and self.heldout_seeds in (0, self.seeds):
             raise ValueError(
                 f"heldout {self.heldout} of {self.seeds} seeds is {self.heldout_seeds}; expected some, not all"
@@ -232,7 +242,9 @@ class Training:
         self.model = self.task.build(job.start) if state else self.task.start(job.start)
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = _optimizer(config, self.task, self.model)
-        self.step = unpack_state(state, self.model, self.optimizer) if state else 0
+        self._averaged = self.total - round(config.average * self._epoch_steps)  # from this step on
+        self._sums = _sums_of(self.model) if config.average else {}
+        self.step = unpack_state(state, self.model, self.optimizer, self._sums) if state else 0
         if self.step < self._head_steps:
             _train_head_alone(self.optimizer, self._trained, self.task.head(self.model))
         self.model.train()
@@ -278,6 +290,8 @@ class Training:
         before = self.percent
         self.optimizer.step()
         self.step += 1
+        if self.step > self._averaged:
+            self._sum_up()
         if self.step in self._early:
             self._check_finite(loss)
             yield from self._early_checkpoint()
@@ -289,10 +303,19 @@ class Training:
         late = time.monotonic() - self._state_time >= STATE_SECONDS
         if self.step < self.total and (self.step % self._epoch_steps == 0 or late):
             self._check_finite(loss)
-            yield State(pack_state(self.model, self.optimizer, self.step))
+            yield State(pack_state(self.model, self.optimizer, self.step, self._sums))
             self._state_time = time.monotonic()
         if self.percent > before:
             yield Progress(self.percent, loss.item())
+
+    @torch.no_grad()
+    def _sum_up(self) -> None:
+        """Count the weights of this step; after the last, the model has their mean."""
+        tensors = self.model.state_dict()
+        for name, total in self._sums.items():
+            total += tensors[name]
+            if self.step == self.total:
+                tensors[name].copy_(total / (self.total - self._averaged))
 
     def _early_checkpoint(self) -> Iterator[Event]:
         """The one of this step, unless there is none, or it is there already."""
@@ -311,6 +334,12 @@ class Training:
                 f"training diverged: the loss of {self.job} at step {self.step} is {loss.item()}; lower "
                 "zoo.learning_rate (checkpoints that are already saved are kept)"
             )
+
+
+def _sums_of(model: nn.Module) -> dict[str, Tensor]:
+    """Zeros in float64 for all tensors of a model that a mean is taken of."""
+    tensors = model.state_dict()
+    return {name: torch.zeros_like(t, dtype=torch.float64) for name, t in tensors.items() if t.is_floating_point()}
 
 
 def train(

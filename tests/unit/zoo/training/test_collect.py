@@ -345,6 +345,34 @@ def test_bfloat16_computes_in_it_and_keeps_the_weights_in_float32():
         assert {tensor.dtype for tensor in made.tensors.values()} == {torch.float32}
 
 
+AVERAGED = SETTINGS | {"checkpoints": 1, "save_every": 1, "average": 1.5}
+
+
+def test_a_checkpoint_may_be_the_mean_of_the_last_epochs_and_is_scored_as_such(tmp_path):
+    """An epoch has 4 steps: the mean is over the last 6 of 9, and training itself goes on as without it."""
+    task = PointTask()
+    zoo = collect(CollectConfig(**AVERAGED, seed=3), task, ORIGIN, tmp_path / "zoo")
+    places = by_hand(3)[:9]
+    [entry] = zoo.entries
+    assert zoo.load(entry)["place"].item() == pytest.approx(sum(places[-6:]) / 6, rel=1e-5)
+    assert entry.metrics["top1"].value == pytest.approx(sum(places[-6:]) / 6, rel=1e-5)
+
+
+@pytest.mark.parametrize("stop", [2, 4, 5, 8])
+def test_a_mean_of_a_run_stopped_anywhere_is_the_same(stop, tmp_path):
+    config = CollectConfig(**AVERAGED)
+    whole = collect(config, HeadTask(), ORIGIN, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        collect(config, Stops(stop), ORIGIN, tmp_path / "zoo")
+    assert collect(config, HeadTask(), ORIGIN, tmp_path / "zoo").sha256 == whole.sha256
+
+
+def test_means_that_cannot_be_are_refused():
+    for changes, words in (({"checkpoints": 2}, "one checkpoint of a training, not 2"), ({"average": 3}, "of 2; exp")):
+        with pytest.raises(ValueError, match=words):
+            CollectConfig(**AVERAGED | changes)
+
+
 ALONG = {"save": {"along": 4}}
 
 
