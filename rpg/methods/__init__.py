@@ -28,6 +28,7 @@ METHODS = {
     "rpg": "rpg.methods.rpg.config",
     "rpg-latent": "rpg.methods.rpg_latent.config",
     "sane": "rpg.methods.sane.method",
+    "shift": "rpg.methods.shift",
     "soup": "rpg.methods.soup",
     "tina": "rpg.methods.tina.config",
 }

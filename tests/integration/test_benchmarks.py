@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,17 @@ COLUMNS = {
 }
 
 
-@pytest.mark.parametrize("script", BENCHMARKS, ids=lambda path: path.stem)
+ALWAYS = ("bench_step", "bench_evaluate", "bench_tokens", "bench_align")
+"""The others, of the same harness, are for longer checks."""
+
+
+def _all() -> list[Any]:
+    return [
+        pytest.param(path, id=path.stem, marks=[] if path.stem in ALWAYS else pytest.mark.slow) for path in BENCHMARKS
+    ]
+
+
+@pytest.mark.parametrize("script", _all())
 def test_a_benchmark_checks_its_sides_and_records_its_numbers(script, tmp_path):
     run = subprocess.run(
         [sys.executable, str(script), "--quick", "--out", str(tmp_path)], capture_output=True, text=True, check=False

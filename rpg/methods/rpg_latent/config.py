@@ -59,6 +59,8 @@ class Config(MethodConfig):
     - `model` is the generator, `generator` how it is trained. Each step takes whole networks.
     - The denoiser estimates what the read-out leaves of the clean token, as in the `-supervised` recipes;
       `prototype_loss` and `min_snr` are those of RPGConfig.
+    - `zoo`: the weight of the training networks' errors. With 0 nothing is learnt of them but their scale (a
+      hypernetwork, as a control), nor any denoiser: then draw with `generate.sampler: readout`.
     - `behaviour`: the weight of the cross-entropy, on `images` training images, of `drawn` networks that are read out
       of latents drawn anew. Classification of images only. Running statistics of BatchNorm are those that are
       generated, and learn nothing from it.
@@ -75,6 +77,7 @@ class Config(MethodConfig):
     diffusion: DiffusionConfig = DiffusionConfig()
     min_snr: PositiveFloat | None = 5.0
     prototype_loss: PositiveFloat = 1.0
+    zoo: Weight = 1.0
     behaviour: Weight = 0.0
     images: PositiveInt = 128
     diversity: Weight = 0.0
@@ -83,6 +86,8 @@ class Config(MethodConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if not (self.zoo or self.behaviour or self.diversity):
+            raise ValueError("zoo, behaviour and diversity are 0, so that nothing is learnt; set one of them")
         if self.diversity and self.generator.batch_size < 2:
             raise ValueError(
                 "method.diversity compares batches of networks, but method.generator.batch_size = 1; set 2 or more"

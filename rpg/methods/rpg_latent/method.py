@@ -173,10 +173,13 @@ class RPGLatent(VectorMethod, Codec):
         """
         objective = Objective("sample", self.config.min_snr, self.config.prototype_loss)
         count, length, size = step.tokens.shape
-        kept = torch.zeros(length * size, dtype=torch.bool, device=values.device).index_fill(0, values, True)
-        kept, tokens = kept.view(length, size).repeat(count, 1), step.tokens.flatten(0, 1)
-        data = (tokens, kept, step.levels, step.noise, step.latents)
-        total = squared_error(model.estimates, schedule, *data, objective=objective) / (count * len(values))
+        total = torch.zeros((), device=values.device)
+        if self.config.zoo:
+            kept = torch.zeros(length * size, dtype=torch.bool, device=values.device).index_fill(0, values, True)
+            kept, tokens = kept.view(length, size).repeat(count, 1), step.tokens.flatten(0, 1)
+            data = (tokens, kept, step.levels, step.noise, step.latents)
+            error = squared_error(model.estimates, schedule, *data, objective=objective)
+            total = self.config.zoo * error / (count * len(values))
         if not len(step.drawn):
             return total
         found = model.read_out(step.drawn)[1].flatten(1)[:, values]
@@ -202,6 +205,8 @@ class RPGLatent(VectorMethod, Codec):
     def requested(self, run: Run, request: DrawConfig, machine: Machine) -> int:
         assert isinstance(request, LatentDraw)
         if request.sampler != "readout":
+            if not self.config.zoo:
+                raise ValueError(f"{run.path} learnt no denoiser (method.zoo = 0); use --set generate.sampler=readout")
             check_steps(self.config.diffusion, request.steps)
         return request.n
 

@@ -203,14 +203,17 @@ def test_behaviour_and_diversity_are_those_of_the_networks_that_are_drawn():
     values = layout.mask().flatten().nonzero().flatten()
     behaviour = Behaviour(task, layout, {})
     batch = behaviour.batch(0, 3, 20)
-    terms = []
-    for weights in ({}, {"behaviour": 0.3, "diversity": 0.0}, {"behaviour": 0.3, "diversity": 2.0}):
+    terms, step = [], digits_step(config(drawn=4, noise=0.5, behaviour=1.0, model={"token_size": 40}), layout, 3)
+    assert step.drawn.shape == (4, 2)
+    for weights in (
+        *({}, {"behaviour": 0.3, "diversity": 0.0}, {"behaviour": 0.3, "diversity": 2.0}),
+        *({"zoo": 0.0, "behaviour": 0.3}, {"zoo": 2.0}),
+    ):
         settings = config(drawn=4, noise=0.5, model={"token_size": 40}, **weights)
-        method, step = RPGLatent(settings), digits_step(settings, layout, 3)
+        method, drawing = RPGLatent(settings), digits_step(settings, layout, 3)
         torch.manual_seed(0)
         model = method._built(layout.structure, 2).eval()
-        terms.append(method._terms(model, method._schedule(), step, values, behaviour, batch))
-    assert step.drawn.shape == (4, 2)
+        terms.append(method._terms(model, method._schedule(), drawing, values, behaviour, batch))
     constants = {name: value for name, value in networks[0].items() if not value.is_floating_point()}
     found = model.read_out(step.drawn)[1]
     losses = []
@@ -219,6 +222,8 @@ def test_behaviour_and_diversity_are_those_of_the_networks_that_are_drawn():
         task.load(network, layout.decode(tokens, constants))
         losses.append(F.cross_entropy(network.eval()(batch[0]), batch[1]).item())
     assert float(terms[1] - terms[0]) == pytest.approx(0.3 * sum(losses) / 4, rel=1e-3)
+    assert float(terms[3]) == pytest.approx(0.3 * sum(losses) / 4, rel=1e-3)  # of the zoo nothing
+    assert float(terms[4]) == pytest.approx(2 * float(terms[0]), rel=1e-5)
     mask = layout.mask()
     expected = 2 * energy_distance(found[:, mask], step.tokens[:, mask])
     assert float(terms[2] - terms[1]) == pytest.approx(float(expected), rel=1e-3)
@@ -340,6 +345,8 @@ def test_what_cannot_work_is_refused_in_a_line(tmp_path: Path):
         config().build().check(TrainingSet(zoo, "train", tuple(zoo.entries[:1])), Machine(CPU))
     with pytest.raises(ValidationError, match="batch_size = 1; set 2 or more"):
         config(diversity=1.0, generator={"batch_size": 1})
+    with pytest.raises(ValidationError, match="are 0, so that nothing is learnt"):
+        config(zoo=0.0)
     with pytest.raises(ValidationError, match="permutation_state"):
         config(model={"permutation_state": "one-hot"})
     with pytest.raises(ValidationError, match="temperature is the width of the Gaussian"):
