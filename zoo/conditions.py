@@ -225,9 +225,11 @@ class Holdout(Frozen):
     - `random`: `n` of all, drawn with `seed`.
     - `no-neighbours`: `n`, half of them drawn, each with its complement. Their one-bit neighbours, which differ in one
       class only, are not trained on either (split `excluded`): a fairer test of tasks never seen than the paper's.
+    - `classes`: `n` classes, drawn, that no task which is trained on labels 1. Held out are the tasks that label all of
+      them 1; the others that label any of them 1 are in split `excluded`.
     """
 
-    kind: Literal["published", "random", "no-neighbours"]
+    kind: Literal["published", "random", "no-neighbours", "classes"]
     n: PositiveInt = len(PUBLISHED)
     seed: Seed = 0
 
@@ -237,6 +239,8 @@ class Holdout(Frozen):
             raise ValueError(f"published holds out {len(PUBLISHED)} tasks, not n = {self.n}; leave n out")
         if self.kind == "no-neighbours" and self.n % 2:
             raise ValueError(f"no-neighbours holds out tasks with their complements; n = {self.n} must be even")
+        if self.kind == "classes" and self.n >= MOST_CLASSES:
+            raise ValueError(f"classes holds out a few classes, not n = {self.n}; set n, as in n: 2")
         return self
 
 
@@ -251,9 +255,12 @@ def splits(conditions: Sequence[str], holdout: Holdout | None) -> dict[str, str]
     classes = len(conditions[0]) if conditions else BITS
     for condition in conditions:
         check_condition(condition, classes)
-    unseen = _unseen(holdout, classes)
-    near = {other for condition in unseen for other in neighbours(condition)}
-    excluded = near - unseen if holdout.kind == "no-neighbours" else set()
+    if holdout.kind == "classes":
+        unseen, excluded = _with_classes(holdout, classes)
+    else:
+        unseen = _unseen(holdout, classes)
+        near = {other for condition in unseen for other in neighbours(condition)}
+        excluded = near - unseen if holdout.kind == "no-neighbours" else set()
     found = {c: "unseen" if c in unseen else "excluded" if c in excluded else "train" for c in conditions}
     if missing := {"train", "unseen"} - set(found.values()):
         raise ValueError(
@@ -266,6 +273,16 @@ def splits(conditions: Sequence[str], holdout: Holdout | None) -> dict[str, str]
 def is_published_holdout(condition: str) -> bool:
     """Whether RPG's published code holds this task out."""
     return condition in {f"{number:0{BITS}b}" for number in PUBLISHED}
+
+
+def _with_classes(holdout: Holdout, classes: int) -> tuple[set[str], set[str]]:
+    """The tasks that label all of the held out classes 1, and those that label some of them 1."""
+    if holdout.n > classes - 2:
+        raise ValueError(f"cannot hold out {holdout.n} of {classes} classes; lower zoo.holdout.n")
+    held = torch.randperm(classes, generator=generator(holdout.seed, "holdout"))[: holdout.n].tolist()
+    labels = {condition: {condition[k] for k in held} for condition in all_conditions(classes)}
+    unseen = {condition for condition, found in labels.items() if found == {"1"}}
+    return unseen, {condition for condition, found in labels.items() if found == {"0", "1"}}
 
 
 def _unseen(holdout: Holdout, classes: int) -> set[str]:

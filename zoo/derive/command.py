@@ -21,7 +21,7 @@ Shares = Annotated[str, typer.Option("--share", help="How much comes from B, of 
 def split(
     path: given.ZooPath,
     holdout: Annotated[str, typer.Option(help="published, random or no-neighbours.")],
-    n: Annotated[int | None, typer.Option("-n", help="How many tasks to hold out (default: 20).")] = None,
+    n: Annotated[int | None, typer.Option("-n", help="How many tasks, or of `classes` how many of these (default: 20 tasks).")] = None,
     seed: int = 0,
     out: Out = None,
     dry_run: DryRun = False,

@@ -291,7 +291,8 @@ class RPGLatent(VectorMethod, Codec):
         def loss(model: LatentGenerator) -> Tensor:
             rng = torch.Generator()
             step = self._step(torch.zeros(rows, length, size), torch.zeros(rows, rank), schedule, rng)
-            return self._terms(model, schedule, step, torch.arange(min(length * size, dimensions(structure))))
+            total = self._terms(model, schedule, step, torch.arange(min(length * size, dimensions(structure))))
+            return total if self.config.zoo else total + model.read_out(step.drawn)[1].sum()
 
         def read_out(model: LatentGenerator) -> object:
             return model.read_out(torch.zeros(group, rank))

@@ -155,11 +155,23 @@ def test_random_holdout(seed: int, n: int) -> None:
     assert found == splits(all_conditions(), Holdout(kind="random", n=n, seed=seed))
 
 
+@given(st.integers(1, 8), st.integers(0, 2**31))
+def test_held_out_classes_are_labelled_1_by_no_task_that_is_trained_on(n, seed):
+    found = splits(all_conditions(), Holdout(kind="classes", n=n, seed=seed))
+    split = {name: [c for c in found if found[c] == name] for name in set(found.values())}
+    held = [k for k in range(BITS) if all(condition[k] == "0" for condition in split["train"])]
+    assert len(held) == n
+    assert set(split["unseen"]) == {c for c in found if all(c[k] == "1" for k in held)}
+    assert len(split["train"]) == 2 ** (BITS - n) - 1  # all zeros are no task
+    assert len(split.get("excluded", [])) == (2**n - 2) * 2 ** (BITS - n)
+
+
 @pytest.mark.parametrize(
     ("holdout", "message"),
     [
         ({"kind": "published", "n": 5}, "leave n out"),
         ({"kind": "no-neighbours", "n": 3}, "must be even"),
+        ({"kind": "classes"}, "not n = 20; set n, as in n: 2"),
     ],
 )
 def test_bad_holdout(holdout: dict[str, object], message: str) -> None:

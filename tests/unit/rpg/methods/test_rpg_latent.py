@@ -347,6 +347,8 @@ def test_what_cannot_work_is_refused_in_a_line(tmp_path: Path):
         config(diversity=1.0, generator={"batch_size": 1})
     with pytest.raises(ValidationError, match="are 0, so that nothing is learnt"):
         config(zoo=0.0)
+    hypernetwork = config(zoo=0.0, behaviour=0.1).build()
+    assert hypernetwork.estimate(zoo.structure, 4, LatentDraw(sampler="readout"), DEVICES["h200"]).fit_flops > 0
     with pytest.raises(ValidationError, match="permutation_state"):
         config(model={"permutation_state": "one-hot"})
     with pytest.raises(ValidationError, match="temperature is the width of the Gaussian"):
