@@ -240,7 +240,7 @@ class Holdout(Frozen):
         if self.kind == "no-neighbours" and self.n % 2:
             raise ValueError(f"no-neighbours holds out tasks with their complements; n = {self.n} must be even")
         if self.kind == "classes" and self.n >= MOST_CLASSES:
-            raise ValueError(f"classes holds out a few classes, not n = {self.n}; set n, as in n: 2")
+            raise ValueError(f"classes holds out a few classes, not n = {self.n}; set n, as in n: 2 (-n 2)")
         return self
 
 

@@ -368,7 +368,7 @@ def _explain(schema: type[BaseModel], root: str, fault: ErrorDetails) -> str:
     if fault["type"] == "extra_forbidden":
         return f"{path} is not a known key{suggest(str(fault['loc'][-1]), _fields(schema, fault['loc'][:-1]))}"
     if fault["type"] == "value_error":
-        return f"{path}: {fault['ctx']['error']!s}"
+        return f"{path}: {fault['ctx']['error']!s}".removeprefix(": ")
     if fault["type"] == "missing":
         return f"{path} is required"
     return f"{path}: {fault['msg']}, got {json.dumps(fault['input'])[:80]}"

@@ -296,6 +296,32 @@ def test_the_mean_gains_energy_in_every_round_and_aligned_networks_stay(name):
         torch.testing.assert_close(again[tensor], there[tensor], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("name", "noise", "n"), [("relu", 1.2, 10), ("cnn_digits", 2.0, 4)])
+def test_networks_that_are_nearest_as_they_stand_do_not_part(name, noise, n):
+    """Noisy copies of one, all in its order, as a generator makes them that learnt an aligned zoo."""
+    network, build, _ = case(name)
+    specification = build(network)
+    base = copies(random_weights(network), n, noise)
+    base = act(specification, prepared(specification, base), base)
+    found = solved(problem_of(specification), base, n)
+    assert (torch.tensor(found.shares).diff() >= -1e-9).all()
+    assert found.shares[-1] >= found.before - 1e-9
+    there = values_of(problem_of(specification), act(specification, found.element, base))
+    mean = torch.cat([value.mean(0).flatten() for value in there]).square().sum()
+    assert found.shares[-1] == pytest.approx(
+        float(mean) / sum(float(value.square().flatten(1).sum(1).mean()) for value in there)
+    )
+
+
+def test_networks_of_zeros_have_no_energy_to_gain():
+    network, build, _ = case("relu")
+    problem = problem_of(build(network))
+    own = values_of(problem, random_weights(network))
+    zeros = [torch.zeros_like(value).expand(3, *value.shape[1:]) for value in own]
+    found = universe(problem, lambda rows: [value[rows] for value in zeros], 3, 0, restarts=2)
+    assert set(found.shares) == {0.0}
+
+
 def test_two_networks_meet_although_each_is_half_of_the_mean():
     network, build, _ = case("relu")
     specification = build(network)

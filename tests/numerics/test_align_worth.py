@@ -35,6 +35,7 @@ def test_participation_counts_equal_directions():
     rows = torch.cat([torch.eye(7), -torch.eye(7)]).double() @ torch.diag(torch.tensor([1.0] * 5 + [0.0] * 2).double())
     assert participation(3 + rows) == pytest.approx(5)
     eigenvalues = torch.linalg.eigvalsh(torch.cov(normal(20, 6).mT))
+    assert participation(torch.ones(4, 3).double()) == 0  # equal networks vary in no direction
     assert participation(normal(20, 6)) == pytest.approx(float(eigenvalues.sum() ** 2 / eigenvalues.square().sum()))
 
 

@@ -7,6 +7,7 @@ rounding took from their last bits, so that `unalign` gives the original bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -72,13 +73,17 @@ def unalign(zoo: Zoo, origin: Origin, path: Path) -> Zoo:
     """
     alignment = read_alignment(zoo)
     element = load_tensors(zoo.file(f"{DIRECTORY}/elements.safetensors"))
+    if unknown := [entry.id for entry in zoo.entries if entry.id not in alignment.rows]:
+        raise Corrupt(f"{zoo.path}: its alignment says nothing of {unknown[0]}")
+    places = {id: divmod(k, _block_size(zoo)) for k, id in enumerate(alignment.rows)}  # where networks stood then
     with _writer(zoo, origin, path, {"undo": True}) as writer:
-        for number, block in enumerate(_blocks(zoo)):
+        for number, members in groupby(zoo.entries, lambda entry: places[entry.id][0]):
+            block = list(members)
             if all(entry.id in writer.done for entry in block):
                 continue
             bits = load_tensors(zoo.file(f"{DIRECTORY}/bits-{number:05d}.safetensors"))
-            for k, (entry, weights) in enumerate(zip(block, zoo.checkpoints(block), strict=True)):
-                own = taken(element, torch.tensor([alignment.rows[entry.id]]))
+            for entry, weights in zip(block, zoo.checkpoints(block), strict=True):
+                k, own = places[entry.id][1], taken(element, torch.tensor([alignment.rows[entry.id]]))
                 lost = {name.partition("/")[2]: t for name, t in bits.items() if name.startswith(f"{k}/")}
                 original = _back(alignment.specification, zoo.structure, own, weights, lost)
                 if entry.parents != (content_hash(original),):
@@ -129,8 +134,12 @@ def _solved(
 
 def _blocks(zoo: Zoo) -> list[tuple[Entry, ...]]:
     """Entries whose lost bits are kept in one file: as many as a stack holds, or one."""
-    size = STACK_ROWS if zoo.entries[0].row is not None else 1
+    size = _block_size(zoo)
     return [zoo.entries[start : start + size] for start in range(0, len(zoo.entries), size)]
+
+
+def _block_size(zoo: Zoo) -> int:
+    return STACK_ROWS if zoo.entries[0].row is not None else 1
 
 
 def _there(

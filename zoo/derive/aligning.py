@@ -10,7 +10,7 @@ from typing import Any
 
 from zoo.console import pick_device
 from zoo.derive.align import align, read_alignment, unalign
-from zoo.derive.alignment import AlignConfig
+from zoo.derive.alignment import AlignConfig, check_reference
 from zoo.derive.on_images import images_of, measure_of, record_of
 from zoo.derive.worth import Pair, Worth, read_worth, table, worth, write_worth
 from zoo.errors import MissingData, MissingExtra
@@ -62,8 +62,8 @@ class Aligning:
 
     def check(self) -> None:
         """Raise ValueError for what can be seen without data to be impossible."""
-        if self.config.to not in ("universe", "medoid"):
-            self.zoo.entry(self.config.to)
+        pick_device(self.device)
+        check_reference(self.config, self.zoo)
         self._specification.check(self.zoo.structure)
 
     def carry_out(self) -> Aligned:
@@ -72,6 +72,7 @@ class Aligning:
         Raises ValueError when nobody knows what the networks do or which symmetries they have, and for what their task
         does not allow; MissingData when data are wanted to match or refine by, and are not there.
         """
+        self.check()
         config, seed = self.config, self.config.seed
         origin, specification = self.zoo.manifest.origin, self._specification
         record = None if config.match == "weights" else record_of(self.zoo, self._task, specification, seed)

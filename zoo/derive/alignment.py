@@ -64,10 +64,10 @@ class AlignConfig(Frozen):
 class Alignment(Frozen):
     """What is kept beside an aligned zoo, in `alignment/alignment.json`; the elements are in `elements.safetensors`.
 
-    `source` is the zoo's manifest; `rows` the element of each checkpoint; `reference` the id of the network all were
-    matched to, if it was one. `before` and `shares`: the share of the training networks' energy that their mean has, as
-    they were and after each round; 1 if all were equal, 1/N if they had nothing in common. `refined`: the loss of means
-    on held-out training images before and after refinement.
+    `source` is the zoo's manifest; `rows` the element of each checkpoint, in the zoo's order; `reference` the id of the
+    network all were matched to, if it was one. `before` and `shares`: the share of the training networks' energy that
+    their mean has, as they were and after each round; 1 if all were equal, 1/N if they had nothing in common. `refined`:
+    the loss of means on held-out training images before and after refinement.
     """
 
     config: AlignConfig
@@ -121,9 +121,8 @@ def solve(
         raise ValueError(f"refine needs training images and to='universe', not {config.to!r}; leave it out")
     together = runs(zoo.entries)
     last = [members[-1] for members in together]
-    training = [i for i, entry in enumerate(last) if entry.split == "train"] or list(range(len(last)))
+    training, chosen = _training(last), _chosen(config, last, zoo)
     source = Networks(config, zoo, specification, last, training, record)
-    chosen = _chosen(config, last, zoo)
     refined = None
     known = universe(source.problem, source.of(training), len(training), config.seed, config.restarts)
     if config.refine is not None and images is not None:
@@ -133,7 +132,8 @@ def solve(
     if config.to == "medoid":
         reference = training[medoid(source.problem, source.of(training), aligned)]
         aligned, element = _solved(config, source, training, reference, aligned)
-    rows = {entry.id: row for row, members in enumerate(together) for entry in members}
+    row_of = {entry.id: row for row, members in enumerate(together) for entry in members}
+    rows = {entry.id: row_of[entry.id] for entry in zoo.entries}
     alignment = Alignment(
         config=config,
         source=zoo.sha256,
@@ -168,13 +168,24 @@ def _refined(
     return before, after
 
 
+def check_reference(config: AlignConfig, zoo: Zoo) -> None:
+    """Raise ValueError unless networks of this zoo can be aligned to `config.to`."""
+    _chosen(config, [members[-1] for members in runs(zoo.entries)], zoo)
+
+
+def _training(last: Sequence[Entry]) -> list[int]:
+    return [i for i, entry in enumerate(last) if entry.split == "train"] or list(range(len(last)))
+
+
 def _chosen(config: AlignConfig, last: Sequence[Entry], zoo: Zoo) -> int | None:
     if config.to in ("universe", "medoid"):
         return None
     ids = [entry.id for entry in last]
     if zoo.entry(config.to).id not in ids:
         raise ValueError(f"{config.to} is not the last checkpoint of its run; expected one of those, such as {ids[0]}")
-    return ids.index(config.to)
+    if (chosen := ids.index(config.to)) not in _training(last):  # the others would then be matched to what is held out
+        raise ValueError(f"{config.to} is not of split train; expected universe, medoid or a training network")
+    return chosen
 
 
 def _solved(
@@ -183,8 +194,6 @@ def _solved(
     """All networks aligned: the training networks with each other (or to the `chosen` one), then the rest to them."""
     problem, own = source.problem, source.of(training)
     if chosen is not None:
-        if chosen not in training:  # the others would then be matched to what is held out
-            raise ValueError(f"{config.to} is not of split train; expected universe, medoid or a training network")
         aligned = to_one(problem, own, aligned, training.index(chosen), config.seed, config.restarts)
     rest = [row for row in range(source.n) if row not in set(training)]
     element = {name: tensor.new_zeros((source.n, *tensor.shape[1:])) for name, tensor in aligned.element.items()}
@@ -273,7 +282,11 @@ class Networks:
 
     def read(self, rows: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Stacks of weights (rows, *shape) and of modules' outputs (rows, channels, samples)."""
-        weights = list(self.zoo.checkpoints([self.entries[row] for row in rows.tolist()]))
+        entries = [self.entries[row] for row in rows.tolist()]
+        weights = list(self.zoo.checkpoints(entries))
+        for entry, network in zip(entries, weights, strict=True):
+            if bad := [name for name in self.specification.tensors if not network[name].isfinite().all()]:
+                raise ValueError(f"{entry.id} of {self.zoo.path} has values that are NaN or infinite in {bad[0]}")
         outputs = [self.record(network | self.frozen) for network in weights] if self.record else []
         names = outputs[0] if outputs else {}
         stack = {name: torch.stack([network[name] for network in weights]) for name in self.specification.tensors}

@@ -20,8 +20,10 @@ Shares = Annotated[str, typer.Option("--share", help="How much comes from B, of 
 @app.command(rich_help_panel=DERIVE, epilog=examples("rpg-zoo split binary-cifar10-cnn --holdout random -n 50"))
 def split(
     path: given.ZooPath,
-    holdout: Annotated[str, typer.Option(help="published, random or no-neighbours.")],
-    n: Annotated[int | None, typer.Option("-n", help="How many tasks, or of `classes` how many of these (default: 20 tasks).")] = None,
+    holdout: Annotated[str, typer.Option(help="published, random, no-neighbours or classes.")],
+    n: Annotated[
+        int | None, typer.Option("-n", help="How many tasks (default: 20), or with `classes` how many classes.")
+    ] = None,
     seed: int = 0,
     out: Out = None,
     dry_run: DryRun = False,

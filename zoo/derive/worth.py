@@ -212,10 +212,13 @@ def counting(structure: Structure) -> Tensor:
 
 
 def participation(matrix: Tensor) -> float:
-    """(sum of eigenvalues)^2 / sum of their squares, of the covariance of rows (N, D): from the Gram matrix."""
+    """(sum of eigenvalues)^2 / sum of their squares, of the covariance of rows (N, D), from the Gram matrix; 0 where all
+    are equal.
+    """
     centred = matrix - matrix.mean(0)
     gram = centred @ centred.mT
-    return float(gram.trace().square() / gram.square().sum())
+    squares = float(gram.square().sum())
+    return float(gram.trace()) ** 2 / squares if squares else 0.0
 
 
 def round_trip(training: Tensor, new: Tensor, k: int) -> Tensor:

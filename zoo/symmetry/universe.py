@@ -57,12 +57,15 @@ def universe(problem: Problem, source: Source, n: int, seed: int, restarts: int)
     tried = [_rounds(problem, source, pilot, _first(problem, source, k), seed, 1, most=4) for k in references.tolist()]
     mean = max(tried, key=lambda found: _share(found[1], energy))[1]
     element, mean, shares = _rounds(problem, source, order, mean, seed, restarts, most=MOST_ROUNDS)
+    if _share(mean, energy) < aligned.before - LEAST_GAIN:  # they were nearer as they stood, as noisy copies are
+        asis, mean = identity(problem.specification, n), aligned.reference
+        element, mean, shares = _rounds(problem, source, order, mean, seed, 0, most=MOST_ROUNDS, element=asis)
     if n * sum(value.numel() for value in mean) <= LEAVE_OUT_BELOW:
         element, mean = _leave_out(problem, source, order, element, mean, seed)
     own = presented(problem, mean)  # or the network it was begun with would decide where the zoo lies
     aligned.reference = problem.moved(own, mean)
     aligned.element = compose(problem.specification, _repeated(own, n), taken(element, order.argsort()))
-    aligned.shares = [share / energy for share in shares] + [_share(mean, energy)]
+    aligned.shares = [share / energy if energy else 0.0 for share in shares] + [_share(mean, energy)]
     return aligned
 
 
@@ -119,12 +122,18 @@ def _first(problem: Problem, source: Source, k: int) -> Values:
 
 
 def _rounds(
-    problem: Problem, source: Source, order: Tensor, mean: Values, seed: int, restarts: int, most: int
+    problem: Problem,
+    source: Source,
+    order: Tensor,
+    mean: Values,
+    seed: int,
+    restarts: int,
+    most: int,
+    element: Element | None = None,
 ) -> tuple[Element, Values, list[float]]:
-    """Match to the mean, take the mean, until nothing gains. Returns the element (in the order's order), the mean, and
-    its energy after each round.
+    """Match to the mean, take the mean, until nothing gains, from this `element` on or from starts alone. Returns the
+    element (in the order's order), the mean, and its energy after each round.
     """
-    element: Element | None = None
     shares: list[float] = []
     for number in range(most):
         found = identity(problem.specification, len(order))

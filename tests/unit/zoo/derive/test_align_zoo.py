@@ -9,6 +9,7 @@ from symmetry_cases import case, copies, moved_copies, random_weights
 from zoo.derive import align as align_module
 from zoo.derive.align import align, read_alignment, unalign
 from zoo.derive.alignment import AlignConfig, runs
+from zoo.derive.take import take
 from zoo.errors import Corrupt, MissingData
 from zoo.manifest import Origin
 from zoo.store import Zoo
@@ -57,6 +58,15 @@ def spread(zoo):
     return float((flat - flat.mean(0)).square().sum(1).mean())
 
 
+def forget(zoo, path):
+    """Undo with an alignment that lacks the first network."""
+    about = read_alignment(zoo)
+    rows = {id: row for id, row in about.rows.items() if id != zoo.entries[0].id}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(align_module, "read_alignment", lambda _: about.model_copy(update={"rows": rows}))
+        unalign(zoo, ORIGIN, path)
+
+
 def content(zoo):
     return {entry.id: entry.sha256 for entry in zoo.entries}
 
@@ -78,6 +88,28 @@ def test_networks_compute_the_same_and_undo_gives_the_original_bytes(tmp_path, n
     assert about.source == zoo.sha256
     assert about.shares[-1] > about.before
     assert aligned.structure == zoo.structure
+
+
+def test_some_of_an_aligned_zoo_go_back_too(tmp_path):
+    zoo, _, specification, _ = make(tmp_path / "zoo", "cnn_small")
+    aligned = align(AlignConfig(restarts=1), zoo, specification, ORIGIN, tmp_path / "aligned")
+    some = take(aligned, 2, ("x",), tmp_path / "some")
+    assert len(some.entries) < len(zoo.entries)
+    assert some.entries[-1] == aligned.entries[-1]
+    back = content(unalign(some, ORIGIN, tmp_path / "back"))
+    assert back == {entry.id: content(zoo)[entry.id] for entry in some.entries}
+
+
+def test_a_network_that_is_not_finite_is_named(tmp_path):
+    zoo, _, specification, _ = make(tmp_path / "zoo", "cnn_small", n=3)
+    with ZooWriter(tmp_path / "broken", ORIGIN, zoo.structure) as writer:
+        for k, weights in enumerate(zoo.checkpoints(zoo.entries)):
+            name = next(iter(weights))
+            weights[name].view(-1)[0] = float("nan") if k == 1 else 0.0
+            writer.add(f"n{k}", weights, seed=k, split="train")
+        broken = writer.finish()
+    with pytest.raises(ValueError, match=f"n1 of .*broken has values that are NaN or infinite in {name}"):
+        align(AlignConfig(), broken, specification, ORIGIN, tmp_path / "aligned")
 
 
 def test_half_precision_comes_back_too(tmp_path):
@@ -179,6 +211,8 @@ def test_what_is_damaged_or_not_aligned_is_told(tmp_path):
     bits.write_bytes(bytes(data))
     with pytest.raises(Corrupt, match="does not lead back"):
         unalign(Zoo.open(aligned.path), ORIGIN, tmp_path / "back")
+    with pytest.raises(Corrupt, match="says nothing of net000-1"):
+        forget(aligned, tmp_path / "forgetful")
     with pytest.raises(ValueError, match="no symmetries"):
         align(AlignConfig(), zoo, specification.without(specification.groups), ORIGIN, tmp_path / "none")
     with pytest.raises(ValueError, match="training images"):
