@@ -134,8 +134,11 @@ class ClassTexts(Frozen):
         one, other = sides(words)
         if not one or not other or len(words) > MOST_TEXT or not words.isprintable():
             raise ValueError(
-                f"condition {words[:60]!r}: expected a text on each side of{AGAINST}, of {MOST_TEXT} characters in all"
+                f"condition {words[:60]!r}: expected a text on each side of {AGAINST.strip()!r}, of {MOST_TEXT} "
+                "characters in all"
             )
+        if one == other:
+            raise ValueError(f"condition {words[:60]!r}: expected two texts that differ")
         return f"{one}{AGAINST}{other}"
 
 

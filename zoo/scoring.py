@@ -76,9 +76,11 @@ def score(
 
     An entry with a condition is scored on that task. One model is built and the weights are swapped in place. With
     bfloat16, matrix products and convolutions are computed in it (autocast) and the protocol says so. `name` is what
-    the progress calls these networks, mostly as their zoo. Raises ValueError for another precision.
+    the progress calls these networks, mostly as their zoo. Raises ValueError for another precision, and for what
+    `require_labels` does.
     """
     entries = zoo.entries if entries is None else entries
+    require_labels(zoo, entries, task)
     scores, main = [], task.main_metric
     what = f"scoring {name or zoo.path.name}"
     with Scorer(task, out, zoo.frozen(), precision) as scorer, progress(what, len(entries)) as bar:
@@ -91,6 +93,15 @@ def score(
                 bar.advance(1, f"{entry.id}, {main} {found.metrics[main].value:.2f}")
             scores.append(found)
     return scores
+
+
+def require_labels(zoo: Zoo, entries: Sequence[Entry], task: Task) -> None:
+    """Raise ValueError where there are many tasks and a network does not say which is its own."""
+    if task.conditions and (bare := [entry.id for entry in entries if entry.condition is None]):
+        raise ValueError(
+            f"{bare[0]} of {zoo.path} does not say which labels it is for, as networks that were made for words do "
+            "not, and nobody can score it; take networks that were made for a task's labels"
+        )
 
 
 class Scorer:

@@ -26,7 +26,7 @@ from zoo.conditions import flipped
 from zoo.derive.predict import PredictConfig, closest, last_checkpoints, predict
 from zoo.errors import MissingData, brief
 from zoo.manifest import Entry, Name, Origin
-from zoo.scoring import score
+from zoo.scoring import require_labels, score
 from zoo.store import Zoo
 from zoo.structure import Frozen, Structure, TensorSpec
 from zoo.tasks.base import LabelledTask
@@ -136,6 +136,7 @@ def compare_tasks(
     """
     if differences := originals.structure.diff(generated.structure):
         raise ValueError(f"{generated.path} and {originals.path} hold different models: {'; '.join(differences[:3])}")
+    require_labels(generated, generated.entries, task)
     conditions = tuple(dict.fromkeys(str(entry.condition) for entry in generated.entries))
     train, start, classes_N = originals.select(split), shared_start(originals, task), task.classes("test").numpy()
     inputs = {"originals": networks([originals.entries]), "split": networks([train])}

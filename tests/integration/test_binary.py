@@ -149,6 +149,19 @@ def test_eval_scores_each_entry_on_its_own_task() -> None:
     assert found["metrics"]["top1"]["mean"] > 80
 
 
+def test_networks_for_words_have_no_labels_to_be_scored_with(monkeypatch) -> None:
+    """As tina makes them of a text: their entries have no condition."""
+    zoo = Zoo.open(Path("zoos/binary"))
+    entries = (*zoo.entries[:1], *(entry.model_copy(update={"condition": None}) for entry in zoo.entries[1:]))
+    monkeypatch.setattr(Zoo, "entries", property(lambda _: entries))
+    words = f"{entries[1].id} of zoos/binary does not say which labels it is for"
+    for command in ("rpg eval zoos/binary --task binary --out scores/words", "rpg-zoo score binary --out scores/words"):
+        assert words in refused(command)
+    assert words in refused("rpg polish binary --steps 1 --out zoos/words")
+    assert "different tasks" in refused("rpg-zoo align binary --refine 1 --out zoos/words")
+    assert not Path("zoos/words").exists()
+
+
 def test_estimate_follows() -> None:
     told = result(f"rpg estimate {BINARY} --device h100")["generator"]
     plain = result(f"rpg estimate {BINARY} --device h100 --set method.generator.condition=none")["generator"]

@@ -66,8 +66,8 @@ class Alignment(Frozen):
 
     `source` is the zoo's manifest; `rows` the element of each checkpoint, in the zoo's order; `reference` the id of the
     network all were matched to, if it was one. `before` and `shares`: the share of the training networks' energy that
-    their mean has, as they were and after each round; 1 if all were equal, 1/N if they had nothing in common. `refined`:
-    the loss of means on held-out training images before and after refinement.
+    their mean has, as they were and after each round; 1 if all were equal, 1/N if they had nothing in common.
+    `refined`: the loss of means on held-out training images before and after refinement.
     """
 
     config: AlignConfig

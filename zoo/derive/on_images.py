@@ -28,11 +28,13 @@ RECALIBRATING = 10  # batches
 
 def check_images(zoo: Zoo, task: Task, wanted: str) -> None:
     """Raise ValueError unless the networks of this zoo are image classifiers of one task, naming what was `wanted`."""
+    remedy = "; leave it out" if wanted.startswith("--") else ""
     if not isinstance(task, ClassificationTask):
         name = zoo.manifest.origin.family
-        raise ValueError(f"{wanted} is for image classifiers, not for networks of task {name}; leave it out")
-    if zoo.entries[0].condition is not None and wanted != "--match":
-        raise ValueError(f"{wanted} takes means of networks, which of {zoo.path} are for different tasks; leave it out")
+        raise ValueError(f"{wanted} is for image classifiers, not for networks of task {name}{remedy}")
+    many = bool(task.conditions) or any(entry.condition is not None for entry in zoo.entries)
+    if many and wanted != "--match":
+        raise ValueError(f"{wanted} takes means of networks, which of {zoo.path} are for different tasks{remedy}")
 
 
 def record_of(zoo: Zoo, task: Task, specification: Specification, seed: int) -> Record:
@@ -69,7 +71,7 @@ def measure_of(zoo: Zoo, task: Task, seed: int = 0) -> Measure:
     """Loss and accuracy on test images, BatchNorm's statistics from training images in every case. Raises ValueError
     for networks whose averages mean nothing.
     """
-    check_images(zoo, task, "--measure")
+    check_images(zoo, task, "measuring averages")
     model, frozen = task.build(0), zoo.frozen()
     normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     images = [batch[0] for batch in islice(task.batches(seed, 0, BATCH), RECALIBRATING if normalises else 0)]

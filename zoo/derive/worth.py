@@ -212,8 +212,8 @@ def counting(structure: Structure) -> Tensor:
 
 
 def participation(matrix: Tensor) -> float:
-    """(sum of eigenvalues)^2 / sum of their squares, of the covariance of rows (N, D), from the Gram matrix; 0 where all
-    are equal.
+    """(sum of eigenvalues)^2 / sum of their squares, of the covariance of rows (N, D), from the Gram matrix; 0 where
+    all are equal.
     """
     centred = matrix - matrix.mean(0)
     gram = centred @ centred.mT

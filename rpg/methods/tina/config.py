@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
     from rpg.run import Run
 
 
+MOST_LETTERS = 60  # of a condition in an id
+
+
+def _in_letters(condition: str) -> str:
+    """The condition as a part of an id: words as they are, and a hash where that loses anything."""
+    letters = re.sub(r"[^A-Za-z0-9]+", "-", condition)[:MOST_LETTERS].strip("-")
+    if letters.replace("-", " ") == condition:
+        return letters
+    return f"{letters}-{hashlib.sha256(condition.encode()).hexdigest()[:8]}".lstrip("-")
+
+
 def _bits_or_text(condition: str) -> str:
     return condition if is_text(condition) else check_condition(condition)
 
@@ -35,7 +47,7 @@ class TinaDraw(DiffusionDraw):
         return [
             Asked(
                 self.model_copy(update={"conditions": (condition,)}),
-                "generated-" + re.sub(r"\W+", "-", condition).strip("-"),
+                f"generated-{_in_letters(condition)}",
                 None if is_text(condition) else condition,
             )
             for condition in dict.fromkeys(self.conditions)

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 CLEAN = Objective("sample")
 OTHERWISE = "take another method, such as rpg, which is told nothing"
+SAME_READING = 1e-3  # of two unit vectors, whatever machine they were computed on
 TYPICAL = BITS, 512  # classes and values of each that an estimate, which knows no zoo, takes
 
 
@@ -134,7 +135,23 @@ class Tina(DiffusionMethod):
         if bits or not texts:
             classes = len(next(iter(record.conditions.values()))[0])
             require_conditions(record.origin.name, bits, classes)
+        if texts:
+            self._check_texts(run, texts)
         return super().requested(run, request, machine)
+
+    def _check_texts(self, run: Run, texts: Sequence[str]) -> None:
+        """Raise ValueError for texts that the encoder cannot read, and for another encoder than that of training."""
+        from rpg.run import class_bits
+
+        assert self.config.encoder is not None
+        known, found = load_features(_classes(run)), text_features(self.config.encoder, class_bits(run).names)
+        if found.shape != known.shape or not torch.allclose(found, known, atol=SAME_READING):
+            raise ValueError(
+                f"{self.config.encoder} does not read the classes of {run.path} as it did in training; expected the "
+                "same encoder"
+            )
+        for text in texts:
+            text_features(self.config.encoder, sides(text))
 
     def make(self, vectors: Vectors, request: DrawConfig, numbers: Sequence[int], device: torch.device) -> Drawn:
         assert isinstance(request, TinaDraw)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import tiny_clip
 import torch
@@ -45,6 +47,16 @@ def test_what_is_no_encoder_or_too_long_is_refused(clip, tmp_path) -> None:
     )
     with pytest.raises(MissingData, match=r"no CLIP at .*bert"):
         text_features(str(tmp_path / "bert"), ["cat"])
+    damaged = shutil.copytree(clip[0], tmp_path / "damaged") / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:2000])
+    with pytest.raises(MissingData, match=r"no CLIP at .*damaged"):
+        text_features(str(damaged.parent), ["cat"])
+    for texts in (["zebra", "giraffe"], ["cat", " cat"]):  # of words it does not know all are alike
+        with pytest.raises(ValueError, match=f"{texts[0]!r} and {texts[1]!r} are the same to"):
+            text_features(clip[0], texts)
+    without = shutil.copytree(clip[0], tmp_path / "without", ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(MissingData, match=r"tokenizer at .*without knows 2 tokens of 18"):
+        text_features(str(without), ["cat", "animals"])
     with pytest.raises(ValueError, match=f"has 22 tokens; .* reads {tiny_clip.LONGEST} at most"):
         text_features(clip[0], ["cat " * 20])
 

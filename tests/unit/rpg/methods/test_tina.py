@@ -4,6 +4,7 @@ to it; what it refuses.
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -19,13 +20,16 @@ from learning import content, generate, train
 from rpg.conditions.classes import load_features, signed
 from rpg.conditions.frozen import text_features
 from rpg.devices import DEVICES
+from rpg.methods.base import Machine
 from rpg.methods.chunked import TransformerConfig
 from rpg.methods.tina.config import Config, TinaDraw
 from rpg.methods.tina.model import Denoiser
 from rpg.methods.vectors import Vectors
 from rpg.run import Run, wanted_conditions
+from zoo.checkpoint import save_tensors
 from zoo.conditions import all_conditions
 from zoo.errors import MissingData
+from zoo.manifest import Entry
 from zoo.seeds import generator
 from zoo.store import Zoo
 
@@ -129,6 +133,33 @@ def test_classes_and_other_words_are_told_by_their_text(reader, clip, tmp_path) 
     }
 
 
+def test_texts_of_any_letters_and_length_have_ids_of_their_own() -> None:
+    texts = ("cats & dogs against cars", "cats, dogs against cars", "動物 against 植物", "a" * 150 + " against b")
+    ids = [asked.id for asked in TinaDraw(conditions=("cats against cars", *texts)).asked()]
+    assert ids[0] == "generated-cats-against-cars"
+    assert len(set(ids)) == 5
+    for id in ids:
+        Entry(id=f"{id}-0000", sha256="0" * 64, file="checkpoints/a.safetensors", seed=0, split="generated", step=0)
+
+
+def test_texts_that_cannot_be_read_are_refused_before_any_work(reader, clip, tmp_path) -> None:
+    method, machine = reader.method(), Machine(torch.device("cpu"))
+
+    def asked(text: str) -> int:
+        return method.requested(reader, TinaDraw(n=2, conditions=(text,), **FEW), machine)
+
+    assert asked("cat against vehicles") == 2
+    for text, words in (("cat " * 20 + "against x", "has 22 tokens"), ("zebra against cow", "are the same to")):
+        with pytest.raises(ValueError, match=words):
+            asked(text)
+    copied = reader.path.parent / "copied"
+    shutil.copytree(reader.path, copied)
+    features = load_features(reader.path / "classes.safetensors")
+    save_tensors(copied / "classes.safetensors", {"classes": features.flip(0)})  # as if another encoder had read them
+    with pytest.raises(ValueError, match="as it did in training; expected the same encoder"):
+        method.requested(Run(copied), TinaDraw(n=2, conditions=("cat against vehicles",), **FEW), machine)
+
+
 def test_an_interrupted_training_goes_on_to_the_same_bytes(zoo, tmp_path, monkeypatch) -> None:
     whole = train(config(20), zoo, tmp_path / "whole")
 
@@ -156,7 +187,11 @@ def test_what_cannot_work_is_refused_before_any_work(zoo, run, reader, tmp_path)
             generate(run, tmp_path / "made", TinaDraw(conditions=conditions))
     with pytest.raises(ValueError, match="told classes by their numbers, and cannot read 'a against b'"):
         generate(run, tmp_path / "made", TinaDraw(conditions=("a against b",)))
-    for words, why in (("dragon", "has no class 'dragon'.*; or two texts"), ("cat against ", "a text on each side")):
+    for words, why in (
+        ("dragon", "has no class 'dragon'.*; or two texts"),
+        ("cat against ", "a text on each side"),
+        ("cat against cat", "two texts that differ"),
+    ):
         with pytest.raises(ValueError, match=why):
             wanted_conditions(reader, [words], None, flip=False)
     assert not (tmp_path / "run").exists()
