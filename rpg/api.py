@@ -19,6 +19,7 @@ from rpg.publish import fetch_run
 from rpg.run import Run
 from rpg.sweep import PARAMETERS, parse_sweep, row
 from zoo.api import PYTHON
+from zoo.conditions import is_text
 from zoo.console import is_first_process, pick_device
 from zoo.errors import MissingData, MissingExtra, suggest
 from zoo.health import warn_of_guessers
@@ -269,6 +270,8 @@ class Generation:
         where nobody said what the networks do, MissingData without the data; both before any work.
         """
         task = task_of(self.origin).build(data_root, self.machine.device)
+        if any(is_text(condition) for condition in getattr(self.request, "conditions", ())):
+            raise ValueError(f"networks of {self.path} would be made for words, which say no labels; leave --score out")
         with Scorer(task, out, self.run.frozen()) as scorer:
             zoo = self.carry_out(scorer)
         return zoo, score(zoo, task, out)  # those of an interrupted call, too

@@ -77,8 +77,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         whole[name] = tensor.clone() if storage in seen else tensor
         seen.add(storage)
     with atomic_path(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             save_file(whole, temporary, metadata={"format": "pt"})
+            temporary.chmod(mode)  # safetensors makes a file of its own, which nobody else may read, and renames it
         except SafetensorError as error:  # its wrapper of the operating system's error
             raise Failed(
                 f"cannot write {path}: {error}; what was finished is kept, make room and run the same command again"

@@ -258,6 +258,7 @@ class ZooWriter:
 
     def _clean(self) -> None:
         shutil.rmtree(self.path / ".parts", ignore_errors=True)
-        for leftover in self.path.rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        for pattern in (".*.tmp", ".tmp??????"):  # ours, and those of safetensors, which have another name each time
+            for leftover in self.path.rglob(pattern):
+                leftover.unlink(missing_ok=True)
         (self.path / "journal.jsonl").unlink(missing_ok=True)

@@ -200,6 +200,21 @@ def test_interrupted_it_continues_to_the_same_bytes(tmp_path, monkeypatch):
         align(AlignConfig(restarts=2), zoo, specification, ORIGIN, tmp_path / "parts")
 
 
+def test_what_a_kill_leaves_is_gone_and_others_may_read_the_rest(tmp_path, monkeypatch):
+    zoo, _, specification, _ = make(tmp_path / "zoo", "relu", n=3)
+    place = tmp_path / "aligned"
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr(align_module, "_add", None)
+        align(AlignConfig(restarts=1), zoo, specification, ORIGIN, place)
+    (place / "checkpoints").mkdir(exist_ok=True)
+    (place / "checkpoints" / ".tmpAb12Cd").write_bytes(b"half")  # as safetensors calls it
+    aligned = align(AlignConfig(restarts=1), zoo, specification, ORIGIN, place)
+    assert list(aligned.path.rglob(".*")) == []
+    (tmp_path / "plain").touch()
+    modes = {path.stat().st_mode for path in aligned.path.rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "plain").stat().st_mode}
+
+
 def test_what_is_damaged_or_not_aligned_is_told(tmp_path):
     zoo, _, specification, _ = make(tmp_path / "zoo", "cnn_small")
     with pytest.raises(MissingData, match="is not aligned"):
