@@ -8,8 +8,10 @@ has orders and rotations, no scales and no signs.
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from itertools import pairwise
 from typing import Any
 
@@ -44,7 +46,7 @@ def derive(network: nn.Module, inputs: Tensor) -> Specification:
     function test.
     """
     network.eval()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # where it prints the graph it could not finish
         warnings.simplefilter("ignore")
         try:
             program = torch.export.export(network, (inputs,), strict=False)

@@ -203,9 +203,10 @@ def test_interrupted_it_continues_to_the_same_bytes(tmp_path, monkeypatch):
 def test_what_a_kill_leaves_is_gone_and_others_may_read_the_rest(tmp_path, monkeypatch):
     zoo, _, specification, _ = make(tmp_path / "zoo", "relu", n=3)
     place = tmp_path / "aligned"
-    with monkeypatch.context() as patch, pytest.raises(TypeError):
+    with monkeypatch.context() as patch:
         patch.setattr(align_module, "_add", None)
-        align(AlignConfig(restarts=1), zoo, specification, ORIGIN, place)
+        with pytest.raises(TypeError):
+            align(AlignConfig(restarts=1), zoo, specification, ORIGIN, place)
     (place / "checkpoints").mkdir(exist_ok=True)
     (place / "checkpoints" / ".tmpAb12Cd").write_bytes(b"half")  # as safetensors calls it
     aligned = align(AlignConfig(restarts=1), zoo, specification, ORIGIN, place)
