@@ -9,6 +9,7 @@ reads them in the user's words.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Literal, TypeAlias
@@ -121,11 +122,12 @@ class ClassTexts(Frozen):
     def read(self, words: str) -> str:
         """The condition that a user means.
 
-        >>> ClassTexts(classes=ClassBits(data="pets", names=("bird", "cat"))).read("  animals against  vehicles")
+        >>> ClassTexts(classes=ClassBits(data="pets", names=("bird", "cat"))).read("  animals Against  vehicles")
         'animals against vehicles'
 
         Raises ValueError for what is neither, saying what would be right.
         """
+        words = re.sub(r"\s+against\s+", AGAINST, words, flags=re.IGNORECASE)
         if not is_text(words):
             try:
                 return self.classes.read(words)

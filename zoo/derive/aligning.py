@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from zoo.console import pick_device
+from zoo.console import pick_device, say
 from zoo.derive.align import align, read_alignment, unalign
 from zoo.derive.alignment import AlignConfig, check_reference
 from zoo.derive.on_images import images_of, measure_of, record_of
@@ -102,12 +102,16 @@ class Aligning:
 
 def known_symmetries(zoo: Zoo) -> Specification:
     """The specification of a zoo's networks. Raises ValueError, saying what to do, where there is none."""
+    from zoo.symmetry.architectures import unknown_because  # which imports networks
+
     origin = zoo.manifest.origin
-    specification = task_of(origin).symmetries()
+    config = task_of(origin)
+    specification = config.symmetries()
     if specification is None:
         raise ValueError(
-            f"the symmetries of the networks of {zoo.path} ({origin.name}) are not known; they are of image "
-            "classifiers that zoo.symmetry describes or torch.export can trace, and of adapters"
+            f"the symmetries of the networks of {zoo.path} ({origin.name}) are not known: {unknown_because(config)}; "
+            "expected image classifiers that torch.export can trace (no branch may depend on data), adapters, or a "
+            "task of your own that says TaskConfig.symmetries; any method learns the zoo as it is"
         )
     return specification
 
@@ -141,6 +145,9 @@ def carry_out(
     target = derived_place(place, zoo, "original" if undo else "aligned", out)
     if undo:
         read_alignment(zoo)
+        usual = {**AlignConfig().model_dump(), "refine": 0}
+        if ignored := [f"--{name}" for name, value in settings.items() if value != usual[name]]:
+            say(f"{', '.join(ignored)} ignored: --undo takes back what was done")
     else:
         plan = plan_alignment(zoo, settings, command, target, **where)
         plan.check()

@@ -44,9 +44,29 @@ def written(network: nn.Module) -> Specification:
 def symmetry_of(config: TaskConfig) -> Specification | None:
     """The symmetries of the networks of a `task:` section: of the tensors that are the zoo's weights, without data.
 
-    None where we know none: other families, and networks that neither a builder nor tracing describes (to be traced, a
-    network is built, which takes its memory and some seconds). Raises what building the network raises.
+    None where we know none (`unknown_because`): other families, and networks that neither a builder nor tracing
+    describes (to be traced, a network is built, which takes its memory and some seconds). Raises what building the
+    network raises.
     """
+    try:
+        return _symmetry_of(config)
+    except _Unknown:
+        return None
+
+
+def unknown_because(config: TaskConfig) -> str:
+    """Why `symmetry_of` gives None, if it does."""
+    try:
+        return "" if _symmetry_of(config) else f"nothing is known of task {config.name}"
+    except _Unknown as unknown:
+        return str(unknown)
+
+
+class _Unknown(Exception):
+    """Why nobody knows the symmetries of a network."""
+
+
+def _symmetry_of(config: TaskConfig) -> Specification | None:
     from zoo.tasks import classification, commonsense
 
     if isinstance(config, commonsense.Config):
@@ -54,7 +74,7 @@ def symmetry_of(config: TaskConfig) -> Specification | None:
     if not isinstance(config, classification.ImagesConfig):
         return None
     if config.asymmetry is not None:  # constants have their place
-        plain = symmetry_of(config.model_copy(update={"asymmetry": None}))
+        plain = _symmetry_of(config.model_copy(update={"asymmetry": None}))
         return plain and plain.without(plain.groups)
     with torch.device("meta"):
         network = config.network(seed=0, pretrained=False)
@@ -68,6 +88,6 @@ def symmetry_of(config: TaskConfig) -> Specification | None:
         inputs = torch.rand(3, *config.preparation()["input_size"])
         try:
             found = derive(network, inputs)
-        except ValueError:
-            return None
+        except ValueError as error:
+            raise _Unknown(str(error)) from error
     return found.restricted(names)

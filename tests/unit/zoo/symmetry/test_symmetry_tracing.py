@@ -9,7 +9,7 @@ from torch import nn
 
 from symmetry_cases import CASES, case
 from zoo.recipe import load_recipe
-from zoo.symmetry.architectures import symmetry_of, written
+from zoo.symmetry.architectures import symmetry_of, unknown_because, written
 from zoo.symmetry.check import TOLERANCE, function_change
 from zoo.symmetry.tracing import derive
 
@@ -117,3 +117,4 @@ def test_a_network_without_a_builder_gets_a_derived_specification():
 
 def test_other_families_have_none():
     assert symmetry_of(load_recipe("ade20k").task) is None
+    assert unknown_because(load_recipe("ade20k").task) == "nothing is known of task segmentation"
