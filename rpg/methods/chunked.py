@@ -7,7 +7,7 @@ Legend: N networks, D values of a padded vector, P pieces, C width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, TypeAlias
+from typing import Annotated, ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,15 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from rpg.config import DiffusionConfig
 from rpg.methods.attention import check_heads
+from rpg.methods.base import MethodConfig, TrainingSet
+from rpg.methods.latents import DiffusionMethod
 from rpg.methods.training import Optimisation
+from rpg.methods.vectors import Statistics
 from rpg.tokens.layout import generated
-from rpg.tokens.tokenisation import place
+from rpg.tokens.permutations import Permutations, permutations_of
+from rpg.tokens.tokenisation import Rule, place
 from zoo.structure import Structure
 
 Width: TypeAlias = Annotated[int, Field(gt=0, le=2**16)]
@@ -40,6 +45,33 @@ class TransformerConfig(Optimisation):
     def _heads(self) -> Self:
         check_heads(self.width, self.heads)
         return self
+
+
+class ChunkedConfig(MethodConfig):
+    """With `permutations` the hidden units of networks stand in a new order in each step."""
+
+    permutations: bool = True
+    transformer: TransformerConfig
+    diffusion: DiffusionConfig = DiffusionConfig()
+
+
+class ChunkedMethod(DiffusionMethod):
+    """A DiffusionMethod of whole networks, whose tokens these pieces are."""
+
+    about_memory: ClassVar[str] = "set a smaller method.transformer.width, layers or batch_size"
+    statistics: Statistics = "none"
+    tokenisation: Rule = "layer"
+
+    def __init__(self, config: ChunkedConfig) -> None:
+        super().__init__()
+        self.diffusion, self.token_size = config.diffusion, config.transformer.chunk
+        self._permuted = config.permutations
+
+    def permutations(self, data: TrainingSet) -> Permutations | None:
+        """The orders that the zoo's units may stand in, where they are to. Raises ValueError where nobody knows any."""
+        if not self._permuted:
+            return None
+        return permutations_of(data.zoo.manifest.origin, data.zoo.structure, "use --set method.permutations=false")
 
 
 def token_sizes(structure: Structure, chunk: int) -> list[int]:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, model_validator
 from typing_extensions import Self
 
-from rpg.config import DiffusionConfig
-from rpg.methods.base import Asked, DrawConfig, MethodConfig
-from rpg.methods.chunked import TransformerConfig
+from rpg.methods.base import Asked, DrawConfig
+from rpg.methods.chunked import ChunkedConfig
 from rpg.methods.latents import DiffusionDraw
 from zoo.conditions import MetricTarget
 
@@ -58,7 +57,7 @@ def named(condition: str) -> str:
     return condition.replace("=", "-").replace("+", "")
 
 
-class Config(MethodConfig):
+class Config(ChunkedConfig):
     """What is told is a `metric` that the zoo recorded on validation data. Values are multiplied by one number, so that
     their deviation is `deviation`. With `permutations` the hidden units of both networks of a pair stand in the same
     new order in each step.
@@ -70,9 +69,6 @@ class Config(MethodConfig):
     name: Literal["g.pt"]
     metric: str = "loss"
     deviation: PositiveFloat = 0.538
-    permutations: bool = True
-    transformer: TransformerConfig
-    diffusion: DiffusionConfig = DiffusionConfig()
 
     def build(self) -> GPT:
         from rpg.methods.g_pt.method import GPT

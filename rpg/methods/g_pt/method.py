@@ -22,17 +22,16 @@ from torch import Tensor, nn
 
 from rpg.diffusion import Objective, make_scheduler
 from rpg.methods.base import About, DrawConfig, Machine, TrainingSet
-from rpg.methods.chunked import token_sizes
+from rpg.methods.chunked import ChunkedMethod, token_sizes
 from rpg.methods.g_pt.config import Config, GPTDraw
 from rpg.methods.g_pt.model import Denoiser, Prompted
 from rpg.methods.g_pt.prompts import Prompts, Trainings, prompts_path, trainings
 from rpg.methods.g_pt.starts import Start, Starts
-from rpg.methods.latents import DiffusionDraw, DiffusionMethod, noise_error, rows, sample_latents
+from rpg.methods.latents import DiffusionDraw, noise_error, rows, sample_latents
 from rpg.methods.measured import DrawCost, StageCost, draw_cost, stage_cost
 from rpg.methods.training import Trainer
-from rpg.methods.vectors import Drawn, Statistics, Vectors
-from rpg.tokens.permutations import Permutations, permutations_of, reordered
-from rpg.tokens.tokenisation import Rule
+from rpg.methods.vectors import Drawn, Vectors
+from rpg.tokens.permutations import reordered
 from zoo.conditions import MetricTarget
 from zoo.seeds import generator, global_seed
 from zoo.structure import Structure
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 CLEAN = Objective("sample")
 
 
-class GPT(DiffusionMethod):
+class GPT(ChunkedMethod):
     """A diffusion of later networks of a training, told an earlier one, its metric and the later one's. The parents of
     what is made are the checkpoints that it was made from.
     """
@@ -55,31 +54,22 @@ class GPT(DiffusionMethod):
         suits="small networks of many trainings, with checkpoints along them (zoo.save.along)",
         trained=True,
     )
-    about_memory = "set a smaller method.transformer.width, layers or batch_size"
-    statistics: Statistics = "none"
-    tokenisation: Rule = "layer"
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config, self.diffusion = config, config.diffusion
-        self.token_size = config.transformer.chunk
+        super().__init__(config)
+        self.config = config
         self._starts: dict[tuple[Path, str], Starts] = {}
 
     def refuse(self, data: TrainingSet) -> None:
         trainings(data.entries, self.config.metric)
-        self._permutations(data)
-
-    def _permutations(self, data: TrainingSet) -> Permutations | None:
-        if not self.config.permutations:
-            return None
-        return permutations_of(data.zoo.manifest.origin, data.zoo.structure, "use --set method.permutations=false")
+        self.permutations(data)
 
     def learn(self, vectors: Vectors, data: TrainingSet, trainer: Trainer) -> dict[str, JsonValue]:
         settings, known = self.config.transformer, trainings(data.entries, self.config.metric)
         prompts = self._prompts(vectors, known)
         trainer.files.append(prompts_path(vectors.run))
         given, told = vectors.open(), prompts.scaled(known.metric).float()
-        mask, permutations = vectors.layout.mask().view(-1), self._permutations(data)
+        mask, permutations = vectors.layout.mask().view(-1), self.permutations(data)
         schedule = make_scheduler(self.diffusion, "ddpm", self.diffusion.num_steps)
 
         def loss(model: nn.Module, step: int) -> Tensor:

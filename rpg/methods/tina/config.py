@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import AfterValidator, PositiveFloat, model_validator
 from typing_extensions import Self
 
-from rpg.config import DiffusionConfig
-from rpg.methods.base import Asked, DrawConfig, MethodConfig
-from rpg.methods.chunked import TransformerConfig
+from rpg.methods.base import Asked, DrawConfig
+from rpg.methods.chunked import ChunkedConfig
 from rpg.methods.latents import DiffusionDraw
 from zoo.conditions import ClassBits, ClassTexts, check_condition, is_text
 
@@ -54,7 +53,7 @@ class TinaDraw(DiffusionDraw):
         ]
 
 
-class Config(MethodConfig):
+class Config(ChunkedConfig):
     """A class is told by a vector that is `learned`, or by the `text` of its name, as the frozen `encoder` (CLIP: a
     directory, or a repository on the Hub) reads it; then other words can be asked for, too.
 
@@ -70,9 +69,6 @@ class Config(MethodConfig):
     encoder: str | None = "openai/clip-vit-base-patch32"
     scaled: Literal["network", "value"] = "network"
     deviation: PositiveFloat | None = 1.646
-    permutations: bool = True
-    transformer: TransformerConfig
-    diffusion: DiffusionConfig = DiffusionConfig()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

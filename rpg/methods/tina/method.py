@@ -20,20 +20,19 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from rpg.conditions.bits import conditions_of, require_conditions
+from rpg.conditions.bits import classes_of, conditions_of, require_conditions
 from rpg.conditions.classes import NAME, load_features, signed
 from rpg.conditions.frozen import text_features
 from rpg.diffusion import Objective, make_scheduler
 from rpg.methods.base import About, DrawConfig, Machine, TrainingSet
-from rpg.methods.chunked import token_sizes
-from rpg.methods.latents import DiffusionDraw, DiffusionMethod, batch_of, noise_error, rows, sample_latents
+from rpg.methods.chunked import ChunkedMethod, token_sizes
+from rpg.methods.latents import DiffusionDraw, batch_of, noise_error, rows, sample_latents
 from rpg.methods.measured import DrawCost, StageCost, draw_cost, stage_cost
 from rpg.methods.tina.config import Config, TinaDraw
 from rpg.methods.tina.model import Denoiser, Told
 from rpg.methods.training import Trainer
-from rpg.methods.vectors import Drawn, Statistics, Vectors
-from rpg.tokens.permutations import Permutations, permutations_of, reordered
-from rpg.tokens.tokenisation import Rule
+from rpg.methods.vectors import Drawn, Vectors
+from rpg.tokens.permutations import reordered
 from rpg.tokens.values import ValueStatistics
 from zoo.checkpoint import load_tensors, save_tensors
 from zoo.conditions import BITS, is_text, sides
@@ -49,7 +48,7 @@ SAME_READING = 1e-3  # of two unit vectors, whatever machine they were computed 
 TYPICAL = BITS, 512  # classes and values of each that an estimate, which knows no zoo, takes
 
 
-class Tina(DiffusionMethod):
+class Tina(ChunkedMethod):
     """A diffusion of whole networks in which noisy weights and classes attend to one another."""
 
     about: ClassVar[About] = About(
@@ -59,28 +58,19 @@ class Tina(DiffusionMethod):
         suits="zoos of binary tasks, networks up to some 100,000 values; tasks never seen, and other words",
         trained=True,
     )
-    about_memory = "set a smaller method.transformer.width, layers or batch_size"
-    statistics: Statistics = "none"
-    tokenisation: Rule = "layer"
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config, self.diffusion = config, config.diffusion
-        self.token_size = config.transformer.chunk
+        super().__init__(config)
+        self.config = config
 
     def refuse(self, data: TrainingSet) -> None:
         self._conditions(data)
-        self._permutations(data)
+        self.permutations(data)
         # Reading the names now finds a missing encoder before any work.
         self._features(data)
 
     def _conditions(self, data: TrainingSet) -> tuple[str, ...]:
         return conditions_of(data.zoo, data.entries, "tina", OTHERWISE)
-
-    def _permutations(self, data: TrainingSet) -> Permutations | None:
-        if not self.config.permutations:
-            return None
-        return permutations_of(data.zoo.manifest.origin, data.zoo.structure, "use --set method.permutations=false")
 
     def _features(self, data: TrainingSet) -> Tensor:
         """Of the zoo's classes, float32 (K, F): one of the unit vectors each, where they are to be learned."""
@@ -98,7 +88,7 @@ class Tina(DiffusionMethod):
         features, scale = load_features(path), self._fit_scale(vectors, data)
         trainer.files += [path, _values(run)]
         told, given = signed(self._conditions(data), features), vectors.open()
-        mask, permutations = vectors.layout.mask().view(-1), self._permutations(data)
+        mask, permutations = vectors.layout.mask().view(-1), self.permutations(data)
         schedule = make_scheduler(self.diffusion, "ddpm", self.diffusion.num_steps)
 
         def loss(model: nn.Module, step: int) -> Tensor:
@@ -133,8 +123,7 @@ class Tina(DiffusionMethod):
             raise ValueError(f"{run.path} was told classes by their numbers, and cannot read {texts[0]!r}")
         bits = [condition for condition in request.conditions if not is_text(condition)]
         if bits or not texts:
-            classes = len(next(iter(record.conditions.values()))[0])
-            require_conditions(record.origin.name, bits, classes)
+            require_conditions(record.origin.name, bits, classes_of(record))
         if texts:
             self._check_texts(run, texts)
         return super().requested(run, request, machine)
