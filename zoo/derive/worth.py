@@ -98,34 +98,25 @@ def worth(
     """
     if [entry.id for entry in raw.entries] != [entry.id for entry in aligned.entries]:
         raise ValueError(f"{aligned.path} does not hold the networks of {raw.path}")
-    training = [k for k, entry in enumerate(raw.entries) if entry.split == "train"] or list(range(len(raw.entries)))
-    others = [k for k in range(len(raw.entries)) if k not in set(training)]
-    if len(training) < 2:
-        raise ValueError(f"{raw.path} has {len(training)} networks to train on; expected two at least")
-    most = max(2, MOST_VALUES // raw.structure.numel)
-    if len(training) > most:
-        training = [training[k] for k in torch.linspace(0, len(training) - 1, most).round().long().tolist()]
+    training, others = looked_at(raw)
     with progress("measuring what alignment is worth", 2) as bar:
         sides = []
         for zoo in (raw, aligned):
-            sides.append(_side(zoo, training, others[:draws], measure, draws, seed))
+            sides.append(averages(zoo, training, others[:draws], measure, draws, seed))
             bar.advance(1)
     one, two = sides
-
-    def pair(name: str) -> Pair:
-        return Pair(raw=one.numbers[name], aligned=two.numbers[name])
-
     behaviour = None
-    if measure is not None:
+    if one.behaviour and two.behaviour:
+        before, after = one.behaviour, two.behaviour
         behaviour = Behaviour(
-            accuracy=one.numbers["accuracy"],
-            codes={k: pair(f"code {k}") for k in CODES if f"code {k}" in one.numbers},
-            raw_line=one.line,
-            aligned_line=two.line,
-            midpoint=pair("midpoint"),
-            mean=pair("mean"),
-            soup=pair("soup"),
-            barrier=pair("barrier"),
+            accuracy=before.accuracy,
+            midpoint=Pair(raw=before.midpoint, aligned=after.midpoint),
+            mean=Pair(raw=before.mean, aligned=after.mean),
+            soup=Pair(raw=before.soup, aligned=after.soup),
+            codes={k: Pair(raw=before.codes[k], aligned=after.codes[k]) for k in before.codes},
+            raw_line=before.line,
+            aligned_line=after.line,
+            barrier=Pair(raw=before.barrier, aligned=after.barrier),
         )
     return Worth(
         raw=raw.sha256,
@@ -134,7 +125,7 @@ def worth(
         networks=len(training),
         held_out=len(others),
         objective=objective,
-        participation=pair("participation"),
+        participation=Pair(raw=one.participation, aligned=two.participation),
         behaviour=behaviour,
     )
 
@@ -150,22 +141,51 @@ def write_worth(place: Path, found: Worth) -> None:
     write_bytes(place / WORTH, found.to_json(indent=1).encode())
 
 
-@dataclass
-class _Side:
-    """The numbers of one zoo by name, and the mean loss along lines."""
+def looked_at(zoo: Zoo) -> tuple[list[int], list[int]]:
+    """Which networks for training are looked at, of large zoos some, and which are held out: every other one. Raises
+    ValueError when there are fewer than two for training.
+    """
+    training = [k for k, entry in enumerate(zoo.entries) if entry.split == "train"] or list(range(len(zoo.entries)))
+    others = [k for k in range(len(zoo.entries)) if k not in set(training)]
+    if len(training) < 2:
+        raise ValueError(f"{zoo.path} has {len(training)} networks to train on; expected two at least")
+    most = max(2, MOST_VALUES // zoo.structure.numel)
+    if len(training) > most:
+        training = [training[k] for k in torch.linspace(0, len(training) - 1, most).round().long().tolist()]
+    return training, others
 
-    numbers: dict[str, float]
-    line: tuple[float, ...] = ()
+
+@dataclass(frozen=True)
+class Kept:
+    """What averages of one zoo's networks do, as Behaviour says of two; `line` is the mean loss along lines."""
+
+    accuracy: float
+    midpoint: float
+    mean: float
+    soup: float
+    codes: Mapping[int, float]
+    line: tuple[float, ...]
+    barrier: float
 
 
-def _side(
+@dataclass(frozen=True)
+class Averages:
+    """The participation ratio of a zoo's networks, and what their averages do, if that was measured."""
+
+    participation: float
+    behaviour: Kept | None
+
+
+def averages(
     zoo: Zoo, training: Sequence[int], held_out: Sequence[int], measure: Measure | None, draws: int, seed: int
-) -> _Side:
+) -> Averages:
+    """What the networks of these numbers are as they are: `draws` midpoints and soups of those for training, half as
+    many lines, and the codes of those held out. The same draws for every zoo with as many networks.
+    """
     matrix, counted = vectors(zoo, [zoo.entries[k] for k in training]), counting(zoo.structure)
     mean, own = matrix.mean(0), matrix[:, counted]
-    found = _Side({"participation": participation(own)})
     if measure is None:
-        return found
+        return Averages(participation(own), None)
     structure, constants = zoo.structure, zoo.load(zoo.entries[0])
 
     def measured(vector: Tensor) -> tuple[float, float]:
@@ -173,29 +193,33 @@ def _side(
 
     rng = generator(seed, "worth")
     orders = [torch.randperm(len(training), generator=rng) for _ in range(draws)]
-    found.numbers |= {
-        "accuracy": _mean(measured(matrix[order[0]])[1] for order in orders),
-        "midpoint": _mean(measured(matrix[order[:2]].mean(0))[1] for order in orders),
-        "mean": measured(mean)[1],
-    }
+    accuracy = _mean(measured(matrix[order[0]])[1] for order in orders)
+    midpoint = _mean(measured(matrix[order[:2]].mean(0))[1] for order in orders)
+    of_all = measured(mean)[1]
     soups = [order[:SOUP] for order in orders] if len(training) > SOUP else []
-    found.numbers["soup"] = (
-        _mean(measured(matrix[rows].mean(0))[1] for rows in soups) if soups else found.numbers["mean"]
-    )
     lines = []
     for order in orders[: max(1, draws // 2)]:
         a, b = matrix[order[0]], matrix[order[1]]
         lines.append([measured(a + t * (b - a))[0] for t in torch.linspace(0, 1, POINTS).tolist()])
     line = torch.tensor(lines, dtype=torch.float64).mean(0)
     straight = line[0] + torch.linspace(0, 1, POINTS, dtype=torch.float64) * (line[-1] - line[0])
-    found.numbers["barrier"], found.line = float((line - straight).max()), tuple(line.tolist())
+    codes = {}
     if held_out:
         new = vectors(zoo, [zoo.entries[k] for k in held_out])
         for k in [k for k in CODES if k < len(training)]:
             there = mean.repeat(len(new), 1)
             there[:, counted] = round_trip(own, new[:, counted], k)
-            found.numbers[f"code {k}"] = _mean(measured(vector)[1] for vector in there)
-    return found
+            codes[k] = _mean(measured(vector)[1] for vector in there)
+    behaviour = Kept(
+        accuracy=accuracy,
+        midpoint=midpoint,
+        mean=of_all,
+        soup=_mean(measured(matrix[rows].mean(0))[1] for rows in soups) if soups else of_all,
+        codes=codes,
+        line=tuple(line.tolist()),
+        barrier=float((line - straight).max()),
+    )
+    return Averages(participation(own), behaviour)
 
 
 def vectors(zoo: Zoo, entries: Sequence[Entry]) -> Tensor:
