@@ -100,7 +100,7 @@ def test_checkpoints_of_one_run_have_nothing_to_be_aligned_with(place):
         ("seeds --match magic", 2, "'weights', 'activations' or 'both', got \"magic\""),
         ("seeds --refine 10 --to medoid", 2, "expected --to universe, got medoid"),
         ("seeds --refine -1", 2, "'--refine'"),
-        ("seeds --to nobody", 2, "has no checkpoint 'nobody'"),
+        ("seeds --to nobody", 2, "nobody is no checkpoint of"),
         ("seeds --to seed00004-0000", 2, "is not of split train"),
         ("seeds --device nonsense", 2, "--device nonsense cannot be used here"),
         ("seeds --undo", 4, "is not aligned"),

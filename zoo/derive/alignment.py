@@ -114,7 +114,10 @@ def solve(
     """
     specification.check(zoo.structure)
     if not specification.groups:
-        raise ValueError(f"the networks of {zoo.path} have no symmetries: all groups touch tensors that are frozen")
+        raise ValueError(
+            f"the networks of {zoo.path} have no symmetries: all groups touch tensors that are frozen; there is nothing "
+            "to align, any method learns the zoo as it is"
+        )
     if config.match != "weights" and record is None:
         raise ValueError(f"match={config.match!r} needs training images; expected match='weights', or the task's data")
     if config.refine is not None and (images is None or config.to != "universe"):
@@ -181,7 +184,12 @@ def _chosen(config: AlignConfig, last: Sequence[Entry], zoo: Zoo) -> int | None:
     if config.to in ("universe", "medoid"):
         return None
     ids = [entry.id for entry in last]
-    if zoo.entry(config.to).id not in ids:
+    if config.to not in [entry.id for entry in zoo.entries]:
+        raise ValueError(
+            f"{config.to} is no checkpoint of {zoo.path}; expected universe, medoid, or the last checkpoint of a run, "
+            f"such as {ids[0]}"
+        )
+    if config.to not in ids:
         raise ValueError(f"{config.to} is not the last checkpoint of its run; expected one of those, such as {ids[0]}")
     if (chosen := ids.index(config.to)) not in _training(last):  # the others would then be matched to what is held out
         raise ValueError(f"{config.to} is not of split train; expected universe, medoid or a training network")
