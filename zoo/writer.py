@@ -233,8 +233,18 @@ class ZooWriter:
     def __enter__(self) -> ZooWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.close()
+        if error is not None and not self.complete:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Leave no trace of a zoo of which nothing was made."""
+        begun = {"journal.jsonl", FROZEN}
+        if {file.name for file in self.path.iterdir()} <= begun:
+            for name in begun:
+                (self.path / name).unlink(missing_ok=True)
+            self.path.rmdir()
 
     def _part(self, id: str) -> Path:
         return self.path / (".parts" if self.stacked else "checkpoints") / f"{id}.safetensors"

@@ -110,6 +110,7 @@ def test_a_network_that_is_not_finite_is_named(tmp_path):
         broken = writer.finish()
     with pytest.raises(ValueError, match=f"n1 of .*broken has values that are NaN or infinite in {name}"):
         align(AlignConfig(), broken, specification, ORIGIN, tmp_path / "aligned")
+    assert not (tmp_path / "aligned").exists()
 
 
 def test_half_precision_comes_back_too(tmp_path):
