@@ -115,8 +115,8 @@ def solve(
     specification.check(zoo.structure)
     if not specification.groups:
         raise ValueError(
-            f"the networks of {zoo.path} have no symmetries: all groups touch tensors that are frozen; there is nothing "
-            "to align, any method learns the zoo as it is"
+            f"the networks of {zoo.path} have no symmetries: all groups touch tensors that are frozen; there is "
+            "nothing to align, any method learns the zoo as it is"
         )
     if config.match != "weights" and record is None:
         raise ValueError(f"match={config.match!r} needs training images; expected match='weights', or the task's data")

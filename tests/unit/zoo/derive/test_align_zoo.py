@@ -151,7 +151,7 @@ def test_to_a_network_of_the_zoo(tmp_path):
     assert content(aligned)["net002-1"] == content(zoo)["net002-1"]
     assert read_alignment(aligned).reference == "net002-1"
     assert spread(aligned) < 0.2 * spread(zoo)
-    with pytest.raises(ValueError, match="rpg-zoo ls"):
+    with pytest.raises(ValueError, match="expected universe, medoid, or the last"):
         align(AlignConfig(to="nobody"), zoo, specification, ORIGIN, tmp_path / "other")
     with pytest.raises(ValueError, match="not of split train"):
         align(AlignConfig(to="net005-1"), zoo, specification, ORIGIN, tmp_path / "third")
