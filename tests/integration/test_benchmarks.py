@@ -24,7 +24,7 @@ COLUMNS = {
 }
 
 
-ALWAYS = ("bench_step", "bench_evaluate", "bench_tokens", "bench_align")
+ALWAYS = ("bench_tokens",)
 """The others, of the same harness, are for longer checks."""
 
 

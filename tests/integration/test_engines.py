@@ -187,7 +187,7 @@ def test_workers_report_errors_and_ignored_settings_as_one_process_does(tmp_path
     assert [path.parent.name for path in tmp_path.rglob("manifest.json")] == ["e"]
 
 
-@pytest.mark.parametrize(("shown", "expected"), [(True, 2), (False, 0)])
+@pytest.mark.parametrize(("shown", "expected"), [(True, 2), pytest.param(False, 0, marks=pytest.mark.slow)])
 def test_workers_show_what_their_owner_shows(tmp_path, capfd, monkeypatch, shown, expected):
     monkeypatch.setenv("RPG_NO_PROGRESS", "1")
     binary = ["task.name=binary", "zoo.checkpoints=1", "zoo.epochs=0", "zoo.init=shared"]

@@ -109,6 +109,7 @@ def test_a_full_gpu_says_what_to_lower(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_network(tmp_path: Path) -> None:
     """Prototypes aside (in the script they take none), as documented."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

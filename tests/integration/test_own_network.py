@@ -126,6 +126,7 @@ def test_workers_make_the_same_bytes_of_a_task_and_a_network_of_ones_own(place, 
     call("rpg-zoo verify alone --import my_task.py")
 
 
+@pytest.mark.slow
 def test_a_ray_worker_gets_the_code(place, monkeypatch):
     pytest.importorskip("ray")
     (place / "mine.yaml").write_text(RECIPE.replace("{model:", "{name: mine, model:"))

@@ -34,6 +34,7 @@ def compared(originals: Path, made: Path, out: Path) -> list[float]:
     return list(comparison.group("made").nearest)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_zoo(tmp_path: Path) -> None:
     make(tmp_path / "made", MADE, 0)
     growths = []

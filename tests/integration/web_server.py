@@ -107,8 +107,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         sent = body[: file.drops.pop(0)] if file and file.drops else body
+        self.server.sent += len(sent)  # before anybody can have them
         self.wfile.write(sent)
-        self.server.sent += len(sent)
         if len(sent) < len(body) or not (file is None or file.length):
             self.wfile.flush()
             self.close_connection = True
