@@ -6,7 +6,7 @@ Source: the W-asymmetric networks of Lim et al., 2024, https://arxiv.org/abs/240
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +23,14 @@ CONSTANT = "weight_constant"
 class Asymmetry(Frozen):
     """`share` of the incoming weights of every unit of linear layers and convolutions are constants, from a normal
     distribution of standard deviation `width` / sqrt(incoming weights). `seed` decides where they are and what.
+    The others start at `random`, or at 0, so that all seeds start from the `constants` alone (and biases of their own)
+    and differ by the order of their images: such networks stay nearer to one another (docs/log.md).
     """
 
     share: Annotated[float, Field(gt=0, lt=1)]
     width: PositiveFloat = 1.0
     seed: Seed = 0
+    start: Literal["random", "constants"] = "random"
 
 
 class _Linear(nn.Linear):
@@ -73,7 +76,8 @@ def break_symmetries(network: nn.Module, asymmetry: Asymmetry) -> nn.Module:
     for name, module in layers:
         module.register_buffer(CONSTANT, _constants(name, module, asymmetry))
         with torch.no_grad():
-            module.weight.mul_(module.get_buffer(CONSTANT) == 0)
+            free = module.get_buffer(CONSTANT) == 0
+            module.weight.mul_(free if asymmetry.start == "random" else 0)
         module.__class__ = _Linear if isinstance(module, nn.Linear) else _Conv2d
     return network
 

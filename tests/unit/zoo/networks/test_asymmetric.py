@@ -44,6 +44,21 @@ def test_seeds_share_the_constants_and_nothing_else():
     assert not any(torch.equal(tensor, third[name]) for name, tensor in constants(one).items())
 
 
+def test_seeds_can_start_from_the_constants_alone():
+    one, other = (break_symmetries(perceptron(seed), Asymmetry(share=0.5, start="constants")) for seed in (0, 1))
+    as_ever = constants(break_symmetries(perceptron(), Asymmetry(share=0.5)))
+    for name, tensor in constants(one).items():
+        assert torch.equal(tensor, as_ever[name])
+    for layer, twin in ((one[0], other[0]), (one[2], other[2])):
+        assert not layer.weight.any()
+        assert torch.equal(held(layer.weight, layer.weight_constant), held(twin.weight, twin.weight_constant))
+        assert not torch.equal(layer.bias, twin.bias)
+    assert one[3].weight.all()  # a depthwise convolution stays as it is
+    one[0](torch.randn(2, 20)).square().sum().backward()
+    free = one[0].weight_constant == 0
+    assert (one[0].weight.grad[free] != 0).all()
+
+
 def test_it_computes_with_the_constants_and_their_weights_have_no_gradient():
     network = break_symmetries(perceptron(), Asymmetry(share=0.5))
     layer = network[0]
