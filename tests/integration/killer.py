@@ -75,10 +75,10 @@ REPORT = (
     "rpg report generated --run run --out report",
 )
 CHAINS = {
-    "learn": ((), LEARN),
+    "learn": (LEARN[:1], LEARN[1:]),
     "collect": ((), LEARN[:1]),
     "import": ((), IMPORT),
-    "derive": (LEARN[:1], DERIVE),
+    "derive": ((), LEARN[:1] + DERIVE),
     "report": (LEARN, REPORT),
     "reproduce": ((), ("rpg reproduce table",)),
     "sweep": ((), ("rpg sweep RECIPE --grid method.train.steps=20,30 --seeds 2",)),
@@ -135,7 +135,7 @@ def kill_command(argv: list[str], kills: int, rng: random.Random) -> int:
 
 
 def main(seed: str, kills: str, recipe: str, chain: str = "learn") -> None:
-    before, commands = CHAINS.get(chain, CHAINS["learn"])
+    before, commands = CHAINS.get(chain, ((), LEARN))
     if chain not in CHAINS:
         rpg.methods.rpg.generate.GROUP_VALUES, zoo.writer.STACK_BELOW = int(chain), 0
     if chain == "import":

@@ -42,6 +42,11 @@ def test_killed_commands_end_in_the_same_bytes(tmp_path):
     assert kill_and_compare(tmp_path, seed=0, kills=3) >= 3
 
 
+def test_killed_scores_and_reports_end_in_the_same_bytes(tmp_path):
+    assert kill_and_compare(tmp_path, 0, 1, "report") >= 2
+    assert {"report.html", "report.json", "plots"} <= {path.name for path in (tmp_path / "whole/report").iterdir()}
+
+
 def test_killed_in_the_middle_of_a_network(tmp_path):
     assert kill_and_compare(tmp_path, 0, 3, "512") >= 1
 
@@ -55,14 +60,9 @@ def test_killed_imports_and_splits_end_in_the_same_bytes(tmp_path):
     assert len(list((tmp_path / "whole" / "split").glob("*.parquet"))) == 1
 
 
-def test_killed_derivations_end_in_the_same_bytes(tmp_path):
-    assert kill_and_compare(tmp_path, 0, 2, "derive") >= 4
+def test_killed_collections_and_derivations_end_in_the_same_bytes(tmp_path):
+    assert kill_and_compare(tmp_path, 0, 2, "derive") >= 5
     assert (tmp_path / "whole/aligned/alignment/alignment.json").is_file()
-
-
-def test_killed_scores_and_reports_end_in_the_same_bytes(tmp_path):
-    assert kill_and_compare(tmp_path, 0, 1, "report") >= 2
-    assert {"report.html", "report.json", "plots"} <= {path.name for path in (tmp_path / "whole/report").iterdir()}
 
 
 @pytest.mark.slow

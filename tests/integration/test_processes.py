@@ -104,6 +104,7 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused(runs: Any) -> None:
     assert not (place / "odd").exists()
 
 
+@pytest.mark.slow
 def test_accelerate_launches_it(runs: Any) -> None:
     place, _ = runs
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
