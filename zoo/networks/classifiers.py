@@ -97,15 +97,20 @@ def cnn_small(pretrained: bool = False, **options: Any) -> ConvNet:
 
 @register_model
 def cnn_medium(pretrained: bool = False, **options: Any) -> ConvNet:
-    """CNN (m): 10,853 parameters for 10 classes and 3 channels; for images of 32 x 32."""
+    """CNN (m): 10,853 parameters for 10 classes and 3 channels; for images of 32 x 32. With `width` 2 or more its
+    convolutions have that many times the channels.
+    """
 
-    def network(num_classes: int, in_chans: int) -> ConvNet:
+    def network(num_classes: int, in_chans: int, width: int = 1) -> ConvNet:
+        if width < 1:
+            raise ValueError(f"expected width 1 or more, got {width}")
         convolutions = nn.Sequential(
-            *(nn.Conv2d(in_chans, 16, 3), nn.MaxPool2d(2), nn.LeakyReLU()),
-            *(nn.Conv2d(16, 32, 3), nn.MaxPool2d(2), nn.LeakyReLU()),
-            *(nn.Conv2d(32, 15, 3), nn.MaxPool2d(2), nn.LeakyReLU()),
+            *(nn.Conv2d(in_chans, 16 * width, 3), nn.MaxPool2d(2), nn.LeakyReLU()),
+            *(nn.Conv2d(16 * width, 32 * width, 3), nn.MaxPool2d(2), nn.LeakyReLU()),
+            *(nn.Conv2d(32 * width, 15 * width, 3), nn.MaxPool2d(2), nn.LeakyReLU()),
         )
-        return ConvNet(convolutions, nn.Sequential(nn.Linear(60, 20), nn.LeakyReLU(), nn.Linear(20, num_classes)))
+        head = nn.Sequential(nn.Linear(60 * width, 20), nn.LeakyReLU(), nn.Linear(20, num_classes))
+        return ConvNet(convolutions, head)
 
     return build_model_with_cfg(network, "cnn_medium", pretrained, **options)
 

@@ -36,6 +36,11 @@ def test_counts_and_feature_maps_are_those_of_the_reference(name, shape, per_lay
 def test_the_totals_are_the_papers():
     assert parameters_of(cnn_small()) == 2864
     assert parameters_of(cnn_medium()) == 10_853
+    wide = create_network("cnn_medium", 10, 3, seed=0, options={"width": 2})
+    assert [module.out_channels for module in wide.module if isinstance(module, nn.Conv2d)] == [32, 64, 30]
+    assert wide(torch.rand(1, 3, 32, 32)).shape == (1, 10)
+    with pytest.raises(ValueError, match="expected width 1 or more, got 0"):
+        create_network("cnn_medium", 10, 3, seed=0, options={"width": 0})
     assert parameters_of(cnn_digits()) == 1010
     assert parameters_of(cnn_small(in_chans=1)) == 2464  # the Model Zoos' MNIST variant
     assert parameters_of(resnet20()) == 269_722 + 2_752  # He et al.'s 0.27 million, and two shortcuts
