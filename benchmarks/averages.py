@@ -28,7 +28,7 @@ DIGITS = {"loss barrier": 3, "participation ratio": 1}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the table."""
     options = parser().parse_args(arguments)
-    found = {zoo.path.name: of_zoo(zoo, options) for zoo in map(Zoo.open, options.zoos)}
+    found = {given: of_zoo(given, options) for given in options.zoos}
     write_table(Table.of([record for record, _ in found.values()], DIGITS), options.out)
     lines = {name: kept.line for name, (_, kept) in found.items()}
     write_bytes(options.out.with_suffix(".lines.json"), json.dumps(lines, indent=1).encode())
@@ -43,15 +43,16 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def of_zoo(zoo: Zoo, options: argparse.Namespace) -> tuple[Record, Kept]:
+def of_zoo(given: str, options: argparse.Namespace) -> tuple[Record, Kept]:
     """A row, and what it was made of."""
+    zoo = Zoo.open(given)
     training, others = looked_at(zoo)
     task = task_of(zoo.manifest.origin).build(options.data_root, pick_device(options.device))
     found = averages(zoo, training, others[: options.draws], measure_of(zoo, task), options.draws, 0)
     kept = found.behaviour
     assert kept is not None  # it was measured
     row: Record = {
-        "zoo": zoo.path.name,
+        "zoo": given,
         "networks": len(training),
         "accuracy": kept.accuracy,
         "midpoint of two": kept.midpoint,

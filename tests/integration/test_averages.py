@@ -22,7 +22,7 @@ def test_zoos_have_the_numbers_that_aligning_gives_them(tmp_path: Path, capsys: 
     measure = measure_of(zoo, task_of(zoo.manifest.origin).build(None, "cpu"))
     known = worth(zoo, zoo, Pair(raw=0, aligned=0), measure).behaviour
     assert known is not None
-    assert (row["zoo"], row["networks"]) == ("digits", 4)
+    assert (row["zoo"], row["networks"]) == (str(zoo.path), 4)
     for title, value in (
         ("accuracy", known.accuracy),
         ("midpoint of two", known.midpoint.raw),
@@ -31,5 +31,5 @@ def test_zoos_have_the_numbers_that_aligning_gives_them(tmp_path: Path, capsys: 
         ("loss barrier", known.barrier.raw),
     ):
         assert row[title] == pytest.approx(value), title
-    assert json.loads((tmp_path / "found.lines.json").read_text()) == {"digits": pytest.approx(known.raw_line)}
+    assert json.loads((tmp_path / "found.lines.json").read_text()) == {str(zoo.path): pytest.approx(known.raw_line)}
     assert "midpoint of two" in capsys.readouterr().out
