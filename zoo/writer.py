@@ -235,7 +235,7 @@ class ZooWriter:
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.close()
-        if error is not None and not self.complete:
+        if error is not None and issubclass(error, ValueError) and not self.complete:  # what was asked for is refused
             self._forget()
 
     def _forget(self) -> None:
