@@ -89,6 +89,7 @@ def fail() -> None:
     raise SystemExit(3)
 
 
+@pytest.mark.slow
 def test_a_watched_process_shows_what_it_allocates():
     (before, peak, result) = watch(allocate, 300)
     assert result == 300_000_000

@@ -42,6 +42,7 @@ def test_killed_commands_end_in_the_same_bytes(tmp_path):
     assert kill_and_compare(tmp_path, seed=0, kills=3) >= 3
 
 
+@pytest.mark.slow
 def test_killed_scores_and_reports_end_in_the_same_bytes(tmp_path):
     assert kill_and_compare(tmp_path, 0, 1, "report") >= 2
     assert {"report.html", "report.json", "plots"} <= {path.name for path in (tmp_path / "whole/report").iterdir()}

@@ -106,6 +106,7 @@ def test_a_zoo_begun_with_another_version_of_the_file_says_so_and_keeps_its_byte
     assert {path: path.read_bytes() for path in Path("zoos/mine").rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_workers_make_the_same_bytes_of_a_task_and_a_network_of_ones_own(place, monkeypatch):
     (place / "mine.yaml").write_text(RECIPE.replace("{model:", "{name: mine, model:"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parent / "zoo_memory.py"
 MB = 10**6
 
@@ -22,6 +24,7 @@ def risen(count: int, values: int, place: Path) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_zoo(tmp_path: Path) -> None:
     small, large = risen(5, 250_000, tmp_path / "small"), risen(20, 2_000_000, tmp_path / "large")
     assert large < small + 15 * MB  # of a zoo of 160 MB beside one of 5, in files of 8 MB beside 1

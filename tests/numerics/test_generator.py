@@ -185,7 +185,7 @@ def test_learned_states_begin_alike_and_learn_apart() -> None:
     assert generator.state_dict()["states"].shape == (40, 32)
 
 
-@pytest.mark.parametrize("token_size", [1024, 2048, 4096, 8192, 16384])
+@pytest.mark.parametrize("token_size", [1024, 2048, 4096, 8192, pytest.param(16384, marks=pytest.mark.slow)])
 def test_tokens_of_table_6_pass_through(token_size: int) -> None:
     generator = make_generator(with_options(token_size=token_size)).train()
     prototypes = generator.prototypes(torch.tensor([0]))[0]

@@ -432,7 +432,9 @@ def test_markdown_has_all_tables_and_verdicts(tmp_path: Path) -> None:
     assert "- command: `rpg report --task 'a & <b>'`" in text
 
 
-@pytest.mark.parametrize("change", [lambda made: made, with_seeds, with_second, weights_alone])
+@pytest.mark.parametrize(
+    "change", [pytest.param(lambda made: made, marks=pytest.mark.slow), with_seeds, with_second, weights_alone]
+)
 def test_same_input_gives_the_same_bytes(change: Callable[[Comparison], Comparison], tmp_path: Path) -> None:
     for name in ("a", "b", "a"):
         write(change(comparison()), tmp_path / name)
