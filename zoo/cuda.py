@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+
+# What Linux calls the instructions for it: two of x86's, one of Arm's.
+BFLOAT16 = {"amx_bf16", "avx512_bf16", "bf16"}
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def names() -> list[str]:
@@ -31,8 +37,12 @@ def total_memory(device: torch.device) -> int | None:
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether it does so itself, without imitating it; of GPUs, the current one."""
-    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+    """Whether it does so itself, without imitating it; of GPUs, the current one. A processor of which nothing is said
+    is taken to.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return not CPUINFO.exists() or not BFLOAT16.isdisjoint(CPUINFO.read_text().split())
 
 
 def synchronise(device: torch.device) -> None:

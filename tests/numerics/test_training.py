@@ -337,3 +337,18 @@ def test_trackers_that_are_not_there_are_refused(monkeypatch):
 def test_parts_that_are_not_equal_are_refused():
     with pytest.raises(ValueError, match="batch_size = 8 must be a multiple of accumulation = 3"):
         settings(accumulation=3)
+
+
+@pytest.mark.parametrize(
+    ("precision", "computes", "lines"), [("bfloat16", False, 1), ("bfloat16", True, 0), ("float32", False, 0)]
+)
+def test_a_cpu_that_imitates_bfloat16_is_said(monkeypatch, caplog, tmp_path, precision, computes, lines):
+    monkeypatch.setattr("zoo.cuda.computes_in_bfloat16", lambda device: computes)
+    with ZooWriter(tmp_path / "zoo", ORIGIN, Structure.of(network(0))) as writer:
+        writer.add("net-0", network(0), seed=0, split="train")
+        zoo = writer.finish()
+    settings = SETTINGS["train"] | {"steps": 1, "precision": precision}
+    train(rpg_config(generator=SETTINGS["generator"], train=settings), zoo, tmp_path / "run")
+    said = [record.message for record in caplog.records if "imitates bfloat16" in record.message]
+    assert len(said) == lines
+    assert all("--set method.train.precision=float32" in line for line in said)

@@ -4,6 +4,7 @@ on the same hardware.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -39,6 +40,10 @@ from zoo.seeds import generator as seeded_generator
 from zoo.spent import Stopwatch
 from zoo.store import Zoo
 
+log = logging.getLogger(__name__)
+
+IN_FLOAT32 = "--set method.train.precision=float32"
+
 
 def fit(config: RPGConfig, data: TrainingSet, run: Run, machine: Machine) -> None:
     """Train a generator on these checkpoints into a run that has begun, or continue an interrupted training. Under
@@ -52,6 +57,7 @@ def fit(config: RPGConfig, data: TrainingSet, run: Run, machine: Machine) -> Non
     processes = Processes(machine.device, machine.trackers, run.path / "logs")
     learnt = Learnt(run)
     if processes.rank == 0:
+        _warn_of_imitation(config.train, machine.device)
         prepare(learnt, config, data)
     processes.wait()
     if not run.trained:
@@ -79,10 +85,13 @@ def check(settings: TrainConfig, device: torch.device, trackers: Sequence[str] =
         raise ValueError(
             "adamw8bit cannot be sharded by FSDP; use --set method.train.optimizer=adamw, or no --use_fsdp"
         )
+    if settings.precision == "bfloat16" and device.type == "cuda" and not cuda.computes_in_bfloat16(device):
+        raise ValueError(f"{cuda.name_of(device)} does not compute in bfloat16; use {IN_FLOAT32}")
+
+
+def _warn_of_imitation(settings: TrainConfig, device: torch.device) -> None:
     if settings.precision == "bfloat16" and not cuda.computes_in_bfloat16(device):
-        raise ValueError(
-            f"{cuda.name_of(device)} does not compute in bfloat16; use --set method.train.precision=float32"
-        )
+        log.warning("this processor imitates bfloat16, which can take ten times as long; %s is faster here", IN_FLOAT32)
 
 
 def _advice(config: RPGConfig, num_tokens: int, num_states: int, processes: Processes) -> str:

@@ -30,6 +30,7 @@ def test_extras_are_listed_with_versions(monkeypatch: pytest.MonkeyPatch) -> Non
     }
     lines = describe(found).splitlines()
     assert "extra [opt]: bitsandbytes 0.50.2" in lines
+    assert ("imitated" in lines[1]) == (not found["bfloat16"])
     skip = "MAMBA_SKIP_CUDA_BUILD=TRUE pip install --no-build-isolation"  # which needs no compiler
     assert f"extra [mamba]: lacks mamba-ssm; `{skip} 'rpg-zoo[mamba]'`" in lines
     assert "extra [track]: lacks tensorboard; `pip install 'rpg-zoo[track]'`" in lines

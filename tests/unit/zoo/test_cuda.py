@@ -47,8 +47,23 @@ def test_a_gpu_answers_for_itself(made_up):
 def test_a_cpu_has_answers_of_its_own(made_up):
     assert cuda.name_of(CPU) == "cpu"
     assert cuda.total_memory(CPU) is None
-    assert cuda.computes_in_bfloat16(CPU)
     cuda.reset_peak(CPU)
     cuda.synchronise(CPU)
     assert cuda.peak(CPU) is None
     assert made_up == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "has"),
+    [
+        ("flags : fpu avx2 avx512_bf16 amx_tile", True),
+        ("Features : fp asimd bf16 i8mm", True),
+        ("flags : fpu avx2 avx512f", False),
+    ],
+)
+def test_linux_says_whether_a_cpu_computes_in_bfloat16(tmp_path, monkeypatch, flags, has):
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(cuda, "CPUINFO", file)
+    assert cuda.computes_in_bfloat16(CPU)  # where nothing says so
+    file.write_text(f"processor : 0\n{flags}\n")
+    assert cuda.computes_in_bfloat16(CPU) == has
