@@ -262,7 +262,7 @@ class Generation:
                 writer.stopwatch, there = Stopwatch(self.machine.device), len(writer.done)
                 self.method.draw(self.run, self.request, writer, self.machine)
                 made = len(writer.done) - there
-                writer.stopwatch.note(steps_per_second=made / max(writer.stopwatch.seconds, 1e-9))
+                writer.stopwatch.note(networks_per_second=made / max(writer.stopwatch.seconds, 1e-9))
             return writer.finish()
 
     def carry_out_and_score(self, data_root: Path | None, out: Path) -> tuple[Zoo, list[Score]]:
@@ -358,7 +358,10 @@ def plan_sweep(
 
 def find_device(device: str) -> Device:
     """A device of the data sheets by name, or one that is here, measured."""
-    return DEVICES[device] if device in DEVICES else measure(pick_device(device))
+    try:
+        return DEVICES[device] if device in DEVICES else measure(pick_device(device))
+    except ValueError as error:
+        raise ValueError(f"{error}, or one of data sheets: {', '.join(DEVICES)}") from None
 
 
 def estimate_recipe(

@@ -197,6 +197,8 @@ def generate(
     flags = {"n": n, "seed": seed, "sampler": sampler, "steps": steps, "mode": mode}
     settings = drawn_of(overrides, {key: value for key, value in flags.items() if value is not None})
     trained = load(run)
+    if steps is not None and {**trained.record().draw, **settings}.get("sampler") == "readout":
+        raise ValueError(f"--steps {steps} are of diffusion, and sampler = readout takes none; leave them out")
     if condition or split or flip:
         settings["conditions"] = wanted_conditions(trained, condition, split, flip)
     plan = plan_generation(trained, settings, out=out, data_root=data_root, device=device, command=command_line("rpg"))
@@ -396,18 +398,17 @@ def estimate(
 ) -> None:
     """Say what a recipe costs: tokens, parameters, memory, FLOPs, time. Needs neither data nor weights."""
     from rpg.api import find_device, plan_estimate, plan_sweep
+    from rpg.sweep import DIGITS, check_plot, draw
+    from zoo.table import Table
 
-    if plot is not None and (sweep is None or plot.suffix != ".svg" or plot.exists()):
-        raise ValueError(f"--plot {plot}: expected a new file with the suffix .svg, and --sweep to draw")
+    check_plot(plot, sweep)
     if sweep is not None:
-        from rpg.sweep import draw
-        from zoo.table import Table
-
         machine = find_device(device)
         keys, rows = plan_sweep(recipe, method, overrides, machine, parameters, sweep)
+        shown = Table.of(rows, DIGITS).text()
+        emit({"recipe": recipe, "sweep": keys, "device": machine.name, "rows": rows}, as_json, shown)
         if plot is not None:
             draw(plot, keys, rows, machine.memory)
-        emit({"recipe": recipe, "sweep": keys, "device": machine.name, "rows": rows}, as_json, Table.of(rows).text())
         return
     name, found = plan_estimate(recipe, method, overrides, device, parameters)
     emit({"recipe": name, **found.figures}, as_json, f"{name}: {found.text}")

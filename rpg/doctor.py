@@ -71,7 +71,7 @@ def describe(found: dict[str, Any]) -> str:
         f"rpg-zoo {found['rpg-zoo']} on Python {found['python']}, {found['platform']}",
         f"devices: cpu with {found['threads']} threads"
         + "".join(f", {name}" for name in found["cuda"])
-        + ("" if found["bfloat16"] else "; bfloat16 is imitated (slow): choose float32"),
+        + ("" if found["bfloat16"] else "; bfloat16 is imitated (slow): --set method.train.precision=float32"),
         "RPG's scan on CUDA: "
         + ("kernels of mamba-ssm" if found["fast_scan"] else "in PyTorch (kernels: extra [mamba])"),
         f"free disk here: {found['free_disk_gib']} GiB",

@@ -11,6 +11,7 @@ from zoo.table import Record
 
 PARAMETERS = "parameters"  # what --parameters sets, beside the settings
 LONGEST = 1000  # values
+DIGITS = {"TFLOP a step": 5, "hours": 4, "training GB": 3, "keeping GB": 3, "recomputing GB": 3, "sampling GB": 3}
 
 
 def parse_sweep(text: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -36,6 +37,18 @@ def parse_sweep(text: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
     if not all(keys) or len(values) > LONGEST:
         raise ValueError(f"--sweep {text}: expected KEY=VALUE,VALUE,... with at most {LONGEST} values")
     return keys, tuple(values)
+
+
+def check_plot(plot: Path | None, sweep: str | None) -> None:
+    """Raise ValueError unless there is a sweep to draw into a new SVG, or nothing to draw."""
+    if plot is None:
+        return
+    if sweep is None:
+        raise ValueError(f"--plot {plot} draws a sweep; give one, too, as in --sweep parameters=1000,...,64000")
+    if plot.suffix != ".svg":
+        raise ValueError(f"--plot {plot}: expected a file with the suffix .svg")
+    if plot.exists():
+        raise ValueError(f"--plot {plot} is there already; expected a new file")
 
 
 def row(value: int, figures: Mapping[str, Any]) -> Record:

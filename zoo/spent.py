@@ -21,7 +21,7 @@ RECORD_BYTES = 2**16
 
 class Spent(Frozen):
     """Seconds, of interrupted calls too, up to their last saved state; the most bytes that the device gave and that the
-    process had in memory; steps (of training, or networks made) per second; the device; which scan and which attention
+    process had in memory; steps of training, or networks made, per second; the device; which scan and which attention
     ran, where the method has them, and whether training recomputed.
     """
 
@@ -30,6 +30,7 @@ class Spent(Frozen):
     host_bytes: NonNegativeInt
     device_bytes: NonNegativeInt | None = None
     steps_per_second: NonNegativeFloat | None = None
+    networks_per_second: NonNegativeFloat | None = None
     scan: Label | None = None
     attention: Label | None = None
     recompute: bool | None = None
@@ -39,7 +40,8 @@ class Spent(Frozen):
         memory = f"{self.host_bytes / 1e9:.2f} GB of the host"
         if self.device_bytes is not None:
             memory = f"{self.device_bytes / 1e9:.2f} GB of the device, {memory}"
-        rate = "" if self.steps_per_second is None else f", {self.steps_per_second:.3g} steps a second"
+        rates = {"steps": self.steps_per_second, "networks": self.networks_per_second}
+        rate = "".join(f", {value:.3g} {what} a second" for what, value in rates.items() if value is not None)
         kinds = {"scan": self.scan, "attention": self.attention}
         which = [f"{name}: {kind}" for name, kind in kinds.items() if kind is not None]
         which += ["recomputing"] * bool(self.recompute)

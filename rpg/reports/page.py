@@ -116,7 +116,7 @@ def provenance_of(command: Sequence[str]) -> dict[str, str]:
 
 def _commit() -> str:
     """The commit of this checkout, with `-dirty` where it was changed; an installed package has none."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     git = shutil.which("git")
     if git is None or not (root / ".git").exists():
         return "not a git checkout"

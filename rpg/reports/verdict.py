@@ -153,6 +153,11 @@ def _copies(comparison: Comparison, scoring: Scoring, group: Group) -> str:
             return f"They are near-copies: in weights and in errors closer to a training checkpoint {than}."
         return f"They are near-copies: in weights closer to a training checkpoint {than}, and in errors as alike."
     if _weights_side(comparison, group) > 0:
+        if 2 * sum(value >= scoring.good_from for value in group.scored.accuracy) < len(group.scored.accuracy):
+            return (
+                f"In weights they are closer to a training checkpoint {than}; that they err otherwise says little, as "
+                "most of them are not good: copies may have failed."
+            )
         return f"In weights they are closer to a training checkpoint {than}, but their errors are others: no copies."
     if _errors_side(scoring, group) > 0:
         return (

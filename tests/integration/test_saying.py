@@ -24,6 +24,20 @@ def place(tmp_path_factory):
         yield place
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--sampler readout --steps 6", "--steps 6 are of diffusion, and sampler = readout takes none; leave them out"),
+        ("--sampler read-out", "generate.sampler: Input should be 'ddpm', 'ddim', 'dpm++' or 'readout', got"),
+    ],
+)
+def test_what_does_not_go_with_a_sampler_is_refused(place, options, said):
+    code, _, err = run(f"rpg generate tiny {options} --out zoos/refused")
+    assert code == 2
+    assert said in err
+    assert not Path("zoos/refused").exists()
+
+
 def test_networks_are_scored_as_they_come(place):
     """To the same scores as afterwards; and a second call scores what is there."""
     code, out, err = run("rpg generate tiny --score --out zoos/scored")
@@ -32,7 +46,7 @@ def test_networks_are_scored_as_they_come(place):
     assert len(lines) == 3
     made, took = out.splitlines()[-2:]
     assert made == "3 networks in zoos/scored"
-    assert "steps a second" in took
+    assert "networks a second" in took
     hashes = [[entry.sha256 for entry in Zoo.open(f"zoos/{name}").entries] for name in ("scored", "tiny-generated")]
     assert hashes[0] == hashes[1]
     kept = Path("scores/scored/scores.jsonl").read_bytes()

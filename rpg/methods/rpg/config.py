@@ -4,12 +4,12 @@ RPG-Tiny).
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
-from rpg.config import DiffusionConfig, Prediction, Sampler
+from rpg.config import DiffusionConfig, Prediction
 from rpg.methods.base import DrawConfig, Method, MethodConfig
 from rpg.tokens.tokenisation import Rule
 from zoo.conditions import check_condition
@@ -19,6 +19,11 @@ from zoo.structure import Frozen
 Width: TypeAlias = Annotated[int, Field(gt=0, le=2**16)]
 Depth: TypeAlias = Annotated[int, Field(gt=0, le=256)]
 TRANSFORMER_HEADS = 8  # of the published ablation, whatever the width
+
+
+def _on_or_off(word: Any) -> Any:
+    """YAML reads `on` and `off` as booleans."""
+    return {True: "on", False: "off"}[word] if isinstance(word, bool) else word
 
 
 class GeneratorConfig(Frozen):
@@ -134,7 +139,9 @@ class TrainConfig(Frozen):
     loss: Literal["value", "token"] = "value"
     diffusion_batch: PositiveInt = 1024
     prototype_batch: PositiveInt | None = None
-    recompute: Literal["auto", "on", "off"] = Field(default="auto", exclude=True)
+    recompute: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)] = Field(
+        default="auto", exclude=True
+    )
     save_every: PositiveInt = 1000
     seed: Seed = 0
 
@@ -164,7 +171,7 @@ class GenerateConfig(DrawConfig):
     """
 
     conditions: tuple[Annotated[str, AfterValidator(check_condition)], ...] = ()
-    sampler: Sampler | Literal["readout"] = "ddpm"
+    sampler: Literal["ddpm", "ddim", "dpm++", "readout"] = "ddpm"
     steps: PositiveInt = 1000
     mode: Literal["sequential", "partial", "full"] = "partial"
 
@@ -200,12 +207,12 @@ class RPGConfig(MethodConfig):
         if self.state_per == "seed" and self.generator.permutation_state == "none":
             raise ValueError(
                 "state_per = seed says which checkpoints share a permutation state, but this generator has none; leave "
-                "method.state_per out, or set method.generator.permutation_state to one-hot or learned"
+                "method.state_per out, or set method.generator.permutation_state to one-hot, learned or fourier"
             )
         if self.train.prototype_batch is not None and not self.has_readout:
             raise ValueError(
-                "train.prototype_batch is of supervised prototypes, but prototype_loss = 0; leave it out, or set "
-                "method.prototype_loss to 1"
+                "train.prototype_batch is of supervised prototypes, but prototype_loss = 0; leave it out (a recipe's: "
+                "--set method.train.prototype_batch=null), or set method.prototype_loss to 1"
             )
         return self
 

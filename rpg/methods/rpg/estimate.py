@@ -281,7 +281,7 @@ def describe(found: dict[str, Any]) -> str:
             *(f"            {line}" for line in generator["beside_the_paper"]),
             f"training    {training['bytes'] / GB:.2f} GB{fits}{_recomputing(training)}; "
             f"{training['flops_per_step'] / 1e12:.3g} TFLOP a step, {training['steps']:,} steps: "
-            f"at least {duration(3600 * training['hours'])} in {training['precision']}",
+            f"at least {duration(3600 * training['hours'])} in {training['precision']}{_imitated(training, rates)}",
             f"sampling    {sampling['bytes'] / GB:.2f} GB; {sampling['flops_per_network'] / 1e12:.3g} TFLOP a network "
             f"({sampling['sampler']}, {sampling['steps']} steps): at least "
             f"{duration(3600 * sampling['hours_per_network'])} in float32",
@@ -290,6 +290,14 @@ def describe(found: dict[str, Any]) -> str:
             f"starting the kernels, {device['seconds_per_launch'] * 1e6:.2g} µs each",
         ]
     )
+
+
+def _imitated(training: dict[str, Any], rates: dict[str, float]) -> str:
+    """What to do where bfloat16 is the slower precision, as on processors that have no instructions for it."""
+    if training["precision"] != "bfloat16" or rates["bfloat16"] >= rates["float32"]:
+        return ""
+    times = rates["float32"] / rates["bfloat16"]
+    return f", in which this device takes {times:.0f} times as long: --set method.train.precision=float32"
 
 
 def _recomputing(training: dict[str, Any]) -> str:

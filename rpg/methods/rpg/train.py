@@ -91,7 +91,7 @@ def check(settings: TrainConfig, device: torch.device, trackers: Sequence[str] =
 
 def _warn_of_imitation(settings: TrainConfig, device: torch.device) -> None:
     if settings.precision == "bfloat16" and not cuda.computes_in_bfloat16(device):
-        log.warning("this processor imitates bfloat16, which can take ten times as long; %s is faster here", IN_FLOAT32)
+        log.warning("this processor imitates bfloat16, ten times as slow or more; %s is faster here", IN_FLOAT32)
 
 
 def _advice(config: RPGConfig, num_tokens: int, num_states: int, processes: Processes) -> str:

@@ -9,7 +9,8 @@ import pytest
 
 from rpg.api import plan_estimate, plan_sweep
 from rpg.devices import DEVICES
-from rpg.sweep import draw, parse_sweep
+from rpg.sweep import DIGITS, check_plot, draw, parse_sweep
+from zoo.table import Table
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,27 @@ def test_what_is_swept(text: str, keys: tuple[str, ...], values: tuple[int, ...]
 def test_what_is_no_sweep_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="--sweep"):
         parse_sweep(text)
+
+
+@pytest.mark.parametrize(
+    ("plot", "sweep", "said"),
+    [
+        ("new.svg", None, "draws a sweep; give one"),
+        ("new.png", "parameters=1,2", r"suffix \.svg"),
+        ("there.svg", "parameters=1,2", "is there already"),
+    ],
+)
+def test_a_plot_wants_a_sweep_and_a_new_svg(tmp_path: Path, plot: str, sweep: str | None, said: str) -> None:
+    (tmp_path / "there.svg").touch()
+    with pytest.raises(ValueError, match=said):
+        check_plot(tmp_path / plot, sweep)
+    check_plot(None, sweep)
+
+
+def test_what_small_networks_take_is_not_shown_as_nothing() -> None:
+    _, rows = plan_sweep("rpg-tiny", None, [], DEVICES["h100"], 1010, "method.generator.token_size=32,64")
+    shown = Table.of(rows, DIGITS).cells()
+    assert all(float(cell) > 0 for row in shown for cell in row)
 
 
 def test_memory_grows_with_tokens_of_more_values(tmp_path: Path) -> None:

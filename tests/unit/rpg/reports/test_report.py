@@ -216,6 +216,12 @@ def test_copies_are_near_and_err_alike(iou: float, ratio: float, named: str) -> 
     assert ("100% (10 of 10)" in findings["Weights"]) == (ratio < 1)
 
 
+def test_networks_that_are_near_and_not_good_are_not_cleared_of_being_copies() -> None:
+    headline = judge(comparison(generated=(60.0, 0.6, 0.3)))[0].headline
+    assert "that they err otherwise says little, as most of them are not good: copies may have failed." in headline
+    assert "no copies" not in headline
+
+
 def test_chance_and_the_margin_come_first() -> None:
     made = comparison()
     verdict = judge(made)[0]

@@ -119,6 +119,21 @@ def test_the_remedy_for_training_is_the_least_that_fits(processes: int) -> None:
     assert "accelerate launch --use_fsdp --fsdp_version 2" in training_remedy(config, 21, 3, 1000)
 
 
+@pytest.mark.parametrize("word", ["on", "off", "auto"])
+def test_what_the_remedy_says_can_be_typed(word: str) -> None:
+    config, _ = load_method("rpg-tiny", [f"method.train.recompute={word}"])
+    assert isinstance(config, RPGConfig)
+    assert config.train.recompute == word
+
+
+@pytest.mark.parametrize(("bfloat16", "said"), [(1e9, True), (1e12, False)])
+def test_a_device_on_which_bfloat16_is_the_slower_precision_is_told(bfloat16: float, said: bool) -> None:
+    config = with_train(small(), precision="bfloat16")
+    device = replace(DEVICE, bfloat16=bfloat16, float32=1e11)
+    text = describe(estimate(config, GenerateConfig(steps=1), SHAPES, 3, device))
+    assert ("takes 100 times as long: --set method.train.precision=float32" in text) == said
+
+
 def test_the_remedy_for_sampling_is_the_least_that_fits() -> None:
     config, full = small(), GenerateConfig(n=30, steps=4, mode="full")
     needs = {
