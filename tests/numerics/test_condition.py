@@ -12,6 +12,7 @@ from rpg.config import DiffusionConfig
 from rpg.diffusion import make_scheduler, squared_error
 from rpg.methods.rpg.config import GeneratorConfig, TrainConfig
 from rpg.methods.rpg.models.generator import HEAD_TOKENS, Generator
+from rpg.methods.rpg.models.positions import by_bits
 from rpg.methods.rpg.train import Batches
 from rpg.processes import Processes
 from zoo.conditions import BITS, all_conditions, bits
@@ -32,8 +33,15 @@ def generator(**settings: Any) -> Generator:
 
 def by_hand(model: Generator, cond: Tensor) -> Tensor:
     """Positions plus the embedding, written out token by token, through the recurrent model one sequence at a time."""
-    first, _, second = model.condition
-    embedded = second(torch.nn.functional.silu(first(cond)))
+    if model.config.condition_embedding == "fixed":
+        directions = by_bits(torch.eye(BITS), model.config.d_model) - by_bits(
+            torch.zeros(BITS, BITS), model.config.d_model
+        )
+        signs = torch.where(cond > 0, 0.5, -0.5)
+        embedded = torch.stack([sum(s * d for s, d in zip(row, directions, strict=True)) for row in signs])
+    else:
+        first, _, second = model.condition
+        embedded = second(torch.nn.functional.silu(first(cond)))
     sequences = []
     for row in embedded:
         sequence = model.positions.clone()
@@ -46,8 +54,9 @@ def by_hand(model: Generator, cond: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("recurrent", ["mamba", "lstm", "transformer", "none"])
 @pytest.mark.parametrize("scope", ["all", "head"])
-def test_the_condition_is_added_to_the_positions(recurrent: str, scope: str) -> None:
-    model = generator(recurrent=recurrent, condition_scope=scope)
+@pytest.mark.parametrize("embedding", ["learned", "fixed"])
+def test_the_condition_is_added_to_the_positions(recurrent: str, scope: str, embedding: str) -> None:
+    model = generator(recurrent=recurrent, condition_scope=scope, condition_embedding=embedding)
     expected = by_hand(model, TOLD)
     torch.testing.assert_close(model.prototypes(TOLD), expected, rtol=1e-4, atol=1e-5)
     row, place = torch.tensor([2, 0, 1, 1]), torch.tensor([0, 11, 3, 8])
@@ -68,6 +77,7 @@ def test_scope_head_leaves_the_first_tokens_alone() -> None:
     [
         ({"permutation_state": "one-hot"}, r"set method\.generator\.permutation_state to none"),
         ({"condition": "none", "condition_scope": "head"}, r"set method\.generator\.condition to binary"),
+        ({"condition": "none", "condition_embedding": "fixed"}, r"set method\.generator\.condition to binary"),
     ],
 )
 def test_settings_that_do_not_go_together(settings: dict[str, Any], message: str) -> None:
@@ -126,3 +136,11 @@ def test_training_learns_what_conditions_say_of_tasks_never_seen() -> None:
 
     assert error(cond[held]) < 0.6 * error(1 - cond[held])
     assert error(cond[held]) < 0.8 * error(cond[held].roll(1, 0))
+
+
+def test_fixed_codes_are_as_strong_as_positions_and_far_apart() -> None:
+    codes = by_bits(torch.stack([bits(c) for c in all_conditions()]), 256)
+    assert codes.square().mean().item() == pytest.approx(0.5, rel=0.05)
+    assert torch.equal(codes, by_bits(torch.stack([bits(c) for c in all_conditions()]), 256))
+    assert torch.cdist(codes, codes).fill_diagonal_(torch.inf).min() > 5  # of norms of 11
+    torch.testing.assert_close(by_bits(torch.ones(1, BITS), 256), -by_bits(torch.zeros(1, BITS), 256))

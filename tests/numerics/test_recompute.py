@@ -33,6 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
     "none": {"recurrent": "none"},
     "condition": {"permutation_state": "none", "condition": "binary"},
     "head": {"permutation_state": "none", "condition": "binary", "condition_scope": "head"},
+    "fixed": {"permutation_state": "none", "condition": "binary", "condition_embedding": "fixed"},
     "deep": {"channels": (1, 4, 8, 4, 1)},
     "even": {"channels": (1, 4, 4, 1)},
 }

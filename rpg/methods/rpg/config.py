@@ -36,7 +36,8 @@ class GeneratorConfig(Frozen):
     With `condition: binary` the generator is told what a network is for (section 4): the bits of its checkpoint's
     condition are embedded and added to the positions of all tokens, or, as in the published code, of the last 8 alone
     (`condition_scope: head`); then what comes before these does not depend on the task. The paper has no permutation
-    state then.
+    state then. The published embedding is `learned`, two layers; ours is `fixed`, the sum of a direction for each bit
+    (positions.by_bits), as strong as positions from the start, and is learnt from in a fraction of the steps.
 
     `statistics` are those that tokens are standardised with: two numbers per tensor, as in the paper, or two for every
     value (rpg.tokens.values), which suits zoos whose networks all started from the same weights.
@@ -58,6 +59,14 @@ class GeneratorConfig(Frozen):
     permutation_state: Literal["one-hot", "learned", "fourier", "none"] = "one-hot"
     condition: Literal["none", "binary"] = "none"
     condition_scope: Literal["all", "head"] = "all"
+    condition_embedding: Literal["learned", "fixed"] = "learned"
+
+    @property
+    def learns_offsets(self) -> bool:
+        """Whether what is added to the positions is learned."""
+        return self.permutation_state == "learned" or (
+            self.condition == "binary" and self.condition_embedding == "learned"
+        )
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -81,10 +90,11 @@ class GeneratorConfig(Frozen):
                 f"condition = binary takes the place of permutation_state = {self.permutation_state}; set "
                 f"method.generator.permutation_state to none"
             )
-        if self.condition == "none" and self.condition_scope != "all":
-            raise ValueError(
-                "condition_scope = head is for generators with a condition; set method.generator.condition to binary"
-            )
+        for setting, default in (("condition_scope", "all"), ("condition_embedding", "learned")):
+            if self.condition == "none" and (given := getattr(self, setting)) != default:
+                raise ValueError(
+                    f"{setting} = {given} is for generators with a condition; set method.generator.condition to binary"
+                )
         if self.recurrent == "mamba":
             for inner in (self.expand * width for width in self.widths):
                 if inner % self.head_dim:

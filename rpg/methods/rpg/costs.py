@@ -110,7 +110,7 @@ def _states(config: GeneratorConfig, num_states: int, passed: Pass) -> Part:
     width, rows = config.widths[0], passed.sequences
     parameters = passed.length * width if config.positions == "learned" else 0
     parameters += num_states * width if config.permutation_state == "learned" else 0
-    if config.condition == "none":
+    if config.condition == "none" or config.condition_embedding == "fixed":
         return Part("states", parameters, 0, 0, 0, 0, 4)
     first, second = BITS * CONDITION_HIDDEN, CONDITION_HIDDEN * width
     forward, backward = 2 * rows * (first + second), 2 * rows * (first + 2 * second)
@@ -149,7 +149,7 @@ def _recurrent(config: GeneratorConfig, passed: Pass) -> list[Part]:
 
 def _learned_inputs(config: GeneratorConfig, index: int) -> bool:
     """Whether the block's inputs need gradients."""
-    return index > 0 or "learned" in (config.positions, config.permutation_state) or config.condition != "none"
+    return index > 0 or config.positions == "learned" or config.learns_offsets
 
 
 def _recomputed(part: Part, passed: Pass, values: int, inputs: int, outputs: int, once: int) -> Part:
@@ -177,7 +177,7 @@ def _mamba(config: GeneratorConfig, passed: Pass, index: int) -> Part:
     through = length if common else tokens  # and those that the inputs are
     gated = length if common else seen
     learned = int(config.positions == "learned" if common else _learned_inputs(config, index))
-    offset_learned = int(config.permutation_state == "learned" or config.condition != "none")
+    offset_learned = int(config.learns_offsets)
     mix, gate, out = 2 * width * (mixed + heads), 2 * width * inner, 2 * inner * d_model
     depthwise = 2 * mixed * conv
     turn_kept = _turn_kept(config, passed, inner)

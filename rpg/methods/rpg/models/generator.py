@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rpg.methods.rpg.config import TRANSFORMER_HEADS, GeneratorConfig
 from rpg.methods.rpg.models.denoiser import Denoiser
 from rpg.methods.rpg.models.kernels import attention_kernel, fast_scan
-from rpg.methods.rpg.models.positions import by_index, by_layer, by_number
+from rpg.methods.rpg.models.positions import by_bits, by_index, by_layer, by_number
 from rpg.methods.rpg.models.recurrent import RecurrentModel
 from zoo.conditions import BITS
 
@@ -63,7 +63,7 @@ class Generator(nn.Module):
             self.states = nn.Parameter(torch.full((num_states, width), 1 / width))  # all alike at first, as published
         elif config.permutation_state == "fourier":
             self.register_buffer("states", by_number(torch.arange(num_states), width), persistent=False)
-        if config.condition == "binary":
+        if config.condition == "binary" and config.condition_embedding == "learned":
             self.condition = embedding(bits, width)
         self.recurrent = RecurrentModel(config)
         self.denoiser = Denoiser(config.token_size, config.channels, config.kernel_size)
@@ -102,7 +102,8 @@ class Generator(nn.Module):
     def added(self, states: Tensor) -> Tensor | None:
         """What is added to the positions of each sequence, (B, width); nothing where all are the same one."""
         if self.config.condition == "binary":
-            return self.condition(states)
+            fixed = self.config.condition_embedding == "fixed"
+            return by_bits(states, self.config.widths[0]) if fixed else self.condition(states)
         if self.config.permutation_state == "one-hot":
             return nn.functional.one_hot(states, self.config.widths[0]).to(self.positions.dtype)
         if self.config.permutation_state in ("learned", "fourier"):

@@ -32,6 +32,16 @@ def by_number(states: Tensor, dim: int) -> Tensor:
     return math.sqrt(2) * torch.cat([angle.cos(), angle.sin()], dim=-1).float()
 
 
+def by_bits(bits: Tensor, dim: int) -> Tensor:
+    """Codes of conditions, float32 (B, bits) of zeros and ones -> (B, dim): the sum of a direction for each bit, forth
+    where it is set and back where it is not. Directions are drawn once and for all from a Gaussian such that codes have
+    a mean square of a half, as positions have.
+    """
+    count = bits.shape[1]
+    drawn = torch.randn(count, dim, generator=generator(0, "bits"), device="cpu") / math.sqrt(2 * count)
+    return (2 * bits - 1) @ drawn.to(bits.device)
+
+
 def by_layer(positions: Tensor, d_model: int) -> Tensor:
     """Two-dimensional encoding, int64 (L, 2) -> float32 (L, d_model): the first half of the channels encodes the layer,
     the second half the token's place inside it. (The published code has the halves the other way round.)
