@@ -5,7 +5,7 @@ said by the call, or by RPG_DATA. Only training and validation images are ever u
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from zoo.manifest import Origin
 from zoo.recipe import task_of
 from zoo.structure import Structure
 from zoo.tasks.base import Batch
+from zoo.tasks.binary import BinaryTask
 from zoo.tasks.classification import ClassificationTask, ImagesConfig, hold_statistics
 
 
@@ -29,13 +30,13 @@ def data_place(data_root: Path | None) -> Path | None:
 
 
 def task_with_data(
-    origin: Origin, device: torch.device, remedy: str, data_root: Path | None = None
+    origin: Origin, device: torch.device, remedy: str, data_root: Path | None = None, told: bool = False
 ) -> ClassificationTask:
     """The task, with the data there, or else under RPG_DATA. Raises ValueError, with the remedy, unless it is
-    classification of images, MissingData without them.
+    classification of images, or many binary tasks on them where the method is `told` which, MissingData without them.
     """
     config = task_of(origin) if origin.task else None
-    if not isinstance(config, ImagesConfig) or config.conditions():
+    if not isinstance(config, ImagesConfig) or bool(config.conditions()) != told:
         raise ValueError(f"the networks of {origin.name} do not classify images, as far as anybody said; {remedy}")
     task = config.build(data_place(data_root), device)
     assert isinstance(task, ClassificationTask)
@@ -75,10 +76,19 @@ class Behaviour:
         """Their softmax."""
         return self.logits(vector, images).softmax(-1)
 
-    def cross_entropy(self, found: Tensor, batch: Batch) -> Tensor:
-        """The mean over the networks of vectors (B, D or more) and the images of a batch: a scalar."""
+    def cross_entropy(self, found: Tensor, batch: Batch, conditions: Sequence[str] = ()) -> Tensor:
+        """The mean over the networks of vectors (B, D or more) and the images of a batch: a scalar. Networks of binary
+        tasks are told by these conditions which labels are theirs.
+        """
         images, labels = batch
-        return torch.stack([F.cross_entropy(self.logits(vector, images), labels) for vector in found]).mean()
+        theirs = [self._labels(condition, labels) for condition in conditions] or [labels] * len(found)
+        return torch.stack(
+            [F.cross_entropy(self.logits(vector, images), own) for vector, own in zip(found, theirs, strict=True)]
+        ).mean()
+
+    def _labels(self, condition: str, classes: Tensor) -> Tensor:
+        assert isinstance(self.task, BinaryTask)
+        return self.task.for_condition(condition).labels(classes)
 
     def distance(self, found: Tensor, given: Tensor, images: Tensor) -> Tensor:
         """The mean squared difference of softmax outputs, between the networks of vectors (B, D or more), pair by pair:

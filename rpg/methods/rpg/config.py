@@ -197,6 +197,11 @@ class RPGConfig(MethodConfig):
     recurrent model learns through the denoiser, to which a noisy token says more than its prototype, and so hardly
     (docs/results.md).
 
+    With `behaviour`, the weight of a third term, prototypes also learn what networks are for: in each step the
+    cross-entropy of `behaviour_networks` networks that are read out, told of random training checkpoints, on
+    `behaviour_images` training images (classification alone, binary tasks among it; in one process). Weights of few
+    training steps are noisy, and of a task that was never trained on; images are not.
+
     Every checkpoint has a permutation state of its own, or with `state_per: seed` every training seed, as it is seeds
     that symmetries tell apart: of its checkpoints the state then gives the mean, and the diffusion the spread.
     """
@@ -207,6 +212,9 @@ class RPGConfig(MethodConfig):
     prediction: Prediction = "epsilon"
     prototype_loss: Annotated[float, Field(ge=0)] = 0.0
     min_snr: PositiveFloat | None = None
+    behaviour: Annotated[float, Field(ge=0)] = 0.0
+    behaviour_networks: PositiveInt = 4
+    behaviour_images: PositiveInt = 128
     state_per: Literal["checkpoint", "seed"] = "checkpoint"
     generator: GeneratorConfig = GeneratorConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
@@ -218,6 +226,11 @@ class RPGConfig(MethodConfig):
             raise ValueError(
                 "state_per = seed says which checkpoints share a permutation state, but this generator has none; leave "
                 "method.state_per out, or set method.generator.permutation_state to one-hot, learned or fourier"
+            )
+        if self.behaviour and not self.has_readout:
+            raise ValueError(
+                f"behaviour = {self.behaviour:g} is of networks read out of prototypes, but prototype_loss = 0; "
+                "leave it out, or set method.prototype_loss to 1"
             )
         if self.train.prototype_batch is not None and not self.has_readout:
             raise ValueError(

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from rpg.devices import Device
 from rpg.methods.base import About, DrawConfig, Estimate, Machine, TrainingSet
+from rpg.methods.rpg.behaviour import behaviour_task
 from rpg.methods.rpg.config import GenerateConfig, RPGConfig
 from rpg.methods.rpg.estimate import describe, estimate
 from rpg.methods.rpg.generate import draw, requested
@@ -34,6 +35,7 @@ class RPG:
     def check(self, data: TrainingSet, machine: Machine) -> None:
         check(self.config.train, machine.device, machine.trackers)
         conditions_of(self.config.generator, data.zoo, data.entries)  # refuses a zoo without them
+        behaviour_task(self.config, data, machine)  # refuses what has none, and images that are not there
 
     def fit(self, data: TrainingSet, run: Run, machine: Machine) -> None:
         fit(self.config, data, run, machine)

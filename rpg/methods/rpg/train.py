@@ -5,7 +5,7 @@ on the same hardware.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +20,7 @@ from rpg.conditions.bits import stacked
 from rpg.devices import out_of_memory
 from rpg.diffusion import PUBLISHED, Objective, Scheduler, draw_noise, make_scheduler, squared_error
 from rpg.methods.base import Machine, TrainingSet
+from rpg.methods.rpg.behaviour import ReadOutBehaviour, behaviour_task
 from rpg.methods.rpg.config import GeneratorConfig, RPGConfig, TrainConfig
 from rpg.methods.rpg.estimate import recomputes, training_remedy
 from rpg.methods.rpg.learnt import Learnt, RPGRecord, bits_of, build_generator
@@ -27,6 +28,7 @@ from rpg.methods.rpg.models.kernels import has_fast_scan
 from rpg.methods.rpg.models.recompute import recompute_in
 from rpg.methods.rpg.objective import objective
 from rpg.methods.rpg.optimizer import make_optimizer, require_optimizer
+from rpg.methods.task_data import Behaviour
 from rpg.methods.training import EMA, Stage, optimise
 from rpg.processes import Processes, is_sharded, require_trackers, world_size
 from rpg.run import Run
@@ -39,6 +41,7 @@ from zoo.manifest import Entry, FileRecord
 from zoo.seeds import generator as seeded_generator
 from zoo.spent import Stopwatch
 from zoo.store import Zoo
+from zoo.tasks.classification import ClassificationTask
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +66,7 @@ def fit(config: RPGConfig, data: TrainingSet, run: Run, machine: Machine) -> Non
     if not run.trained:
         layout = learnt.layout()
         with out_of_memory(lambda: _advice(config, layout.num_tokens, len(data.entries), processes)):
-            _optimise(learnt, config, layout, len(data.entries), processes)
+            _optimise(learnt, config, layout, data, processes, behaviour_task(config, data, machine))
     processes.wait()  # until the first has sealed the run, which then is a trained one to all
     processes.close()
     if processes.rank == 0:
@@ -161,7 +164,14 @@ def facts(learnt: Learnt) -> dict[str, JsonValue]:
     }
 
 
-def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints: int, processes: Processes) -> None:
+def _optimise(
+    learnt: Learnt,
+    config: RPGConfig,
+    layout: Layout,
+    data: TrainingSet,
+    processes: Processes,
+    task: ClassificationTask | None,
+) -> None:
     settings, run = config.train, learnt.run
     states, num_states = learnt.states(), learnt.num_states
     model = build_generator(config.generator, layout, num_states, settings.seed, config.has_readout, learnt.num_bits)
@@ -172,16 +182,20 @@ def _optimise(learnt: Learnt, config: RPGConfig, layout: Layout, num_checkpoints
     dtype = torch.bfloat16 if settings.precision == "bfloat16" else torch.float32
     watch.note(recompute=again, **model.kernels(dtype))
     parallel = processes.wrap(model, [*model.recurrent.layers, model.recurrent.projection, model.denoiser])
-    tokens = open_tokens(learnt.tokens_path, layout, num_checkpoints)
+    tokens = open_tokens(learnt.tokens_path, layout, len(data.entries))
     schedule = make_scheduler(config.diffusion, "ddpm", config.diffusion.num_steps)
     conditions = learnt.record().conditions
     cond = stacked(conditions) if conditions else torch.tensor(states)
     batches = Batches(settings, tokens, layout.mask(), schedule, processes, cond, objective(config))
+    backward: Callable[[int], Tensor] = partial(batches.backward, parallel)
+    if task is not None:
+        known, values = Behaviour(task, layout, data.zoo.frozen()), learnt.values(layout)
+        backward = ReadOutBehaviour(config, known, layout, cond, conditions, values).after(backward, model)
     stage = Stage(
         model=model,
         optimizer=make_optimizer(settings, model),
         settings=settings,
-        backward=partial(batches.backward, parallel),
+        backward=backward,
         state_path=learnt.state_path,
         remedy="lower method.train.learning_rate or set method.train.precision=float32",
         average=EMA(model, settings.ema) if settings.ema else None,
