@@ -13,7 +13,7 @@ from rpg.config import DiffusionConfig
 from rpg.diffusion import PUBLISHED, Objective, make_scheduler
 from rpg.methods.rpg.config import GenerateConfig, GeneratorConfig, TrainConfig
 from rpg.methods.rpg.models.generator import Generator
-from rpg.methods.rpg.train import Batches, check
+from rpg.methods.rpg.train import Batches, check, check_recurrent
 from rpg.methods.training import cosine
 from rpg.run import Run, read_losses
 from zoo.errors import Failed, MissingExtra
@@ -353,3 +353,12 @@ def test_a_cpu_that_imitates_bfloat16_is_said(monkeypatch, caplog, tmp_path, pre
     said = [record.message for record in caplog.records if "imitates bfloat16" in record.message]
     assert len(said) == lines
     assert all("--set method.train.precision=float32" in line for line in said)
+
+
+def test_an_lstm_in_imitated_bfloat16_is_refused(monkeypatch):
+    monkeypatch.setattr("zoo.cuda.computes_in_bfloat16", lambda device: False)
+    lstm = {**SETTINGS["generator"], "recurrent": "lstm"}
+    with pytest.raises(ValueError, match=r"no LSTM in bfloat16; use --set method\.train\.precision=float32"):
+        check_recurrent(rpg_config(generator=lstm, train={"precision": "bfloat16"}), torch.device("cpu"))
+    check_recurrent(rpg_config(generator=lstm, train={"precision": "float32"}), torch.device("cpu"))
+    check_recurrent(rpg_config(generator=SETTINGS["generator"], train={"precision": "bfloat16"}), torch.device("cpu"))

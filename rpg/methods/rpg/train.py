@@ -57,6 +57,7 @@ def fit(config: RPGConfig, data: TrainingSet, run: Run, machine: Machine) -> Non
     state is kept).
     """
     check(config.train, machine.device, machine.trackers)
+    check_recurrent(config, machine.device)
     processes = Processes(machine.device, machine.trackers, run.path / "logs")
     learnt = Learnt(run)
     if processes.rank == 0:
@@ -72,6 +73,14 @@ def fit(config: RPGConfig, data: TrainingSet, run: Run, machine: Machine) -> Non
     if processes.rank == 0:
         for leftover in (learnt.tokens_path, learnt.state_path, run.spent_path):
             leftover.unlink(missing_ok=True)
+
+
+def check_recurrent(config: RPGConfig, device: torch.device) -> None:
+    """Raise ValueError where a processor that imitates bfloat16 has no LSTM in it: torch would fail in a step."""
+    if config.generator.recurrent != "lstm" or config.train.precision != "bfloat16" or device.type == "cuda":
+        return
+    if not cuda.computes_in_bfloat16(device):
+        raise ValueError(f"this processor has no LSTM in bfloat16; use {IN_FLOAT32}")
 
 
 def check(settings: TrainConfig, device: torch.device, trackers: Sequence[str] = ()) -> None:

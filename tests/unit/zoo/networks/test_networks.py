@@ -69,7 +69,7 @@ def test_cnn_small_is_the_layers_applied_to_the_resized_image():
     for layer in network.module:
         expected = layer(expected)
     expected = network.head(expected.reshape(2, 36))
-    torch.testing.assert_close(network(images), expected, rtol=0, atol=0)
+    torch.testing.assert_close(network(images), expected)
     torch.testing.assert_close(network(resized), expected)  # resizing to the same size changes nothing
 
 
