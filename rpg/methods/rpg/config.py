@@ -199,8 +199,8 @@ class RPGConfig(MethodConfig):
 
     With `behaviour`, the weight of a third term, prototypes also learn what networks are for: in each step the
     cross-entropy of `behaviour_networks` networks that are read out, told of random training checkpoints, on
-    `behaviour_images` training images (classification alone, binary tasks among it; in one process). Weights of few
-    training steps are noisy, and of a task that was never trained on; images are not.
+    `behaviour_images` training images (classification alone, binary tasks among it; in one process). Networks of few
+    training steps say with noise what a task wants, images say it themselves. `rpg estimate` does not count it.
 
     Every checkpoint has a permutation state of its own, or with `state_per: seed` every training seed, as it is seeds
     that symmetries tell apart: of its checkpoints the state then gives the mean, and the diffusion the spread.
