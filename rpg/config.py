@@ -13,6 +13,7 @@ from zoo.seeds import Seed
 from zoo.structure import Frozen
 
 Sampler: TypeAlias = Literal["ddpm", "ddim", "dpm++"]
+SamplerOrReadout: TypeAlias = Literal[Sampler, "readout"]  # of supervised prototypes: no diffusion at all
 Prediction: TypeAlias = Literal["epsilon", "sample", "v"]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
-from rpg.config import DiffusionConfig, Prediction
+from rpg.config import DiffusionConfig, Prediction, SamplerOrReadout
 from rpg.methods.base import DrawConfig, Method, MethodConfig
 from rpg.tokens.tokenisation import Rule
 from zoo.conditions import check_condition
@@ -181,7 +181,7 @@ class GenerateConfig(DrawConfig):
     """
 
     conditions: tuple[Annotated[str, AfterValidator(check_condition)], ...] = ()
-    sampler: Literal["ddpm", "ddim", "dpm++", "readout"] = "ddpm"
+    sampler: SamplerOrReadout = "ddpm"
     steps: PositiveInt = 1000
     mode: Literal["sequential", "partial", "full"] = "partial"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
-from rpg.config import DiffusionConfig
+from rpg.config import DiffusionConfig, SamplerOrReadout
 from rpg.methods.base import DrawConfig, MethodConfig
 from rpg.methods.rpg.config import GeneratorConfig
 from rpg.methods.training import Optimisation
@@ -26,7 +26,7 @@ class LatentDraw(DrawConfig):
 
     latents: Literal["gaussian", "interpolated"] = "gaussian"
     temperature: Annotated[float, Field(ge=0)] = 1.0
-    sampler: Literal["ddpm", "ddim", "dpm++", "readout"] = "dpm++"
+    sampler: SamplerOrReadout = "dpm++"
     steps: Annotated[int, Field(gt=0, le=2**20)] = 20
 
     @model_validator(mode="after")

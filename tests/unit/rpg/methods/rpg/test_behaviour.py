@@ -19,6 +19,7 @@ from rpg.run import Run
 from zoo.conditions import bits
 from zoo.errors import Failed
 from zoo.recipe import load_recipe
+from zoo.seeds import generator
 from zoo.store import Zoo
 
 BINARY = Path(__file__).parents[4] / "integration" / "binary.yaml"
@@ -52,7 +53,7 @@ def test_it_is_the_cross_entropy_of_the_networks_that_are_read_out(networks: Zoo
     term = of_run(run, networks, settings)
     found = term.loss(Learnt(run).generator(CPU), 7)
     images, classes = term.behaviour.batch(settings.train.seed, 7, 40)
-    rows = torch.randint(len(term.cond), (3,), generator=zoo_rng(settings.train.seed, 7)).tolist()
+    rows = torch.randint(len(term.cond), (3,), generator=generator(settings.train.seed, "behaviour", 7)).tolist()
     expected = []
     for row in rows:
         condition = term.conditions[row]
@@ -62,12 +63,6 @@ def test_it_is_the_cross_entropy_of_the_networks_that_are_read_out(networks: Zoo
         term.behaviour.task.load(model, made.load(made.entries[0]))
         expected.append(F.cross_entropy(model(images), bits(condition).long()[classes]))
     assert found.item() == pytest.approx(0.5 * torch.stack(expected).mean().item(), rel=1e-4)
-
-
-def zoo_rng(seed: int, step: int) -> torch.Generator:
-    from zoo.seeds import generator
-
-    return generator(seed, "behaviour", step)
 
 
 def test_networks_do_better_for_it(networks: Zoo, tmp_path: Path) -> None:
