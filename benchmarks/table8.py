@@ -16,60 +16,34 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from rpg.devices import DEVICES
-from rpg.methods.base import DrawConfig, MethodConfig
+from trials import COSTS, DIGITS, Trial, add_trials, costs, failures, trials_of
+
 from rpg.reports.compare import Comparison, Group
 from rpg.reports.comparisons import MAIN
 from rpg.reports.inputs import REPORT
 from rpg.reports.report import measures
 from rpg.reports.stage import BASELINES, labels, plan_report
-from rpg.reproduce.sweeping import seeds_of
-from rpg.run import Run
 from study import add_places, table_of, write_table
 from zoo.console import run_cli
-from zoo.recipe import load_method
 from zoo.store import Zoo
 from zoo.table import Record, Table
 
 COLUMNS = (
     "method",
     *MAIN[MAIN.index("group") :],
-    "seconds to train",
-    "seconds a network",
-    "parameters",
-    "peak GB",
+    *COSTS,
     "failed",
 )
-DIGITS = {"seconds to train": 1, "seconds a network": 3, "peak GB": 2}
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One method with one seed: where its run and its networks are, or why there are none."""
-
-    method: str
-    seed: int
-    run: Path
-    zoo: Path
-    failed: str = ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the table, or the rest of it. Exit code 1 when a method failed."""
     options = parser().parse_args(arguments)
     originals = Zoo.open(options.zoo)
-    trials = []
-    for method in options.methods.split(","):
-        for seed in range(options.seeds):
-            trials.append(attempt(method, seed, originals, options))
-            if trials[-1].failed:
-                print(f"{method}, seed {seed}: {trials[-1].failed}", file=sys.stderr)
+    trials = trials_of(originals, options, ["-n", str(options.n)])
     write_table(table(originals, trials, options), options.out / "table8")
     return int(any(trial.failed for trial in trials))
 
@@ -77,46 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("zoo", help="a collected zoo, best with held-out seeds")
-    found.add_argument("--methods", required=True, help="names of settings (`rpg methods`) or YAML files, with commas")
-    found.add_argument("--limit", type=float, default=3600, help="seconds of a training in one call; default 3600")
+    add_trials(found)
     found.add_argument("-n", type=int, default=10, help="networks of each seed of a method; default 10")
-    found.add_argument("--seeds", type=int, default=1, help="seeds of each method, in training and drawing; default 1")
     add_places(found)
     return found
-
-
-def attempt(method: str, seed: int, originals: Zoo, options: argparse.Namespace) -> Trial:
-    """Train and draw, but for what is there."""
-    name = Path(method).stem + (f"-{seed}" if seed else "")
-    run, zoo = options.out / "runs" / name, options.out / "zoos" / f"{name}-generated"
-    train = ["train", "--zoo", str(originals.path), "--method", method, "--out", str(run), "--device", options.device]
-    train += ["--data-root", str(options.data_root)] if options.data_root else []
-    for key, _ in seeds_of(load_method(method)[0], "method") if seed else ():
-        train += ["--set", f"{key}={seed}"]
-    draw = ["generate", str(run), "-n", str(options.n), "--seed", str(seed), "--out", str(zoo)]
-    draw += ["--device", options.device]
-    for command, done in ((train, run / "trained.json"), (draw, zoo / "manifest.json")):
-        log = options.out / "logs" / f"{name}-{command[0]}.log"
-        if not done.is_file() and (failed := rpg(command, options.limit, log)):
-            return Trial(method, seed, run, zoo, f"{command[0]}: {failed}")
-    return Trial(method, seed, run, zoo)
-
-
-def rpg(command: Sequence[str], limit: float, log: Path) -> str:
-    """Run a command of ours in a process of its own, so that its memory is its own; why it failed, or nothing. What it
-    says goes to `log`.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    print(f"rpg {' '.join(command)}  (what it says: {log})", file=sys.stderr)
-    with log.open("w") as file:
-        line = [sys.executable, "-m", "rpg", *command]
-        try:
-            code = subprocess.run(line, stdout=file, stderr=file, timeout=limit, check=False).returncode
-        except subprocess.TimeoutExpired:
-            return f"not finished within {limit:g} s; the same call continues it"
-    if code == 0:
-        return ""
-    return ([text for text in log.read_text().splitlines() if text.strip()] or [f"exit code {code}"])[-1]
 
 
 def table(originals: Zoo, trials: Sequence[Trial], options: argparse.Namespace) -> Table:
@@ -127,11 +65,7 @@ def table(originals: Zoo, trials: Sequence[Trial], options: argparse.Namespace) 
         comparison, names = reported(originals, good, options)
         own = {name: [trial for trial in good if names[trial.zoo] == name] for name in names.values()}
         records = [row(comparison, group, own.get(group.name, []), originals) for group in comparison.groups]
-    records += [
-        {"method": trial.method, "group": "-", "seeds": trial.seed, "failed": trial.failed}
-        for trial in trials
-        if trial.failed
-    ]
+    records += failures(trials)
     return table_of(records, COLUMNS, DIGITS)
 
 
@@ -155,24 +89,9 @@ def reported(
 
 
 def row(comparison: Comparison, group: Group, trials: Sequence[Trial], originals: Zoo) -> Record:
-    """What is known of a group; seconds are means over seeds, memory is the most."""
+    """What is known of a group, and, where it is a method's, what that took."""
     found: Record = {"method": trials[0].method if trials else None, **measures(comparison, group)}
-    if not trials:
-        return found
-    learnt = [spent for trial in trials if (spent := Run(trial.run).spent)]
-    drawn = [(spent, len(zoo)) for trial in trials if (spent := (zoo := Zoo.open(trial.zoo)).manifest.spent)]
-    (config, request), count = load_method(trials[0].method), len(Run(trials[0].run).record().networks)
-    assert isinstance(config, MethodConfig)
-    assert isinstance(request, DrawConfig)
-    found["parameters"] = config.build().estimate(originals.structure, count, request, DEVICES["h100"]).parameters
-    if learnt:
-        found["seconds to train"] = sum(spent.seconds for spent in learnt) / len(learnt)
-    if drawn:
-        found["seconds a network"] = sum(spent.seconds / n for spent, n in drawn) / len(drawn)
-    memory = [spent.device_bytes or spent.host_bytes for spent in (*learnt, *(spent for spent, _ in drawn))]
-    if memory:
-        found["peak GB"] = max(memory) / 1e9
-    return found
+    return found | costs(trials, originals) if trials else found
 
 
 if __name__ == "__main__":

@@ -61,6 +61,8 @@ EXPLAINED = {
     "top1": "the mean accuracy, a mean over tasks",
     "balanced": "the mean of the accuracies on the two labels, a mean over tasks",
     "error": "the standard error of the gap, over tasks",
+    "lead": "points that the generated networks lie above this on average",
+    "lead, error": "the standard error of the lead, over tasks",
     "all": "the mean over classes",
     "flipped": "the accuracy here of networks generated for the complement: near 100 less their own, if they listen",
     "networks": "how many networks were generated for the task",
@@ -69,6 +71,7 @@ EXPLAINED = {
     "tasks": "how many tasks",
 }
 CLASS_TASKS = 10  # in the tables; `report.json` has all
+SURE = 2  # standard errors, over tasks, that a lead has to be above 0
 
 
 def write_task_report(
@@ -123,10 +126,13 @@ def headline(comparison: TaskComparison) -> str:
     if not gaps:
         return f"Networks for {count} tasks; the zoo has no originals of them to compare with."
     best = min((name for name in PER_TASK if name in gaps), key=lambda name: gaps[name])
-    verdict = "better than" if gaps["generated"] < gaps[best] else "no better than"
+    lead, error = comparison.lead(split, best)
+    verdict = "better than" if lead > SURE * (error or 0) else "no better than"
+    ahead = f"{lead:+.2f}" + (f" ± {error:.2f}" if error is not None else "")
     found = (
         f"On {count} tasks of split {split} the generated networks lie {gaps['generated']:.2f} points below the "
-        f"originals on average: {verdict} the best baseline without a generator ({best}: {gaps[best]:.2f})."
+        f"originals on average: {verdict} the best baseline without a generator ({best}: {gaps[best]:.2f}; lead "
+        f"{ahead})."
     )
     if "classifier" in gaps:
         found += f" One network for all classes, its probabilities summed, lies {gaps['classifier']:.2f} points below."
@@ -195,8 +201,8 @@ def class_table(comparison: TaskComparison) -> Table:
 
 
 def gap_table(comparison: TaskComparison) -> Table:
-    """Means over the tasks of each split, a row per group: accuracies, and points below the originals with the standard
-    error of that, where there are originals.
+    """Means over the tasks of each split, a row per group: accuracies, points below the originals, where there are any,
+    and points that the generated networks lie above a baseline, both with standard errors.
     """
     records: list[Record] = []
     for split in comparison.splits:
@@ -207,7 +213,9 @@ def gap_table(comparison: TaskComparison) -> Table:
                 record: Record = {"split": split, "group": name, "top1": mean(row.accuracy[name].mean for row in own)}
                 record |= {"balanced": mean(row.balanced[name].mean for row in own)}
                 record |= {"gap": mean(gaps) if gaps else None}
-                record |= {"error": stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else None, "tasks": len(own)}
+                record |= {"error": stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else None}
+                lead, uncertain = comparison.lead(split, name) if name in comparison.baselines else (None, None)
+                record |= {"lead": lead, "lead, error": uncertain, "tasks": len(own)}
                 records.append(record)
     return Table.of(records)
 
@@ -231,6 +239,9 @@ def tasks_json(comparison: TaskComparison) -> dict[str, Any]:
         "protocol": comparison.protocol,
         "tasks": rows,
         "mean_gaps": {split: comparison.mean_gaps(split) for split in comparison.splits},
+        "leads": {
+            split: {name: comparison.lead(split, name) for name in comparison.baselines} for split in comparison.splits
+        },
         "slopes": comparison.model_dump(mode="json", include={"slopes"})["slopes"],
         "absent": comparison.absent,
     }

@@ -70,6 +70,12 @@ class TaskRow(Frozen):
         top = self.accuracy["original"].mean
         return {name: top - found.mean for name, found in self.accuracy.items() if name != "original"}
 
+    @property
+    def leads(self) -> dict[str, float]:
+        """Points that the generated networks' mean lies above each baseline's."""
+        own = self.accuracy["generated"].mean
+        return {name: own - found.mean for name, found in self.accuracy.items() if name in BASELINES}
+
 
 class Picture(Frozen):
     """Head weights of one network in units of their spread over the seen originals (Figure 6)."""
@@ -117,6 +123,13 @@ class TaskComparison(Frozen):
         """The mean over a split's tasks of each group's gap to the originals; nothing where none has originals."""
         gaps = [row.gaps for row in self.rows if row.split == split and row.gaps]
         return {name: float(np.mean([gap[name] for gap in gaps])) for name in gaps[0]} if gaps else {}
+
+    def lead(self, split: str, baseline: str) -> tuple[float, float | None]:
+        """The mean over a split's tasks of the generated networks' lead over a baseline, and its standard error over
+        tasks, None where there is one task only.
+        """
+        leads = [row.leads[baseline] for row in self.rows if row.split == split and baseline in row.leads]
+        return float(np.mean(leads)), float(np.std(leads, ddof=1)) / len(leads) ** 0.5 if len(leads) > 1 else None
 
 
 def compare_tasks(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import table8
+import trials
 
 import rpg
 import rpg.reports.stage
@@ -60,7 +61,7 @@ def commands(monkeypatch) -> list[str]:
             )
         return ""
 
-    monkeypatch.setattr(table8, "rpg", here)
+    monkeypatch.setattr(trials, "rpg", here)
     monkeypatch.setattr(rpg.reports.stage, "write_report", lambda *_: Path("report.html"))  # plots take the longest
     return done
 
@@ -94,9 +95,9 @@ def test_methods_stand_in_one_table_with_their_costs(place, commands, capsys) ->
 
 
 def test_seeds_are_found_in_any_method() -> None:
-    assert [key for key, _ in table8.seeds_of(load_method("flow")[0], "method")] == ["method.velocity.seed"]
-    assert [key for key, _ in table8.seeds_of(load_method("rpg-tiny")[0], "method")] == ["method.train.seed"]
-    assert [key for key, _ in table8.seeds_of(load_method("gaussian")[0], "method")] == []
+    assert [key for key, _ in trials.seeds_of(load_method("flow")[0], "method")] == ["method.velocity.seed"]
+    assert [key for key, _ in trials.seeds_of(load_method("rpg-tiny")[0], "method")] == ["method.train.seed"]
+    assert [key for key, _ in trials.seeds_of(load_method("gaussian")[0], "method")] == []
 
 
 @pytest.mark.slow

@@ -213,8 +213,8 @@ class RPGConfig(MethodConfig):
     prototype_loss: Annotated[float, Field(ge=0)] = 0.0
     min_snr: PositiveFloat | None = None
     behaviour: Annotated[float, Field(ge=0)] = 0.0
-    behaviour_networks: PositiveInt = 4
-    behaviour_images: PositiveInt = 128
+    behaviour_networks: PositiveInt = 24
+    behaviour_images: PositiveInt = 64
     state_per: Literal["checkpoint", "seed"] = "checkpoint"
     generator: GeneratorConfig = GeneratorConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
@@ -232,6 +232,13 @@ class RPGConfig(MethodConfig):
                 f"behaviour = {self.behaviour:g} is of networks read out of prototypes, but prototype_loss = 0; "
                 "leave it out, or set method.prototype_loss to 1"
             )
+        if not self.behaviour:
+            for name in ("behaviour_networks", "behaviour_images"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(
+                        f"{name} = {getattr(self, name)} says how behaviour is learnt, but behaviour = 0; leave it "
+                        "out, or set method.behaviour to 0.3"
+                    )
         if self.train.prototype_batch is not None and not self.has_readout:
             raise ValueError(
                 "train.prototype_batch is of supervised prototypes, but prototype_loss = 0; leave it out (a recipe's: "

@@ -186,9 +186,10 @@ def test_tables_and_page(comparison: TaskComparison, tmp_path: Path) -> None:
     assert means["unseen", "original"]["top1"] == 95
     assert means["unseen", "generated"] == {
         "split": "unseen", "group": "generated", "top1": 80, "balanced": means["unseen", "generated"]["balanced"],
-        "gap": 15, "error": None, "tasks": 1,
+        "gap": 15, "error": None, "lead": None, "lead, error": None, "tasks": 1,
     }  # fmt: skip
     assert means["new", "generated"]["gap"] is None
+    assert (means["unseen", "nearest"]["lead"], means["unseen", "nearest"]["lead, error"]) == (80 - 90, None)
     assert ("unseen", "classifier") not in means
     assert "Not here: classifier. None is known." in tasks_text(comparison)
     assert "Not here: arithmetic. The zoo does not say" in tasks_text(comparison)
@@ -272,3 +273,30 @@ def test_networks_that_guess_are_the_headline(group: str, who: str) -> None:
     assert text.startswith(f"{who} do not work: their balanced accuracy is 50.15 on average, chance 50.00.")
     unknown = made.model_copy(update={"rows": rows, "chance": None})
     assert headline(unknown).startswith("On 7 tasks")
+
+
+def test_a_lead_is_paired_by_task() -> None:
+    """Tasks are unequal, and so are their scores; what counts is by how much networks differ on the same task."""
+    made = task_comparison()
+    scores = {"generated": [60, 71, 82, 93, 64, 75, 86], "vote": [59, 70, 80, 90, 61, 73, 85]}  # 1 1 2 3 3 2 1
+    unseen = [row for row in made.rows if row.split == "unseen"]
+    others = {name: summarize([50]) for name in made.baselines}
+    rows = [
+        row.model_copy(
+            update={"accuracy": {**row.accuracy, **others, **{n: summarize([v[k]]) for n, v in scores.items()}}}
+        )
+        for k, row in enumerate(unseen)
+    ]
+    found = made.model_copy(update={"rows": tuple(rows)})
+    lead, error = found.lead("unseen", "vote")
+    assert lead == pytest.approx(13 / 7)
+    assert error == pytest.approx(np.std([1, 1, 2, 3, 3, 2, 1], ddof=1) / 7**0.5)
+    assert "better than the best baseline without a generator (vote:" in headline(found)
+    assert f"lead +1.86 ± {error:.2f})" in headline(found)
+    # Ahead on one task by far, level on all others: within two errors of 0, and so not better.
+    level = [
+        row.model_copy(update={"accuracy": row.accuracy | {"vote": row.accuracy["generated"]}}) for row in rows[1:]
+    ]
+    scattered = found.model_copy(update={"rows": (rows[0], *level)})
+    assert scattered.lead("unseen", "vote") == (pytest.approx(1 / 7), pytest.approx(1 / 7))
+    assert "no better than the best baseline" in headline(scattered)

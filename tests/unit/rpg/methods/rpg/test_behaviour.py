@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def config(*overrides: str) -> RPGConfig:
-    supervised = ("prediction=sample", "prototype_loss=1", "generator.statistics=value", "behaviour_networks=3")
+    supervised = ("prediction=sample", "prototype_loss=1", "generator.statistics=value")
     found = load_recipe(str(BINARY), [f"method.{item}" for item in (*supervised, *overrides)]).method
     assert isinstance(found, RPGConfig)
     return found
@@ -48,7 +48,7 @@ def of_run(run: Run, networks: Zoo, settings: RPGConfig) -> ReadOutBehaviour:
 
 def test_it_is_the_cross_entropy_of_the_networks_that_are_read_out(networks: Zoo, tmp_path: Path) -> None:
     """Drawn by `generate --sampler readout`, built, and scored with the labels of their tasks, network by network."""
-    settings = config("train.steps=20", "behaviour=0.5", "behaviour_images=40")
+    settings = config("train.steps=20", "behaviour=0.5", "behaviour_networks=3", "behaviour_images=40")
     run = train(settings, networks, tmp_path / "run")
     term = of_run(run, networks, settings)
     found = term.loss(Learnt(run).generator(CPU), 7)
@@ -97,6 +97,8 @@ def test_an_interrupted_training_goes_on_to_the_same_bytes(
 def test_what_cannot_be_learnt_from_is_refused(networks: Zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"behaviour = 1 is of networks read out .* set method\.prototype_loss to 1"):
         config("prototype_loss=0", "behaviour=1")
+    with pytest.raises(ValueError, match=r"behaviour_images = 32 says how .* behaviour = 0; leave it out, or set"):
+        config("behaviour_images=32")
     monkeypatch.setattr("rpg.methods.rpg.behaviour.world_size", lambda: 2)
     with pytest.raises(ValueError, match=r"in one process, not in 2; use --set method\.behaviour=0"):
         train(config("behaviour=1", "train.steps=10"), networks, tmp_path / "run")

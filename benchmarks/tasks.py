@@ -1,0 +1,135 @@
+"""Methods side by side on tasks that they never saw: what their networks score beside those trained for these tasks,
+and beside what needs no generator.
+
+    python benchmarks/tasks.py zoos/binary-cifar10-cnn-no-neighbours --methods rpg-tiny-binary,tina-small --out tasks
+
+Each method learns a zoo of binary tasks in a process of its own, at most `--limit` seconds, and draws `-n` networks
+for each task of split `unseen`. A report on the first of them makes and scores the baselines; the networks of all
+others are scored beside these. OUT has runs/, zoos/, logs/, report/ and scores/; the table is OUT/tasks.md and
+OUT/tasks.json. The same call goes on where it was, more methods may be added. A method that fails, or is not finished
+within its limit, has a row that says so, and the exit code is 1.
+
+Means are over tasks, so are standard errors; the seeds of a method count together, and `top1, seeds` has the mean of
+each. `lead` is how far a method lies above the best baseline that makes a network for each task of those of others.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+
+from trials import COSTS, DIGITS, Trial, add_trials, costs, failures, trials_of
+
+from evaluators.metrics import summarize
+from rpg.reports.stage import plan_report
+from rpg.reports.task_report import gap_table
+from rpg.reports.tasks import PER_TASK, TaskComparison
+from study import add_places, table_of, write_table
+from zoo.console import pick_device, run_cli
+from zoo.recipe import task_of
+from zoo.scoring import Score, score
+from zoo.store import Zoo
+from zoo.table import Record, Table
+
+SPLIT = "unseen"
+COLUMNS = (
+    *("method", "group", "seeds", "top1", "balanced", "gap", "error", "lead", "lead, error", "over", "top1, seeds"),
+    *COSTS,
+    "failed",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the table, or the rest of it. Exit code 1 when a method failed."""
+    options = parser().parse_args(arguments)
+    originals = Zoo.open(options.zoo)
+    trials = trials_of(originals, options, ["--split", SPLIT, "-n", str(options.n)])
+    write_table(table(originals, trials, options), options.out / "tasks")
+    return int(any(trial.failed for trial in trials))
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("zoo", help="a zoo of binary tasks, some of them held out")
+    add_trials(found)
+    found.add_argument("-n", type=int, default=3, help="networks of each seed of a method for each task; default 3")
+    found.add_argument("--classifier", type=Path, help="a network for all classes, as for `rpg report`")
+    add_places(found)
+    return found
+
+
+def table(originals: Zoo, trials: Sequence[Trial], options: argparse.Namespace) -> Table:
+    """A row for the originals, each method and each baseline, and for each trial that has no networks."""
+    good = [trial for trial in trials if not trial.failed]
+    records: list[Record] = []
+    if good:
+        beside = baselines(good[0], originals, options)
+        groups = {str(row["group"]): row for row in records_of(beside)}
+        records.append(groups.pop("original"))
+        for method in dict.fromkeys(trial.method for trial in good):
+            records.append(row(method, [trial for trial in good if trial.method == method], beside, originals, options))
+        records += [one for name, one in groups.items() if name in beside.baselines]
+    return table_of([*records, *failures(trials)], COLUMNS, DIGITS)
+
+
+def baselines(first: Trial, originals: Zoo, options: argparse.Namespace) -> TaskComparison:
+    """The report on the networks of one trial, with all that stands beside them."""
+    found = plan_report(
+        [Zoo.open(first.zoo)],
+        originals=originals,
+        out=options.out / "report" / first.zoo.name,
+        runs=[str(first.run)],
+        data_root=options.data_root,
+        device=options.device,
+        classifier=options.classifier,
+    ).carry_out()
+    if not isinstance(found.comparison, TaskComparison):
+        raise ValueError(f"{originals.path} is of one task; expected networks for many binary tasks")
+    return found.comparison
+
+
+def records_of(comparison: TaskComparison) -> list[Record]:
+    """The rows of its table of means, without what is of its own generated networks."""
+    columns, rows = gap_table(comparison).columns, gap_table(comparison).rows
+    found = [dict(zip(columns, cells, strict=True)) for cells in rows]
+    return [{k: v for k, v in one.items() if not k.startswith("lead")} for one in found if one["split"] == SPLIT]
+
+
+def row(
+    method: str, trials: Sequence[Trial], beside: TaskComparison, originals: Zoo, options: argparse.Namespace
+) -> Record:
+    """The networks of all seeds of a method in place of those of the report."""
+    scored = [scores_of(trial, originals, options) for trial in trials]
+    mine = with_networks(beside, [one for own in scored for one in own])
+    (found,) = (one for one in records_of(mine) if one["group"] == "generated")
+    best = max((name for name in PER_TASK if name in mine.baselines), key=lambda name: -mine.lead(SPLIT, name)[0])
+    lead, error = mine.lead(SPLIT, best)
+    found |= {"method": method, "seeds": len(trials), "lead": lead, "lead, error": error, "over": best}
+    found["top1, seeds"] = ", ".join(f"{mean(one.metrics['top1'].value for one in own):.2f}" for own in scored)
+    return found | costs(trials, originals)
+
+
+def scores_of(trial: Trial, originals: Zoo, options: argparse.Namespace) -> list[Score]:
+    """Each network on its own task."""
+    zoo = Zoo.open(trial.zoo)
+    task = task_of(originals.manifest.origin).build(options.data_root, pick_device(options.device))
+    return score(zoo, task, options.out / "scores" / zoo.name, zoo.entries)
+
+
+def with_networks(comparison: TaskComparison, scores: Sequence[Score]) -> TaskComparison:
+    """The comparison with these networks instead of its generated ones."""
+    found = []
+    for one in comparison.rows:
+        own = [score for score in scores if score.condition == one.condition]
+        update: Mapping[str, object] = {
+            name: getattr(one, name) | {"generated": summarize([score.metrics[metric].value for score in own])}
+            for name, metric in (("accuracy", "top1"), ("balanced", "balanced"))
+        }
+        found.append(one.model_copy(update=update))
+    return comparison.model_copy(update={"rows": tuple(found)})
+
+
+if __name__ == "__main__":
+    run_cli(lambda arguments, **_: main(arguments), "tasks")

@@ -1,0 +1,115 @@
+"""Trials of methods: each learns a zoo and draws networks in processes of its own, and what is there is not done again.
+
+OUT has runs/, zoos/ and logs/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rpg.devices import DEVICES
+from rpg.methods.base import DrawConfig, MethodConfig
+from rpg.reproduce.sweeping import seeds_of
+from rpg.run import Run
+from zoo.recipe import load_method
+from zoo.store import Zoo
+from zoo.table import Record
+
+DIGITS = {"seconds to train": 1, "seconds a network": 3, "peak GB": 2}
+COSTS = ("seconds to train", "seconds a network", "parameters", "peak GB")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One method with one seed: where its run and its networks are, or why there are none."""
+
+    method: str
+    seed: int
+    run: Path
+    zoo: Path
+    failed: str = ""
+
+
+def add_trials(parser: argparse.ArgumentParser) -> None:
+    """The options that say what is tried."""
+    parser.add_argument("--methods", required=True, help="names of settings (`rpg methods`) or YAML files, with commas")
+    parser.add_argument("--limit", type=float, default=3600, help="seconds of a training in one call; default 3600")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds of each method, in training and drawing; default 1")
+
+
+def trials_of(originals: Zoo, options: argparse.Namespace, drawn: Sequence[str]) -> list[Trial]:
+    """All of them, drawn with these further words of `rpg generate`; those that fail say so at once."""
+    found = []
+    for method in options.methods.split(","):
+        for seed in range(options.seeds):
+            found.append(_attempt(method, seed, originals, options, drawn))
+            if found[-1].failed:
+                print(f"{method}, seed {seed}: {found[-1].failed}", file=sys.stderr)
+    return found
+
+
+def _attempt(method: str, seed: int, originals: Zoo, options: argparse.Namespace, drawn: Sequence[str]) -> Trial:
+    """Train and draw, but for what is there."""
+    name = Path(method).stem + (f"-{seed}" if seed else "")
+    run, zoo = options.out / "runs" / name, options.out / "zoos" / f"{name}-generated"
+    train = ["train", "--zoo", str(originals.path), "--method", method, "--out", str(run), "--device", options.device]
+    train += ["--data-root", str(options.data_root)] if options.data_root else []
+    for key, _ in seeds_of(load_method(method)[0], "method") if seed else ():
+        train += ["--set", f"{key}={seed}"]
+    draw = ["generate", str(run), *drawn, "--seed", str(seed), "--out", str(zoo)]
+    draw += ["--device", options.device]
+    for command, done in ((train, run / "trained.json"), (draw, zoo / "manifest.json")):
+        log = options.out / "logs" / f"{name}-{command[0]}.log"
+        if not done.is_file() and (failed := rpg(command, options.limit, log)):
+            return Trial(method, seed, run, zoo, f"{command[0]}: {failed}")
+    return Trial(method, seed, run, zoo)
+
+
+def rpg(command: Sequence[str], limit: float, log: Path) -> str:
+    """Run a command of ours in a process of its own, so that its memory is its own; why it failed, or nothing. What it
+    says goes to `log`.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    print(f"rpg {' '.join(command)}  (what it says: {log})", file=sys.stderr)
+    with log.open("w") as file:
+        line = [sys.executable, "-m", "rpg", *command]
+        try:
+            code = subprocess.run(line, stdout=file, stderr=file, timeout=limit, check=False).returncode
+        except subprocess.TimeoutExpired:
+            return f"not finished within {limit:g} s; the same call continues it"
+    if code == 0:
+        return ""
+    return ([text for text in log.read_text().splitlines() if text.strip()] or [f"exit code {code}"])[-1]
+
+
+def costs(trials: Sequence[Trial], originals: Zoo) -> Record:
+    """What seeds of one method took: seconds are means over them, memory is the most."""
+    learnt = [spent for trial in trials if (spent := Run(trial.run).spent)]
+    drawn = [(spent, len(zoo)) for trial in trials if (spent := (zoo := Zoo.open(trial.zoo)).manifest.spent)]
+    (config, request), count = load_method(trials[0].method), len(Run(trials[0].run).record().networks)
+    assert isinstance(config, MethodConfig)
+    assert isinstance(request, DrawConfig)
+    estimated = config.build().estimate(originals.structure, count, request, DEVICES["h100"])
+    found: Record = {"parameters": estimated.parameters}
+    if learnt:
+        found["seconds to train"] = sum(spent.seconds for spent in learnt) / len(learnt)
+    if drawn:
+        found["seconds a network"] = sum(spent.seconds / n for spent, n in drawn) / len(drawn)
+    memory = [spent.device_bytes or spent.host_bytes for spent in (*learnt, *(spent for spent, _ in drawn))]
+    if memory:
+        found["peak GB"] = max(memory) / 1e9
+    return found
+
+
+def failures(trials: Sequence[Trial]) -> list[Record]:
+    """A row for each that has no networks."""
+    return [
+        {"method": trial.method, "group": "-", "seeds": trial.seed, "failed": trial.failed}
+        for trial in trials
+        if trial.failed
+    ]
