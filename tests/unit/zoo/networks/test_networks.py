@@ -39,7 +39,8 @@ def test_the_totals_are_the_papers():
     wide = create_network("cnn_medium", 10, 3, seed=0, options={"width": 2})
     assert [module.out_channels for module in wide.module if isinstance(module, nn.Conv2d)] == [32, 64, 30]
     assert wide(torch.rand(1, 3, 32, 32)).shape == (1, 10)
-    with pytest.raises(ValueError, match="expected width 1 or more, got 0"):
+    assert parameters_of(create_network("cnn_medium", 10, 3, seed=0, options={"width": 0.25})) == 1250
+    with pytest.raises(ValueError, match="expected width above 0, got 0"):
         create_network("cnn_medium", 10, 3, seed=0, options={"width": 0})
     assert parameters_of(cnn_digits()) == 1010
     assert parameters_of(cnn_small(in_chans=1)) == 2464  # the Model Zoos' MNIST variant
