@@ -3,11 +3,11 @@ and beside what needs no generator.
 
     python benchmarks/tasks.py zoos/binary-cifar10-cnn-no-neighbours --methods rpg-tiny-binary,tina-small --out tasks
 
-Each method learns a zoo of binary tasks in a process of its own, at most `--limit` seconds, and draws `-n` networks
-for each task of split `unseen`. A report on the first of them makes and scores the baselines; the networks of all
-others are scored beside these. OUT has runs/, zoos/, logs/, report/ and scores/; the table is OUT/tasks.md and
-OUT/tasks.json. The same call goes on where it was, more methods may be added. A method that fails, or is not finished
-within its limit, has a row that says so, and the exit code is 1.
+Each method learns a zoo of binary tasks in a process of its own, at most `--limit` seconds, and each seed of it draws
+`-n` networks for each task of split `unseen`. A report on the first of them makes and scores the baselines; the
+networks of all others are scored beside these. OUT has runs/, zoos/, logs/, report/ and scores/; the table is
+OUT/tasks.md and OUT/tasks.json. The same call goes on where it was, more methods may be added. A method that fails, or
+is not finished within its limit, has a row that says so, and the exit code is 1.
 
 Means are over tasks, so are standard errors; the seeds of a method count together, and `top1, seeds` has the mean of
 each. `lead` is how far a method lies above the best baseline that makes a network for each task of those of others.
@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-from trials import COSTS, DIGITS, Trial, add_trials, costs, failures, trials_of
+from trials import COSTS, DIGITS, Trial, add_trials, chosen, costs, failures, trials_of
 
 from evaluators.metrics import summarize
 from rpg.reports.stage import plan_report
@@ -28,7 +28,7 @@ from rpg.reports.task_report import gap_table
 from rpg.reports.tasks import PER_TASK, TaskComparison
 from study import add_places, table_of, write_table
 from zoo.console import pick_device, run_cli
-from zoo.recipe import task_of
+from zoo.recipe import load_method, task_of
 from zoo.scoring import Score, score
 from zoo.store import Zoo
 from zoo.table import Record, Table
@@ -44,8 +44,9 @@ COLUMNS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the table, or the rest of it. Exit code 1 when a method failed."""
     options = parser().parse_args(arguments)
-    originals = Zoo.open(options.zoo)
-    trials = trials_of(originals, options, ["--split", SPLIT, "-n", str(options.n)])
+    methods, originals = chosen(options), Zoo.open(options.zoo)
+    require_tasks(originals, methods)
+    trials = trials_of(methods, originals, options, ["--split", SPLIT])
     write_table(table(originals, trials, options), options.out / "tasks")
     return int(any(trial.failed for trial in trials))
 
@@ -53,11 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("zoo", help="a zoo of binary tasks, some of them held out")
-    add_trials(found)
-    found.add_argument("-n", type=int, default=3, help="networks of each seed of a method for each task; default 3")
+    add_trials(found, networks=3)
     found.add_argument("--classifier", type=Path, help="a network for all classes, as for `rpg report`")
     add_places(found)
     return found
+
+
+def require_tasks(originals: Zoo, methods: Sequence[str]) -> None:
+    """Raise ValueError where there are no tasks held out, or a method that is told none."""
+    if not any(entry.split == SPLIT and entry.condition for entry in originals.entries):
+        raise ValueError(f"{originals.path} holds no binary tasks out; hold some out with `rpg-zoo split --holdout`")
+    for method in methods:
+        if "conditions" not in type(load_method(method)[1]).model_fields:
+            raise ValueError(f"{method} is told no task; expected methods that are, such as rpg-tiny-binary")
 
 
 def table(originals: Zoo, trials: Sequence[Trial], options: argparse.Namespace) -> Table:

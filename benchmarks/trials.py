@@ -1,4 +1,4 @@
-"""Trials of methods: each learns a zoo and draws networks in processes of its own, and what is there is not done again.
+"""Trials of methods: each learns a zoo and draws networks in processes of its own; what is there is not done again.
 
 OUT has runs/, zoos/ and logs/.
 """
@@ -16,6 +16,7 @@ from rpg.devices import DEVICES
 from rpg.methods.base import DrawConfig, MethodConfig
 from rpg.reproduce.sweeping import seeds_of
 from rpg.run import Run
+from zoo.names import short_name
 from zoo.recipe import load_method
 from zoo.store import Zoo
 from zoo.table import Record
@@ -35,17 +36,36 @@ class Trial:
     failed: str = ""
 
 
-def add_trials(parser: argparse.ArgumentParser) -> None:
-    """The options that say what is tried."""
+def add_trials(parser: argparse.ArgumentParser, networks: int) -> None:
+    """The options that say what is tried, and how many networks each seed draws if nobody says it."""
     parser.add_argument("--methods", required=True, help="names of settings (`rpg methods`) or YAML files, with commas")
     parser.add_argument("--limit", type=float, default=3600, help="seconds of a training in one call; default 3600")
     parser.add_argument("--seeds", type=int, default=1, help="seeds of each method, in training and drawing; default 1")
+    parser.add_argument("-n", type=int, default=networks, help=f"networks of each seed; default {networks}")
 
 
-def trials_of(originals: Zoo, options: argparse.Namespace, drawn: Sequence[str]) -> list[Trial]:
+def chosen(options: argparse.Namespace) -> list[str]:
+    """The methods, all of which exist. Raises ValueError for what cannot be tried, before any work."""
+    for name in ("seeds", "n", "limit"):
+        if getattr(options, name) <= 0:
+            raise ValueError(f"{name} = {getattr(options, name)}; expected a number above 0")
+    methods = [method.strip() for method in options.methods.split(",")]
+    if not all(methods):
+        raise ValueError(f"--methods {options.methods!r} has an empty name; expected names with single commas between")
+    names = [short_name(method) for method in methods]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--methods {options.methods} names one twice; expected methods whose file names differ, too")
+    for method in methods:
+        load_method(method)
+    return methods
+
+
+def trials_of(
+    methods: Sequence[str], originals: Zoo, options: argparse.Namespace, drawn: Sequence[str] = ()
+) -> list[Trial]:
     """All of them, drawn with these further words of `rpg generate`; those that fail say so at once."""
     found = []
-    for method in options.methods.split(","):
+    for method in methods:
         for seed in range(options.seeds):
             found.append(_attempt(method, seed, originals, options, drawn))
             if found[-1].failed:
@@ -54,18 +74,18 @@ def trials_of(originals: Zoo, options: argparse.Namespace, drawn: Sequence[str])
 
 
 def _attempt(method: str, seed: int, originals: Zoo, options: argparse.Namespace, drawn: Sequence[str]) -> Trial:
-    """Train and draw, but for what is there."""
-    name = Path(method).stem + (f"-{seed}" if seed else "")
+    """Train and draw. The commands find what is there, and refuse it where it was made with other settings."""
+    name = short_name(method) + (f"-{seed}" if seed else "")
     run, zoo = options.out / "runs" / name, options.out / "zoos" / f"{name}-generated"
     train = ["train", "--zoo", str(originals.path), "--method", method, "--out", str(run), "--device", options.device]
     train += ["--data-root", str(options.data_root)] if options.data_root else []
     for key, _ in seeds_of(load_method(method)[0], "method") if seed else ():
         train += ["--set", f"{key}={seed}"]
-    draw = ["generate", str(run), *drawn, "--seed", str(seed), "--out", str(zoo)]
+    draw = ["generate", str(run), "-n", str(options.n), *drawn, "--seed", str(seed), "--out", str(zoo)]
     draw += ["--device", options.device]
-    for command, done in ((train, run / "trained.json"), (draw, zoo / "manifest.json")):
+    for command in (train, draw):
         log = options.out / "logs" / f"{name}-{command[0]}.log"
-        if not done.is_file() and (failed := rpg(command, options.limit, log)):
+        if failed := rpg(command, options.limit, log):
             return Trial(method, seed, run, zoo, f"{command[0]}: {failed}")
     return Trial(method, seed, run, zoo)
 
@@ -109,7 +129,7 @@ def costs(trials: Sequence[Trial], originals: Zoo) -> Record:
 def failures(trials: Sequence[Trial]) -> list[Record]:
     """A row for each that has no networks."""
     return [
-        {"method": trial.method, "group": "-", "seeds": trial.seed, "failed": trial.failed}
+        {"method": trial.method, "group": f"seed {trial.seed}", "failed": trial.failed}
         for trial in trials
         if trial.failed
     ]

@@ -82,6 +82,8 @@ class Training:
         """Train, or continue, into `path`, and warn of a codec that loses too much."""
         run = Run(self.path)
         fresh = not run.trained
+        if not run.record_path.is_file():
+            self.data.require_finite()
         if is_first_process():
             run.begin(self.origin, self.data, self.request)
         if not run.trained:
@@ -150,6 +152,8 @@ def plan_training(
     command: tuple[str, ...] = PYTHON,
 ) -> Training:
     """What `train` does. Raises what it raises before any work."""
+    if method is not None and not method.strip():
+        raise ValueError("the name of the method is empty; expected settings (`rpg methods`) or a YAML file of them")
     if settings:
         overrides = [*overrides, *keyword_overrides({"method": _schema(what, method, zoo)}, settings)]
     recipe, place = _recipe_and_zoo(what, overrides, method)

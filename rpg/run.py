@@ -92,7 +92,7 @@ class Run:
 
     def begin(self, origin: Origin, data: TrainingSet, draw: DrawConfig) -> None:
         """Record what is to be learnt, or find that the same was begun here. Raises ValueError, naming what differs,
-        when the directory holds something else.
+        when the directory holds something else, Corrupt when a file of what was begun or learnt here has changed.
         """
         self.refuse_another(origin)
         if self.record_path.is_file():
@@ -101,8 +101,12 @@ class Run:
                 log.warning(
                     f"{'; '.join(ignored)}: ignored, {self.path} keeps what it was begun with; say it to `rpg generate`"
                 )
-            if not self.trained:
-                self.check(begun.files)
+            if self.trained:
+                self.require_trained()
+                return
+            self.check(begun.files)
+            if begun.networks != tuple(entry.sha256 for entry in data.entries):
+                raise Corrupt(f"{self.record_path} has changed; remove {self.path} and train again")
             return
         structure, frozen, first = data.zoo.structure, data.zoo.frozen(), data.zoo.load(data.entries[0])
         save_tensors(self.constants_path, {s.name: first[s.name] for s in structure if s.kind == "constant"})
@@ -122,7 +126,11 @@ class Run:
     def refuse_another(self, origin: Origin) -> None:
         """Raise ValueError when the directory holds something else than a run of this origin, naming what differs."""
         if self.record_path.is_file():
-            if changed := self.record().origin.differences(origin):
+            begun = self.record().origin
+            if changed := begun.differences(origin):
+                if begun.parents != origin.parents:
+                    changed = [line for line in changed if not line.startswith(("parents ", "source."))]
+                    changed.append("of another zoo, or of this one before it changed")
                 raise ValueError(
                     f"{self.path} holds another run: {'; '.join(changed[:3])}; choose another place with --out or "
                     "remove it"

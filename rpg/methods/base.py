@@ -97,6 +97,16 @@ class TrainingSet:
         if all(spec.kind == "constant" for spec in self.zoo.structure):
             raise ValueError(f"there is nothing to learn from {self.zoo.path}: its networks hold integers alone")
 
+    def require_finite(self) -> None:
+        """Raise ValueError, naming tensor and network, where values are not finite. Reads everything once."""
+        for column in self.zoo.columns(self.entries):
+            for entry, finite in zip(self.entries, column.block.isfinite().all(1).tolist(), strict=True):
+                if not finite:
+                    raise ValueError(
+                        f"{column.spec.name} of {entry.id} of {self.zoo.path} holds values that are NaN or infinite; "
+                        "expected a zoo without such networks"
+                    )
+
 
 @dataclass(frozen=True)
 class Machine:

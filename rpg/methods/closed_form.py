@@ -61,7 +61,6 @@ class ClosedForm(ABC):
     def fit(self, data: TrainingSet, run: Run, machine: Machine) -> None:
         if run.trained:
             return
-        refuse_infinite(data.zoo, data.entries)
         learnt = [run.keep_networks(data)]
         if self.uses_gram:
             path = run.path / GRAM
@@ -95,16 +94,6 @@ class ClosedForm(ABC):
             f"drawing takes {found.draw_bytes / GB:.2f} GB whatever their size"
         )
         return Estimate(**{**vars(found), "figures": dict(vars(found)), "text": text})
-
-
-def refuse_infinite(zoo: Zoo, entries: Sequence[Entry]) -> None:
-    """Raise ValueError, naming the network, where values are not finite. Reads everything once."""
-    for column in zoo.columns(entries):
-        for entry, finite in zip(entries, column.block.isfinite().all(1).tolist(), strict=True):
-            if not finite:
-                raise ValueError(
-                    f"{column.spec.name} of {entry.id} of {zoo.path} holds values that are NaN or infinite"
-                )
 
 
 def load_gram(run: Run, networks: int) -> Tensor:

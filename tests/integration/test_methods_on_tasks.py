@@ -37,14 +37,14 @@ def place(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def commands(monkeypatch) -> list[str]:
-    """What was run, in this process; the method `soup` fails."""
+    """What was run, in this process; `cond-p-diff` fails."""
     done: list[str] = []
 
     def here(command: list[str], limit: float, log: Path) -> str:
         option = {word: command[k + 1] for k, word in enumerate(command) if word.startswith("-") and word != "--set"}
         done.append(f"{command[0]} {Path(option['--out']).name}")
-        if option.get("--method") == "soup":
-            return "soup is told nothing"
+        if option.get("--method") == "cond-p-diff":
+            return "out of memory"
         if command[0] == "generate":
             unseen = rpg.load(command[1]).record().conditions[option["--split"]]
             rpg.generate(
@@ -64,15 +64,17 @@ def test_methods_stand_beside_the_baselines_of_their_tasks(place, commands) -> N
     asked = ["zoos/binary", "--out", "out", "-n", "2", "--seeds", "2", "--methods"]
     assert tasks.main([*asked, "few.yaml"]) == 0
     assert commands == ["train few", "generate few-generated", "train few-1", "generate few-1-generated"]
-    commands.clear()
-    assert tasks.main([*asked, "few.yaml,more.yaml,soup"]) == 1
-    assert commands[:2] == ["train more", "generate more-generated"]  # the first method's are there
+    drawn = Path("out/zoos/few-generated/manifest.json").read_bytes()
+    assert tasks.main([*asked, "few.yaml,more.yaml,cond-p-diff"]) == 1
+    assert Path("out/zoos/few-generated/manifest.json").read_bytes() == drawn  # what is there is only looked at
     rows = json.loads(Path("out/tasks.json").read_text())
     assert [row["group"] for row in rows[:3]] == ["original", "generated", "generated"]
     few, more = rows[1:3]
     assert (few["method"], few["seeds"], more["method"]) == ("few.yaml", 2, "more.yaml")
     assert {"nearest", "neighbours", "vote", "ridge"} < {row["group"] for row in rows}
-    assert [row["failed"] for row in rows if row["group"] == "-"] == ["train: soup is told nothing"] * 2
+    assert {row["group"]: row["failed"] for row in rows[-2:]} == dict.fromkeys(
+        ("seed 0", "seed 1"), "train: out of memory"
+    )
     assert few["seconds to train"] > 0
     for method, row in (("few", few), ("more", more)):
         scores = {}
@@ -87,3 +89,12 @@ def test_methods_stand_beside_the_baselines_of_their_tasks(place, commands) -> N
                                                                   "regression", "arithmetic"))  # fmt: skip
         assert row["lead"] == pytest.approx(row["top1"] - best, abs=1e-3)
         assert row["lead, error"] > 0
+
+
+def test_methods_and_zoos_that_know_no_tasks_are_refused_before_any_work(place, commands) -> None:
+    with pytest.raises(ValueError, match="gaussian is told no task"):
+        tasks.main(["zoos/binary", "--out", "out", "--methods", "few.yaml,gaussian"])
+    made = rpg.train("zoos/binary", "gaussian", out="runs/normal")
+    with pytest.raises(ValueError, match="holds no binary tasks out; hold some out with"):
+        tasks.main([str(rpg.generate(made, out="zoos/normal").path), "--out", "out", "--methods", "few.yaml"])
+    assert commands == []

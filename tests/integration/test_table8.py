@@ -76,22 +76,70 @@ def test_methods_stand_in_one_table_with_their_costs(place, commands, capsys) ->
         "generate gaussian-1-generated",
     ]
     commands.clear()
+    drawn = Path("out/zoos/gaussian-generated/manifest.json").read_bytes()
     assert table8.main([*asked, "gaussian,tiny.yaml,soup"]) == 1
-    assert commands[:2] == ["train tiny", "generate tiny-generated"]  # the Gaussian's are there
+    assert Path("out/zoos/gaussian-generated/manifest.json").read_bytes() == drawn  # what is there is only looked at
     rows = {row["group"]: row for row in json.loads(Path("out/table8.json").read_text())}
-    assert {"original", "heldout", "gaussian-generated", "flow", "reconstructed", "gaussian", "-"} <= rows.keys()
+    assert {
+        "original",
+        "heldout",
+        "gaussian-generated",
+        "flow",
+        "reconstructed",
+        "gaussian",
+        "seed 0",
+        "seed 1",
+    } <= rows.keys()
     flow, normal = rows["flow"], rows["gaussian-generated"]
     assert (flow["method"], flow["seeds"], flow["networks"]) == ("tiny.yaml", 2, 4)
     assert normal["parameters"] == 3 * 1042
     assert flow["seconds to train"] > 0
     assert flow["peak GB"] > 0.05
     assert rows["gaussian"]["method"] is None  # the baseline of the report
-    assert rows["-"]["failed"] == "train: not finished within 3600 s"
+    assert rows["seed 0"]["failed"] == "train: not finished within 3600 s"
     assert Path("out/table8.md").read_text().splitlines()[0].startswith("| method")
     assert "not finished" in capsys.readouterr().out
     # The second seed is another one, in training and in drawing.
     assert "seed" not in json.dumps(rpg.load("out/runs/tiny").record().origin.settings)
     assert rpg.load("out/runs/tiny-1").record().origin.settings["method"]["velocity"]["seed"] == 1  # type: ignore[index, call-overload]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--methods", "tiny.yaml,"], "has an empty name"),
+        (["--methods", "tiny.yaml, tiny.yaml"], "names one twice"),
+        (["--methods", "tiny.yaml,other/tiny.yaml"], "names one twice"),
+        (["--methods", "tiny.yaml,gausian"], "gausian"),
+        (["--methods", "tiny.yaml", "--seeds", "0"], "seeds = 0; expected a number above 0"),
+        (["--methods", "tiny.yaml", "-n", "-1"], "n = -1; expected a number above 0"),
+    ],
+)
+def test_what_cannot_be_tried_is_refused_before_any_work(place, commands, words, message) -> None:
+    (place / "other").mkdir()
+    (place / "other" / "tiny.yaml").write_text(TINY)
+    with pytest.raises(ValueError, match=message):
+        table8.main(["zoos/seeds", "--out", "out", *words])
+    assert commands == []
+
+
+def test_a_method_with_other_settings_than_its_run_is_a_row_that_says_so(place, commands, monkeypatch) -> None:
+    asked = ["zoos/seeds", "--out", "out", "-n", "2", "--methods", "tiny.yaml"]
+    assert table8.main(asked) == 0
+    (place / "tiny.yaml").write_text(TINY.replace("steps: 3", "steps: 4"))
+    here = trials.rpg
+
+    def said(command, limit, log) -> str:
+        """As the command line says it."""
+        try:
+            return here(command, limit, log)
+        except ValueError as error:
+            return str(error)
+
+    monkeypatch.setattr(trials, "rpg", said)
+    assert table8.main(asked) == 1
+    (row,) = json.loads(Path("out/table8.json").read_text())
+    assert "holds another run: method.velocity.steps 3 -> 4" in row["failed"]
 
 
 def test_seeds_are_found_in_any_method() -> None:

@@ -43,7 +43,7 @@ def estimate(
     length = sum(p.num_tokens for p in places)
     parameters = sum(p.numel for p in places)
     if not length:
-        raise ValueError("this network has no floating-point tensors, so there is nothing to generate")
+        raise ValueError("this network has no floating-point values, so there is nothing to generate")
     check_sampling(config, sampling)
     check_states(settings, num_states)
     kernels = device.cuda and has_fast_scan()

@@ -37,6 +37,7 @@ from rpg.tokens.layout import Layout
 from rpg.tokens.values import ValueStatistics
 from zoo import cuda
 from zoo.checkpoint import save_tensors
+from zoo.errors import Corrupt
 from zoo.manifest import Entry, FileRecord
 from zoo.seeds import generator as seeded_generator
 from zoo.spent import Stopwatch
@@ -118,16 +119,19 @@ def _recomputes(config: RPGConfig, num_tokens: int, num_states: int, processes: 
 
 
 def prepare(learnt: Learnt, config: RPGConfig, data: TrainingSet) -> None:
-    """Everything but the optimisation: layout, statistics, tokenised zoo, record. What is already there is kept."""
+    """Everything but the optimisation: layout, statistics, tokenised zoo, record. What is already there is kept. Raises
+    Corrupt where that is not what it was.
+    """
     run, zoo, entries = learnt.run, data.zoo, data.entries
-    if learnt.record_path.is_file():
-        if not run.trained:
-            run.check(learnt.record().files)
-        return
     settings = config.generator
+    conditions, states = conditions_of(settings, zoo, entries), states_of(config, entries)
+    if learnt.record_path.is_file():
+        begun = learnt.record()
+        run.check(begun.files if not run.trained else {})
+        if (begun.conditions, learnt.states()) != (conditions, states):
+            raise Corrupt(f"{learnt.record_path} has changed; remove {run.path} and train again")
+        return
     layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), settings.token_size, settings.tokenisation)
-    conditions = conditions_of(settings, zoo, entries)
-    states = states_of(config, entries)
     generator = build_generator(
         settings, layout, len(set(states)), config.train.seed, config.has_readout, bits_of(conditions)
     )

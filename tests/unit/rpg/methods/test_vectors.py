@@ -226,7 +226,7 @@ def test_values_that_are_not_finite_are_refused_before_training(zoo, tmp_path):
             broken = network(seed) | ({"weight": torch.full((5, 7), float("nan"))} if seed else {})
             writer.add(f"net-{seed}", broken, seed=seed, split="train")
         made = writer.finish()
-    with pytest.raises(ValueError, match=r"tensor weight .* NaN"):
+    with pytest.raises(ValueError, match=r"weight of net-1 of .* NaN"):
         train(TOY, made, tmp_path / "run")
 
 
