@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trials import COSTS, DIGITS, Trial, add_trials, chosen, costs, failures, trials_of
+from trials import COSTS, DIGITS, Trial, add_methods, add_trials, chosen, costs, failures, trials_of
 
 from rpg.reports.compare import Comparison, Group
 from rpg.reports.comparisons import MAIN
@@ -42,7 +42,7 @@ COLUMNS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the table, or the rest of it. Exit code 1 when a method failed."""
     options = parser().parse_args(arguments)
-    methods, originals = chosen(options), Zoo.open(options.zoo)
+    methods, originals = chosen(options.methods.split(","), options), Zoo.open(options.zoo)
     trials = trials_of(methods, originals, options)
     write_table(table(originals, trials, options), options.out / "table8")
     return int(any(trial.failed for trial in trials))
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("zoo", help="a collected zoo, best with held-out seeds")
+    add_methods(found)
     add_trials(found, networks=10)
     add_places(found)
     return found

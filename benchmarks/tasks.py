@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-from trials import COSTS, DIGITS, Trial, add_trials, chosen, costs, failures, trials_of
+from trials import COSTS, DIGITS, Trial, add_methods, add_trials, chosen, costs, failures, trials_of
 
 from evaluators.metrics import summarize
 from rpg.reports.stage import plan_report
@@ -44,7 +44,7 @@ COLUMNS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the table, or the rest of it. Exit code 1 when a method failed."""
     options = parser().parse_args(arguments)
-    methods, originals = chosen(options), Zoo.open(options.zoo)
+    methods, originals = chosen(options.methods.split(","), options), Zoo.open(options.zoo)
     require_tasks(originals, methods)
     trials = trials_of(methods, originals, options, ["--split", SPLIT])
     write_table(table(originals, trials, options), options.out / "tasks")
@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("zoo", help="a zoo of binary tasks, some of them held out")
+    add_methods(found)
     add_trials(found, networks=3)
     found.add_argument("--classifier", type=Path, help="a network for all classes, as for `rpg report`")
     add_places(found)

@@ -36,25 +36,30 @@ class Trial:
     failed: str = ""
 
 
-def add_trials(parser: argparse.ArgumentParser, networks: int) -> None:
-    """The options that say what is tried, and how many networks each seed draws if nobody says it."""
+def add_methods(parser: argparse.ArgumentParser) -> None:
+    """The option that says which methods are tried."""
     parser.add_argument("--methods", required=True, help="names of settings (`rpg methods`) or YAML files, with commas")
+
+
+def add_trials(parser: argparse.ArgumentParser, networks: int) -> None:
+    """The options of each trial, with how many networks each seed draws if nobody says it."""
     parser.add_argument("--limit", type=float, default=3600, help="seconds of a training in one call; default 3600")
     parser.add_argument("--seeds", type=int, default=1, help="seeds of each method, in training and drawing; default 1")
     parser.add_argument("-n", type=int, default=networks, help=f"networks of each seed; default {networks}")
 
 
-def chosen(options: argparse.Namespace) -> list[str]:
-    """The methods, all of which exist. Raises ValueError for what cannot be tried, before any work."""
+def chosen(words: Sequence[str], options: argparse.Namespace) -> list[str]:
+    """The methods of these names, all of which exist. Raises ValueError for what cannot be tried, before any work."""
     for name in ("seeds", "n", "limit"):
         if getattr(options, name) <= 0:
             raise ValueError(f"{name} = {getattr(options, name)}; expected a number above 0")
-    methods = [method.strip() for method in options.methods.split(",")]
+    methods = [word.strip() for word in words]
     if not all(methods):
-        raise ValueError(f"--methods {options.methods!r} has an empty name; expected names with single commas between")
-    names = [short_name(method) for method in methods]
-    if len(set(names)) < len(names):
-        raise ValueError(f"--methods {options.methods} names one twice; expected methods whose file names differ, too")
+        raise ValueError(f"one of the methods {', '.join(words)!r} has no name; expected `rpg methods` or YAML files")
+    if len({short_name(method) for method in methods}) < len(methods):
+        raise ValueError(
+            f"one of the methods {', '.join(words)} is there twice; expected different ones, by file name, too"
+        )
     for method in methods:
         load_method(method)
     return methods
@@ -63,29 +68,40 @@ def chosen(options: argparse.Namespace) -> list[str]:
 def trials_of(
     methods: Sequence[str], originals: Zoo, options: argparse.Namespace, drawn: Sequence[str] = ()
 ) -> list[Trial]:
-    """All of them, drawn with these further words of `rpg generate`; those that fail say so at once."""
-    found = []
-    for method in methods:
-        for seed in range(options.seeds):
-            found.append(_attempt(method, seed, originals, options, drawn))
-            if found[-1].failed:
-                print(f"{method}, seed {seed}: {found[-1].failed}", file=sys.stderr)
-    return found
+    """All of them, drawn with these further words of `rpg generate`."""
+    return [
+        attempt(short_name(method), method, seed, originals, options, drawn=drawn)
+        for method in methods
+        for seed in range(options.seeds)
+    ]
 
 
-def _attempt(method: str, seed: int, originals: Zoo, options: argparse.Namespace, drawn: Sequence[str]) -> Trial:
-    """Train and draw. The commands find what is there, and refuse it where it was made with other settings."""
-    name = short_name(method) + (f"-{seed}" if seed else "")
+def attempt(
+    name: str,
+    method: str,
+    seed: int,
+    originals: Zoo,
+    options: argparse.Namespace,
+    *,
+    sets: Sequence[str] = (),
+    drawn: Sequence[str] = (),
+) -> Trial:
+    """Train, with these settings changed, and draw. The commands find what is there, and refuse it where it was made
+    with other settings.
+    """
+    name += f"-{seed}" if seed else ""
     run, zoo = options.out / "runs" / name, options.out / "zoos" / f"{name}-generated"
     train = ["train", "--zoo", str(originals.path), "--method", method, "--out", str(run), "--device", options.device]
     train += ["--data-root", str(options.data_root)] if options.data_root else []
-    for key, _ in seeds_of(load_method(method)[0], "method") if seed else ():
-        train += ["--set", f"{key}={seed}"]
+    seeds = seeds_of(load_method(method)[0], "method") if seed else ()
+    for pair in (*sets, *(f"{key}={seed}" for key, _ in seeds)):
+        train += ["--set", pair]
     draw = ["generate", str(run), "-n", str(options.n), *drawn, "--seed", str(seed), "--out", str(zoo)]
     draw += ["--device", options.device]
     for command in (train, draw):
         log = options.out / "logs" / f"{name}-{command[0]}.log"
         if failed := rpg(command, options.limit, log):
+            print(f"{name}: {command[0]}: {failed}", file=sys.stderr)
             return Trial(method, seed, run, zoo, f"{command[0]}: {failed}")
     return Trial(method, seed, run, zoo)
 

@@ -107,9 +107,9 @@ def test_methods_stand_in_one_table_with_their_costs(place, commands, capsys) ->
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--methods", "tiny.yaml,"], "has an empty name"),
-        (["--methods", "tiny.yaml, tiny.yaml"], "names one twice"),
-        (["--methods", "tiny.yaml,other/tiny.yaml"], "names one twice"),
+        (["--methods", "tiny.yaml,"], "has no name"),
+        (["--methods", "tiny.yaml, tiny.yaml"], "is there twice"),
+        (["--methods", "tiny.yaml,other/tiny.yaml"], "is there twice"),
         (["--methods", "tiny.yaml,gausian"], "gausian"),
         (["--methods", "tiny.yaml", "--seeds", "0"], "seeds = 0; expected a number above 0"),
         (["--methods", "tiny.yaml", "-n", "-1"], "n = -1; expected a number above 0"),
