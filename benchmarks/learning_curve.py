@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 from trials import add_trials, attempt, chosen, costs, failures
@@ -94,12 +95,10 @@ def draw(records: Sequence[Record], top: float, place: Path) -> None:
     with scatter(len(methods) + 1) as figure:
         axes = figure.subplots()
         axes.axhline(GOAL * top, label=f"{GOAL:.0%} of the originals", zorder=1, **GUIDE)
-        for method, colour, marker in zip(
-            methods, COLOURS["generated"] + COLOURS["baseline"], "Dphs^*XPv<", strict=False
-        ):
-            mine = sorted(
-                (int(str(one["steps"])), float(str(one["mean"]))) for one in records if one["method"] == method
-            )
+        styles = zip(cycle(COLOURS["generated"] + COLOURS["baseline"]), cycle("Dphs^*XPv<"), strict=False)
+        for method, (colour, marker) in zip(methods, styles, strict=False):
+            own = [record for record in records if record["method"] == method]
+            mine = sorted((int(str(one["steps"])), float(str(one["mean"]))) for one in own)
             steps, means = zip(*mine, strict=True)
             axes.plot(steps, means, label=label(short_name(method)), color=colour, marker=marker, markersize=6)
             texts.append(f"{short_name(method)}: " + ", ".join(f"{mean:.1f} after {step:,}" for step, mean in mine))
