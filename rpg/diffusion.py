@@ -196,9 +196,16 @@ def sample(
     on_step: Callable[[], object] | None = None,
     objective: Objective = PUBLISHED,
     readouts: Tensor | None = None,
+    guide: Callable[[Tensor, int], Tensor] | None = None,
 ) -> Tensor:
     """Denoise K tokens from pure noise under their prototypes (K, D) -> tokens (K, D), float32. `objective` is what the
     denoiser was trained for, `readouts` (K, D) the clean tokens read out of the prototypes, where it has these.
+
+    `guide(clean, level)` is the gradient (K, D), at the clean tokens (K, D) that are estimated, of a loss that what is
+    drawn should have less of; level 0 is the last. Of minus the log of a likelihood, tokens are drawn from their
+    density times that: exactly where the density is a Gaussian of deviation 1 and the gradient constant, else nearly,
+    as by a classifier (Dhariwal and Nichol 2021, https://arxiv.org/abs/2105.05233): of what is known of a clean token
+    at a level the variance is 1 - a, and its mean moves by so many gradients.
 
     Padding (mask bool (K, D) False) is known to be zero, so there the noise is what is left of it: padding stays as it
     was in training. The loss never saw the estimate there; following it, as the published code does, lets padding
@@ -225,8 +232,11 @@ def sample(
         estimate = torch.cat([denoiser.denoise(tokens[chunk], time, prototypes[chunk]) for chunk in chunks])
         if readouts is not None:
             estimate = estimate + objective.of_clean(signals[level]) * readouts
+        kept, left = signals[level].sqrt(), (1 - signals[level]).sqrt()
         noise = objective.noise(estimate, tokens, signals[level])
-        noise = torch.where(mask, noise, tokens / (1 - signals[level]).sqrt())
+        if guide is not None:
+            noise = noise + kept * left * guide((tokens - left * noise) / kept, level)
+        noise = torch.where(mask, noise, tokens / left)
         tokens = steps.step(noise, level, tokens, generator=streams, **eta).prev_sample
         if on_step is not None:
             on_step()

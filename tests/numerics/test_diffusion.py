@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rpg.config import DiffusionConfig, Sampler
-from rpg.diffusion import DDIM_ETA, draw_noise, make_scheduler, sample, squared_error
+from rpg.config import DiffusionConfig, Prediction, Sampler
+from rpg.diffusion import DDIM_ETA, Objective, draw_noise, make_scheduler, sample, squared_error
 from rpg.methods.rpg.config import GeneratorConfig
 from rpg.methods.rpg.models.denoiser import Denoiser
 from rpg.methods.rpg.models.generator import Generator
@@ -193,6 +193,43 @@ def test_a_single_point_is_sampled_exactly(sampler: Sampler, steps: int) -> None
     points = 3 * torch.randn(4, 50, generator=generator(5))
     found = sample(gaussian(0.0), make_scheduler(CONFIG, sampler, steps), points, whole(*points.shape), streams(4), 4)
     torch.testing.assert_close(found, points, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 1000), ("ddim", 1000), ("dpm++", 40)])
+@pytest.mark.parametrize("prediction", ["epsilon", "sample"])
+def test_a_guided_gaussian_is_its_density_times_a_likelihood(
+    sampler: Sampler, steps: int, prediction: Prediction
+) -> None:
+    """N(m, 1) times exp(-g x) is N(m - g, 1). Padding stays zero, and every level is guided at what is estimated."""
+    noise = gaussian(1.0).function
+
+    def clean_of(noisy: Tensor, signal: Tensor, mean: Tensor) -> Tensor:
+        return (noisy - (1 - signal).sqrt() * noise(noisy, signal, mean)) / signal.sqrt()
+
+    shape, mean, gradient = (50, 1000), 1.5, 0.8
+    seen: list[float] = []
+
+    def guide(clean: Tensor, level: int) -> Tensor:
+        seen.append(clean[:, :900].mean().item())
+        return torch.full(shape, gradient)
+
+    mask = whole(*shape)
+    mask[:, 900:] = False
+    found = sample(
+        Predictor(noise if prediction == "epsilon" else clean_of),
+        make_scheduler(CONFIG, sampler, steps),
+        torch.full(shape, mean),
+        mask,
+        streams(50),
+        50,
+        objective=Objective(prediction),
+        guide=guide,
+    )
+    assert len(seen) == steps
+    assert seen[0] == pytest.approx(mean, abs=0.05)  # where nothing is known the estimate is the mean
+    assert found[:, :900].mean().item() == pytest.approx(mean - gradient, abs=5 / 45_000**0.5 + 0.01)
+    assert found[:, :900].std().item() == pytest.approx(1.0, rel=0.03)
+    torch.testing.assert_close(found[:, 900:], torch.zeros(50, 100), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 1000), ("ddim", 1000), ("ddim", 100), ("dpm++", 40)])

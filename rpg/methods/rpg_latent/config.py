@@ -22,10 +22,16 @@ class LatentDraw(DrawConfig):
     """Section `generate:`. Latents are drawn from the Gaussian that training saw, `temperature` times as wide, or lie
     on the line between the codes of two training networks, anywhere with equal chance (`interpolated`). `sampler` with
     `steps` denoises tokens (rpg.diffusion.make_scheduler), or there is no diffusion: `readout`.
+
+    With `guidance`, each step of the diffusion goes down so many times the gradient of the cross-entropy, summed over
+    values that have deviation 1, of each network's estimate on `images` training images, other ones in each step
+    (rpg.diffusion.sample). Classification of images only.
     """
 
     latents: Literal["gaussian", "interpolated"] = "gaussian"
     temperature: Annotated[float, Field(ge=0)] = 1.0
+    guidance: Weight = 0.0
+    images: PositiveInt = 128
     sampler: SamplerOrReadout = "dpm++"
     steps: Annotated[int, Field(gt=0, le=2**20)] = 20
 
@@ -33,6 +39,11 @@ class LatentDraw(DrawConfig):
     def _consistent(self) -> Self:
         if self.latents == "interpolated" and self.temperature != 1:
             raise ValueError("temperature is the width of the Gaussian; leave it out, or set generate.latents=gaussian")
+        if self.guidance and self.sampler == "readout":
+            raise ValueError(
+                f"guidance = {self.guidance:g} is of diffusion, and sampler = readout takes none; leave it out, or set "
+                "generate.sampler=dpm++"
+            )
         return self
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -37,6 +38,7 @@ from rpg.methods.vectors import Codec, Drawn, VectorMethod, Vectors
 from rpg.tokens.layout import generated
 from rpg.tokens.tokenisation import place, positions
 from zoo.derive.mixtures import dimensions
+from zoo.errors import Failed
 from zoo.seeds import generator, global_seed
 from zoo.structure import Structure
 from zoo.tasks.base import Batch
@@ -208,7 +210,12 @@ class RPGLatent(VectorMethod, Codec):
             if not self.config.zoo:
                 raise ValueError(f"{run.path} learnt no denoiser (method.zoo = 0); use --set generate.sampler=readout")
             check_steps(self.config.diffusion, request.steps)
+        if request.guidance:
+            self._guiding_task(run, machine.device, machine.data_root)
         return request.n
+
+    def _guiding_task(self, run: Run, device: torch.device, data_root: Path | None) -> ClassificationTask:
+        return task_with_data(run.record().origin, device, "use --set generate.guidance=0", data_root)
 
     def make(self, vectors: Vectors, request: DrawConfig, numbers: Sequence[int], device: torch.device) -> Drawn:
         assert isinstance(request, LatentDraw)
@@ -221,7 +228,7 @@ class RPGLatent(VectorMethod, Codec):
             tokens = readouts if request.sampler == "readout" else None
             if tokens is None:
                 told = readouts if model.mixer else prototypes
-                tokens = self._denoised(model, request, told, readouts, vectors.layout.mask(), numbers)
+                tokens = self._denoised(model, request, told, readouts, vectors, numbers)
         parents = [tuple(hashes[row] for row in rows) for _, rows in drawn]
         return Drawn(self._vectors(tokens, vectors), parents)
 
@@ -239,12 +246,12 @@ class RPGLatent(VectorMethod, Codec):
         request: LatentDraw,
         told: Tensor,
         readouts: Tensor,
-        mask: Tensor,
+        vectors: Vectors,
         numbers: Sequence[int],
     ) -> Tensor:
         """Tokens (B, L, D) out of noise, those of network k from generators of (seed, k)."""
         assert request.sampler != "readout"
-        count, length, _ = readouts.shape
+        (count, length, _), mask = readouts.shape, vectors.layout.mask()
         tokens = sample(
             model.sampled_with,
             make_scheduler(self.config.diffusion, request.sampler, request.steps),
@@ -254,8 +261,28 @@ class RPGLatent(VectorMethod, Codec):
             chunk_size=count * length,
             objective=Objective("sample", self.config.min_snr, self.config.prototype_loss),
             readouts=readouts.flatten(0, 1),
+            guide=self._guide(request, vectors, readouts.device) if request.guidance else None,
         )
         return tokens.view_as(readouts)
+
+    def _guide(self, request: LatentDraw, vectors: Vectors, device: torch.device) -> Callable[[Tensor, int], Tensor]:
+        """What leads tokens (B L, D) of whole networks to better ones. Raises Failed where it leads too far."""
+        task = self._guiding_task(vectors.run, device, vectors.data_root)
+        behaviour, mask = Behaviour(task, vectors.layout, vectors.run.frozen()), vectors.layout.mask()
+        values = mask.flatten().nonzero().flatten().to(device)
+
+        def guide(clean: Tensor, level: int) -> Tensor:
+            batch = behaviour.batch(request.seed, level, request.images)
+            with torch.enable_grad():
+                tokens = clean.detach().requires_grad_()
+                networks = tokens.view(-1, mask.numel())[:, values]
+                loss = behaviour.cross_entropy(networks, batch) * len(networks)  # of each, its own
+                (gradient,) = torch.autograd.grad(loss, tokens)
+            if not bool(gradient.isfinite().all()):
+                raise Failed(f"guidance = {request.guidance:g} drives networks out of bounds; lower generate.guidance")
+            return request.guidance * gradient
+
+        return guide
 
     def _vectors(self, tokens: Tensor, vectors: Vectors) -> Tensor:
         """Tokens (B, L, D) as vectors on the CPU, zero in the padding, of which a read-out knows nothing."""

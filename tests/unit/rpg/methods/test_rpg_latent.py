@@ -28,6 +28,7 @@ from rpg.methods.task_data import Behaviour
 from rpg.methods.vectors import Vectors
 from rpg.run import Run
 from rpg.tokens.layout import Layout
+from zoo.errors import Failed
 from zoo.manifest import Origin
 from zoo.recipe import load_method
 from zoo.store import Zoo
@@ -284,6 +285,36 @@ def test_a_network_depends_on_seed_and_number_alone(trained):
     few, many = (draws(run, LatentDraw(n=n)) for n in (2, 5))
     torch.testing.assert_close(few, many[:2], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(few, draws(run, LatentDraw(n=2, seed=1)), atol=0.1)
+
+
+def test_guided_networks_do_better_on_training_images(tmp_path):
+    """Images of other steps than they were guided by; and network k is the same in whatever company."""
+    zoo = digits_zoo(tmp_path / "zoo")
+    run = train(config(model={"token_size": 40}, generator={"steps": 40, "batch_size": 4}), zoo, tmp_path / "run")
+    vectors, losses = Vectors(run), []
+    behaviour = Behaviour(digits_task(), vectors.layout, {})
+    values = vectors.layout.mask().flatten()
+    for guidance in (0.0, 0.3, 3.0):
+        request = LatentDraw(n=3, steps=10, guidance=guidance, images=64)
+        method = run.method()
+        assert isinstance(method, RPGLatent)
+        made = method.make(vectors, request, range(3), CPU).vectors
+        losses.append(float(behaviour.cross_entropy(made[:, values], behaviour.batch(7, 100, 300))))
+        alone = method.make(vectors, request, [1], CPU).vectors
+        torch.testing.assert_close(alone[0], made[1], rtol=1e-3, atol=1e-4)
+    assert losses[2] < losses[1] < losses[0]
+    assert losses[2] < 0.85 * losses[0]
+    with pytest.raises(Failed, match=r"guidance = 300 drives networks out of bounds; lower generate.guidance"):
+        method.make(vectors, request.model_copy(update={"guidance": 300.0}), range(3), CPU)
+
+
+def test_guidance_needs_diffusion_and_images(trained, tmp_path):
+    _, run = trained
+    with pytest.raises(ValidationError, match=r"guidance = 2 is of diffusion, and sampler = readout takes none"):
+        LatentDraw(guidance=2, sampler="readout")
+    with pytest.raises(ValueError, match=r"no task named .toy."):
+        generate(run, tmp_path / "made", LatentDraw(n=2, guidance=2))
+    assert not (tmp_path / "made" / "manifest.json").exists()
 
 
 def test_networks_come_back_from_their_codes(trained):
