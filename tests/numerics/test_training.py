@@ -100,7 +100,7 @@ def test_supervised_prototypes_learn_in_a_fifth_of_the_steps(trained, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_checkpoints_of_a_seed_can_share_a_state(tmp_path):
+def test_checkpoints_of_a_seed_can_share_a_state(tmp_path, caplog):
     """Two checkpoints of each of two seeds: the read-out of a seed's state is their mean, both are its parents."""
     with ZooWriter(tmp_path / "zoo", ORIGIN, Structure.of(network(0))) as writer:
         for seed in (5, 9):
@@ -121,6 +121,7 @@ def test_checkpoints_of_a_seed_can_share_a_state(tmp_path):
         errors = [(made.load(entry)["weight"] - w).norm() for w in (mean, network(seed)["weight"])]
         assert errors[0] < 0.5 * errors[1]
     assert found == {5, 9}
+    assert "reading out draws nothing: 4 of these 6 networks repeat another one" in caplog.text
     with pytest.raises(ValueError, match="state_per = seed says which checkpoints share a permutation state"):
         rpg_config(generator={"permutation_state": "none"}, state_per="seed")
 

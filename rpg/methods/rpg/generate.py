@@ -5,6 +5,7 @@ Legend: N networks, L tokens of a network, K of them in a window, D token size.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ from zoo.progress import Bar, progress
 from zoo.seeds import generator as seeded_generator
 from zoo.training.malloc import keep_freed_memory
 from zoo.writer import ZooWriter
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,8 @@ def draw(run: Run, config: GenerateConfig, writer: ZooWriter, device: torch.devi
     learnt = Learnt(run)
     layout, constants, everything = learnt.layout(), run.constants(), requested(learnt, config)
     scheduler = sampling_schedule(learnt.config(), config)
+    if scheduler is None and (same := len(everything) - len({tuple(m.cond.flatten().tolist()) for m in everything})):
+        log.warning("reading out draws nothing: %d of these %d networks repeat another one", same, len(everything))
     size = max(1, GROUP_VALUES // max(layout.num_tokens * layout.token_size, 1))
     groups = [everything[start : start + size] for start in range(0, len(everything), size)]
     chunk = chunk_size(config.mode, layout.token_size, device)
