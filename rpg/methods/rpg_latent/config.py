@@ -39,6 +39,8 @@ class LatentDraw(DrawConfig):
     def _consistent(self) -> Self:
         if self.latents == "interpolated" and self.temperature != 1:
             raise ValueError("temperature is the width of the Gaussian; leave it out, or set generate.latents=gaussian")
+        if not self.guidance and self.images != type(self).model_fields["images"].default:
+            raise ValueError(f"images = {self.images} are what guidance looks at, but guidance = 0; leave it out")
         if self.guidance and self.sampler == "readout":
             raise ValueError(
                 f"guidance = {self.guidance:g} is of diffusion, and sampler = readout takes none; leave it out, or set "

@@ -295,7 +295,8 @@ def test_guided_networks_do_better_on_training_images(tmp_path):
     behaviour = Behaviour(digits_task(), vectors.layout, {})
     values = vectors.layout.mask().flatten()
     for guidance in (0.0, 0.3, 3.0):
-        request = LatentDraw(n=3, steps=10, guidance=guidance, images=64)
+        led = {"guidance": guidance, "images": 64} if guidance else {}
+        request = LatentDraw(n=3, steps=10, **led)
         method = run.method()
         assert isinstance(method, RPGLatent)
         made = method.make(vectors, request, range(3), CPU).vectors
@@ -312,6 +313,8 @@ def test_guidance_needs_diffusion_and_images(trained, tmp_path):
     _, run = trained
     with pytest.raises(ValidationError, match=r"guidance = 2 is of diffusion, and sampler = readout takes none"):
         LatentDraw(guidance=2, sampler="readout")
+    with pytest.raises(ValidationError, match=r"images = 5 are what guidance looks at, but guidance = 0"):
+        LatentDraw(images=5)
     with pytest.raises(ValueError, match=r"no task named .toy."):
         generate(run, tmp_path / "made", LatentDraw(n=2, guidance=2))
     assert not (tmp_path / "made" / "manifest.json").exists()
