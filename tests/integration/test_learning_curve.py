@@ -22,12 +22,16 @@ generate: {sampler: dpm++, steps: 2}
 """
 
 
-@pytest.fixture
-def commands(tmp_path, monkeypatch) -> list[str]:
-    """What was run, in this process; runs of 7 steps fail."""
+@pytest.fixture(autouse=True)
+def settings(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for kind in ("learned", "one-hot"):
         Path(f"{kind}.yaml").write_text(METHOD.replace("KIND", kind))
+
+
+@pytest.fixture
+def commands(settings, monkeypatch) -> list[str]:
+    """What was run, in this process; runs of 7 steps fail."""
     zoo.collect(TINY, out="zoos/mine", epochs=1, checkpoints=3)
     done: list[str] = []
 
@@ -82,9 +86,8 @@ def test_a_row_and_a_point_for_each_method_and_number_of_steps(commands) -> None
         (["learned.yaml=2", "learned.yaml=4"], "is there twice"),
     ],
 )
-def test_what_cannot_be_tried_is_refused_before_any_work(commands, points, message) -> None:
+def test_what_cannot_be_tried_is_refused_before_any_work(points, message) -> None:
     words = [word for point in points for word in ("--points", point)]
     with pytest.raises(ValueError, match=message):
-        learning_curve.main(["zoos/mine", "--out", "out", *words])
-    assert commands == []
+        learning_curve.main(["zoos/mine", "--out", "out", *words])  # not even the zoo is looked for
     assert not Path("out").exists()

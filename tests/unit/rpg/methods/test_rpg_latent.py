@@ -304,7 +304,7 @@ def test_guided_networks_do_better_on_training_images(tmp_path):
         alone = method.make(vectors, request, [1], CPU).vectors
         torch.testing.assert_close(alone[0], made[1], rtol=1e-3, atol=1e-4)
     assert losses[2] < losses[1] < losses[0]
-    assert losses[2] < 0.85 * losses[0]
+    assert losses[2] < 0.95 * losses[0]
     with pytest.raises(Failed, match=r"guidance = 300 drives networks out of bounds; lower generate.guidance"):
         method.make(vectors, request.model_copy(update={"guidance": 300.0}), range(3), CPU)
 
