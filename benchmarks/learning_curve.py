@@ -16,12 +16,12 @@ from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
-from trials import add_trials, attempt, chosen, costs, failures
+from trials import attempt, chosen, costs, failures, trials_parser
 
 from evaluators.metrics import summarize
 from rpg.methods.rpg.config import RPGConfig
 from rpg.reports.plots import COLOURS, GUIDE, label, laid_out, render, scatter
-from study import add_places, table_of, write_table
+from study import table_of, write_table
 from zoo.console import pick_device, run_cli
 from zoo.files import write_bytes
 from zoo.names import short_name
@@ -60,11 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("zoo", help="the originals")
+    found = trials_parser(__doc__, "the originals", networks=20)
     found.add_argument("--points", action="append", required=True, metavar="METHOD=STEPS,...", help="can be repeated")
-    add_trials(found, networks=20)
-    add_places(found)
     return found
 
 

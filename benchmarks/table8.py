@@ -19,14 +19,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from trials import COSTS, DIGITS, Trial, add_methods, add_trials, chosen, costs, failures, trials_of
+from trials import COSTS, DIGITS, Trial, add_methods, chosen, costs, failures, trials_of, trials_parser
 
 from rpg.reports.compare import Comparison, Group
 from rpg.reports.comparisons import MAIN
 from rpg.reports.inputs import REPORT
 from rpg.reports.report import measures
 from rpg.reports.stage import BASELINES, labels, plan_report
-from study import add_places, table_of, write_table
+from study import table_of, write_table
 from zoo.console import run_cli
 from zoo.store import Zoo
 from zoo.table import Record, Table
@@ -49,11 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("zoo", help="a collected zoo, best with held-out seeds")
+    found = trials_parser(__doc__, "a collected zoo, best with held-out seeds", networks=10)
     add_methods(found)
-    add_trials(found, networks=10)
-    add_places(found)
     return found
 
 

@@ -20,18 +20,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
-from trials import COSTS, DIGITS, Trial, add_methods, add_trials, chosen, costs, failures, trials_of
+from trials import COSTS, DIGITS, Trial, add_methods, chosen, costs, failures, trials_of, trials_parser
 
 from evaluators.metrics import summarize
 from rpg.reports.stage import plan_report
 from rpg.reports.task_report import gap_table
-from rpg.reports.tasks import PER_TASK, TaskComparison
-from study import add_places, table_of, write_table
+from rpg.reports.tasks import TaskComparison
+from study import table_of, write_table
 from zoo.console import pick_device, run_cli
 from zoo.recipe import load_method, task_of
 from zoo.scoring import Score, score
 from zoo.store import Zoo
 from zoo.table import Record, Table
+from zoo.tasks.base import Task
 
 SPLIT = "unseen"
 COLUMNS = (
@@ -52,12 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("zoo", help="a zoo of binary tasks, some of them held out")
+    found = trials_parser(__doc__, "a zoo of binary tasks, some of them held out", networks=3)
     add_methods(found)
-    add_trials(found, networks=3)
     found.add_argument("--classifier", type=Path, help="a network for all classes, as for `rpg report`")
-    add_places(found)
     return found
 
 
@@ -76,10 +74,13 @@ def table(originals: Zoo, trials: Sequence[Trial], options: argparse.Namespace) 
     records: list[Record] = []
     if good:
         beside = baselines(good[0], originals, options)
+        task = task_of(originals.manifest.origin).build(options.data_root, pick_device(options.device))
         groups = {str(row["group"]): row for row in records_of(beside)}
         records.append(groups.pop("original"))
         for method in dict.fromkeys(trial.method for trial in good):
-            records.append(row(method, [trial for trial in good if trial.method == method], beside, originals, options))
+            own = [trial for trial in good if trial.method == method]
+            scored = [score_trial(trial, task, options.out) for trial in own]
+            records.append(row(method, scored, beside) | costs(own, originals))
         records += [one for name, one in groups.items() if name in beside.baselines]
     return table_of([*records, *failures(trials)], COLUMNS, DIGITS)
 
@@ -102,30 +103,26 @@ def baselines(first: Trial, originals: Zoo, options: argparse.Namespace) -> Task
 
 def records_of(comparison: TaskComparison) -> list[Record]:
     """The rows of its table of means, without what is of its own generated networks."""
-    columns, rows = gap_table(comparison).columns, gap_table(comparison).rows
-    found = [dict(zip(columns, cells, strict=True)) for cells in rows]
+    table = gap_table(comparison)
+    found = [dict(zip(table.columns, cells, strict=True)) for cells in table.rows]
     return [{k: v for k, v in one.items() if not k.startswith("lead")} for one in found if one["split"] == SPLIT]
 
 
-def row(
-    method: str, trials: Sequence[Trial], beside: TaskComparison, originals: Zoo, options: argparse.Namespace
-) -> Record:
+def row(method: str, scored: Sequence[Sequence[Score]], beside: TaskComparison) -> Record:
     """The networks of all seeds of a method in place of those of the report."""
-    scored = [scores_of(trial, originals, options) for trial in trials]
     mine = with_networks(beside, [one for own in scored for one in own])
     (found,) = (one for one in records_of(mine) if one["group"] == "generated")
-    best = max((name for name in PER_TASK if name in mine.baselines), key=lambda name: -mine.lead(SPLIT, name)[0])
+    best = mine.best(SPLIT)
     lead, error = mine.lead(SPLIT, best)
-    found |= {"method": method, "seeds": len(trials), "lead": lead, "lead, error": error, "over": best}
+    found |= {"method": method, "seeds": len(scored), "lead": lead, "lead, error": error, "over": best}
     found["top1, seeds"] = ", ".join(f"{mean(one.metrics['top1'].value for one in own):.2f}" for own in scored)
-    return found | costs(trials, originals)
+    return found
 
 
-def scores_of(trial: Trial, originals: Zoo, options: argparse.Namespace) -> list[Score]:
+def score_trial(trial: Trial, task: Task, out: Path) -> list[Score]:
     """Each network on its own task."""
     zoo = Zoo.open(trial.zoo)
-    task = task_of(originals.manifest.origin).build(options.data_root, pick_device(options.device))
-    return score(zoo, task, options.out / "scores" / zoo.name, zoo.entries)
+    return score(zoo, task, out / "scores" / zoo.name, zoo.entries)
 
 
 def with_networks(comparison: TaskComparison, scores: Sequence[Score]) -> TaskComparison:

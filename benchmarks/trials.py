@@ -16,6 +16,7 @@ from rpg.devices import DEVICES
 from rpg.methods.base import DrawConfig, MethodConfig
 from rpg.reproduce.sweeping import seeds_of
 from rpg.run import Run
+from study import add_places
 from zoo.names import short_name
 from zoo.recipe import load_method
 from zoo.store import Zoo
@@ -41,11 +42,15 @@ def add_methods(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--methods", required=True, help="names of settings (`rpg methods`) or YAML files, with commas")
 
 
-def add_trials(parser: argparse.ArgumentParser, networks: int) -> None:
-    """The options of each trial, with how many networks each seed draws if nobody says it."""
+def trials_parser(description: str | None, zoo: str, networks: int) -> argparse.ArgumentParser:
+    """For a zoo and trials on it: `zoo` says which one, `networks` how many each seed draws if nobody says it."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("zoo", help=zoo)
     parser.add_argument("--limit", type=float, default=3600, help="seconds of a training in one call; default 3600")
     parser.add_argument("--seeds", type=int, default=1, help="seeds of each method, in training and drawing; default 1")
     parser.add_argument("-n", type=int, default=networks, help=f"networks of each seed; default {networks}")
+    add_places(parser)
+    return parser
 
 
 def chosen(words: Sequence[str], options: argparse.Namespace) -> list[str]:

@@ -82,8 +82,6 @@ class Training:
         """Train, or continue, into `path`, and warn of a codec that loses too much."""
         run = Run(self.path)
         fresh = not run.trained
-        if not run.record_path.is_file():
-            self.data.require_finite()
         if is_first_process():
             run.begin(self.origin, self.data, self.request)
         if not run.trained:

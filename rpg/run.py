@@ -92,7 +92,8 @@ class Run:
 
     def begin(self, origin: Origin, data: TrainingSet, draw: DrawConfig) -> None:
         """Record what is to be learnt, or find that the same was begun here. Raises ValueError, naming what differs,
-        when the directory holds something else, Corrupt when a file of what was begun or learnt here has changed.
+        when the directory holds something else, and for networks that are not finite, Corrupt when a file of what was
+        begun or learnt here has changed.
         """
         self.refuse_another(origin)
         if self.record_path.is_file():
@@ -108,6 +109,7 @@ class Run:
             if begun.networks != tuple(entry.sha256 for entry in data.entries):
                 raise Corrupt(f"{self.record_path} has changed; remove {self.path} and train again")
             return
+        data.require_finite()
         structure, frozen, first = data.zoo.structure, data.zoo.frozen(), data.zoo.load(data.entries[0])
         save_tensors(self.constants_path, {s.name: first[s.name] for s in structure if s.kind == "constant"})
         if frozen:
@@ -129,7 +131,7 @@ class Run:
             begun = self.record().origin
             if changed := begun.differences(origin):
                 if begun.parents != origin.parents:
-                    changed = [line for line in changed if not line.startswith(("parents ", "source."))]
+                    changed = [line for line in changed if not line.startswith("parents ")]
                     changed.append("of another zoo, or of this one before it changed")
                 raise ValueError(
                     f"{self.path} holds another run: {'; '.join(changed[:3])}; choose another place with --out or "

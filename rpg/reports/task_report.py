@@ -11,7 +11,7 @@ from typing import Any
 from rpg.reports.page import Page, Section, links_to, write_page
 from rpg.reports.report import Losses, training_section
 from rpg.reports.task_plots import head_plot, picture_plot
-from rpg.reports.tasks import PER_TASK, TaskComparison
+from rpg.reports.tasks import TaskComparison
 from zoo.health import works_from
 from zoo.table import Record, Table
 
@@ -125,7 +125,7 @@ def headline(comparison: TaskComparison) -> str:
     count = sum(row.split == split for row in comparison.rows)
     if not gaps:
         return f"Networks for {count} tasks; the zoo has no originals of them to compare with."
-    best = min((name for name in PER_TASK if name in gaps), key=lambda name: gaps[name])
+    best = comparison.best(split)
     lead, error = comparison.lead(split, best)
     verdict = "better than" if lead > SURE * (error or 0) else "no better than"
     ahead = f"{lead:+.2f}" + (f" ± {error:.2f}" if error is not None else "")

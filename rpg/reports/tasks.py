@@ -124,6 +124,10 @@ class TaskComparison(Frozen):
         gaps = [row.gaps for row in self.rows if row.split == split and row.gaps]
         return {name: float(np.mean([gap[name] for gap in gaps])) for name in gaps[0]} if gaps else {}
 
+    def best(self, split: str) -> str:
+        """The baseline with a network for each task that the generated ones of a split lie least above."""
+        return min((name for name in PER_TASK if name in self.baselines), key=lambda name: self.lead(split, name)[0])
+
     def lead(self, split: str, baseline: str) -> tuple[float, float | None]:
         """The mean over a split's tasks of the generated networks' lead over a baseline, and its standard error over
         tasks, None where there is one task only.

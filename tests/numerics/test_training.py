@@ -13,7 +13,7 @@ from rpg.config import DiffusionConfig
 from rpg.diffusion import PUBLISHED, Objective, make_scheduler
 from rpg.methods.rpg.config import GenerateConfig, GeneratorConfig, TrainConfig
 from rpg.methods.rpg.models.generator import Generator
-from rpg.methods.rpg.train import Batches, check, check_recurrent
+from rpg.methods.rpg.train import Batches, check
 from rpg.methods.training import cosine
 from rpg.run import Run, read_losses
 from zoo.errors import Failed, MissingExtra
@@ -146,6 +146,11 @@ def settings(**options) -> TrainConfig:
     return TrainConfig(batch_size=8, diffusion_batch=20, precision="float32", **options)
 
 
+def having(train):
+    """RPG with this section `train:`."""
+    return rpg_config().model_copy(update={"train": train})
+
+
 def test_processes_and_parts_share_out_the_whole_step_without_overlap():
     [whole], values, supervised = batches(settings()).parts(3)
     assert len(whole.noise) == 20
@@ -264,8 +269,8 @@ def test_bfloat16_is_refused_where_it_is_not_supported(monkeypatch):
     with pytest.raises(
         ValueError, match=r"Old GPU does not compute in bfloat16; use --set method\.train\.precision=float32"
     ):
-        check(settings().model_copy(update={"precision": "bfloat16"}), torch.device("cuda"))
-    check(settings(), torch.device("cuda"))
+        check(having(settings().model_copy(update={"precision": "bfloat16"})), torch.device("cuda"))
+    check(having(settings()), torch.device("cuda"))
 
 
 @pytest.mark.parametrize(
@@ -281,7 +286,7 @@ def test_what_does_not_suit_the_processes_is_refused(monkeypatch, environment, o
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     with pytest.raises(ValueError, match=message):
-        check(settings(**options), torch.device("cpu"))
+        check(having(settings(**options)), torch.device("cpu"))
 
 
 def test_out_of_memory_is_one_line_with_what_to_set(monkeypatch, trained, tmp_path):
@@ -330,9 +335,9 @@ def test_tensorboard_shows_each_step_once_after_a_resume(monkeypatch, trained, t
 def test_trackers_that_are_not_there_are_refused(monkeypatch):
     monkeypatch.setattr("rpg.processes.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"--track tensorboard needs tensorboard: `pip install 'rpg-zoo\[track\]'`"):
-        check(settings(), torch.device("cpu"), ["tensorboard"])
+        check(having(settings()), torch.device("cpu"), ["tensorboard"])
     with pytest.raises(ValueError, match="--track tensorbord is not a tracker; did you mean tensorboard"):
-        check(settings(), torch.device("cpu"), ["tensorbord"])
+        check(having(settings()), torch.device("cpu"), ["tensorbord"])
 
 
 def test_parts_that_are_not_equal_are_refused():
@@ -359,6 +364,6 @@ def test_an_lstm_in_imitated_bfloat16_is_refused(monkeypatch):
     monkeypatch.setattr("zoo.cuda.computes_in_bfloat16", lambda device: False)
     lstm = {**SETTINGS["generator"], "recurrent": "lstm"}
     with pytest.raises(ValueError, match=r"no LSTM in bfloat16; use --set method\.train\.precision=float32"):
-        check_recurrent(rpg_config(generator=lstm, train={"precision": "bfloat16"}), torch.device("cpu"))
-    check_recurrent(rpg_config(generator=lstm, train={"precision": "float32"}), torch.device("cpu"))
-    check_recurrent(rpg_config(generator=SETTINGS["generator"], train={"precision": "bfloat16"}), torch.device("cpu"))
+        check(rpg_config(generator=lstm, train={"precision": "bfloat16"}), torch.device("cpu"))
+    check(rpg_config(generator=lstm, train={"precision": "float32"}), torch.device("cpu"))
+    check(rpg_config(generator=SETTINGS["generator"], train={"precision": "bfloat16"}), torch.device("cpu"))

@@ -12,7 +12,7 @@ from rpg.methods.rpg.estimate import describe, estimate
 from rpg.methods.rpg.generate import draw, requested
 from rpg.methods.rpg.learnt import Learnt
 from rpg.methods.rpg.objective import sampling_schedule
-from rpg.methods.rpg.train import check, check_recurrent, conditions_of, fit
+from rpg.methods.rpg.train import check, conditions_of, fit
 from rpg.run import Run
 from rpg.tokens.layout import generated
 from zoo.structure import Structure
@@ -33,8 +33,7 @@ class RPG:
         self.config = config
 
     def check(self, data: TrainingSet, machine: Machine) -> None:
-        check(self.config.train, machine.device, machine.trackers)
-        check_recurrent(self.config, machine.device)
+        check(self.config, machine.device, machine.trackers)
         conditions_of(self.config.generator, data.zoo, data.entries)  # refuses a zoo without them
         behaviour_task(self.config, data, machine)  # refuses what has none, and images that are not there
 

@@ -57,8 +57,7 @@ def fit(config: RPGConfig, data: TrainingSet, run: Run, machine: Machine) -> Non
     (both before any work), Failed when the loss is not finite, memory does not suffice or the disk is full (the last
     state is kept).
     """
-    check(config.train, machine.device, machine.trackers)
-    check_recurrent(config, machine.device)
+    check(config, machine.device, machine.trackers)
     processes = Processes(machine.device, machine.trackers, run.path / "logs")
     learnt = Learnt(run)
     if processes.rank == 0:
@@ -76,17 +75,9 @@ def fit(config: RPGConfig, data: TrainingSet, run: Run, machine: Machine) -> Non
             leftover.unlink(missing_ok=True)
 
 
-def check_recurrent(config: RPGConfig, device: torch.device) -> None:
-    """Raise ValueError where a processor that imitates bfloat16 has no LSTM in it: torch would fail in a step."""
-    if config.generator.recurrent != "lstm" or config.train.precision != "bfloat16" or device.type == "cuda":
-        return
-    if not cuda.computes_in_bfloat16(device):
-        raise ValueError(f"this processor has no LSTM in bfloat16; use {IN_FLOAT32}")
-
-
-def check(settings: TrainConfig, device: torch.device, trackers: Sequence[str] = ()) -> None:
+def check(config: RPGConfig, device: torch.device, trackers: Sequence[str] = ()) -> None:
     """Refuse what cannot work here before any work: ValueError with the remedy, or MissingExtra."""
-    count = world_size()
+    settings, count = config.train, world_size()
     require_optimizer(settings)
     require_trackers(trackers)
     if settings.batch_size % (count * settings.accumulation):
@@ -98,8 +89,11 @@ def check(settings: TrainConfig, device: torch.device, trackers: Sequence[str] =
         raise ValueError(
             "adamw8bit cannot be sharded by FSDP; use --set method.train.optimizer=adamw, or no --use_fsdp"
         )
-    if settings.precision == "bfloat16" and device.type == "cuda" and not cuda.computes_in_bfloat16(device):
-        raise ValueError(f"{cuda.name_of(device)} does not compute in bfloat16; use {IN_FLOAT32}")
+    if settings.precision == "bfloat16" and not cuda.computes_in_bfloat16(device):
+        if device.type == "cuda":
+            raise ValueError(f"{cuda.name_of(device)} does not compute in bfloat16; use {IN_FLOAT32}")
+        if config.generator.recurrent == "lstm":  # a processor that imitates bfloat16: torch would fail in a step
+            raise ValueError(f"this processor has no LSTM in bfloat16; use {IN_FLOAT32}")
 
 
 def _warn_of_imitation(settings: TrainConfig, device: torch.device) -> None:
@@ -126,10 +120,10 @@ def prepare(learnt: Learnt, config: RPGConfig, data: TrainingSet) -> None:
     settings = config.generator
     conditions, states = conditions_of(settings, zoo, entries), states_of(config, entries)
     if learnt.record_path.is_file():
-        begun = learnt.record()
-        run.check(begun.files if not run.trained else {})
-        if (begun.conditions, learnt.states()) != (conditions, states):
-            raise Corrupt(f"{learnt.record_path} has changed; remove {run.path} and train again")
+        if not run.trained:
+            run.check(learnt.record().files)
+            if (learnt.record().conditions, learnt.states()) != (conditions, states):
+                raise Corrupt(f"{learnt.record_path} has changed; remove {run.path} and train again")
         return
     layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), settings.token_size, settings.tokenisation)
     generator = build_generator(
