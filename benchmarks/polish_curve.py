@@ -77,6 +77,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("starts", nargs="+", help="zoos that were made of them")
     found.add_argument("--steps", type=numbers, default=(0, 5, 20, 50, 100, 200, 500), help="with commas")
     found.add_argument("-n", type=int, default=10, help="untrained networks; default 10")
+    rate = PolishConfig.model_fields["learning_rate"].default
+    found.add_argument("--learning-rate", type=float, default=rate, help=f"at the start; default {rate}")
     add_places(found)
     return found
 
@@ -102,7 +104,14 @@ def polished(start: Zoo, name: str, steps: int, options: argparse.Namespace) -> 
     if steps == 0:
         return start
     out = options.out / "zoos" / f"{name}-{steps}"
-    return zoo.api.polish(start, steps, out=out, data_root=options.data_root, device=options.device)
+    return zoo.api.polish(
+        start,
+        steps,
+        learning_rate=options.learning_rate,
+        out=out,
+        data_root=options.data_root,
+        device=options.device,
+    )
 
 
 if __name__ == "__main__":

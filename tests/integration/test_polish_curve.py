@@ -20,6 +20,7 @@ def test_every_start_has_a_row_for_each_number_of_steps(tmp_path: Path, monkeypa
     start = rpg.generate(tmp_path / "run", n=2, out=tmp_path / "start", device="cpu")
     out = tmp_path / "out"
     call = [str(zoo.path), str(start.path), "--out", str(out), "--steps", "0,3", "-n", "2", "--device", "cpu"]
+    call += ["--learning-rate", "0.01"]
     assert polish_curve.main(call) == 0
     rows = json.loads((out / "polish_curve.json").read_text())
     assert [(row["start"], row["steps"], row["samples seen"]) for row in rows] == [
@@ -29,6 +30,7 @@ def test_every_start_has_a_row_for_each_number_of_steps(tmp_path: Path, monkeypa
         ("untrained", 0, 0),
         ("untrained", 3, 375),
     ]
+    assert Zoo.open(out / "zoos" / "start-3").manifest.origin.settings["polish"]["learning_rate"] == 0.01
     before, after = (list(Zoo.open(out / "zoos" / name)) for name in ("untrained", "untrained-3"))
     assert not any(a["module.1.weight"].equal(b["module.1.weight"]) for a, b in zip(before, after, strict=True))
     assert not before[0]["module.0.weight"].equal(before[1]["module.0.weight"])
