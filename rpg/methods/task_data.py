@@ -72,6 +72,10 @@ class Behaviour:
         found: Tensor = functional_call(self.model, weights, (images,))
         return found
 
+    def all_logits(self, found: Tensor, images: Tensor) -> Tensor:
+        """Those of the networks of vectors (B, D or more): (B, images, classes)."""
+        return torch.stack([self.logits(vector, images) for vector in found])
+
     def outputs(self, vector: Tensor, images: Tensor) -> Tensor:
         """Their softmax."""
         return self.logits(vector, images).softmax(-1)

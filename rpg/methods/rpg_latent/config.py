@@ -78,7 +78,9 @@ class Config(MethodConfig):
       of latents drawn anew. Classification of images only. Running statistics of BatchNorm are those that are
       generated, and learn nothing from it.
     - `diversity`: the weight of the energy distance between these networks and the batch of training networks
-      (rpg.methods.rpg_latent.energy), which holds up the spread that behaviour alone would take away.
+      (rpg.methods.rpg_latent.energy.spread_distance), which holds up the spread that behaviour alone would take away.
+    - `function_diversity`: the weight of the same between what they do, softmax outputs for each of the images, so that
+      they err as differently as training networks. Weights alone are held apart by copies with other orders of units.
     """
 
     draw_config: ClassVar[type[DrawConfig]] = LatentDraw
@@ -94,18 +96,30 @@ class Config(MethodConfig):
     behaviour: Weight = 0.0
     images: PositiveInt = 128
     diversity: Weight = 0.0
+    function_diversity: Weight = 0.0
     drawn: Annotated[int, Field(ge=2, le=2**16)] = 16
     generator: Optimisation
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if not (self.zoo or self.behaviour or self.diversity):
+        if not (self.zoo or self.draws):
             raise ValueError("zoo, behaviour and diversity are 0, so that nothing is learnt; set one of them")
-        if self.diversity and self.generator.batch_size < 2:
-            raise ValueError(
-                "method.diversity compares batches of networks, but method.generator.batch_size = 1; set 2 or more"
-            )
+        for name in ("diversity", "function_diversity"):
+            if getattr(self, name) and self.generator.batch_size < 2:
+                raise ValueError(
+                    f"method.{name} compares batches of networks, but method.generator.batch_size = 1; set 2 or more"
+                )
         return self
+
+    @property
+    def draws(self) -> bool:
+        """Whether training draws latents anew."""
+        return bool(self.diversity or self.on_images)
+
+    @property
+    def on_images(self) -> list[str]:
+        """The weights of what training asks of networks on images; nothing where it looks at none."""
+        return [name for name in ("behaviour", "function_diversity") if getattr(self, name)]
 
     @property
     def spread(self) -> float:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+import torch.nn.functional as F
 from pydantic import JsonValue
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ from rpg.methods.closed_form import check_rank
 from rpg.methods.components import Components, piece_bytes
 from rpg.methods.measured import DrawCost, check_memory, draw_cost, estimated, stage_cost
 from rpg.methods.rpg_latent.config import Config, LatentDraw
-from rpg.methods.rpg_latent.energy import energy_distance
+from rpg.methods.rpg_latent.energy import energy_distance, spread_distance
 from rpg.methods.rpg_latent.model import LatentGenerator
 from rpg.methods.task_data import Behaviour, task_with_data
 from rpg.methods.training import Trainer
@@ -94,11 +95,11 @@ class RPGLatent(VectorMethod, Codec):
         build = partial(self._built, structure, rank)
         remedy = "use --set method.model.d_model=128 or so"
         check_memory(build, self.config.generator, machine.device, dimensions(structure), remedy)
-        if self.config.behaviour:
+        if self.config.on_images:
             self._task(data, machine)
 
     def _task(self, data: TrainingSet, machine: Machine) -> ClassificationTask:
-        remedy = "use --set method.behaviour=0"
+        remedy = "use " + " ".join(f"--set method.{name}=0" for name in self.config.on_images)
         return task_with_data(data.zoo.manifest.origin, machine.device, remedy, machine.data_root)
 
     def _built(self, structure: Structure, rank: int) -> LatentGenerator:
@@ -118,7 +119,7 @@ class RPGLatent(VectorMethod, Codec):
         with global_seed(settings.seed, "generator"):
             model = self._built(data.zoo.structure, codes.shape[1])
         behaviour = None
-        if self.config.behaviour:
+        if self.config.on_images:
             task = self._task(data, Machine(trainer.device, data_root=trainer.data_root))
             behaviour = Behaviour(task, vectors.layout, data.zoo.frozen())
         trained = trainer.train("generator", model, settings, self._loss(vectors, codes, behaviour, trainer.device))
@@ -157,7 +158,7 @@ class RPGLatent(VectorMethod, Codec):
         levels, noise = draw_noise(schedule, count * length, size, rng)
         if self.config.model.joint:
             levels = levels.view(count, length)[:, :1].expand(-1, length).flatten()
-        wanted = self.config.drawn if self.config.behaviour or self.config.diversity else 0
+        wanted = self.config.drawn if self.config.draws else 0
         drawn = self.config.spread * torch.randn(wanted, codes.shape[1], generator=rng)
         return Step(tokens, latents, levels, noise, drawn)
 
@@ -184,11 +185,21 @@ class RPGLatent(VectorMethod, Codec):
             total = self.config.zoo * error / (count * len(values))
         if not len(step.drawn):
             return total
-        found = model.read_out(step.drawn)[1].flatten(1)[:, values]
-        if behaviour and batch:
-            total = total + self.config.behaviour * behaviour.cross_entropy(found, batch)
+        found, given = model.read_out(step.drawn)[1].flatten(1)[:, values], step.tokens.flatten(1)[:, values]
         if self.config.diversity:
-            total = total + self.config.diversity * energy_distance(found, step.tokens.flatten(1)[:, values])
+            total = total + self.config.diversity * spread_distance(found, given)
+        return total + self._seen(behaviour, found, given, batch) if behaviour and batch else total
+
+    def _seen(self, behaviour: Behaviour, found: Tensor, given: Tensor, batch: Batch) -> Tensor:
+        """What the loss asks of what the networks of vectors `found` (n, D) do, beside those of `given` (m, D)."""
+        images, labels = batch
+        logits = behaviour.all_logits(found, images)
+        total = self.config.behaviour * F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(found)))
+        if self.config.function_diversity:
+            with torch.no_grad():
+                theirs = behaviour.all_logits(given, images)
+            mine, theirs = (outputs.softmax(-1).transpose(0, 1) for outputs in (logits, theirs))
+            total = total + self.config.function_diversity * energy_distance(mine, theirs)
         return total
 
     @torch.no_grad()

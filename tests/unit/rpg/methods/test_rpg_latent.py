@@ -21,7 +21,7 @@ from rpg.devices import DEVICES
 from rpg.methods.base import Machine, TrainingSet
 from rpg.methods.components import Components
 from rpg.methods.rpg_latent.config import Config, LatentDraw
-from rpg.methods.rpg_latent.energy import energy_distance
+from rpg.methods.rpg_latent.energy import energy_distance, spread_distance
 from rpg.methods.rpg_latent.method import RPGLatent, Step
 from rpg.methods.rpg_latent.model import LatentGenerator
 from rpg.methods.task_data import Behaviour
@@ -87,6 +87,30 @@ def test_the_energy_distance_is_that_of_reports_in_units_of_the_zoo():
     apart = [torch.cdist(a.double(), b.double()).numpy() for a, b in ((found, given), (found, found), (given, given))]
     unit = np.sum(apart[2]) / (7 * 6)
     assert float(energy_distance(found, given)) == pytest.approx(two_sample.energy_distance(*apart) / unit, rel=1e-5)
+
+
+def test_with_p_1_it_is_the_sum_of_that_of_each_value_and_leading_dimensions_are_averaged():
+    rng = torch.Generator().manual_seed(1)
+    found, given = torch.randn(2, 5, 3, generator=rng) + 1, torch.randn(2, 7, 3, generator=rng)
+    expected = unit = 0.0
+    for group in range(2):
+        for value in range(3):
+            own, others = found[group, :, value], given[group, :, value]
+            apart = [(a[:, None] - b).abs().double().numpy() for a, b in ((own, others), (own, own), (others, others))]
+            between, within, beside = apart[0].mean(), apart[1].sum() / (5 * 4), apart[2].sum() / (7 * 6)
+            expected, unit = expected + 2 * between - within - beside, unit + beside
+    assert float(energy_distance(found, given, p=1.0)) == pytest.approx(expected / unit, rel=1e-5)
+
+
+def test_a_spread_in_the_wrong_values_costs_little_by_itself_and_much_value_by_value():
+    rng = torch.Generator().manual_seed(2)
+    given, drawn = torch.randn(64, 500, generator=rng), torch.randn(64, 500, generator=rng)
+    drawn[:, :250] *= 2**0.5
+    drawn[:, 250:] = 0
+    assert float(energy_distance(drawn, given)) < 0.02
+    assert float(energy_distance(drawn, given, p=1.0)) > 0.1
+    both = energy_distance(drawn, given), energy_distance(drawn, given, p=1.0)
+    assert float(spread_distance(drawn, given)) == pytest.approx(sum(map(float, both)) / 2)
 
 
 def test_networks_that_are_all_the_mean_are_as_far_as_geometry_says_and_are_driven_apart():
@@ -208,7 +232,7 @@ def test_behaviour_and_diversity_are_those_of_the_networks_that_are_drawn():
     assert step.drawn.shape == (4, 2)
     for weights in (
         *({}, {"behaviour": 0.3, "diversity": 0.0}, {"behaviour": 0.3, "diversity": 2.0}),
-        *({"zoo": 0.0, "behaviour": 0.3}, {"zoo": 2.0}),
+        *({"zoo": 0.0, "behaviour": 0.3}, {"zoo": 2.0}, {"zoo": 0.0, "function_diversity": 0.7}),
     ):
         settings = config(drawn=4, noise=0.5, model={"token_size": 40}, **weights)
         method, drawing = RPGLatent(settings), digits_step(settings, layout, 3)
@@ -217,16 +241,23 @@ def test_behaviour_and_diversity_are_those_of_the_networks_that_are_drawn():
         terms.append(method._terms(model, method._schedule(), drawing, values, behaviour, batch))
     constants = {name: value for name, value in networks[0].items() if not value.is_floating_point()}
     found = model.read_out(step.drawn)[1]
-    losses = []
-    for tokens in found.detach():
+    losses, outputs = [], []
+    for tokens in (*found.detach(), *step.tokens):
         network = task.build(0)
         task.load(network, layout.decode(tokens, constants))
-        losses.append(F.cross_entropy(network.eval()(batch[0]), batch[1]).item())
+        logits = network.eval()(batch[0]).detach()
+        outputs.append(logits.softmax(-1))
+        losses.append(F.cross_entropy(logits, batch[1]).item())
+    losses, mine, theirs = losses[:4], torch.stack(outputs[:4]), torch.stack(outputs[4:])
     assert float(terms[1] - terms[0]) == pytest.approx(0.3 * sum(losses) / 4, rel=1e-3)
     assert float(terms[3]) == pytest.approx(0.3 * sum(losses) / 4, rel=1e-3)  # of the zoo nothing
     assert float(terms[4]) == pytest.approx(2 * float(terms[0]), rel=1e-5)
+    by_image = [[torch.cdist(a[:, k], b[:, k]) for k in range(20)] for a, b in ((mine, theirs), (mine, mine))]
+    unit = float(torch.stack([torch.cdist(theirs[:, k], theirs[:, k]).sum() for k in range(20)]).mean()) / (3 * 2)
+    between, own = float(torch.stack(by_image[0]).mean()), float(torch.stack(by_image[1]).sum()) / 20 / (4 * 3)
+    assert float(terms[5]) == pytest.approx(0.7 * (2 * between - own - unit) / unit, rel=1e-2)
     mask = layout.mask()
-    expected = 2 * energy_distance(found[:, mask], step.tokens[:, mask])
+    expected = 2 * spread_distance(found[:, mask], step.tokens[:, mask])
     assert float(terms[2] - terms[1]) == pytest.approx(float(expected), rel=1e-3)
     (gradient,) = torch.autograd.grad(behaviour.cross_entropy(found.flatten(1)[:, values], batch), found)
     running = [k for k, tensor in enumerate(layout.tensors) if ".running_" in tensor.name]
