@@ -75,8 +75,8 @@ class Config(MethodConfig):
     - `zoo`: the weight of the training networks' errors. With 0 nothing is learnt of them but their scale (a
       hypernetwork, as a control), nor any denoiser: then draw with `generate.sampler: readout`.
     - `behaviour`: the weight of the cross-entropy, on `images` training images, of `drawn` networks that are read out
-      of latents drawn anew. Classification of images only. Running statistics of BatchNorm are those that are
-      generated, and learn nothing from it.
+      of latents drawn anew; networks in `groups`, each of which sees images of its own. Classification of images only.
+      Running statistics of BatchNorm are those that are generated, and learn nothing from it.
     - `diversity`: the weight of the energy distance between these networks and the batch of training networks
       (rpg.methods.rpg_latent.energy.spread_distance), which holds up the spread that behaviour alone would take away.
     - `function_diversity`: the weight of the same between what they do, softmax outputs for each of the images, so that
@@ -95,6 +95,7 @@ class Config(MethodConfig):
     zoo: Weight = 1.0
     behaviour: Weight = 0.0
     images: PositiveInt = 128
+    groups: PositiveInt = 1
     diversity: Weight = 0.0
     function_diversity: Weight = 0.0
     drawn: Annotated[int, Field(ge=2, le=2**16)] = 16
@@ -104,12 +105,21 @@ class Config(MethodConfig):
     def _consistent(self) -> Self:
         if not (self.zoo or self.draws):
             raise ValueError("zoo, behaviour and diversity are 0, so that nothing is learnt; set one of them")
-        for name in ("diversity", "function_diversity"):
-            if getattr(self, name) and self.generator.batch_size < 2:
-                raise ValueError(
-                    f"method.{name} compares batches of networks, but method.generator.batch_size = 1; set 2 or more"
-                )
+        if self.groups > 1 and not self.on_images:
+            raise ValueError(f"groups = {self.groups} are of networks that look at images, and none do; leave it out")
+        if self.drawn < 2 * self.groups:
+            raise ValueError(f"groups = {self.groups} have not two each of drawn = {self.drawn}; lower method.groups")
+        if self.generator.batch_size < self.fewest:
+            raise ValueError(
+                "diversity compares batches of networks, two in each group, but method.generator.batch_size = "
+                f"{self.generator.batch_size}; set {self.fewest} or more"
+            )
         return self
+
+    @property
+    def fewest(self) -> int:
+        """How many training networks a step needs."""
+        return 2 * self.groups if self.function_diversity else 2 if self.diversity else 1
 
     @property
     def draws(self) -> bool:

@@ -88,6 +88,11 @@ class RPGLatent(VectorMethod, Codec):
 
     def refuse(self, data: TrainingSet) -> None:
         check_rank(self.config.rank, data.zoo, len(data.entries))
+        if len(data.entries) < self.config.fewest:
+            raise ValueError(
+                f"each step compares {self.config.fewest} networks of the zoo or more, and there are "
+                f"{len(data.entries)}; use --set method.groups={max(len(data.entries) // 2, 1)}"
+            )
 
     def check(self, data: TrainingSet, machine: Machine) -> None:
         super().check(data, machine)
@@ -143,7 +148,7 @@ class RPGLatent(VectorMethod, Codec):
             rows = distinct_rows(len(tokens), self.config.generator.batch_size, rng)
             given = torch.from_numpy(tokens[rows]).unflatten(1, mask.shape)
             drawn = self._step(given, codes[torch.from_numpy(rows)], schedule, rng).to(device)
-            batch = behaviour.batch(seed, step, self.config.images) if behaviour else None
+            batch = behaviour.batch(seed, step, self.config.images * self.config.groups) if behaviour else None
             return self._terms(model, schedule, drawn, values, behaviour, batch)
 
         return loss
@@ -188,7 +193,11 @@ class RPGLatent(VectorMethod, Codec):
         found, given = model.read_out(step.drawn)[1].flatten(1)[:, values], step.tokens.flatten(1)[:, values]
         if self.config.diversity:
             total = total + self.config.diversity * spread_distance(found, given)
-        return total + self._seen(behaviour, found, given, batch) if behaviour and batch else total
+        if behaviour and batch:
+            parts = zip(*(x.tensor_split(self.config.groups) for x in (found, given, *batch)), strict=True)
+            seen = [self._seen(behaviour, mine, theirs, (images, labels)) for mine, theirs, images, labels in parts]
+            total = total + torch.stack(seen).mean()
+        return total
 
     def _seen(self, behaviour: Behaviour, found: Tensor, given: Tensor, batch: Batch) -> Tensor:
         """What the loss asks of what the networks of vectors `found` (n, D) do, beside those of `given` (m, D)."""

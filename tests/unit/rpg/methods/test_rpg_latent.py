@@ -222,6 +222,9 @@ def test_the_loss_is_the_sum_over_tokens_by_hand(joint: bool):
     assert found.item() == pytest.approx(total / (3 * int(mask.sum())), rel=1e-4)
 
 
+GROUPS = (slice(0, 10), slice(0, 10), slice(10, 20), slice(10, 20))  # which of 20 images each of 4 networks in 2 sees
+
+
 def test_behaviour_and_diversity_are_those_of_the_networks_that_are_drawn():
     networks, task = digits_networks(3), digits_task()
     layout = Layout.fit(Structure.of(networks[0]), lambda: networks, 40)
@@ -256,6 +259,10 @@ def test_behaviour_and_diversity_are_those_of_the_networks_that_are_drawn():
     unit = float(torch.stack([torch.cdist(theirs[:, k], theirs[:, k]).sum() for k in range(20)]).mean()) / (3 * 2)
     between, own = float(torch.stack(by_image[0]).mean()), float(torch.stack(by_image[1]).sum()) / 20 / (4 * 3)
     assert float(terms[5]) == pytest.approx(0.7 * (2 * between - own - unit) / unit, rel=1e-2)
+    grouped = RPGLatent(config(drawn=4, groups=2, zoo=0.0, behaviour=0.3, model={"token_size": 40}))
+    halves = [F.cross_entropy(outputs[k].log()[part], batch[1][part]) for k, part in zip(range(4), GROUPS, strict=True)]
+    loss = grouped._terms(model, method._schedule(), step, values, behaviour, batch)
+    assert float(loss) == pytest.approx(0.3 * float(torch.stack(halves).mean()), rel=1e-3)
     mask = layout.mask()
     expected = 2 * spread_distance(found[:, mask], step.tokens[:, mask])
     assert float(terms[2] - terms[1]) == pytest.approx(float(expected), rel=1e-3)
@@ -403,6 +410,8 @@ def test_what_cannot_work_is_refused_in_a_line(tmp_path: Path):
     for settings, message in [
         ({"rank": 4}, r"method\.rank = 4, but 4 networks have 3 components"),
         ({"behaviour": 0.1}, r"do not classify images.*--set method\.behaviour=0"),
+        ({"function_diversity": 0.1}, r"do not classify images.*use --set method\.function_diversity=0"),
+        ({"function_diversity": 0.1, "groups": 3}, r"compares 6 networks.*there are 4; use --set method\.groups=2"),
     ]:
         with pytest.raises(ValueError, match=message):
             config(**settings).build().check(data, Machine(CPU))
@@ -410,6 +419,12 @@ def test_what_cannot_work_is_refused_in_a_line(tmp_path: Path):
         config().build().check(TrainingSet(zoo, "train", tuple(zoo.entries[:1])), Machine(CPU))
     with pytest.raises(ValidationError, match="batch_size = 1; set 2 or more"):
         config(diversity=1.0, generator={"batch_size": 1})
+    with pytest.raises(ValidationError, match="batch_size = 5; set 6 or more"):
+        config(function_diversity=1.0, groups=3, generator={"batch_size": 5})
+    with pytest.raises(ValidationError, match="groups = 3 have not two each of drawn = 4"):
+        config(behaviour=1.0, groups=3, drawn=4)
+    with pytest.raises(ValidationError, match="groups = 3 are of networks that look at images, and none do"):
+        config(diversity=1.0, groups=3)
     with pytest.raises(ValidationError, match="are 0, so that nothing is learnt"):
         config(zoo=0.0)
     hypernetwork = config(zoo=0.0, behaviour=0.1).build()
