@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seen = images_seen(PolishConfig(steps=steps)) if steps else steps
         records.append({**record, "start": start, "steps": steps, "samples seen": seen})
     write_table(table_of(records, COLUMNS), options.out / "polish_curve")
-    write_curve(records, "start", "steps", options.out / "polish_curve", joined=True)
+    write_curve(records, "start", "steps", options.out / "polish_curve", joined=starts)
     return 0
 
 

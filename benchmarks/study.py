@@ -5,7 +5,7 @@ curve: accuracy over distance.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,9 +57,17 @@ def write_table(table: Table, place: Path) -> None:
     print(table.text())
 
 
-def write_curve(records: Sequence[Record], series: str, point: str, place: Path, joined: bool = False) -> None:
-    """Write mean score over median distance as `place`.svg: a colour for each value of the column `series`, a mark for
-    each record, which says what its column `point` holds; `joined` by lines in the records' order.
+def write_curve(
+    records: Sequence[Record],
+    series: str,
+    point: str,
+    place: Path,
+    joined: Container[str] = (),
+    distance: str = DISTANCE,
+) -> None:
+    """Write mean score over the median distance of column `distance` as `place`.svg: a colour for each value of the
+    column `series`, a mark for each record, which says what its column `point` holds; those of series that are
+    `joined` by lines in the records' order.
     """
     names = list(dict.fromkeys(str(record[series]) for record in records))
     colours = [*COLOURS["generated"], *COLOURS["original"], *COLOURS["baseline"]]
@@ -67,20 +75,23 @@ def write_curve(records: Sequence[Record], series: str, point: str, place: Path,
     with scatter(len(names)) as figure:
         axes = figure.subplots()
         for number, name in enumerate(names):
-            mine = [one for one in records if str(one[series]) == name and one.get(DISTANCE) is not None]
-            x, y = [float(str(one[DISTANCE])) for one in mine], [float(str(one["mean"])) for one in mine]
+            mine = [one for one in records if str(one[series]) == name and one.get(distance) is not None]
+            x, y = [float(str(one[distance])) for one in mine], [float(str(one["mean"])) for one in mine]
             style: dict[str, Any] = {
                 "color": colours[number % len(colours)],
                 "marker": MARKERS["baseline"][number % len(MARKERS["baseline"])],
                 "markersize": 6,
             }
-            axes.plot(x, y, linestyle="-" if joined else "none", label=label(name), gid=f"series-{number}", **style)
+            axes.plot(
+                x, y, linestyle="-" if name in joined else "none", label=label(name), gid=f"series-{number}", **style
+            )
             titles[f"series-{number}"] = [
                 f"{name}, {one[point]}: {b:.2f} at {a:.2f}" for one, a, b in zip(mine, x, y, strict=True)
             ]
             texts.append(f"{name}: {min(y):.1f} to {max(y):.1f} at distances {min(x):.2f} to {max(x):.2f}")
         axes.set(
-            xlabel="distance to the nearest training network (its median over the yardstick)", ylabel="mean score, %"
+            xlabel=f"{distance.partition(',')[0]} to the nearest training network, over the yardstick",
+            ylabel="mean score, %",
         )
         add_guides(axes, None, 1.0)
         said = f"Mean score over distance. {'; '.join(texts)}."
