@@ -18,8 +18,9 @@ from typing import Any
 
 import rpg.api
 from rpg.run import Run
-from study import add_places, reported, table_of, write_curve, write_table
+from study import add_places, named, reported, table_of, write_curve, write_table
 from zoo.console import run_cli
+from zoo.errors import Failed
 from zoo.store import Zoo
 from zoo.table import Record
 
@@ -47,9 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make the table, or the rest of it."""
     options = parser().parse_args(arguments)
     records: list[Record] = []
-    for given in options.zoos:
-        zoo = Zoo.open(given)
-        records += rows(zoo, options.out / zoo.path.name, options)
+    for name, zoo in named(options.zoos, "zoos").items():
+        records += rows(zoo, options.out / name, options)
     write_table(table_of(records, COLUMNS), options.out / "null_study")
     write_curve(records, "zoo", "form", options.out / "null_study")
     return 0
@@ -75,13 +75,22 @@ def drawn(name: str, originals: Zoo, out: Path, options: argparse.Namespace) -> 
     """The networks of a form; None, said on stderr, where it does not fit the zoo."""
     method, settings = FORMS[name]
     run, zoo = out / "runs" / name, out / "zoos" / name
+    require_same(run, zoo, originals, options.n)
     try:
         if not Run(run).trained:
             rpg.api.train(originals, method, out=run, device=options.device, **settings)
-    except ValueError as error:
+        return rpg.api.generate(run, out=zoo, n=options.n, device=options.device)
+    except (ValueError, Failed) as error:
         print(f"{originals.path.name}: no {name}: {error}", file=sys.stderr)
         return None
-    return rpg.api.generate(run, out=zoo, n=options.n, device=options.device)
+
+
+def require_same(run: Path, zoo: Path, originals: Zoo, count: int) -> None:
+    """Raise ValueError where an earlier call made these of other networks, or another number of them."""
+    if Run(run).trained and list(Run(run).record().networks) != [entry.sha256 for entry in originals.select("train")]:
+        raise ValueError(f"{run} learnt other networks than those of {originals.path}; choose another place with --out")
+    if (zoo / "manifest.json").is_file() and len(Zoo.open(zoo)) != count:
+        raise ValueError(f"{zoo} has {len(Zoo.open(zoo))} networks, not -n {count}; choose another place with --out")
 
 
 if __name__ == "__main__":

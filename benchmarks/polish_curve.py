@@ -2,7 +2,7 @@
 
     python benchmarks/polish_curve.py zoos/digits zoos/digits-gaussian zoos/digits-rpg --steps 0,20,100 --out polish
 
-Every start is polished for each number of steps, and so are as many untrained networks; one report sets all of them
+Every start is polished for each number of steps, and so are `-n` untrained networks; one report sets all of them
 beside the originals. OUT has zoos/ and report/, and OUT/polish_curve.md and OUT/polish_curve.json: a row for each start
 and number of steps, with the training samples that a network has seen; OUT/polish_curve.svg draws them. The same call
 goes on where it was.
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import zoo.api
-from study import add_places, reported, table_of, write_curve, write_table
+from study import add_places, named, reported, table_of, write_curve, write_table
 from zoo.console import pick_device, run_cli
 from zoo.derive.polish import PolishConfig, images_seen
 from zoo.recipe import task_of
@@ -52,8 +52,10 @@ UNTRAINED = 10_000  # the first seed of untrained networks, far from those of zo
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the table, or the rest of it."""
     options = parser().parse_args(arguments)
+    if options.n < 1:
+        raise ValueError(f"-n is {options.n}; expected 1 untrained network or more")
     originals = Zoo.open(options.zoo)
-    starts = {Path(start).name: Zoo.open(start) for start in options.starts}
+    starts = named(options.starts, "starts", taken=["untrained"])
     task = task_of(originals.manifest.origin).build(options.data_root, pick_device(options.device))
     starts["untrained"] = untrained(originals, task, options.n, options.out / "zoos" / "untrained")
     zoos = {
@@ -84,7 +86,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split(","))
+    found = tuple(int(number) for number in text.split(","))
+    if min(found) < 0:
+        raise ValueError
+    return found
 
 
 def untrained(originals: Zoo, task: Task, count: int, path: Path) -> Zoo:

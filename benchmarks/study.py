@@ -5,6 +5,7 @@ curve: accuracy over distance.
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Container, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from zoo.store import Zoo
 from zoo.table import Record, Table
 
 DISTANCE = "distance, median"
+MADE_OF = ".made-of"  # beside a report: of which zoos
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -36,12 +38,48 @@ def reported(
     all that is known of it.
     """
     given = list(zoos.values())
-    if not (place / REPORT).is_file():
+    called = labels(given)
+    for name in called.values():
+        if len(alike := [zoo.path for zoo in given if called[zoo.sha256] == name]) > 1:
+            raise ValueError(
+                f"{alike[0]} and {alike[1]} differ in their seeds alone, and are one group; give one of them"
+            )
+    if not is_of([originals, *given], place / MADE_OF):
+        discard_report(place)
         where = {"data_root": options.data_root, "device": options.device}
         plan_report(given, originals=originals, out=place, baselines=False, **where).carry_out()
-    comparison, called = read_comparison(place), labels(given)
+        write_bytes(place / MADE_OF, hashes([originals, *given]))
+    comparison = read_comparison(place)
     keys = {called[zoo.sha256]: key for key, zoo in zoos.items()}
     return [(keys.get(group.name), group.name, measures(comparison, group)) for group in comparison.groups]
+
+
+def is_of(zoos: Sequence[Zoo], path: Path) -> bool:
+    """Whether the report beside this file is one on these zoos, as they are now."""
+    return (path.parent / REPORT).is_file() and path.is_file() and path.read_bytes() == hashes(zoos)
+
+
+def hashes(zoos: Sequence[Zoo]) -> bytes:
+    """The zoos' contents, in their order, a line each."""
+    return "".join(f"{zoo.sha256}\n" for zoo in zoos).encode()
+
+
+def discard_report(place: Path) -> None:
+    """Remove a report, but not the scores and baselines that it was made of, which another one can use."""
+    for name in (MADE_OF, REPORT, "report.csv", "report.md", "report.html"):
+        (place / name).unlink(missing_ok=True)
+    shutil.rmtree(place / "plots", ignore_errors=True)
+
+
+def named(places: Sequence[str | Path], what: str, taken: Sequence[str] = ()) -> dict[str, Zoo]:
+    """The zoos at these places by the names of their directories. Raises ValueError where two have the same."""
+    found: dict[str, Zoo] = {}
+    for place in places:
+        zoo = Zoo.open(place)
+        if zoo.path.name in (*found, *taken):
+            raise ValueError(f"two {what} are called {zoo.path.name}; give their directories different names")
+        found[zoo.path.name] = zoo
+    return found
 
 
 def table_of(records: Sequence[Record], titles: Sequence[str], digits: Mapping[str, int] | None = None) -> Table:

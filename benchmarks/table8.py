@@ -15,7 +15,6 @@ and for a network, learnt parameters, and the most memory that a process had.
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,10 +22,9 @@ from trials import COSTS, DIGITS, Trial, add_methods, chosen, costs, failures, t
 
 from rpg.reports.compare import Comparison, Group
 from rpg.reports.comparisons import MAIN
-from rpg.reports.inputs import REPORT
 from rpg.reports.report import measures
 from rpg.reports.stage import BASELINES, labels, plan_report
-from study import table_of, write_table
+from study import discard_report, table_of, write_table
 from zoo.console import run_cli
 from zoo.store import Zoo
 from zoo.table import Record, Table
@@ -71,9 +69,7 @@ def reported(
 ) -> tuple[Comparison, Mapping[Path, str]]:
     """The comparison of all networks, and the group of each zoo. Scores and baselines of an earlier one are used."""
     place, zoos = options.out / "report", [Zoo.open(trial.zoo) for trial in trials]
-    for name in (REPORT, "report.csv", "report.md", "report.html"):
-        (place / name).unlink(missing_ok=True)
-    shutil.rmtree(place / "plots", ignore_errors=True)
+    discard_report(place)
     runs = [str(trial.run) for trial in trials]
     plan = plan_report(
         zoos, originals=originals, out=place, runs=runs, data_root=options.data_root, device=options.device

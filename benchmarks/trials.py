@@ -56,7 +56,7 @@ def trials_parser(description: str | None, zoo: str, networks: int) -> argparse.
 def chosen(words: Sequence[str], options: argparse.Namespace) -> list[str]:
     """The methods of these names, all of which exist. Raises ValueError for what cannot be tried, before any work."""
     for name in ("seeds", "n", "limit"):
-        if getattr(options, name) <= 0:
+        if not getattr(options, name) > 0:  # nor NaN
             raise ValueError(f"{name} = {getattr(options, name)}; expected a number above 0")
     methods = [word.strip() for word in words]
     if not all(methods):

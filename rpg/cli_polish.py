@@ -34,6 +34,7 @@ def polish(
     zoos/<zoo>-polish-<steps>). Run it again to continue after an interruption.
     """
     from zoo.api import polish as polish_zoo
+    from zoo.api import to_polish
     from zoo.derive.polish import PolishConfig, images_seen
     from zoo.listing import derived_place, describe
     from zoo.recipe import validate
@@ -45,6 +46,7 @@ def polish(
     config = validate(PolishConfig, {"steps": steps, **settings}, "")
     seen = f"{steps} steps, {images_seen(config):,} training samples each"
     if dry_run:
+        to_polish(zoo, split, overrides, data_root, device)
         emit({"out": str(target), "steps": steps, **settings}, as_json, f"would write {target}: {seen}")
         return
     made = polish_zoo(

@@ -245,7 +245,9 @@ class Holdout(Frozen):
         if self.kind == "no-neighbours" and self.n % 2:
             raise ValueError(f"no-neighbours holds out tasks with their complements; n = {self.n} must be even")
         if self.kind == "classes" and self.n >= MOST_CLASSES:
-            raise ValueError(f"classes holds out a few classes, not n = {self.n}; set n, as in n: 2 (-n 2)")
+            raise ValueError(
+                f"classes holds out a few classes, not n = {self.n}; set n: 2, or with `rpg-zoo split` -n 2"
+            )
         return self
 
 
@@ -269,8 +271,9 @@ def splits(conditions: Sequence[str], holdout: Holdout | None) -> dict[str, str]
     found = {c: "unseen" if c in unseen else "excluded" if c in excluded else "train" for c in conditions}
     if missing := {"train", "unseen"} - set(found.values()):
         raise ValueError(
-            f"holdout {holdout.kind} of {len(conditions)} conditions leaves none for split {min(missing)}; expected "
-            f"some of both, so change zoo.holdout or zoo.conditions"
+            f"holdout {holdout.kind} is of all {len(all_conditions(classes)):,} tasks on {classes} classes, and of "
+            f"these {len(conditions)} it leaves none for split {min(missing)}; expected some of both, so hold out "
+            f"another number than n = {holdout.n} (zoo.holdout.n, or with `rpg-zoo split` -n)"
         )
     return found
 

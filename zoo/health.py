@@ -13,6 +13,7 @@ from zoo.recipe import task_of
 from zoo.store import Zoo
 
 log = logging.getLogger(__name__)
+TRAIN_LONGER = "train them longer (zoo.epochs), or at another zoo.learning_rate"
 
 ENOUGH = 10**6  # samples, which leave no doubt
 
@@ -89,11 +90,13 @@ def validated(zoo: Zoo, split: str | None = None) -> Health | None:
     return health(zoo.select(split) if split else zoo.trained, chance)
 
 
-def report_health(zoo: Zoo, chance: Mapping[str, float]) -> None:
-    """Log how good the networks of a new zoo are on validation data, and a warning when they only guess."""
+def report_health(zoo: Zoo, chance: Mapping[str, float], remedy: str = TRAIN_LONGER) -> None:
+    """Log how good the networks of a new zoo are on validation data, and a warning, with the remedy, when they only
+    guess.
+    """
     if found := health(zoo.trained, chance):
         log.info(f"{zoo.path}: on validation data {found}")
-        _warn(zoo, found)
+        _warn(zoo, found, remedy)
 
 
 def warn_of_guessers(zoo: Zoo, split: str) -> None:
@@ -102,7 +105,7 @@ def warn_of_guessers(zoo: Zoo, split: str) -> None:
         _warn(zoo, found)
 
 
-def _warn(zoo: Zoo, found: Health) -> None:
+def _warn(zoo: Zoo, found: Health, remedy: str = TRAIN_LONGER) -> None:
     if found.works or found.chance is None:
         return
     if 2 * found.seeming >= found.networks:
@@ -113,6 +116,5 @@ def _warn(zoo: Zoo, found: Health) -> None:
     else:
         log.warning(
             f"the networks of {zoo.path} do not work: {found.working} of {found.networks} are better than guessing on "
-            f"validation data ({found}), and what is learnt from them cannot be; train them longer (zoo.epochs), or at "
-            "another zoo.learning_rate"
+            f"validation data ({found}), and what is learnt from them cannot be; {remedy}"
         )

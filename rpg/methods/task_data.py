@@ -36,6 +36,8 @@ def task_with_data(
     classification of images, or many binary tasks on them where the method is `told` which, MissingData without them.
     """
     config = task_of(origin) if origin.task else None
+    if isinstance(config, ImagesConfig) and config.conditions() and not told:
+        raise ValueError(f"the networks of {origin.name} are for many tasks, and this looks at images of one; {remedy}")
     if not isinstance(config, ImagesConfig) or bool(config.conditions()) != told:
         raise ValueError(f"the networks of {origin.name} do not classify images, as far as anybody said; {remedy}")
     task = config.build(data_place(data_root), device)

@@ -41,6 +41,13 @@ def test_every_form_that_fits_has_its_row(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("done twice")
 
+    with pytest.raises(ValueError, match=r"has 2 networks, not -n 3; choose another place with --out"):
+        null_study.main([*call, "-n", "3"])
+    other = digits_zoo(tmp_path / "others" / "digits", 3)
+    with pytest.raises(ValueError, match=r"learnt other networks than those of .*others"):
+        null_study.main([str(other.path), *call[1:]])
+    with pytest.raises(ValueError, match="two zoos are called digits"):
+        null_study.main([call[0], str(other.path), *call[1:]])
     monkeypatch.setattr(study, "plan_report", never)
     written = (tmp_path / "out" / "null_study.json").read_bytes()
     assert null_study.main(call) == 0

@@ -42,3 +42,27 @@ def test_every_start_has_a_row_for_each_number_of_steps(tmp_path: Path, monkeypa
     written = (out / "polish_curve.json").read_bytes()
     assert polish_curve.main(call) == 0
     assert (out / "polish_curve.json").read_bytes() == written
+
+
+def test_other_steps_and_starts_are_reported_anew_and_two_of_one_name_refused(tmp_path: Path) -> None:
+    zoo = digits_zoo(tmp_path / "zoos" / "digits", 4)
+    starts = []
+    for method, seed in (("gaussian", 0), ("noise", 0), ("gaussian", 1)):
+        run = rpg.train(zoo, method, out=tmp_path / method, device="cpu")
+        place = tmp_path / f"start-{len(starts)}"
+        starts.append(str(rpg.generate(run, n=2, seed=seed, out=place, device="cpu").path))
+    places = ["--out", str(tmp_path / "out"), "-n", "2", "--device", "cpu"]
+    rows = []
+    for steps, given in (("0", starts[:1]), ("0,2", starts[:1]), ("0", starts[:2])):
+        assert polish_curve.main([str(zoo.path), *given, *places, "--steps", steps]) == 0
+        found = json.loads((tmp_path / "out" / "polish_curve.json").read_text())
+        rows.append([(row["start"], row["steps"]) for row in found if row["steps"] is not None])
+    assert rows[0] == [("start-0", 0), ("untrained", 0)]
+    assert rows[1] == [("start-0", 0), ("start-0", 2), ("untrained", 0), ("untrained", 2)]
+    assert sorted(rows[2]) == [("start-0", 0), ("start-1", 0), ("untrained", 0)]
+    with pytest.raises(ValueError, match=r"start-0 and .*start-2 differ in their seeds alone"):
+        polish_curve.main([str(zoo.path), starts[0], starts[2], *places, "--steps", "0"])
+    with pytest.raises(ValueError, match="two starts are called start-0"):
+        polish_curve.main([str(zoo.path), starts[0], starts[0], *places])
+    with pytest.raises(ValueError, match="-n is 0"):
+        polish_curve.main([str(zoo.path), starts[0], *places, "-n", "0"])

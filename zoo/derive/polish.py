@@ -14,6 +14,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from zoo.errors import Failed
 from zoo.health import report_health
 from zoo.manifest import Entry, Origin, settings_of
 from zoo.progress import Bar, progress
@@ -72,7 +73,7 @@ def polish(config: PolishConfig, zoo: Zoo, entries: Sequence[Entry], task: Task,
                         metrics=made.metrics,
                     )
         made_zoo = writer.finish()
-    report_health(made_zoo, task.chance)
+    report_health(made_zoo, task.chance, "take more --steps, or another --learning-rate")
     return made_zoo
 
 
@@ -108,7 +109,12 @@ def _train(
         for entry, member in zip(entries, members, strict=True):
             member.begin()
             loss = member.backward(batch)
-            for event in member.end(loss):
+            try:
+                events = list(member.end(loss))
+            except Failed as error:
+                reason = f"{entry.id} of {zoo.path} diverged: its loss or weights are not finite"
+                raise Failed(f"{reason}; lower --learning-rate") from error
+            for event in events:
                 if isinstance(event, Checkpoint):
                     yield entry, event
             bar.advance(1, f"loss {loss.item():.4f}")

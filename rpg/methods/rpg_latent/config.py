@@ -104,7 +104,9 @@ class Config(MethodConfig):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not (self.zoo or self.draws):
-            raise ValueError("zoo, behaviour and diversity are 0, so that nothing is learnt; set one of them")
+            raise ValueError(
+                "zoo and all that is asked of drawn networks are 0; set method.behaviour or another weight"
+            )
         if self.groups > 1 and not self.on_images:
             raise ValueError(f"groups = {self.groups} are of networks that look at images, and none do; leave it out")
         if self.drawn < 2 * self.groups:

@@ -171,7 +171,7 @@ def test_held_out_classes_are_labelled_1_by_no_task_that_is_trained_on(n, seed):
     [
         ({"kind": "published", "n": 5}, "leave n out"),
         ({"kind": "no-neighbours", "n": 3}, "must be even"),
-        ({"kind": "classes"}, "not n = 20; set n, as in n: 2"),
+        ({"kind": "classes"}, "not n = 20; set n: 2, or with `rpg-zoo split` -n 2"),
     ],
 )
 def test_bad_holdout(holdout: dict[str, object], message: str) -> None:

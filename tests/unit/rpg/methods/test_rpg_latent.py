@@ -425,7 +425,7 @@ def test_what_cannot_work_is_refused_in_a_line(tmp_path: Path):
         config(behaviour=1.0, groups=3, drawn=4)
     with pytest.raises(ValidationError, match="groups = 3 are of networks that look at images, and none do"):
         config(diversity=1.0, groups=3)
-    with pytest.raises(ValidationError, match="are 0, so that nothing is learnt"):
+    with pytest.raises(ValidationError, match="zoo and all that is asked of drawn networks are 0"):
         config(zoo=0.0)
     hypernetwork = config(zoo=0.0, behaviour=0.1).build()
     assert hypernetwork.estimate(zoo.structure, 4, LatentDraw(sampler="readout"), DEVICES["h200"]).fit_flops > 0

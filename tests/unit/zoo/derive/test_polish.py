@@ -10,6 +10,7 @@ from zoo.api import collect
 from zoo.derive import polish as polish_module
 from zoo.derive.perturb import PerturbConfig, perturb
 from zoo.derive.polish import PolishConfig, polish
+from zoo.errors import Failed
 from zoo.manifest import Origin, settings_of
 from zoo.recipe import task_of
 from zoo.store import Zoo
@@ -88,3 +89,11 @@ def test_what_was_derived_from_a_zoo_stays_so(zoo, task, tmp_path):
     found = made.manifest.origin
     assert (found.kind, found.source, found.parents) == ("derived", origin(noisy).source, (noisy.sha256,))
     assert found.settings == {**origin(noisy).settings, "split": "noise", "polish": settings_of(CONFIG)}
+
+
+def test_a_polish_that_diverges_names_the_network_and_its_own_option(zoo, task, tmp_path):
+    config = PolishConfig(steps=30, learning_rate=1e30)
+    with pytest.raises(
+        Failed, match=r"^\S+ of .* diverged: its loss or weights are not finite; lower --learning-rate$"
+    ):
+        polish(config, zoo, zoo.entries, task, zoo.manifest.origin, tmp_path / "made")
