@@ -135,10 +135,15 @@ def find_generated(task: str) -> Zoo:
     """The newest generated zoo under zoos/ for this recipe or task. Raises MissingData when there is none, ValueError
     when the name means nothing.
     """
-    for zoo in _zoos_under(Path("zoos")):
-        origin = zoo.manifest.origin
-        if origin.kind == "generated" and recipe_name(task) in (origin.name, origin.family):
-            return zoo
+    found = [
+        zoo
+        for zoo in _zoos_under(Path("zoos"))
+        if (origin := zoo.manifest.origin).kind == "generated" and recipe_name(task) in (origin.name, origin.family)
+    ]
+    if len(found) > 1:
+        log.info(f"{found[0].path} is the newest of {len(found)} generated zoos for {task}; name another to choose it")
+    if found:
+        return found[0]
     refuse_unknown(task)
     raise MissingData(
         f"no generated zoo for {task!r} under zoos/; make one with `rpg generate {recipe_name(task)}`, or name one"

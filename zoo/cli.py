@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -60,7 +60,7 @@ def collect(
     if workers and workers > runs:
         say(f"--workers {workers} is ignored beyond {runs}: a worker trains one network at a time, of {runs}")
         workers = runs
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "out": str(plan.path),
             "runs": count,
@@ -71,10 +71,12 @@ def collect(
     ]
     if dry_run:
         for row, plan in zip(rows, plans, strict=True):
-            row["values"] = plan.task.structure().numel  # which also checks the network
+            structure = plan.task.structure()  # which also checks the network
+            row["values"] = structure.numel
+            row["bytes"] = row["checkpoints"] * structure.nbytes
         text = [
             f"would train {r['runs']} network(s) and save {r['checkpoints']} checkpoints of {r['values']:,} values "
-            f"to {r['out']}"
+            f"({r['bytes'] / 1e9:.2g} GB) to {r['out']}"
             for r in rows
         ]
         emit(rows[0] if len(rows) == 1 else {"zoos": rows}, as_json, "\n".join(text))

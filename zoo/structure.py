@@ -166,6 +166,11 @@ class Structure(Frozen):
         """Values in one checkpoint, tied tensors counted once, constants included."""
         return sum(spec.numel for spec in self.tensors if spec.tied_to is None)
 
+    @property
+    def nbytes(self) -> int:
+        """What these values take."""
+        return sum(spec.numel * DTYPES[spec.dtype].itemsize for spec in self.tensors if spec.tied_to is None)
+
     def diff(self, other: Structure) -> list[str]:
         """What separates `other` from this structure, a line each, for people; empty if they are equal."""
         mine = {spec.name: spec for spec in self.tensors}

@@ -172,7 +172,12 @@ def test_perturb_makes_zoos(shell, place):
 
 def test_dry_runs_write_nothing(shell, tmp_path, monkeypatch, place):
     before = sorted(place.rglob("*"))
-    assert shell.json("rpg-zoo collect digits --dry-run")["checkpoints"] == 50
+    assert shell.json("rpg polish zoos/tiny --steps 3 --dry-run")["steps"] == 3
+    shell.fails("rpg polish zoos/tiny --steps 3 --split nope --dry-run", 2, "nope")
+    planned = shell.json("rpg-zoo collect digits --dry-run")
+    assert planned["checkpoints"] == 50
+    constants = 2  # BatchNorm's counters, int64
+    assert planned["bytes"] == 50 * (4 * (planned["values"] - constants) + 8 * constants)
     planned = shell.json("rpg train digits --zoo zoos/tiny --dry-run --set method.train.steps=7")
     assert planned["settings"]["method"]["train"]["steps"] == 7
     assert shell.json("rpg generate tiny -n 5 --out zoos/five --dry-run")["n"] == 5

@@ -68,7 +68,10 @@ def task_with_images(data: TrainingSet) -> TaskConfig:
     if not isinstance(config, ImagesConfig) or config.data == "imagenet":
         raise ValueError(f"d2nwg is told labelled images, and {data.zoo.path} is of task {config.name}; {otherwise}")
     if config.conditions():
-        raise ValueError(f"the networks of {data.zoo.path} have labels of their own each; {otherwise}")
+        raise ValueError(
+            f"the networks of {data.zoo.path} have labels of their own each; expected a zoo of one data set, or take "
+            "a method that is told tasks, such as rpg-tiny-binary or cond-p-diff-small"
+        )
     return config
 
 
