@@ -89,8 +89,8 @@ def require_same(run: Path, zoo: Path, originals: Zoo, count: int) -> None:
     """Raise ValueError where an earlier call made these of other networks, or another number of them."""
     if Run(run).trained and list(Run(run).record().networks) != [entry.sha256 for entry in originals.select("train")]:
         raise ValueError(f"{run} learnt other networks than those of {originals.path}; choose another place with --out")
-    if (zoo / "manifest.json").is_file() and len(Zoo.open(zoo)) != count:
-        raise ValueError(f"{zoo} has {len(Zoo.open(zoo))} networks, not -n {count}; choose another place with --out")
+    if (zoo / "manifest.json").is_file() and (there := len(Zoo.open(zoo))) != count:
+        raise ValueError(f"{zoo} has {there} networks, not -n {count}; choose another place with --out")
 
 
 if __name__ == "__main__":

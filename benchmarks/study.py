@@ -10,8 +10,9 @@ from collections.abc import Container, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rpg.reports.compare import HELDOUT
 from rpg.reports.comparisons import read_comparison
-from rpg.reports.inputs import REPORT
+from rpg.reports.inputs import REPORT, networks
 from rpg.reports.plots import COLOURS, MARKERS, add_guides, label, laid_out, render, scatter
 from rpg.reports.report import measures
 from rpg.reports.stage import labels, plan_report
@@ -20,7 +21,6 @@ from zoo.store import Zoo
 from zoo.table import Record, Table
 
 DISTANCE = "distance, median"
-MADE_OF = ".made-of"  # beside a report: of which zoos
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -38,35 +38,36 @@ def reported(
     all that is known of it.
     """
     given = list(zoos.values())
-    called = labels(given)
-    for name in called.values():
-        if len(alike := [zoo.path for zoo in given if called[zoo.sha256] == name]) > 1:
+    called, keys = labels(given), dict[str, Key]()
+    for key, zoo in zoos.items():
+        name = called[zoo.sha256]
+        if name in keys:
             raise ValueError(
-                f"{alike[0]} and {alike[1]} differ in their seeds alone, and are one group; give one of them"
+                f"{zoos[keys[name]].path} and {zoo.path} differ in their seeds alone, and are one group; give one"
             )
-    if not is_of([originals, *given], place / MADE_OF):
+        keys[name] = key
+    if not is_of(place, originals, given):
         discard_report(place)
         where = {"data_root": options.data_root, "device": options.device}
         plan_report(given, originals=originals, out=place, baselines=False, **where).carry_out()
-        write_bytes(place / MADE_OF, hashes([originals, *given]))
     comparison = read_comparison(place)
-    keys = {called[zoo.sha256]: key for key, zoo in zoos.items()}
     return [(keys.get(group.name), group.name, measures(comparison, group)) for group in comparison.groups]
 
 
-def is_of(zoos: Sequence[Zoo], path: Path) -> bool:
-    """Whether the report beside this file is one on these zoos, as they are now."""
-    return (path.parent / REPORT).is_file() and path.is_file() and path.read_bytes() == hashes(zoos)
-
-
-def hashes(zoos: Sequence[Zoo]) -> bytes:
-    """The zoos' contents, in their order, a line each."""
-    return "".join(f"{zoo.sha256}\n" for zoo in zoos).encode()
+def is_of(place: Path, originals: Zoo, zoos: Sequence[Zoo]) -> bool:
+    """Whether the report there, if there is one, is of these networks, as they are now."""
+    if not (place / REPORT).is_file():
+        return False
+    inputs = read_comparison(place).inputs
+    own = [[entry for entry in originals.entries if entry.split == split] for split in ("train", HELDOUT)]
+    groups = [*own, *(zoo.entries for zoo in zoos)]
+    expected = {networks([entries]) for entries in groups if entries}
+    return {found for key, found in inputs.items() if key not in ("evaluator", "protocol")} == expected
 
 
 def discard_report(place: Path) -> None:
     """Remove a report, but not the scores and baselines that it was made of, which another one can use."""
-    for name in (MADE_OF, REPORT, "report.csv", "report.md", "report.html"):
+    for name in (REPORT, "report.csv", "report.md", "report.html"):
         (place / name).unlink(missing_ok=True)
     shutil.rmtree(place / "plots", ignore_errors=True)
 

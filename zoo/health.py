@@ -102,10 +102,10 @@ def report_health(zoo: Zoo, chance: Mapping[str, float], remedy: str = TRAIN_LON
 def warn_of_guessers(zoo: Zoo, split: str) -> None:
     """Log a warning when the networks of this split of a zoo were no better than guessing when they were made."""
     if found := validated(zoo, split):
-        _warn(zoo, found)
+        _warn(zoo, found, TRAIN_LONGER)
 
 
-def _warn(zoo: Zoo, found: Health, remedy: str = TRAIN_LONGER) -> None:
+def _warn(zoo: Zoo, found: Health, remedy: str) -> None:
     if found.works or found.chance is None:
         return
     if 2 * found.seeming >= found.networks:

@@ -18,7 +18,6 @@ from zoo.errors import Failed
 from zoo.health import report_health
 from zoo.manifest import Entry, Origin, settings_of
 from zoo.progress import Bar, progress
-from zoo.scoring import require_labels
 from zoo.seeds import Seed
 from zoo.store import Zoo, derivation
 from zoo.structure import Frozen
@@ -50,9 +49,8 @@ def polish(config: PolishConfig, zoo: Zoo, entries: Sequence[Entry], task: Task,
 
     What was generated stays generated, and what was learnt or derived from a zoo stays so: reports set it beside that
     zoo. `origin` says how the networks came about; the rest is filled in here. Raises Failed when a training diverges;
-    networks that are finished are kept. Raises ValueError for networks that do not say which task is theirs.
+    networks that are finished are kept.
     """
-    require_labels(zoo, entries, task)
     made_by = _derived(zoo, entries, config)
     together = max(1, min(MOST, MOST_VALUES // max(zoo.structure.numel, 1)))
     with ZooWriter(path, origin.model_copy(update=made_by), zoo.structure, zoo.frozen()) as writer:
