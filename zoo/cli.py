@@ -76,7 +76,7 @@ def collect(
             row["bytes"] = row["checkpoints"] * structure.nbytes
         text = [
             f"would train {r['runs']} network(s) and save {r['checkpoints']} checkpoints of {r['values']:,} values "
-            f"({r['bytes'] / 1e9:.2g} GB) to {r['out']}"
+            f"to {r['out']} ({r['bytes'] / 1e9:.2g} GB)"
             for r in rows
         ]
         emit(rows[0] if len(rows) == 1 else {"zoos": rows}, as_json, "\n".join(text))
