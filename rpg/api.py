@@ -21,7 +21,7 @@ from rpg.sweep import PARAMETERS, parse_sweep, row
 from zoo.api import PYTHON
 from zoo.conditions import is_text
 from zoo.console import is_first_process, pick_device
-from zoo.errors import MissingData, MissingExtra, suggest
+from zoo.errors import Failed, MissingData, MissingExtra, suggest
 from zoo.health import warn_of_guessers
 from zoo.hub.client import is_address, parse_address
 from zoo.manifest import Origin, Source, differences, settings_of, versions
@@ -262,7 +262,11 @@ class Generation:
             writer.on_added = scorer.said if scorer else None
             if not writer.complete:
                 writer.stopwatch, there = Stopwatch(self.machine.device), len(writer.done)
-                self.method.draw(self.run, self.request, writer, self.machine)
+                try:
+                    self.method.draw(self.run, self.request, writer, self.machine)
+                except Failed:
+                    writer.forget()  # other settings may do, and the place is free for them
+                    raise
                 made = len(writer.done) - there
                 writer.stopwatch.note(networks_per_second=made / max(writer.stopwatch.seconds, 1e-9))
             return writer.finish()

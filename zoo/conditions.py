@@ -90,6 +90,9 @@ class ClassBits(Frozen):
         known = {name.casefold(): k for k, name in enumerate(self.names)}
         if "=" in words:
             raise self._refusal(words, "the value of a metric is another kind of condition than labels of classes")
+        if is_text(words):
+            told = "two texts are for runs that know classes by their names, as of `rpg train --method tina`"
+            raise self._refusal(words, told)
         left, _, right = words.partition("|")
         ones, zeros = ([name.strip() for name in side.split(",") if name.strip()] for side in (left, right))
         for name in (*ones, *zeros):
@@ -183,6 +186,8 @@ class MetricTarget(Frozen):
             raise self._refusal(words, f"{value!r} is not a number") from None
         if not math.isfinite(number):
             raise self._refusal(words, "it is not finite")
+        if self.metric == "loss" and number < 0:
+            raise self._refusal(words, "no loss is below 0")
         return f"{self.metric}={number}"
 
     def value(self, condition: str) -> float:

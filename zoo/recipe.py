@@ -366,12 +366,30 @@ def _explain(schema: type[BaseModel], root: str, fault: ErrorDetails) -> str:
     """One validation fault as `path: what is wrong`."""
     path = ".".join(filter(None, [root, *map(str, fault["loc"])]))
     if fault["type"] == "extra_forbidden":
-        return f"{path} is not a known key{suggest(str(fault['loc'][-1]), _fields(schema, fault['loc'][:-1]))}"
+        known = suggest(str(fault["loc"][-1]), _fields(schema, fault["loc"][:-1]))
+        return f"{path} is not a known key{_elsewhere(schema, root, fault) or known}"
     if fault["type"] == "value_error":
         return f"{path}: {fault['ctx']['error']!s}".removeprefix(": ")
     if fault["type"] == "missing":
         return f"{path} is required"
     return f"{path}: {fault['msg']}, got {json.dumps(fault['input'])[:80]}"
+
+
+def _elsewhere(schema: type[BaseModel], root: str, fault: ErrorDetails) -> str:
+    """Where the schema has the setting that was said, to end a message with; nothing where it has none of this name."""
+    key, said = str(fault["loc"][-1]), fault["input"]
+    while isinstance(said, dict) and len(said) == 1:
+        [(key, said)] = said.items()
+    places = [".".join([root, *path]) for path in _paths(schema) if path[-1] == key]
+    return f"; there is {' and '.join(places)}" if places else ""
+
+
+def _paths(schema: type[BaseModel]) -> Iterator[tuple[str, ...]]:
+    """All keys of a schema and of the sections in it."""
+    for name, field in schema.model_fields.items():
+        yield (name,)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from ((name, *path) for path in _paths(field.annotation))
 
 
 def _fields(schema: type[BaseModel], path: Sequence[str | int]) -> list[str]:

@@ -236,9 +236,9 @@ class ZooWriter:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.close()
         if error is not None and issubclass(error, ValueError) and not self.complete:  # what was asked for is refused
-            self._forget()
+            self.forget()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Leave no trace of a zoo of which nothing was made."""
         begun = {"journal.jsonl", FROZEN}
         if {file.name for file in self.path.iterdir()} <= begun:

@@ -194,7 +194,9 @@ class VectorMethod(ABC):
                 numbers, drawn.vectors.float().cpu(), drawn.parents, scores, strict=True
             ):
                 if not bool(vector.isfinite().all()):
-                    raise Failed(f"network {ids[k]} has values that are not finite; train longer")
+                    raise Failed(
+                        f"network {ids[k]} has values that are not finite; train longer, or draw with other settings"
+                    )
                 writer.add(ids[k], vectors.weights(vector, constants), parents=parents, metrics=metrics, **about)
             bar.advance(len(numbers))
 

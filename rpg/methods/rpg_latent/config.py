@@ -134,6 +134,14 @@ class Config(MethodConfig):
         return [name for name in ("behaviour", "function_diversity") if getattr(self, name)]
 
     @property
+    def idle(self) -> list[str]:
+        """Settings that somebody said and that change nothing, for others turn off what they are about."""
+        off = [] if self.on_images else ["images"]
+        off += [] if self.draws else ["drawn"]
+        off += [] if self.zoo else ["diffusion", "min_snr"]
+        return [name for name in off if name in self.model_fields_set]
+
+    @property
     def spread(self) -> float:
         """The deviation of each of a latent's values in training, over codes and noise."""
         return (1 + self.noise**2) ** 0.5

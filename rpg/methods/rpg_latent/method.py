@@ -11,6 +11,7 @@ Legend: B networks, L tokens of a network, D token size, R values of a latent.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,6 +48,8 @@ from zoo.tasks.classification import ClassificationTask
 
 if TYPE_CHECKING:
     from rpg.run import Run
+
+log = logging.getLogger(__name__)
 
 COMPONENTS = "components.safetensors"
 
@@ -100,6 +103,8 @@ class RPGLatent(VectorMethod, Codec):
         build = partial(self._built, structure, rank)
         remedy = "use --set method.model.d_model=128 or so"
         check_memory(build, self.config.generator, machine.device, dimensions(structure), remedy)
+        if self.config.idle:
+            log.warning("ignored, for other settings turn off what they are about: %s", ", ".join(self.config.idle))
         if self.config.on_images:
             self._task(data, machine)
 

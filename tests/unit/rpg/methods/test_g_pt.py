@@ -312,6 +312,7 @@ def test_what_cannot_be_learnt_is_refused_before_any_work(tmp_path, changes, set
         ("loss=", "it is not the value of a metric"),
         ("loss=low", "'low' is not a number"),
         ("loss=nan", "it is not finite"),
+        ("loss=-0.1", "no loss is below 0"),
     ],
 )
 def test_conditions_of_another_kind_are_refused(run, new, tmp_path, condition, words) -> None:
@@ -324,8 +325,8 @@ def test_conditions_of_another_kind_are_refused(run, new, tmp_path, condition, w
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_any_number_may_be_asked_for(value: float) -> None:
-    target = MetricTarget(metric="loss", low=0.4, high=2.0)
-    words = target.read(f" loss = {value!r} ")
+    target = MetricTarget(metric="score", low=0.4, high=2.0)
+    words = target.read(f" score = {value!r} ")
     assert target.value(words) == value
     assert target.read(words) == words
     asked = GPTDraw(conditions=(words,)).asked()[0]

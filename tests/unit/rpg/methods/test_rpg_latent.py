@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from tokenised import digits_networks, digits_task, digits_zoo
 from torch import Tensor
 
+import rpg.api
 from evaluators import two_sample
 from learning import content, generate, train
 from rpg.devices import DEVICES
@@ -427,6 +428,9 @@ def test_what_cannot_work_is_refused_in_a_line(tmp_path: Path):
         config(diversity=1.0, groups=3)
     with pytest.raises(ValidationError, match="zoo and all that is asked of drawn networks are 0"):
         config(zoo=0.0)
+    assert config(images=64, drawn=8).idle == ["images", "drawn"]
+    assert config(diversity=1.0, images=64, drawn=8).idle == ["images"]
+    assert config(zoo=0.0, behaviour=0.1, images=64, min_snr=4.0).idle == ["min_snr"]
     hypernetwork = config(zoo=0.0, behaviour=0.1).build()
     assert hypernetwork.estimate(zoo.structure, 4, LatentDraw(sampler="readout"), DEVICES["h200"]).fit_flops > 0
     with pytest.raises(ValidationError, match="permutation_state"):
@@ -463,3 +467,12 @@ def test_the_settings_for_two_cores_parse():
     assert isinstance(settings, Config)
     assert isinstance(request, LatentDraw)
     assert settings.model.recurrent == "mamba"
+    assert not settings.idle
+
+
+def test_draws_that_are_not_finite_leave_the_place_to_other_settings(trained, tmp_path):
+    _, run = trained
+    with pytest.raises(Failed, match="not finite; train longer, or draw with other settings"):
+        rpg.api.generate(run, out=tmp_path / "made", n=1, temperature=1e38)
+    assert not (tmp_path / "made").exists()
+    assert len(rpg.api.generate(run, out=tmp_path / "made", n=1, temperature=1.0)) == 1
