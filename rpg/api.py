@@ -6,6 +6,7 @@ then carried out, or only shown (`--dry-run`).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ from zoo.structure import Structure, TensorSpec
 from zoo.table import Record
 from zoo.training.collect import jobs
 from zoo.writer import ZooWriter, refuse_another
+
+log = logging.getLogger(__name__)
 
 
 def load(place: Path | str) -> Run:
@@ -165,6 +168,8 @@ def plan_training(
     if recipe:
         _refuse_another_task(recipe, originals)
         config, request = recipe.method, recipe.generate
+        if said := [pair for pair in overrides if pair.startswith("zoo.")]:
+            log.warning("--set %s is ignored: the networks of %s are there already", said[0], originals.path)
     else:
         config, request = load_method(method or fitting_size(originals), overrides)
     assert isinstance(config, MethodConfig)
@@ -275,7 +280,13 @@ class Generation:
         """Generate and score each network as it comes on the test data of the run's task, into `out`. Raises ValueError
         where nobody said what the networks do, MissingData without the data; both before any work.
         """
-        task = task_of(self.origin).build(data_root, self.machine.device)
+        config = task_of(self.origin)
+        if config.conditions() and not hasattr(self.request, "conditions"):
+            raise ValueError(
+                f"networks of {self.path} would be made by a method that is told no task, so nobody knows which are "
+                "theirs; leave --score out"
+            )
+        task = config.build(data_root, self.machine.device)
         if any(is_text(condition) for condition in getattr(self.request, "conditions", ())):
             raise ValueError(f"networks of {self.path} would be made for words, which say no labels; leave --score out")
         with Scorer(task, out, self.run.frozen()) as scorer:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Literal, TypeAlias
 
@@ -90,9 +90,13 @@ class ClassBits(Frozen):
         known = {name.casefold(): k for k, name in enumerate(self.names)}
         if "=" in words:
             raise self._refusal(words, "the value of a metric is another kind of condition than labels of classes")
-        if is_text(words):
-            told = "two texts are for runs that know classes by their names, as of `rpg train --method tina`"
+        if is_text(_spelt(words)):
+            told = (
+                "two texts are for runs that were told classes by their names (method tina with method.classes: text)"
+            )
             raise self._refusal(words, told)
+        if set(words) <= {"0", "1"} and len(words) > 1 and words not in known:
+            raise self._refusal(words, f"it has {len(words)} digits for {len(self.names)} classes")
         left, _, right = words.partition("|")
         ones, zeros = ([name.strip() for name in side.split(",") if name.strip()] for side in (left, right))
         for name in (*ones, *zeros):
@@ -130,7 +134,7 @@ class ClassTexts(Frozen):
 
         Raises ValueError for what is neither, saying what would be right.
         """
-        words = re.sub(r"\s+against\s+", AGAINST, words, flags=re.IGNORECASE)
+        words = _spelt(words)
         if not is_text(words):
             try:
                 return self.classes.read(words)
@@ -145,6 +149,11 @@ class ClassTexts(Frozen):
         if one == other:
             raise ValueError(f"condition {words[:60]!r}: expected two texts that differ")
         return f"{one}{AGAINST}{other}"
+
+
+def _spelt(words: str) -> str:
+    """With the word between two texts as `AGAINST` has it."""
+    return re.sub(r"\s+against\s+", AGAINST, words, flags=re.IGNORECASE)
 
 
 def is_text(condition: str) -> bool:
@@ -226,6 +235,11 @@ def neighbours(condition: str) -> list[str]:
     """The tasks that label one class differently."""
     changed = [condition[:k] + flipped(condition[k]) + condition[k + 1 :] for k in range(len(condition))]
     return [other for other in changed if len(set(other)) == 2]
+
+
+def never_one(conditions: Iterable[str]) -> tuple[int, ...]:
+    """The classes that none of these tasks labels 1, by their numbers."""
+    return tuple(k for k, labels in enumerate(zip(*conditions, strict=True)) if "1" not in labels)
 
 
 class Holdout(Frozen):

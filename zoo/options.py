@@ -21,7 +21,12 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be made 
 Out = Annotated[Path | None, typer.Option("--out", help="Where to write, instead of the default place.")]
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's short name, or a YAML file.")]
 Set = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a field of the recipe, as in zoo.epochs=3.")
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a field of the recipe, as in zoo.epochs=3, method.train.steps=500 or generate.n=20.",
+    ),
 ]
 DataRoot = Annotated[
     Path | None, typer.Option("--data-root", envvar="RPG_DATA", help="Where data sets are; without it, from the Hub.")

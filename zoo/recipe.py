@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from omegaconf import OmegaConf
@@ -283,7 +283,8 @@ def _merged(tree: Any, overrides: Sequence[str]) -> Any:
         return OmegaConf.to_container(OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides))))
     except NOT_YAML as error:
         where = f"--set {' '.join(overrides)}" if overrides else "the recipe"
-        raise ValueError(f"{where}: {brief(error)}") from error
+        why = "a list stands where a section is; expected SECTION.KEY=VALUE" if "Cannot merge" in str(error) else ""
+        raise ValueError(f"{where}: {why or brief(error)}") from error
 
 
 def _known_sections(name: str, tree: Any) -> None:
@@ -366,8 +367,11 @@ def _explain(schema: type[BaseModel], root: str, fault: ErrorDetails) -> str:
     """One validation fault as `path: what is wrong`."""
     path = ".".join(filter(None, [root, *map(str, fault["loc"])]))
     if fault["type"] == "extra_forbidden":
-        known = suggest(str(fault["loc"][-1]), _fields(schema, fault["loc"][:-1]))
-        return f"{path} is not a known key{_elsewhere(schema, root, fault) or known}"
+        names = [str(fault["loc"][-1]), *_said(fault["input"])]
+        known = suggest(names[0], _fields(schema, fault["loc"][:-1]))
+        places = [".".join([root, *other]) for other in _paths(schema) if other[-1] == names[-1]]
+        there = f"; there is {' and '.join(places)}" if places else ""
+        return f"{'.'.join([path, *names[1:]])} is not a known key{there or known}"
     if fault["type"] == "value_error":
         return f"{path}: {fault['ctx']['error']!s}".removeprefix(": ")
     if fault["type"] == "missing":
@@ -375,21 +379,22 @@ def _explain(schema: type[BaseModel], root: str, fault: ErrorDetails) -> str:
     return f"{path}: {fault['msg']}, got {json.dumps(fault['input'])[:80]}"
 
 
-def _elsewhere(schema: type[BaseModel], root: str, fault: ErrorDetails) -> str:
-    """Where the schema has the setting that was said, to end a message with; nothing where it has none of this name."""
-    key, said = str(fault["loc"][-1]), fault["input"]
-    while isinstance(said, dict) and len(said) == 1:
-        [(key, said)] = said.items()
-    places = [".".join([root, *path]) for path in _paths(schema) if path[-1] == key]
-    return f"; there is {' and '.join(places)}" if places else ""
+def _said(tree: Any) -> list[str]:
+    """The names on the way to the one setting in a tree, where it holds one only."""
+    names = []
+    while isinstance(tree, dict) and len(tree) == 1:
+        [(name, tree)] = tree.items()
+        names.append(str(name))
+    return names
 
 
 def _paths(schema: type[BaseModel]) -> Iterator[tuple[str, ...]]:
     """All keys of a schema and of the sections in it."""
     for name, field in schema.model_fields.items():
         yield (name,)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from ((name, *path) for path in _paths(field.annotation))
+        for section in get_args(field.annotation) or [field.annotation]:
+            if isinstance(section, type) and issubclass(section, BaseModel):
+                yield from ((name, *path) for path in _paths(section))
 
 
 def _fields(schema: type[BaseModel], path: Sequence[str | int]) -> list[str]:

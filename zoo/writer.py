@@ -241,7 +241,8 @@ class ZooWriter:
     def forget(self) -> None:
         """Leave no trace of a zoo of which nothing was made."""
         begun = {"journal.jsonl", FROZEN}
-        if {file.name for file in self.path.iterdir()} <= begun:
+        if not self.done and {file.name for file in self.path.iterdir()} <= {*begun, ".parts"}:
+            shutil.rmtree(self.path / ".parts", ignore_errors=True)
             for name in begun:
                 (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()

@@ -6,13 +6,14 @@ and then also whether it is right on any other task. Legend: N samples, K classe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import Self
 
-from zoo.conditions import bits
+from zoo.conditions import bits, never_one
 from zoo.scoring import Score
 from zoo.structure import Frozen
 
@@ -52,6 +53,30 @@ class Slope(Frozen):
 
     value: float
     stderr: float | None
+
+
+class NewClasses(Frozen):
+    """`classes` that no task that was learnt from labels 1, but tasks of a report do. `accuracy` of each group in
+    percent, on the samples of these where they are labelled 1, and on all others: means over networks.
+    """
+
+    classes: tuple[int, ...]
+    accuracy: dict[str, tuple[float, float]]
+
+    @classmethod
+    def of(cls, outcomes: Mapping[str, Sequence[Outcome]], learnt: Sequence[str], counts: NDArray[np.int64]) -> Self:
+        """Of groups of networks, where these tasks were learnt, on data with `counts` (K,) samples of each class."""
+        asked = {outcome.condition for found in outcomes.values() for outcome in found}
+        classes = tuple(k for k in never_one(learnt) if any(condition[k] == "1" for condition in asked))
+        accuracy = {}
+        for name, found in outcomes.items():
+            new_MK = np.stack([[k in classes and bit for k, bit in enumerate(labels_of(o.condition))] for o in found])
+            right_MK, some_M = np.stack([outcome.right for outcome in found]), new_MK.any(1)
+            if some_M.any():
+                weights = (new_MK * counts, ~new_MK * counts)
+                on_new, on_others = ((right_MK * each).sum(1)[some_M] / each.sum(1)[some_M] for each in weights)
+                accuracy[name] = round(float(on_new.mean()), 4), round(float(on_others.mean()), 4)
+        return cls(classes=classes, accuracy=accuracy)
 
 
 def labels_of(condition: str) -> Answers:

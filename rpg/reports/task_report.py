@@ -29,7 +29,10 @@ READING = (
     "Random is the generated networks of all other tasks, asked this one: a generator that does no better does not "
     "listen to its condition.",
     "Slope: how much larger the share of a class's images is that are answered with 1 where its bit is 1, over tasks. "
-    "Networks that do as they are told have 1, those that do not listen 0.",
+    "Networks that do as they are told have 1, those that do not listen 0; there is none where all tasks label the "
+    "class alike.",
+    "Classes that no task learnt labels 1, where there are any: the accuracy on their images in the tasks that label "
+    "them 1, and on all other images. Networks made of those of seen tasks can know them only as what is labelled 0.",
     "Flipped is the accuracy, on this task, of networks generated for its complement. It should be near 100 less what "
     "they reach on their own; a generator that ignores its condition has the same accuracy on both.",
     "Class by class: the share of each class's test images that get the task's label, in percent, as a mean over "
@@ -64,6 +67,7 @@ EXPLAINED = {
     "lead": "points that the generated networks lie above this on average",
     "lead, error": "the standard error of the lead, over tasks",
     "all": "the mean over classes",
+    "all others": "the accuracy on the images of all other classes",
     "flipped": "the accuracy here of networks generated for the complement: near 100 less their own, if they listen",
     "networks": "how many networks were generated for the task",
     "group": "whose networks: originals, generated, or generated for the complement",
@@ -169,10 +173,25 @@ def _absences(comparison: TaskComparison) -> list[str]:
 def _tables(comparison: TaskComparison) -> list[tuple[str, Table]]:
     return [
         ("Means over tasks", gap_table(comparison)),
+        *([("Classes that no task learnt labels 1", new_classes_table(comparison))] if comparison.new.classes else []),
         ("Tasks", task_table(comparison)),
         ("Slope of the answer against the bit that was asked for", slope_table(comparison)),
-        ("Class by class", class_table(comparison)),
+        (f"Class by class{_some(comparison)}", class_table(comparison)),
     ]
+
+
+def _some(comparison: TaskComparison) -> str:
+    count = len(comparison.rows)
+    return f", {CLASS_TASKS} of {count} tasks (all are in report.json)" if count > CLASS_TASKS else ""
+
+
+def new_classes_table(comparison: TaskComparison) -> Table:
+    """A row per group: its accuracy on classes that nothing learnt from labels 1, and on all others."""
+    title = f"classes {', '.join(map(str, comparison.new.classes))}"
+    records: list[Record] = [
+        {"group": group, title: new, "all others": others} for group, (new, others) in comparison.new.accuracy.items()
+    ]
+    return Table.of(records)
 
 
 def task_table(comparison: TaskComparison) -> Table:
@@ -243,5 +262,6 @@ def tasks_json(comparison: TaskComparison) -> dict[str, Any]:
             split: {name: comparison.lead(split, name) for name in comparison.baselines} for split in comparison.splits
         },
         "slopes": comparison.model_dump(mode="json", include={"slopes"})["slopes"],
+        "new_classes": comparison.new.model_dump(mode="json"),
         "absent": comparison.absent,
     }

@@ -19,7 +19,17 @@ from typing_extensions import Self
 
 from evaluators.metrics import Summary, summarize
 from rpg.reports.all_classes import AllClasses
-from rpg.reports.answers import Classes, Outcome, Slope, answers_of, majority, of_other_tasks, outcome_of, slopes
+from rpg.reports.answers import (
+    Classes,
+    NewClasses,
+    Outcome,
+    Slope,
+    answers_of,
+    majority,
+    of_other_tasks,
+    outcome_of,
+    slopes,
+)
 from rpg.reports.inputs import Inputs, claim, networks
 from zoo.checkpoint import content_hash
 from zoo.conditions import flipped
@@ -87,9 +97,9 @@ class Picture(Frozen):
 
 class TaskComparison(Frozen):
     """All tasks. `originals` is the name of the originals' zoo. `slopes` are how each group's networks follow the bit
-    of each class; `absent` says of the baselines that are not there why. `head` are the first two principal components
-    of the seen originals' head weights, a point per network by group (Figure 10). `chance` is the balanced accuracy of
-    guessing, where anyone knows.
+    of each class, `new` how they do on classes that nothing learnt from labels 1; `absent` says of the baselines that
+    are not there why. `head` are the first two principal components of the seen originals' head weights, a point per
+    network by group (Figure 10). `chance` is the balanced accuracy of guessing, where anyone knows.
     """
 
     inputs: Inputs
@@ -100,6 +110,7 @@ class TaskComparison(Frozen):
     chance: float | None
     rows: Annotated[tuple[TaskRow, ...], Field(min_length=1)]
     slopes: dict[str, tuple[Slope | None, ...]]
+    new: NewClasses = NewClasses(classes=(), accuracy={})
     absent: dict[str, str]
     head: dict[str, tuple[HeadPoint, ...]]
     picture: tuple[Picture, ...]
@@ -189,6 +200,7 @@ def compare_tasks(
         chance=task.chance.get("balanced"),
         rows=_rows(conditions, outcomes, crossed, split_of, np.bincount(classes_N)),
         slopes={name: slopes(found) for name, found in outcomes.items()},
+        new=NewClasses.of(outcomes, [str(entry.condition) for entry in train], np.bincount(classes_N)),
         absent=absent,
         head=head,
         picture=picture,

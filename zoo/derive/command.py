@@ -32,7 +32,7 @@ def split(
     """Make a zoo with other tasks held out from one of binary tasks, without training (default place:
     zoos/<zoo>-<holdout>).
     """
-    from zoo.conditions import Holdout
+    from zoo.conditions import Holdout, never_one
     from zoo.derive.split import plan_split, split_zoo
     from zoo.listing import derived_place, describe
     from zoo.recipe import validate
@@ -42,13 +42,16 @@ def split(
     target = derived_place(path, zoo, holdout, out)
     settings = {"kind": holdout, "seed": seed} | ({} if n is None else {"n": n})
     config = validate(Holdout, settings, "")
+    counts = plan_split(zoo, config)
+    text = ", ".join(f"{count} {name}" for name, count in counts.items())
     if dry_run:
-        counts = plan_split(zoo, config)
-        text = ", ".join(f"{count} {name}" for name, count in counts.items())
         emit({"out": str(target), **settings, "splits": counts}, as_json, f"would write {text} to {target}")
         return
     made = split_zoo(zoo, config, command_line("rpg-zoo"), target)
-    emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")
+    if holdout == "classes":
+        held = never_one(str(entry.condition) for entry in made.select("train"))
+        text += f"; no task of split train labels classes {', '.join(map(str, held))} 1"
+    emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}: {text}")
 
 
 @app.command(rich_help_panel=DERIVE, epilog=examples("rpg-zoo take digits --seeds 1"))

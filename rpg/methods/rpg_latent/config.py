@@ -135,11 +135,11 @@ class Config(MethodConfig):
 
     @property
     def idle(self) -> list[str]:
-        """Settings that somebody said and that change nothing, for others turn off what they are about."""
-        off = [] if self.on_images else ["images"]
-        off += [] if self.draws else ["drawn"]
-        off += [] if self.zoo else ["diffusion", "min_snr"]
-        return [name for name in off if name in self.model_fields_set]
+        """Why settings that somebody said change nothing, a line each."""
+        off = {} if self.on_images else {"images": "method.behaviour and method.function_diversity are 0"}
+        off |= {} if self.draws else {"drawn": "nothing is asked of drawn networks, as by method.behaviour"}
+        off |= {} if self.zoo else dict.fromkeys(("diffusion", "min_snr", "prototype_loss"), "method.zoo is 0")
+        return [f"method.{name} is ignored: {why}" for name, why in off.items() if name in self.model_fields_set]
 
     @property
     def spread(self) -> float:

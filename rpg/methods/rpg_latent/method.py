@@ -103,10 +103,10 @@ class RPGLatent(VectorMethod, Codec):
         build = partial(self._built, structure, rank)
         remedy = "use --set method.model.d_model=128 or so"
         check_memory(build, self.config.generator, machine.device, dimensions(structure), remedy)
-        if self.config.idle:
-            log.warning("ignored, for other settings turn off what they are about: %s", ", ".join(self.config.idle))
         if self.config.on_images:
             self._task(data, machine)
+        for why in self.config.idle:
+            log.warning(why)
 
     def _task(self, data: TrainingSet, machine: Machine) -> ClassificationTask:
         remedy = "use " + " ".join(f"--set method.{name}=0" for name in self.config.on_images)

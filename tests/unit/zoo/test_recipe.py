@@ -77,7 +77,10 @@ def test_keywords_are_overrides_by_the_fields_own_name():
         ("zo: {}", ["unknown section 'zo'", "did you mean zoo?"]),
         ("method: {train: {stps: 3}}", ["method.train.stps is not a known key", "did you mean steps?"]),
         ("method: {steps: 3}", ["method.steps is not a known key; there is method.train.steps"]),
-        ("method: {transformer: {learning_rate: 3}}", ["method.transformer is", "there is method.train.learning_rate"]),
+        (
+            "method: {transformer: {learning_rate: 3}}",
+            ["method.transformer.learning_rate is not", "there is method.train.learning_rate"],
+        ),
         ("method: {train: {steps: 3.5}}", ["method.train.steps", "valid integer", "got 3.5"]),
         ("method: {train: {steps: true}}", ["method.train.steps", "valid integer", "got true"]),
         ("method: {train: {steps: 0}}", ["method.train.steps", "greater than 0", "got 0"]),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evaluators.classification import balanced_accuracy
 from evaluators.metrics import proportion
-from rpg.reports.answers import Outcome, answers_of, labels_of, majority, of_other_tasks, outcome_of, slopes
+from rpg.reports.answers import NewClasses, Outcome, answers_of, labels_of, majority, of_other_tasks, outcome_of, slopes
 from zoo.conditions import all_conditions
 from zoo.scoring import Score
 
@@ -96,3 +96,20 @@ def test_slopes_are_least_squares_and_need_both_labels() -> None:
         ones, zeros = ([v for v, bit in zip(y, x, strict=True) if bit == side] for side in (1, 0))
         error = np.sqrt(np.var(ones, ddof=1) / len(ones) + np.var(zeros, ddof=1) / len(zeros))
         assert slope.stderr == pytest.approx(error, abs=1e-6)
+
+
+def test_new_classes_are_scored_apart_where_they_are_labelled_1() -> None:
+    counts = np.bincount(CLASSES)
+    shares = np.linspace(0.1, 1.0, 10)
+    asked = ["1100000001", "1010000000", "0010000000"]  # class 0, new, is labelled 0 by the last: nothing to say
+    found = NewClasses.of(
+        {"made": [Outcome(c, 0.0, 0.0, shares) for c in asked], "other": [Outcome(asked[2], 0.0, 0.0, shares)]},
+        ["0110000001", "0010000011"],
+        counts,
+    )
+    assert found.classes == (0,)  # 3, 4 and 5 are never labelled 1, but nothing asks for them
+    rights = [Outcome(c, 0.0, 0.0, shares).right for c in asked[:2]]
+    others = [(right[1:] * counts[1:]).sum() / counts[1:].sum() for right in rights]
+    assert list(found.accuracy) == ["made"]
+    assert found.accuracy["made"] == pytest.approx((10.0, np.mean(others)), abs=1e-4)
+    assert NewClasses.of({"made": [Outcome(asked[2], 0.0, 0.0, shares)]}, asked, counts).classes == ()

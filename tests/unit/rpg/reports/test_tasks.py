@@ -16,11 +16,13 @@ from evaluators.classification import balanced_accuracy
 from evaluators.metrics import Evaluation, proportion, summarize
 from made_up import task_comparison
 from rpg.reports.all_classes import AllClasses
+from rpg.reports.answers import NewClasses
 from rpg.reports.task_plots import HEAD_TASKS, head_plot
 from rpg.reports.task_report import (
     class_table,
     gap_table,
     headline,
+    new_classes_table,
     slope_table,
     task_table,
     tasks_text,
@@ -174,6 +176,16 @@ def test_accuracy_class_by_class(comparison: TaskComparison) -> None:
     table = class_table(comparison)
     assert [cells[:2] for cells in table.rows[:3]] == [(UNSEEN, g) for g in ("original", "generated", "flipped")]
     assert table.rows[0][2:] == (50.0, *[100.0] * 9)
+
+
+def test_classes_that_no_task_learnt_labels_1(comparison: TaskComparison, tmp_path: Path) -> None:
+    """Classes 2, 3, 4, which the complement labels 1: its network is wrong on one of the seven others."""
+    table = new_classes_table(comparison)
+    assert table.columns == ("group", "classes 2, 3, 4", "all others")
+    assert table.rows[0] == ("generated", 100.0, pytest.approx(600 / 7, abs=1e-3))
+    assert "Classes that no task learnt labels 1" in tasks_text(comparison)
+    plain = comparison.model_copy(update={"new": NewClasses(classes=(), accuracy={})})
+    assert "Classes that no task learnt labels 1" not in tasks_text(plain)
 
 
 def test_tables_and_page(comparison: TaskComparison, tmp_path: Path) -> None:
