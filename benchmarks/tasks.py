@@ -62,6 +62,8 @@ def parser() -> argparse.ArgumentParser:
 def require_tasks(originals: Zoo, methods: Sequence[str]) -> None:
     """Raise ValueError where there are no tasks held out, or a method that is told none."""
     if not any(entry.split == SPLIT and entry.condition for entry in originals.entries):
+        if not any(entry.condition for entry in originals.entries):
+            raise ValueError(f"{originals.path} holds no networks of binary tasks; expected a zoo as of digits-binary")
         raise ValueError(f"{originals.path} holds no binary tasks out; hold some out with `rpg-zoo split --holdout`")
     for method in methods:
         if "conditions" not in type(load_method(method)[1]).model_fields:

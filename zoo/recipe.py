@@ -237,9 +237,10 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> Any:
     base = tree.pop("extends", None)
     if base is None:
         return tree
-    candidates = [path.parent / f"{base}.yaml", recipes_root() / f"{base}.yaml"]
-    named = recipe_names().get(str(base))  # by its short name, which a file beside this one goes before
-    for candidate in [*candidates, *([named] if named and named.resolve() != path.resolve() else [])]:
+    root, named = recipes_root(), recipe_names().get(str(base))  # by its short name, which a file beside goes before
+    candidates = [path.parent / f"{base}.yaml", root / f"{base}.yaml"]
+    candidates += [named] if named and named.resolve() != path.resolve() else []
+    for candidate in [*candidates, root / "_methods" / f"{base}.yaml"]:
         if _is_file(candidate):
             try:
                 under = _read_extended(candidate, (*seen, path.resolve()))
@@ -248,8 +249,8 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> Any:
             except OmegaConfBaseException as error:
                 raise ValueError(f"{path} does not fit onto {candidate}: {brief(error)}") from error
     raise ValueError(
-        f"{path} extends {str(base)[:80]!r}, which is neither a file beside it, nor one in {recipes_root()}, nor the "
-        f"short name of a recipe{suggest(str(base), recipe_names())}"
+        f"{path} extends {str(base)[:80]!r}, which is neither a file beside it, nor one in {root}, nor the short name "
+        f"of a recipe{suggest(str(base), recipe_names())}"
     )
 
 

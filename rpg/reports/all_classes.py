@@ -19,6 +19,7 @@ from rpg.reports.answers import Answers, Classes, labels_of
 from zoo.checkpoint import content_hash
 from zoo.errors import Corrupt, MissingData, brief
 from zoo.files import parse_json, read_limited
+from zoo.hub.client import is_address
 from zoo.recipe import task_of
 from zoo.store import Zoo, find
 from zoo.tasks.base import TaskConfig
@@ -62,6 +63,14 @@ def classifier_of(
         return of_directory(Path(config.pretrained), config, data_root, device)
     except (ValueError, MissingData, Corrupt) as error:
         return f"{brief(error)}; name one with --classifier"
+
+
+def require_classifier(place: Path | str) -> None:
+    """Raise MissingData where there is neither a zoo nor a directory of timm's format. Nothing is read."""
+    if is_address(str(place)) or (find(place, "zoos") / "manifest.json").is_file():
+        return
+    if not (Path(place) / "config.json").is_file():
+        raise MissingData(f"--classifier {place} is not there; expected {ORDER}")
 
 
 def _named(place: Path | str, config: ImagesConfig, data_root: Path | None, device: torch.device) -> AllClasses:

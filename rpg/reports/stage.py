@@ -10,7 +10,7 @@ from typing import Any, cast
 from rpg.api import load, plan_generation, plan_training
 from rpg.config import EvalConfig
 from rpg.evaluation import Place, find_source
-from rpg.reports.all_classes import classifier_of
+from rpg.reports.all_classes import classifier_of, require_classifier
 from rpg.reports.ceiling import reconstructions
 from rpg.reports.compare import Candidate, Comparison, compare, comparison_json
 from rpg.reports.comparisons import read_comparison
@@ -227,6 +227,8 @@ def plan_report(
     path = Path(out or Path("reports") / "+".join(zoo.name for zoo in opened)[:200])
     refuse_foreign(path)
     check_forms(where.get("plots", ()))
+    if where.get("classifier") is not None:
+        require_classifier(where["classifier"])
     if len({zoo.sha256 for zoo in opened}) < len(opened):
         raise ValueError("the same zoo is given twice; expected different ones")
     source.select(split or str(next(iter(splits), "train")))  # refuses a split that does not exist

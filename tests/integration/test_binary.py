@@ -22,10 +22,10 @@ def result(command: str) -> Any:
     return json.loads(call(f"{command} --json"))
 
 
-def refused(command: str) -> str:
+def refused(command: str, expected: int = 2) -> str:
     """The only line on stderr of a command that is bad input."""
     code, _, err = run(command)
-    assert code == 2, err
+    assert code == expected, err
     assert len(err.strip().splitlines()) == 1, err
     return err
 
@@ -217,7 +217,17 @@ def test_report_has_the_plots_and_the_curve() -> None:
     assert "holds networks for binary; expected a zoo of networks for all classes" in refused(
         "rpg report made-all --classifier zoos/binary --out other"
     )
+    assert "--classifier nothing is not there; expected a zoo of networks for all classes" in refused(
+        "rpg report made-all --classifier nothing --out other --dry-run", 4
+    )
     assert "is for networks of binary tasks" in refused("rpg report tens --originals tens --classifier tens --out o")
+
+
+def test_networks_of_a_method_that_is_told_no_task_are_not_scored() -> None:
+    result("rpg train --zoo zoos/binary --method gaussian --out runs/normal")
+    assert "a method that is told no task" in refused("rpg generate normal -n 2 --score --out zoos/normal")
+    assert not Path("zoos/normal").exists()
+    assert not Path("scores/normal").exists()
 
 
 def test_all_zeros_in_a_generated_zoo_cannot_come_about() -> None:

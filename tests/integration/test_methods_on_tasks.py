@@ -95,6 +95,6 @@ def test_methods_and_zoos_that_know_no_tasks_are_refused_before_any_work(place, 
     with pytest.raises(ValueError, match="gaussian is told no task"):
         tasks.main(["zoos/binary", "--out", "out", "--methods", "few.yaml,gaussian"])
     made = rpg.train("zoos/binary", "gaussian", out="runs/normal")
-    with pytest.raises(ValueError, match="holds no binary tasks out; hold some out with"):
+    with pytest.raises(ValueError, match="holds no networks of binary tasks"):
         tasks.main([str(rpg.generate(made, out="zoos/normal").path), "--out", "out", "--methods", "few.yaml"])
     assert commands == []

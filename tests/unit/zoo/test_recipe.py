@@ -3,7 +3,7 @@
 import pytest
 
 from rpg.methods.rpg.config import GenerateConfig, RPGConfig
-from zoo.recipe import keyword_overrides, load_purpose, load_recipe
+from zoo.recipe import keyword_overrides, load_method, load_purpose, load_recipe
 
 SMALL = """
 method: {name: rpg}
@@ -146,6 +146,8 @@ def test_odd_overrides_are_one_line(write, pair):
 
 def test_extends_takes_short_names(write):
     assert load_recipe(write("extends: ade20k\ntask: {crop: 64}\n")).task.crop == 64  # type: ignore[attr-defined]
+    method, _ = load_method(str(write("extends: rpg-tiny-binary\nmethod: {train: {steps: 7}}\n")))
+    assert method.train.steps == 7
     with pytest.raises(ValueError, match=r"extends 'ade2k', which is neither .* nor the short name.*mean ade20k"):
         load_recipe(write("extends: ade2k\n"))
 
