@@ -370,7 +370,7 @@ def _explain(schema: type[BaseModel], root: str, fault: ErrorDetails) -> str:
     if fault["type"] == "extra_forbidden":
         names = [str(fault["loc"][-1]), *_said(fault["input"])]
         known = suggest(names[0], _fields(schema, fault["loc"][:-1]))
-        places = [".".join([root, *other]) for other in _paths(schema) if other[-1] == names[-1]]
+        places = [".".join(filter(None, [root, *other])) for other in _paths(schema) if other[-1] == names[-1]]
         there = f"; there is {' and '.join(places)}" if places else ""
         return f"{'.'.join([path, *names[1:]])} is not a known key{there or known}"
     if fault["type"] == "value_error":
