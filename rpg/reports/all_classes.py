@@ -20,12 +20,13 @@ from zoo.checkpoint import content_hash
 from zoo.errors import Corrupt, MissingData, brief
 from zoo.files import parse_json, read_limited
 from zoo.hub.client import is_address
-from zoo.recipe import task_of
+from zoo.recipe import task_of, validate
 from zoo.store import Zoo, find
 from zoo.tasks.base import TaskConfig
 from zoo.tasks.classification import ClassificationTask, Config, ImagesConfig
 
 CONFIG_BYTES = 2**20
+OF_THE_TASK = ("num_classes", "in_chans", "img_size")  # arguments of a network that its task knows
 ORDER = "a zoo of networks for all classes of the data set, or what `rpg-zoo export ZOO ID --format timm` writes"
 
 
@@ -106,7 +107,10 @@ def of_directory(place: Path, config: ImagesConfig, data_root: Path | None, devi
         )
     section: dict[str, Any] = {"name": "classification", "model": name, "pretrained": str(place)}
     section |= {key: getattr(config, key) for key in ("data", "dataset", "image_size")}
-    mine = Config(**section)
+    arguments = about.get("model_args")
+    if isinstance(arguments, Mapping):
+        section["options"] = {key: value for key, value in arguments.items() if key not in OF_THE_TASK}
+    mine = validate(Config, section, f"{path} task")
     task = mine.build(data_root, device)
     model = mine.network(0, pretrained=True).to(device)
     return AllClasses(probabilities(task, model)[None], _classes(task), (content_hash(task.weights(model)),))

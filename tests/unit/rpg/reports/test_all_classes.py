@@ -79,6 +79,16 @@ def test_what_the_tasks_started_from_is_found(tmp_path: Path) -> None:
         np.testing.assert_allclose(found.probabilities, named.probabilities[:1], atol=1e-6)
 
 
+def test_networks_of_another_width_are_found(tmp_path: Path) -> None:
+    about: dict[str, Any] = {"model": "cnn_medium", "data": "digits", "image_size": 32, "options": {"width": 0.25}}
+    zoo = zoo_of(tmp_path / "tens", classification.Config(name="classification", **about))
+    export_checkpoint(zoo, zoo.entries[0], "timm", tmp_path / "exported")
+    config = binary.Config(name="binary", **about)
+    assert found_by(config, tmp_path / "exported").sha256 == found_by(config, zoo.path).sha256[:1]
+    wide = config.model_copy(update={"options": {}})  # what the tasks' networks are like is another matter
+    assert found_by(wide, tmp_path / "exported").sha256 == found_by(config, zoo.path).sha256[:1]
+
+
 def test_what_is_not_there_is_said_and_what_is_named_must_fit(tmp_path: Path) -> None:
     said = classifier_of(BINARY, None, CPU)
     assert isinstance(said, str)
