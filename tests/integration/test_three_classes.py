@@ -62,7 +62,7 @@ def test_three_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {"ridge", "arithmetic", "random"} <= set(found["tasks"][0]["accuracy"])
 
     for asked, message in (
-        ("0100010111", "no class '0100010111'"),
+        ("0100010111", "it has 10 digits for 3 classes"),
         ("dark", "folder greys has no class 'dark'; known: 0, 1, 2; expected 3 digits"),
         ("0,1,2", "labels all classes 1"),
     ):
