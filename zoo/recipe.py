@@ -368,16 +368,23 @@ def _explain(schema: type[BaseModel], root: str, fault: ErrorDetails) -> str:
     """One validation fault as `path: what is wrong`."""
     path = ".".join(filter(None, [root, *map(str, fault["loc"])]))
     if fault["type"] == "extra_forbidden":
-        names = [str(fault["loc"][-1]), *_said(fault["input"])]
-        known = suggest(names[0], _fields(schema, fault["loc"][:-1]))
-        places = [".".join(filter(None, [root, *other])) for other in _paths(schema) if other[-1] == names[-1]]
-        there = f"; there is {' and '.join(places)}" if places else ""
-        return f"{'.'.join([path, *names[1:]])} is not a known key{there or known}"
+        return _unknown(schema, root, fault)
     if fault["type"] == "value_error":
         return f"{path}: {fault['ctx']['error']!s}".removeprefix(": ")
     if fault["type"] == "missing":
         return f"{path} is required"
     return f"{path}: {fault['msg']}, got {json.dumps(fault['input'])[:80]}"
+
+
+def _unknown(schema: type[BaseModel], root: str, fault: ErrorDetails) -> str:
+    """That there is no such key, and where one of its name is, or what there is beside it."""
+    *above, first = map(str, fault["loc"])
+    below, everything = _said(fault["input"]), list(_paths(schema))
+    key = [first, *below][-1]
+    places = [".".join(filter(None, [root, *path])) for path in everything if path[-1] == key]
+    known = suggest(first, [path[-1] for path in everything if path[:-1] == tuple(above)])
+    there = f"; there is {' and '.join(places)}" if places else known
+    return f"{'.'.join(filter(None, [root, *above, first, *below]))} is not a known key{there}"
 
 
 def _said(tree: Any) -> list[str]:
@@ -396,12 +403,3 @@ def _paths(schema: type[BaseModel]) -> Iterator[tuple[str, ...]]:
         for section in get_args(field.annotation) or [field.annotation]:
             if isinstance(section, type) and issubclass(section, BaseModel):
                 yield from ((name, *path) for path in _paths(section))
-
-
-def _fields(schema: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    for part in path:
-        annotation = schema.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        schema = annotation
-    return list(schema.model_fields)

@@ -68,14 +68,20 @@ def classifier_of(
 
 def require_classifier(place: Path | str) -> None:
     """Raise MissingData where there is neither a zoo nor a directory of timm's format. Nothing is read."""
-    if is_address(str(place)) or (find(place, "zoos") / "manifest.json").is_file():
-        return
-    if not (Path(place) / "config.json").is_file():
+    if not (is_address(place) or _is_zoo(place) or _is_exported(place)):
         raise MissingData(f"--classifier {place} is not there; expected {ORDER}")
 
 
+def _is_zoo(place: Path | str) -> bool:
+    return (find(place, "zoos") / "manifest.json").is_file()
+
+
+def _is_exported(place: Path | str) -> bool:
+    return (Path(place) / "config.json").is_file()
+
+
 def _named(place: Path | str, config: ImagesConfig, data_root: Path | None, device: torch.device) -> AllClasses:
-    if not (find(place, "zoos") / "manifest.json").is_file() and (Path(place) / "config.json").is_file():
+    if _is_exported(place) and not _is_zoo(place):
         return of_directory(Path(place), config, data_root, device)
     zoo = Zoo.open(place)
     theirs = task_of(zoo.manifest.origin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -15,6 +16,10 @@ from zoo.program import app
 
 Parts = Annotated[str, typer.Option(help="What is exchanged: whole layers (layer), or single values (random).")]
 Shares = Annotated[str, typer.Option("--share", help="How much comes from B, of 1; several as in 0.1,0.5.")]
+
+
+def _in_words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
 
 
 @app.command(rich_help_panel=DERIVE, epilog=examples("rpg-zoo split binary-cifar10-cnn --holdout random -n 50"))
@@ -42,12 +47,13 @@ def split(
     target = derived_place(path, zoo, holdout, out)
     settings = {"kind": holdout, "seed": seed} | ({} if n is None else {"n": n})
     config = validate(Holdout, settings, "")
-    counts = plan_split(zoo, config)
-    text = ", ".join(f"{count} {name}" for name, count in counts.items())
     if dry_run:
-        emit({"out": str(target), **settings, "splits": counts}, as_json, f"would write {text} to {target}")
+        counts = plan_split(zoo, config)
+        what = {"out": str(target), **settings, "splits": counts}
+        emit(what, as_json, f"would write {_in_words(counts)} to {target}")
         return
     made = split_zoo(zoo, config, command_line("rpg-zoo"), target)
+    text = _in_words(Counter(entry.split for entry in made.entries))
     if holdout == "classes":
         held = never_one(str(entry.condition) for entry in made.select("train"))
         text += f"; no task of split train labels classes {', '.join(map(str, held))} 1"
@@ -74,8 +80,8 @@ def take(
     target = derived_place(path, zoo, str(seeds), out)
     if dry_run:
         counts = Counter(entry.split for entry in taken(zoo, seeds))
-        text = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-        emit({"out": str(target), "seeds": seeds, "splits": counts}, as_json, f"would write {text} to {target}")
+        what = {"out": str(target), "seeds": seeds, "splits": counts}
+        emit(what, as_json, f"would write {_in_words(counts)} to {target}")
         return
     made = take_seeds(zoo, seeds, command_line("rpg-zoo"), target)
     emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}")

@@ -76,6 +76,7 @@ def test_keywords_are_overrides_by_the_fields_own_name():
     [
         ("zo: {}", ["unknown section 'zo'", "did you mean zoo?"]),
         ("method: {train: {stps: 3}}", ["method.train.stps is not a known key", "did you mean steps?"]),
+        ("method: {name: cond-p-diff, autoencoder: {stepz: 3}}", ["method.autoencoder.stepz is not", "mean steps?"]),
         ("method: {steps: 3}", ["method.steps is not a known key; there is method.train.steps"]),
         (
             "method: {transformer: {learning_rate: 3}}",

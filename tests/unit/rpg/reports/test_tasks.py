@@ -178,7 +178,7 @@ def test_accuracy_class_by_class(comparison: TaskComparison) -> None:
     assert table.rows[0][2:] == (50.0, *[100.0] * 9)
 
 
-def test_classes_that_no_task_learnt_labels_1(comparison: TaskComparison, tmp_path: Path) -> None:
+def test_classes_that_no_task_learnt_labels_1(comparison: TaskComparison) -> None:
     """Classes 2, 3, 4, which the complement labels 1: its network is wrong on one of the seven others."""
     table = new_classes_table(comparison)
     assert table.columns == ("group", "classes 2, 3, 4", "all others")
