@@ -98,7 +98,7 @@ class Run:
         self.refuse_another(origin)
         if self.record_path.is_file():
             begun = self.record()
-            if ignored := differences({"generate": begun.draw}, {"generate": settings_of(draw)}):
+            if ignored := differences({"generate": begun.draw}, {"generate": _asked(draw)}):
                 log.warning(
                     f"{'; '.join(ignored)}: ignored, {self.path} keeps what it was begun with; say it to `rpg generate`"
                 )
@@ -120,7 +120,7 @@ class Run:
             structure=structure,
             networks=tuple(entry.sha256 for entry in data.entries),
             conditions=_conditions(data.zoo),
-            draw=settings_of(draw),
+            draw=_asked(draw),
             files=self._records(files),
         )
         self.write_json(self.record_path, record)
@@ -244,6 +244,14 @@ def _conditions(zoo: Zoo) -> dict[str, tuple[str, ...]]:
         if entry.condition is not None:
             found.setdefault(entry.split, set()).add(entry.condition)
     return {split: tuple(sorted(conditions)) for split, conditions in sorted(found.items())}
+
+
+def _asked(draw: DrawConfig) -> dict[str, JsonValue]:
+    """Its settings, and places, which are no part of what is made and yet what is asked for."""
+    places = [name for name, field in type(draw).model_fields.items() if field.exclude]
+    return settings_of(draw) | {
+        name: getattr(draw, name) for name in places if getattr(draw, name) != type(draw).model_fields[name].default
+    }
 
 
 def wanted_conditions(run: Run, given: Sequence[str], split: str | None, flip: bool) -> list[str]:

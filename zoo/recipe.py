@@ -195,8 +195,9 @@ def field_paths(schema: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in schema.model_fields.items():
         path = f"{prefix}.{name}"
         yield path
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from field_paths(field.annotation, path)
+        for part in get_args(field.annotation) or (field.annotation,):  # a section may be optional
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from field_paths(part, path)
 
 
 def _read_method(name: str) -> Any:

@@ -65,7 +65,12 @@ class Components:
     @property
     def units(self) -> Tensor:
         """The same over their deviations, so that each has variance 1, or 0 along a component that is nothing."""
-        return self.principal.codes * (self._inverse_deviations > 0)
+        return self.principal.codes * self.alive
+
+    @property
+    def alive(self) -> Tensor:
+        """Which components are something, bool (k,)."""
+        return self._inverse_deviations > 0
 
     def encode_units(self, given: Tensor) -> Tensor:
         """Those of any vectors (n, D), float64 (n, k)."""

@@ -4,6 +4,7 @@ said by the call, or by RPG_DATA. Only training and validation images are ever u
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -17,10 +18,13 @@ from torch.func import functional_call
 from rpg.tokens.layout import Layout
 from zoo.manifest import Origin
 from zoo.recipe import task_of
+from zoo.seeds import global_seed
 from zoo.structure import Structure
 from zoo.tasks.base import Batch
 from zoo.tasks.binary import BinaryTask
 from zoo.tasks.classification import ClassificationTask, ImagesConfig, hold_statistics
+
+log = logging.getLogger(__name__)
 
 
 def data_place(data_root: Path | None) -> Path | None:
@@ -49,7 +53,7 @@ class Behaviour:
     """What networks do on training images: how much they differ in it, and how well they do."""
 
     def __init__(self, task: ClassificationTask, layout: Layout, frozen: Mapping[str, Tensor]) -> None:
-        self.task, self.layout = task, layout
+        self.task, self.layout, self._few = task, layout, False
         self.model = task.build(0).eval().requires_grad_(False)
         task.load(self.model, {**task.weights(self.model), **frozen})
 
@@ -58,8 +62,16 @@ class Behaviour:
         return self.batch(seed, step, count)[0]
 
     def batch(self, seed: int, step: int, count: int) -> Batch:
-        """The same with their labels."""
-        return next(self.task.batches(seed, step, count))
+        """The same with their labels: at most `count`, since an epoch is cut into batches of one size, give or take an
+        image.
+        """
+        found = next(self.task.batches(seed, step, count))
+        if len(found[0]) < count and self.task.steps_per_epoch(count) == 1 and not self._few:
+            self._few = True
+            log.warning(
+                f"{count:,} training images a step were asked for, and there are {len(found[0]):,}: all are used"
+            )
+        return found
 
     def logits(self, vector: Tensor, images: Tensor) -> Tensor:
         """Outputs (images, classes) of the network of a vector (D or more,), differentiable in it but for running
@@ -118,6 +130,7 @@ def condition_batchnorm(task: ClassificationTask, model: nn.Module, seed: int, p
     model.train()
     hold_statistics(model, task.config.chosen(model.state_dict()))
     with torch.no_grad():
-        for images, _ in islice(task.batches(seed, 0, batch_size), passes):
-            model(images)
+        for k, (images, _) in enumerate(islice(task.batches(seed, 0, batch_size), passes)):
+            with global_seed(seed, "batchnorm", k):  # dropout and stochastic depth
+                model(images)
     model.eval()

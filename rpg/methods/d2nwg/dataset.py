@@ -16,6 +16,7 @@ from typing_extensions import Self
 
 from rpg.conditions.frozen import image_features
 from rpg.methods.base import TrainingSet
+from rpg.methods.task_data import data_place
 from zoo.checkpoint import load_tensors
 from zoo.data.images import Images
 from zoo.errors import Corrupt
@@ -81,7 +82,7 @@ def kept_images(data: TrainingSet, settings: DatasetConfig, data_root: Path | No
 
     Raises MissingData or Corrupt for the data, ValueError for a class with too few images.
     """
-    task = task_with_images(data).build(data_root, torch.device("cpu"))
+    task = task_with_images(data).build(data_place(data_root), torch.device("cpu"))
     assert isinstance(task, ClassificationTask)
     assert isinstance(task.images, Images)
     labels, rng, found = task.images.train_labels[task.train_index], generator(seed, "images"), []

@@ -75,6 +75,10 @@ class D2NWG(LatentMethod):
     def refuse(self, data: TrainingSet) -> None:
         task_with_images(data)
 
+    def check(self, data: TrainingSet, machine: Machine) -> None:
+        super().check(data, machine)
+        kept_images(data, self.config.dataset, machine.data_root, self.config.denoiser.seed)  # are they there?
+
     def fit(self, data: TrainingSet, run: Run, machine: Machine) -> None:
         path = bank_path(run)
         if not path.is_file():

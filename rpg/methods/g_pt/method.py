@@ -96,7 +96,7 @@ class GPT(ChunkedMethod):
             low, high = known.metric.min().item(), known.metric.max().item()
             target = MetricTarget(metric=self.config.metric, low=low, high=high)
             factor = self.config.deviation / _deviation(vectors.open(), vectors.values)
-            vectors.run.write_json(path, Prompts(target=target, first=known.first, factor=factor))
+            vectors.run.write_json(path, Prompts(target=target, first=known.first, factor=factor, shared=known.shared))
         return Prompts.of(vectors.run)
 
     def requested(self, run: Run, request: DrawConfig, machine: Machine) -> int:

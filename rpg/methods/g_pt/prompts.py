@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 class Prompts(Frozen):
     """`prompts.json` of a run. `target` is what can be asked for; `first` the mean metric of networks before training,
-    None if there were none; weights are `factor` times what they are.
+    None if there were none, and `shared` the id of the one network where all trainings began; weights are `factor`
+    times what they are.
     """
 
     target: MetricTarget
     first: float | None
     factor: float
+    shared: str | None = None
 
     @classmethod
     def of(cls, run: Run) -> Prompts:
@@ -50,13 +52,15 @@ def prompts_path(run: Run) -> Path:
 @dataclass(frozen=True, eq=False)
 class Trainings:
     """The checkpoints of R trainings among N entries: `rows` int64 (R, most), those of a training by step, of which the
-    first `counts` int64 (R,) are; `metric` float64 (N,) of each entry; `first`, the mean of it before training.
+    first `counts` int64 (R,) are; `metric` float64 (N,) of each entry; `first`, the mean of it before training;
+    `shared`, the id of the network that several of them began with, where it is one.
     """
 
     rows: Tensor
     counts: Tensor
     metric: Tensor
     first: float | None
+    shared: str | None
 
     def pairs(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Rows of an earlier and of a later checkpoint of one training, int64 (P,) each: a training is drawn, then how
@@ -99,7 +103,9 @@ def trainings(entries: Sequence[Entry], metric: str) -> Trainings:
     table = torch.tensor([[*rows, *[rows[-1]] * (most - len(rows))] for rows in several])
     untrained = [row for row, entry in enumerate(entries) if entry.step == 0]
     first = values[untrained].mean().item() if untrained else None
-    return Trainings(table, torch.tensor(list(map(len, several))), values, first)
+    one = len(untrained) > 1 and len({entries[row].sha256 for row in untrained}) == 1
+    shared = entries[untrained[0]].id if one else None
+    return Trainings(table, torch.tensor(list(map(len, several))), values, first, shared)
 
 
 def _refuse(entries: Sequence[Entry], metric: str) -> None:

@@ -101,6 +101,11 @@ class Starts:
             raise ValueError(f"networks of {origin.name} are not made from a seed alone; {otherwise}")
         if self.prompts.first is None:
             raise ValueError(f"{run.path} saw no network of {origin.name} before training; {otherwise}")
+        if (shared := self.prompts.shared) is not None:
+            raise ValueError(
+                f"all trainings that {run.path} saw began with one network, {shared}; start from it, as in --set "
+                f"generate.start=zoos/mine --set generate.chosen={shared}"
+            )
         self.task = task
 
 

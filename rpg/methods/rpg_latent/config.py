@@ -13,6 +13,8 @@ from rpg.methods.rpg.config import GeneratorConfig
 from rpg.methods.training import Optimisation
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rpg.methods.rpg_latent.method import RPGLatent
 
 Weight = Annotated[float, Field(ge=0)]
@@ -141,10 +143,11 @@ class Config(MethodConfig):
         off |= {} if self.zoo else dict.fromkeys(("diffusion", "min_snr", "prototype_loss"), "method.zoo is 0")
         return [f"method.{name} is ignored: {why}" for name, why in off.items() if name in self.model_fields_set]
 
-    @property
-    def spread(self) -> float:
-        """The deviation of each of a latent's values in training, over codes and noise."""
-        return (1 + self.noise**2) ** 0.5
+    def spread(self, alive: Tensor) -> Tensor:
+        """The deviation of each of a latent's values in training, over codes and noise, float32 (R,): noise alone along
+        components that are nothing, which are not `alive`, bool (R,).
+        """
+        return (alive.double() + self.noise**2).sqrt().float()
 
     def build(self) -> RPGLatent:
         from rpg.methods.rpg_latent.method import RPGLatent  # which trains: a recipe needs its settings alone

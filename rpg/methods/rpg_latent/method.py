@@ -124,7 +124,8 @@ class RPGLatent(VectorMethod, Codec):
         if not path.is_file():
             rank = check_rank(self.config.rank, data.zoo, len(data.entries))
             Components.fit(vectors.open(), rank).save(path)
-        codes = Components.load(vectors.open(), path).units.float()
+        components = Components.load(vectors.open(), path)
+        codes, spread = components.units.float(), self.config.spread(components.alive)
         trainer.files += [path, vectors.vectors_path]
         with global_seed(settings.seed, "generator"):
             model = self._built(data.zoo.structure, codes.shape[1])
@@ -132,7 +133,9 @@ class RPGLatent(VectorMethod, Codec):
         if self.config.on_images:
             task = self._task(data, Machine(trainer.device, data_root=trainer.data_root))
             behaviour = Behaviour(task, vectors.layout, data.zoo.frozen())
-        trained = trainer.train("generator", model, settings, self._loss(vectors, codes, behaviour, trainer.device))
+        trained = trainer.train(
+            "generator", model, settings, self._loss(vectors, codes, spread, behaviour, trainer.device)
+        )
         assert isinstance(trained, LatentGenerator)
         return {
             "rank": codes.shape[1],
@@ -141,7 +144,7 @@ class RPGLatent(VectorMethod, Codec):
         }
 
     def _loss(
-        self, vectors: Vectors, codes: Tensor, behaviour: Behaviour | None, device: torch.device
+        self, vectors: Vectors, codes: Tensor, spread: Tensor, behaviour: Behaviour | None, device: torch.device
     ) -> Callable[[nn.Module, int], Tensor]:
         tokens, schedule, mask = vectors.open(), self._schedule(), vectors.layout.mask()
         values = mask.flatten().nonzero().flatten().to(device)
@@ -152,7 +155,7 @@ class RPGLatent(VectorMethod, Codec):
             rng = generator(seed, "batch", step)
             rows = distinct_rows(len(tokens), self.config.generator.batch_size, rng)
             given = torch.from_numpy(tokens[rows]).unflatten(1, mask.shape)
-            drawn = self._step(given, codes[torch.from_numpy(rows)], schedule, rng).to(device)
+            drawn = self._step(given, codes[torch.from_numpy(rows)], spread, schedule, rng).to(device)
             batch = behaviour.batch(seed, step, self.config.images * self.config.groups) if behaviour else None
             return self._terms(model, schedule, drawn, values, behaviour, batch)
 
@@ -161,7 +164,7 @@ class RPGLatent(VectorMethod, Codec):
     def _schedule(self) -> Scheduler:
         return make_scheduler(self.config.diffusion, "ddpm", self.config.diffusion.num_steps)
 
-    def _step(self, tokens: Tensor, codes: Tensor, schedule: Scheduler, rng: torch.Generator) -> Step:
+    def _step(self, tokens: Tensor, codes: Tensor, spread: Tensor, schedule: Scheduler, rng: torch.Generator) -> Step:
         """All that is random about a step. Tokens that are denoised jointly have one level, others their own."""
         count, length, size = tokens.shape
         latents = codes + self.config.noise * torch.randn(codes.shape, generator=rng)
@@ -169,7 +172,7 @@ class RPGLatent(VectorMethod, Codec):
         if self.config.model.joint:
             levels = levels.view(count, length)[:, :1].expand(-1, length).flatten()
         wanted = self.config.drawn if self.config.draws else 0
-        drawn = self.config.spread * torch.randn(wanted, codes.shape[1], generator=rng)
+        drawn = spread * torch.randn(wanted, codes.shape[1], generator=rng)
         return Step(tokens, latents, levels, noise, drawn)
 
     def _terms(
@@ -244,8 +247,9 @@ class RPGLatent(VectorMethod, Codec):
 
     def make(self, vectors: Vectors, request: DrawConfig, numbers: Sequence[int], device: torch.device) -> Drawn:
         assert isinstance(request, LatentDraw)
-        codes, hashes = self._components(vectors).units.float(), vectors.run.record().networks
-        drawn = [self._latent(codes, request, k) for k in numbers]
+        components, hashes = self._components(vectors), vectors.run.record().networks
+        codes, spread = components.units.float(), self.config.spread(components.alive)
+        drawn = [self._latent(codes, spread, request, k) for k in numbers]
         latents = torch.stack([latent for latent, _ in drawn]).to(device)
         model = self._trained(vectors, codes.shape[1], device)
         with torch.no_grad():
@@ -257,13 +261,13 @@ class RPGLatent(VectorMethod, Codec):
         parents = [tuple(hashes[row] for row in rows) for _, rows in drawn]
         return Drawn(self._vectors(tokens, vectors), parents)
 
-    def _latent(self, codes: Tensor, request: LatentDraw, k: int) -> tuple[Tensor, list[int]]:
-        """Latent k, (R,), and the training networks, by codes (N, R), that it lies between."""
+    def _latent(self, codes: Tensor, spread: Tensor, request: LatentDraw, k: int) -> tuple[Tensor, list[int]]:
+        """Latent k, (R,), of a deviation `spread` (R,) or between training networks, by codes (N, R), and which."""
         rng = generator(request.seed, "latent", k)
         if request.latents == "interpolated":
             first, second = torch.randperm(len(codes), generator=rng)[:2].tolist()
             return torch.lerp(codes[first], codes[second], torch.rand((), generator=rng)), [first, second]
-        return request.temperature * self.config.spread * torch.randn(codes.shape[1], generator=rng), []
+        return request.temperature * spread * torch.randn(codes.shape[1], generator=rng), []
 
     def _denoised(
         self,
@@ -342,7 +346,7 @@ class RPGLatent(VectorMethod, Codec):
 
         def loss(model: LatentGenerator) -> Tensor:
             rng = torch.Generator()
-            step = self._step(torch.zeros(rows, length, size), torch.zeros(rows, rank), schedule, rng)
+            step = self._step(torch.zeros(rows, length, size), torch.zeros(rows, rank), torch.ones(rank), schedule, rng)
             total = self._terms(model, schedule, step, torch.arange(min(length * size, dimensions(structure))))
             return total if self.config.zoo else total + model.read_out(step.drawn)[1].sum()
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, JsonValue, PositiveInt
+from pydantic import Field, JsonValue, PositiveInt, model_validator
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from rpg.devices import Device
 from rpg.methods.base import About, DrawConfig, Estimate, Machine, TrainingSet
@@ -55,6 +56,15 @@ class Config(ContrastiveConfig):
     contrast: Annotated[float, Field(ge=0, le=1)] = 0.05
     behaviour: Annotated[float, Field(ge=0, le=1)] = 0.0
     queries: PositiveInt = 256
+
+    @model_validator(mode="after")
+    def _asked(self) -> Self:
+        if not self.behaviour and self.queries != type(self).model_fields["queries"].default:
+            raise ValueError(
+                f"queries = {self.queries} training images are what behaviour is compared on, but behaviour = 0; leave "
+                "it out"
+            )
+        return self
 
     def build(self) -> SANE:
         return SANE(self)

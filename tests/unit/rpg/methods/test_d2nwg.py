@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from linear_gaussian import CPU, check_distribution, draws, flat, gaussian_zoo, values_of
 from torch import Tensor
 
+import rpg.api
 import rpg.methods.d2nwg.method
 from learning import content, generate, train
 from rpg.conditions import frozen
@@ -301,11 +302,14 @@ def test_a_zoo_that_suits_is_not_refused(zoo) -> None:
     config().build().check(data_of(zoo), Machine(CPU))
 
 
-def test_missing_images_stop_before_anything_is_trained(tmp_path) -> None:
+def test_missing_images_stop_before_anything_is_trained(tmp_path, monkeypatch) -> None:
     cifar = gaussian_zoo(tmp_path / "zoo", 0, 2, name="classification", model="cnn_small", data="cifar10")
     data, method, place = data_of(cifar), config().build(), Run(tmp_path / "run")
     with pytest.raises(MissingData, match=r"no (test|train)-\*\.parquet"):
         method.fit(data, place, Machine(CPU, data_root=tmp_path))
+    monkeypatch.setenv("RPG_DATA", str(tmp_path))
+    with pytest.raises(MissingData, match=r"no (test|train)-\*\.parquet"):
+        rpg.api.train(cifar, "d2nwg-small", out=place.path)
     assert not place.path.exists()
 
 

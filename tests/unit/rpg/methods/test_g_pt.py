@@ -63,6 +63,7 @@ def config(transformer: dict[str, Any] = TRANSFORMER, **others: Any) -> Config:
     return Config.model_validate({"name": "g.pt", "permutations": False, "transformer": transformer, **others})
 
 
+TWO_STEPS = {**TRANSFORMER, "chunk": 576, "steps": 2, "batch_size": 4}  # for networks of digits
 BRIEF = config({**TRANSFORMER, "steps": 20, "batch_size": 4})
 
 
@@ -205,11 +206,11 @@ def test_both_networks_of_a_pair_get_the_same_new_order() -> None:
 # Where networks begin
 
 
-def trainings_of_digits(path: Path) -> Zoo:
-    """Of six seeds the untrained network and one with twice its weights."""
+def trainings_of_digits(path: Path, shared: bool = False) -> Zoo:
+    """Of six seeds the untrained network, or the same one of all, and one with twice its weights."""
     config = task_of(Origin(name="digits", kind="collected", task=TASK, command=("x",), versions={}))
     origin = Origin(name="digits", kind="collected", task=TASK, command=("x",), versions={})
-    networks = [config.network(seed, pretrained=False).state_dict() for seed in range(6)]
+    networks = [config.network(0 if shared else seed, pretrained=False).state_dict() for seed in range(6)]
     with ZooWriter(path, origin, Structure.of(networks[0])) as writer:
         for seed, weights in enumerate(networks):
             for step, loss in ((0, 2.3 + seed / 100), (9, 0.5)):
@@ -223,8 +224,7 @@ def trainings_of_digits(path: Path) -> Zoo:
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory) -> Run:
     place = tmp_path_factory.mktemp("digits")
-    brief = {**TRANSFORMER, "chunk": 576, "steps": 2, "batch_size": 4}
-    return train(config(brief, permutations=True), trainings_of_digits(place / "zoo"), place / "run")
+    return train(config(TWO_STEPS, permutations=True), trainings_of_digits(place / "zoo"), place / "run")
 
 
 def test_new_networks_are_those_of_the_task_before_training(digits) -> None:
@@ -236,6 +236,24 @@ def test_new_networks_are_those_of_the_task_before_training(digits) -> None:
         assert all(torch.equal(start.weights[name], value) for name, value in expected.items())
         assert start.metric == pytest.approx(2.325)
         assert start.parents == ()
+
+
+def test_where_all_trainings_began_with_one_network_others_are_no_start(tmp_path) -> None:
+    zoo = trainings_of_digits(tmp_path / "zoo", shared=True)
+    run = train(config(TWO_STEPS), zoo, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"began with one network, net-0-0; start from it, .*generate\.chosen=net-0-0"):
+        made(run, tmp_path / "made", n=1, conditions=["loss=0.5"])
+    found = made(run, tmp_path / "made", n=1, conditions=["loss=0.5"], start=str(zoo.path), chosen="net-0-0")
+    assert found.entries[0].parents == (zoo.entry("net-0-0").sha256,)
+
+
+def test_a_start_that_was_said_in_training_is_where_networks_begin(tmp_path) -> None:
+    zoo = trainings_of_digits(tmp_path / "zoo")
+    asked = GPTDraw(conditions=("loss=0.5",), start=str(zoo.path), chosen="net-3-9", n=1)
+    run = train(config(TWO_STEPS), zoo, tmp_path / "run", request=asked)
+    plan = plan_generation(run, {}, out=tmp_path / "made")
+    assert "start" not in str(plan.origin.settings["generate"])
+    assert plan.carry_out().entries[0].parents == (zoo.entry("net-3-9").sha256,)
 
 
 def test_rounds_go_on_from_what_was_made_and_its_measured_loss(digits, tmp_path, monkeypatch) -> None:

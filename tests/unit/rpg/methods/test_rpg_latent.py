@@ -192,7 +192,7 @@ def digits_step(settings: Config, layout: Layout, count: int) -> Step:
     tokens = torch.stack([layout.encode(weights) for weights in digits_networks(count)])
     rng = torch.Generator().manual_seed(5)
     method = RPGLatent(settings)
-    return method._step(tokens, torch.randn(count, 2, generator=rng), method._schedule(), rng)
+    return method._step(tokens, torch.randn(count, 2, generator=rng), torch.ones(2), method._schedule(), rng)
 
 
 @pytest.mark.parametrize("joint", [True, False])
@@ -285,18 +285,40 @@ def test_draws_have_the_distribution_of_the_zoo(trained):
         check_distribution(draws(run, LatentDraw(n=200, sampler=sampler)), given)
 
 
+def test_along_components_that_are_nothing_draws_are_as_wide_as_training_latents(tmp_path):
+    """Networks of rank 3, of which all 99 components are asked for: 96 have codes of zero, and noise alone."""
+    zoo = gaussian_zoo(tmp_path / "zoo")
+    settings = config(noise=0.3, diversity=0.1, drawn=16, generator={**TRAINING, "steps": 1})
+    run = train(settings, zoo, tmp_path / "run")
+    method, vectors = run.method(), Vectors(run)
+    assert isinstance(method, RPGLatent)
+    components = method._components(vectors)
+    codes, alive = components.units.float(), components.alive
+    assert codes.shape[1] == len(zoo) - 1
+    assert int(alive.sum()) == 3
+    spread, rng = settings.spread(alive), torch.Generator().manual_seed(0)
+    tokens = torch.from_numpy(vectors.open()[:]).unflatten(1, vectors.layout.mask().shape)
+    steps = [method._step(tokens, codes, spread, method._schedule(), rng) for _ in range(20)]
+    made = torch.stack([method._latent(codes, spread, LatentDraw(), k)[0] for k in range(500)])
+    learnt = torch.cat([step.latents for step in steps])
+    for found in (made, torch.cat([step.drawn for step in steps])):
+        for part in (alive, ~alive):
+            assert float(found[:, part].std()) == pytest.approx(float(learnt[:, part].std()), rel=0.1)
+
+
 def test_temperature_is_how_far_draws_are_from_the_network_of_the_mean_code(trained):
     _, run = trained
     mean = draws(run, LatentDraw(n=2, temperature=0.0, sampler="readout"))
     torch.testing.assert_close(mean[0], mean[1])
     method, vectors = run.method(), Vectors(run)
     assert isinstance(method, RPGLatent)
-    codes = method._components(vectors).units.float()
+    codes, spread = method._components(vectors).units.float(), method.config.spread(torch.tensor([True]))
     wide, narrow = (
-        torch.stack([method._latent(codes, LatentDraw(temperature=t), k)[0] for k in range(500)]) for t in (1.0, 0.25)
+        torch.stack([method._latent(codes, spread, LatentDraw(temperature=t), k)[0] for k in range(500)])
+        for t in (1.0, 0.25)
     )
     torch.testing.assert_close(0.25 * wide, narrow)
-    assert float(wide.std()) == pytest.approx(method.config.spread, rel=0.05)
+    assert float(wide.std()) == pytest.approx(float(spread), rel=0.05)
 
 
 def test_interpolations_lie_between_two_training_networks_that_are_recorded(trained, tmp_path):
@@ -309,7 +331,7 @@ def test_interpolations_lie_between_two_training_networks_that_are_recorded(trai
     originals = values_of(zoo)
     for k, entry in enumerate(made.entries):
         first, second = (number[parent] for parent in entry.parents)
-        latent, rows = method._latent(codes, request, k)
+        latent, rows = method._latent(codes, torch.ones(codes.shape[1]), request, k)
         assert rows == [first, second]
         assert first != second
         around = (latent - codes[first]).norm() + (latent - codes[second]).norm()

@@ -17,7 +17,7 @@ from rpg.methods.base import Machine, TrainingSet
 from rpg.methods.measured import parameters_of
 from rpg.methods.sane.method import SANE, Config, GenerateConfig
 from rpg.methods.sane.model import Autoencoder, Model
-from rpg.methods.task_data import Behaviour, task_with_data
+from rpg.methods.task_data import Behaviour, condition_batchnorm, task_with_data
 from rpg.methods.vectors import Vectors, reconstructed
 from rpg.run import Run
 from rpg.tokens.layers import Layers
@@ -175,6 +175,29 @@ def test_running_statistics_are_measured_on_training_images(trained, tmp_path):
             torch.testing.assert_close(found[name], plain[name], rtol=1e-5, atol=1e-6)
 
 
+def test_statistics_behind_dropout_are_a_function_of_the_seed():
+    """Whatever torch's global generator has been used for before."""
+    task, found = digits_task(), []
+    for seed in (0, 0, 1):
+        model = task.build(0)
+        first = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+        model.set_submodule(first, nn.Sequential(nn.Dropout(0.5), model.get_submodule(first)))
+        condition_batchnorm(task, model, seed, 3, 32)
+        assert not model.training
+        found.append(torch.cat([value.flatten() for name, value in model.state_dict().items() if "running" in name]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.allclose(found[0], found[2])
+
+
+def test_more_images_than_there_are_is_said_once(trained, caplog):
+    behaviour = Behaviour(digits_task(), Vectors(trained[1]).layout, {})
+    there = len(behaviour.task.train_index)
+    assert len(behaviour.images(0, 0, there)) == there
+    assert not caplog.messages
+    assert len(behaviour.images(0, 0, 2048)) == len(behaviour.images(0, 1, 2048)) == there
+    assert caplog.messages == [f"2,048 training images a step were asked for, and there are {there:,}: all are used"]
+
+
 def test_behaviour_is_the_difference_of_softmax_outputs(trained):
     zoo, run = trained
     vectors, task = vectors_of(zoo, run)[:2], digits_task()
@@ -241,11 +264,14 @@ def test_what_cannot_work_is_refused_before_any_work(trained, tmp_path, monkeypa
     assert not (tmp_path / "run").exists()
     for settings, message in [
         ({"rounds": 2}, "set candidates, too"),
+        ({"kept": 3}, "kept = 3 of so many candidates; set candidates, too"),
         ({"candidates": 5, "kept": 6}, "kept = 6 of candidates = 5"),
         ({"candidates": 50, "kept": 3}, "n = 4, but only the 3 best are kept"),
     ]:
         with pytest.raises(ValueError, match=message):
             asked(**settings)
+    with pytest.raises(ValueError, match="queries = 64 training images are what behaviour is compared on"):
+        config(queries=64)
     for sizes, message in [({"window": 8}, "nothing but halo"), ({"width": 3, "heads": 1}, "width = 3 is odd")]:
         with pytest.raises(ValueError, match=message):
             config(model=MODEL | sizes)
