@@ -28,6 +28,8 @@ DIGITS = {"loss barrier": 3, "participation ratio": 1}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the table."""
     options = parser().parse_args(arguments)
+    if options.draws < 1:
+        raise ValueError(f"--draws is {options.draws}; expected 1 or more")
     found = {given: of_zoo(given, options) for given in options.zoos}
     write_table(Table.of([record for record, _ in found.values()], DIGITS), options.out)
     lines = {name: kept.line for name, (_, kept) in found.items()}

@@ -18,9 +18,8 @@ from typing import Any
 
 import rpg.api
 from rpg.run import Run
-from study import add_places, named, reported, table_of, write_curve, write_table
-from zoo.console import run_cli
-from zoo.errors import Failed
+from study import add_places, named, reported, require_task, table_of, write_curve, write_table
+from zoo.console import pick_device, run_cli
 from zoo.store import Zoo
 from zoo.table import Record
 
@@ -48,7 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make the table, or the rest of it."""
     options = parser().parse_args(arguments)
     records: list[Record] = []
-    for name, zoo in named(options.zoos, "zoos").items():
+    if options.n < 1:
+        raise ValueError(f"-n is {options.n}; expected 1 or more networks of each form")
+    pick_device(options.device)  # refuses one that is not there, before any work
+    zoos = named(options.zoos, "zoos")
+    for zoo in zoos.values():
+        require_task(zoo)
+    for name, zoo in zoos.items():
         records += rows(zoo, options.out / name, options)
     write_table(table_of(records, COLUMNS), options.out / "null_study")
     write_curve(records, "zoo", "form", options.out / "null_study")
@@ -72,17 +77,17 @@ def rows(originals: Zoo, out: Path, options: argparse.Namespace) -> list[Record]
 
 
 def drawn(name: str, originals: Zoo, out: Path, options: argparse.Namespace) -> Zoo | None:
-    """The networks of a form; None, said on stderr, where it does not fit the zoo."""
+    """The networks of a form; None, said on stderr, where it needs more networks than the zoo has."""
     method, settings = FORMS[name]
+    there, needed = len(originals.select("train")), 1 + max(settings.get(key) or 0 for key in ("of", "rank"))
+    if there < needed:
+        print(f"{originals.path.name}: no {name}: it needs {needed} networks, and there are {there}", file=sys.stderr)
+        return None
     run, zoo = out / "runs" / name, out / "zoos" / name
     require_same(run, zoo, originals, options.n)
-    try:
-        if not Run(run).trained:
-            rpg.api.train(originals, method, out=run, device=options.device, **settings)
-        return rpg.api.generate(run, out=zoo, n=options.n, device=options.device)
-    except (ValueError, Failed) as error:
-        print(f"{originals.path.name}: no {name}: {error}", file=sys.stderr)
-        return None
+    if not Run(run).trained:
+        rpg.api.train(originals, method, out=run, device=options.device, **settings)
+    return rpg.api.generate(run, out=zoo, n=options.n, device=options.device)
 
 
 def require_same(run: Path, zoo: Path, originals: Zoo, count: int) -> None:

@@ -16,9 +16,12 @@ from rpg.reports.inputs import REPORT, networks
 from rpg.reports.plots import COLOURS, MARKERS, add_guides, label, laid_out, render, scatter
 from rpg.reports.report import measures
 from rpg.reports.stage import labels, plan_report
+from zoo.console import pick_device
 from zoo.files import write_bytes
+from zoo.recipe import task_of
 from zoo.store import Zoo
 from zoo.table import Record, Table
+from zoo.tasks.base import Task
 
 DISTANCE = "distance, median"
 Key = TypeVar("Key", bound=Hashable)
@@ -46,23 +49,31 @@ def reported(
                 f"{zoos[keys[name]].path} and {zoo.path} differ in their seeds alone, and are one group; give one"
             )
         keys[name] = key
-    if not is_of(place, originals, given):
+    where = {"data_root": options.data_root, "device": options.device}
+    require_task(originals)
+    task = task_of(originals.manifest.origin).build(options.data_root, pick_device(options.device))
+    if not is_of(place, originals, given, task):
         discard_report(place)
-        where = {"data_root": options.data_root, "device": options.device}
         plan_report(given, originals=originals, out=place, baselines=False, **where).carry_out()
     comparison = read_comparison(place)
     return [(keys.get(group.name), group.name, measures(comparison, group)) for group in comparison.groups]
 
 
-def is_of(place: Path, originals: Zoo, zoos: Sequence[Zoo]) -> bool:
-    """Whether the report there, if there is one, is of these networks, as they are now."""
+def require_task(originals: Zoo) -> None:
+    """Raise ValueError where nobody says what the networks do, so that nothing can be scored."""
+    if not originals.manifest.origin.task:
+        raise ValueError(f"{originals.path} does not say what its networks do; expected a zoo that was collected")
+
+
+def is_of(place: Path, originals: Zoo, zoos: Sequence[Zoo], task: Task) -> bool:
+    """Whether the report there, if there is one, is of these networks on this task's data, as they are now."""
     if not (place / REPORT).is_file():
         return False
     inputs = read_comparison(place).inputs
     own = [[entry for entry in originals.entries if entry.split == split] for split in ("train", HELDOUT)]
     groups = [*own, *(zoo.entries for zoo in zoos)]
     expected = {networks([entries]) for entries in groups if entries}
-    return {found for key, found in inputs.items() if key not in ("evaluator", "protocol")} == expected
+    return set(inputs.values()) == {*expected, task.evaluator, task.protocol}
 
 
 def discard_report(place: Path) -> None:

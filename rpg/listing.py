@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from rpg.reports.inputs import REPORT
 from rpg.run import Run
 from zoo.errors import Corrupt, MissingData, brief
-from zoo.files import parse_json, read_limited, read_records
+from zoo.files import parse_json, read_limited
 from zoo.manifest import MANIFEST_BYTES, Origin
-from zoo.scoring import Score, summaries
+from zoo.scoring import Score, read_scores, scores_among, summaries
 from zoo.store import Zoo
 from zoo.table import Record
 
@@ -54,13 +53,24 @@ def _run(path: Path) -> Record:
 
 
 def _scores(path: Path) -> Record:
-    place = path / "scores.jsonl"
-    scores = [Score.parse(json.dumps(record), place) for record in read_records(place)]
+    """Of the zoo that the scores are called after, where it is there."""
+    scores = own_scores(path)
     if not scores:
         return {"state": "empty"}
     name, summary = next(iter(summaries(scores).items()), (None, None))
     row: Record = {"networks": len(scores)}
     return row if summary is None else row | {"score": f"{name} {summary.mean:.2f}"}
+
+
+def own_scores(path: Path) -> list[Score]:
+    """Of scores/NAME, which may hold those of originals and baselines, too, and of several protocols, the comparable
+    ones of zoos/NAME; where that is not there, all under the last evaluator and protocol.
+    """
+    scores, zoo = read_scores(path), path.parent.parent / "zoos" / path.name
+    if not scores or (zoo / "manifest.json").is_file():
+        return scores_among(scores, Zoo.open(zoo).entries) if scores else []
+    last = scores[-1]
+    return [score for score in scores if (score.evaluator, score.protocol) == (last.evaluator, last.protocol)]
 
 
 def _report(path: Path) -> Record:

@@ -8,8 +8,10 @@ originals[0]  # a state dict
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +36,8 @@ from zoo.tasks.base import Task
 from zoo.training.collect import CollectConfig
 from zoo.training.engines import Plan, collect_zoos
 from zoo.writer import ZooWriter
+
+log = logging.getLogger(__name__)
 
 PYTHON = ("python",)  # the command on record where there is no command line
 
@@ -83,7 +87,8 @@ def from_state_dicts(
 ) -> Zoo:
     """A zoo of networks that are in memory, all of one architecture (default place: zoos/<name>). Each counts as a run
     of its own; the last `heldout` of them are kept from generators, as a yardstick. What the networks do is not known,
-    so they can be learnt and compared by their weights, but not scored.
+    so they can be learnt and compared by their weights, but not scored. Each is copied as it comes, so what a training
+    yields step by step is kept as it was.
 
     Raises ValueError when there are no networks to learn from, when they differ in structure, or when the place holds
     another zoo.
@@ -100,6 +105,8 @@ def from_state_dicts(
         raise ValueError(f"{name!r} is no name for a zoo; expected letters, digits, '-', '_' and '.'")
     structure = _common_structure(found)
     hashes = [content_hash(network) for network in found]
+    if len({*hashes}) < len(hashes):
+        log.warning(f"of {len(hashes)} networks {len({*hashes})} are different: the others are copies of these")
     settings = {"state_dicts": hashlib.sha256(json.dumps([hashes, train]).encode()).hexdigest()}
     origin = Origin(name=name, kind="imported", settings=dict(settings), command=PYTHON, versions=versions())
     with ZooWriter(Path(out or Path("zoos") / name), origin, structure) as writer:
@@ -112,7 +119,8 @@ def from_state_dicts(
 def _state_dict(network: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
     if not isinstance(network, Mapping):
         raise ValueError(f"network {number} is a {type(network).__name__}; expected what its state_dict() gives")
-    return dict(network)
+    detached = {name: value.detach() if isinstance(value, Tensor) else value for name, value in network.items()}
+    return copy.deepcopy(detached)  # tensors that share their memory do so in the copy, too
 
 
 def _common_structure(networks: Sequence[Mapping[str, Tensor]]) -> Structure:

@@ -21,7 +21,7 @@ from typing_extensions import Self
 from evaluators.metrics import Metric, Summary, summarize
 from zoo.checkpoint import content_hash
 from zoo.errors import suggest
-from zoo.files import Journal
+from zoo.files import Journal, read_records
 from zoo.formats.weights import fitted, read
 from zoo.manifest import Entry, Sha256, versions
 from zoo.progress import progress
@@ -31,6 +31,8 @@ from zoo.table import Record, Table
 from zoo.tasks.base import Task
 
 log = logging.getLogger(__name__)
+
+SCORES = "scores.jsonl"
 
 
 class Score(Frozen):
@@ -113,7 +115,7 @@ class Scorer:
         self.task, self.frozen, self.precision = task, frozen, precision
         self.protocol = _protocol(task, precision)
         self.model = task.build(0)
-        self.journal = Journal(out / "scores.jsonl")
+        self.journal = Journal(out / SCORES)
         read = [Score.parse(json.dumps(record), self.journal.path) for record in self.journal.records]
         self._known = {(old.sha256, old.evaluator, old.protocol, old.condition): old for old in read}
 
@@ -188,6 +190,31 @@ def _score(id: str, sha256: str, task: Task, model: nn.Module, precision: str, c
         correct=base64.b64encode(np.packbits(evaluation.correct).tobytes()).decode(),
         versions=versions(),
     )
+
+
+def read_scores(directory: Path) -> list[Score]:
+    """All that a `scores.jsonl` there holds, in its order: whatever networks, evaluators and protocols; none without
+    the file.
+    """
+    path = directory / SCORES
+    return [Score.parse(json.dumps(record), path) for record in read_records(path)] if path.is_file() else []
+
+
+def scores_among(
+    scores: Sequence[Score], entries: Sequence[Entry], under: tuple[str, str] | None = None
+) -> list[Score]:
+    """The scores of these networks, in their order, that are comparable: `under` this evaluator and protocol, or those
+    that most of the networks have one of, of several the last. Networks without one are left out.
+    """
+    found: dict[tuple[str, str], dict[tuple[str, str | None], Score]] = {}
+    wanted = {(entry.sha256, entry.condition) for entry in entries}
+    for score in scores:
+        key = score.evaluator, score.protocol
+        if (content := (score.sha256, score.condition)) in wanted and under in (None, key):
+            found[key] = {**found.pop(key, {}), content: score}  # the last written comes last
+    most = max(map(len, found.values()), default=0)
+    own = next((of for of in reversed(found.values()) if len(of) == most), {})
+    return [own[content] for entry in entries if (content := (entry.sha256, entry.condition)) in own]
 
 
 def summaries(scores: Sequence[Score]) -> dict[str, Summary]:

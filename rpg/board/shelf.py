@@ -5,18 +5,18 @@ Names come from the address bar, so from anyone: none leads out of the directory
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rpg.listing import own_scores
 from rpg.reports.inputs import REPORT, REPORT_BYTES, networks
 from rpg.run import Run
 from zoo.errors import Corrupt, MissingData
-from zoo.files import parse_json, read_limited, read_records
+from zoo.files import parse_json, read_limited
 from zoo.manifest import Origin
-from zoo.scoring import Score
+from zoo.scoring import Score, read_scores
 from zoo.store import Zoo
 
 FOLDERS = {"zoo": "zoos", "run": "runs", "scores": "scores", "report": "reports"}
@@ -86,8 +86,8 @@ class Shelf:
         return Zoo.open(self.path("zoo", name))
 
     def scores(self, name: str) -> list[Score]:
-        """The scores in their order. Raises Unknown and Corrupt."""
-        return _scores(self.path("scores", name))
+        """The scores of the zoo of that name (rpg.listing.own_scores). Raises Unknown and Corrupt."""
+        return own_scores(self.path("scores", name))
 
     def file(self, name: str) -> tuple[Path, str]:
         """A file of a report, or a zoo's manifest, and its media type. Raises Unknown for all else, Corrupt for a link
@@ -160,12 +160,7 @@ def _made_of(origin: Origin) -> set[str]:
 
 
 def _scored(path: Path) -> tuple[set[str], set[str]]:
-    return set(), {score.sha256 for score in _scores(path)}
-
-
-def _scores(path: Path) -> list[Score]:
-    file = path / "scores.jsonl"
-    return [Score.parse(json.dumps(record), file) for record in read_records(file)]
+    return set(), {score.sha256 for score in read_scores(path)}
 
 
 def _report(path: Path) -> tuple[set[str], set[str]]:

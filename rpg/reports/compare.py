@@ -12,12 +12,12 @@ A measure of a group is computed in `_group`, kept in `Group` or `Behaviour` and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from statistics import mean
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,38 +182,6 @@ class Comparison(Frozen):
         return self.groups[0]
 
 
-def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """What `rpg report --json` prints: for every group its metrics as `rpg eval --json` does, and its similarity."""
-    groups, scoring = {}, comparison.scoring
-    for group in comparison.groups:
-        similarity: dict[str, Any] = {
-            "nearest_distance": summarize(group.nearest, higher_is_better=False).to_json(),
-            "nearest_ratio": summarize(group.nearest_ratio, higher_is_better=False).to_json(),
-            "spread": group.spread,
-        }
-        if aligned := group.aligned:
-            similarity["aligned"] = {
-                "nearest_ratio": summarize(aligned.nearest_ratio, higher_is_better=False).to_json(),
-                "spread": aligned.spread,
-                "novel_and_good": aligned.novel_and_good,
-            }
-            if aligned.distribution:
-                similarity["aligned"]["distribution"] = aligned.distribution.model_dump(mode="json")
-        if group.distribution:
-            similarity["distribution"] = group.distribution.model_dump(mode="json")
-        shown: dict[str, Any] = {"kind": group.kind, "seeds": len(group.seeds), "similarity": similarity}
-        if behaviour := group.behaviour:
-            shown["metrics"] = {name: summary.to_json() for name, summary in behaviour.metrics.items()}
-            similarity["max_error_iou"] = summarize(behaviour.max_error_iou).to_json()
-            shown["ensemble"] = behaviour.ensemble
-            similarity["novel_and_good"] = behaviour.novel_and_good
-            similarity["disagreement"] = behaviour.disagreement
-            shown["working"] = scoring.working(group) if scoring else None
-        groups[group.name] = shown
-    about = {"protocol": scoring.protocol if scoring else None, "chance": scoring.chance if scoring else None}
-    return {"task": comparison.originals, **about, "groups": groups}
-
-
 @dataclass(frozen=True)
 class _Members:
     """A group before the comparison: entries of one zoo or more."""
@@ -227,6 +195,15 @@ class _Members:
     def key(self) -> str:
         named = self.kind in (self.name, "reconstructed")
         return self.name if named else f"{self.kind} {self.name}"
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """How many networks each seed of its generator made: zoos that one run made are of one seed."""
+        found: dict[Hashable, int] = {}
+        for zoo, entries in self.parts:
+            run = _run_of(zoo)
+            found[run] = found.get(run, 0) + len(entries)
+        return tuple(found.values())
 
     @property
     def entries(self) -> list[Entry]:
@@ -280,7 +257,8 @@ def compare(
     groups = [group.model_copy(update={"distribution": own}) for group, own in zip(groups, beside, strict=True)]
     after = aligned_distances([member.parts for member in members], symmetries, out, heldout) if symmetries else None
     if after:
-        groups = _with_quotient(groups, after, _distributions(members, after, heldout), itself, scoring)
+        beside = _distributions(members, after, heldout)
+        groups = _with_quotient(groups, after, beside, itself, scoring, loo_distance)
     return Comparison(
         inputs=inputs,
         originals=originals.manifest.origin.name,
@@ -317,9 +295,16 @@ def _members(originals: Zoo, split: str, candidates: Sequence[Candidate]) -> lis
     for kind in ("generated", "reconstructed", "baseline"):
         for name, (first, *more) in groups.items():
             if first.kind == kind:
-                parts = [(one.zoo, one.zoo.entries) for one in (first, *more)]
+                zoos = [one.zoo for one in (first, *more)]
+                runs = list(map(_run_of, zoos))
+                parts = [(zoo, zoo.entries) for zoo in sorted(zoos, key=lambda zoo: runs.index(_run_of(zoo)))]
                 found.append(_Members(name, first.kind, first.about or ABOUT[first.kind], parts))
     return found
+
+
+def _run_of(zoo: Zoo) -> Hashable:
+    """What made it: a run, by its hash, or nobody knows."""
+    return zoo.manifest.origin.parents or zoo.sha256
 
 
 def _check_finite(member: _Members, found: Distances) -> None:
@@ -380,7 +365,7 @@ def _group(
         name=member.name,
         kind=member.kind,
         about=member.about,
-        seeds=tuple(len(entries) for _, entries in member.parts),
+        seeds=member.seeds,
         ids=tuple(entry.id for entry in member.entries),
         nearest=tuple(distance.tolist()),
         nearest_ratio=tuple((distance / unit).tolist()),
@@ -415,16 +400,19 @@ def _with_quotient(
     beside: Sequence[Distribution | None],
     itself: NDArray[np.bool_],
     scoring: Scoring | None,
+    loo_distance: float,
 ) -> list[Group]:
-    """The groups, with what their distances after alignment say; the yardstick is that of the originals there."""
+    """The groups, with what their distances after alignment say; the yardstick is that of the originals there. Novel
+    are those beyond both yardsticks: not every copy is aligned as its original is.
+    """
     yardstick = float(np.median(nearest(apart[0].to_first, itself)[0]))
     unit, found = yardstick or 1.0, []
     for k, (group, own) in enumerate(zip(groups, apart, strict=True)):
         distance = nearest(own.to_first, itself if k == 0 else None)[0]
         novel = None
         if scoring:
-            smaller = np.minimum(distance / unit, group.nearest_ratio)  # not every copy is aligned as its original is
-            novel = novel_and_good(smaller, 1.0, np.array(group.scored.accuracy), scoring.good_from)
+            beyond = np.minimum(distance - yardstick, np.array(group.nearest) - loo_distance)
+            novel = novel_and_good(beyond, 0.0, np.array(group.scored.accuracy), scoring.good_from)
         aligned = InQuotient(
             nearest=tuple(distance.tolist()),
             nearest_ratio=tuple((distance / unit).tolist()),

@@ -143,8 +143,9 @@ def measures(comparison: Comparison, group: Group) -> Record:
         found |= {"best": s.best, "mean": s.mean, "median": s.median, "min": s.min, "std": s.std}
         found |= {"error-IoU, median": iou.median, "error-IoU, max": iou.best}
         found |= {"disagreement, %": behaviour.disagreement, "novel and good, %": behaviour.novel_and_good}
-        ratios, accuracy = np.array(group.nearest_ratio), np.array(behaviour.accuracy)
-        found |= {"at .95, %": novel_and_good(ratios, 0.95, accuracy, scoring.good_from)}
+        nearest, accuracy = np.array(group.nearest), np.array(behaviour.accuracy)
+        least = 0.95 * comparison.leave_one_out_distance
+        found |= {"at .95, %": novel_and_good(nearest, least, accuracy, scoring.good_from)}
         found |= {"mean of seeds": scores.mean, "std of seeds": scores.std if scores.n > 1 else None}
     return found
 

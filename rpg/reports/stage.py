@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +13,12 @@ from rpg.config import EvalConfig
 from rpg.evaluation import Place, find_source
 from rpg.reports.all_classes import classifier_of, require_classifier
 from rpg.reports.ceiling import reconstructions
-from rpg.reports.compare import Candidate, Comparison, compare, comparison_json
+from rpg.reports.compare import Candidate, Comparison, compare
 from rpg.reports.comparisons import read_comparison
-from rpg.reports.inputs import REPORT, refuse_foreign
+from rpg.reports.inputs import REPORT, networks, refuse_foreign
 from rpg.reports.page import provenance_of
 from rpg.reports.plots import check_forms
+from rpg.reports.printed import comparison_json
 from rpg.reports.report import summary, write_report
 from rpg.reports.task_report import headline, tasks_json, tasks_text, write_task_report
 from rpg.reports.tasks import TaskComparison, compare_tasks
@@ -25,12 +27,14 @@ from zoo.api import PYTHON
 from zoo.console import pick_device
 from zoo.derive.worth import read_worth
 from zoo.errors import MissingData
-from zoo.manifest import Origin
+from zoo.manifest import Origin, settings_of
 from zoo.recipe import eval_of, load_recipe, task_of
 from zoo.spent import Spent
 from zoo.store import Zoo, find
 from zoo.tasks.base import LabelledTask, Task, TaskConfig
 from zoo.tasks.scripted import Script, with_script
+
+log = logging.getLogger(__name__)
 
 Losses = dict[str, list[tuple[int, float]]]
 
@@ -117,7 +121,9 @@ class Reporting:
             candidates += make_baselines(self.originals, self.split, self.config, beside, self.device)
             runs = {names[zoo.sha256]: run for zoo in self.zoos[::-1] if (run := find_run(zoo, self.runs))}
             device = pick_device(self.device)
-            candidates += reconstructions(runs, self.originals, self.split, self.config.n, beside, device)
+            candidates += reconstructions(
+                runs, len({*names.values()}), self.originals, self.split, self.config.n, beside, device
+            )
         origin = self.originals.manifest.origin
         symmetries = task_of(origin).symmetries if origin.task else None
         return compare(self.originals, self.split, candidates, task, self.path, symmetries)
@@ -127,6 +133,8 @@ class Reporting:
             raise ValueError(
                 f"got {len(self.zoos)} zoos of networks for many tasks; a report task by task takes one, so give one"
             )
+        if not self.baselines or settings_of(self.config):
+            log.warning("--no-baselines and eval.* are ignored: reports task by task have baselines of their own")
         origin = self.originals.manifest.origin.model_copy(update={"command": self.command})
         known = classifier_of(config, self.data_root, pick_device(self.device), self.classifier)
         tasks = compare_tasks(self.originals, self.zoos[0], task, origin, self.path, self.split, known)
@@ -294,7 +302,7 @@ def kind_of(zoo: Zoo) -> Any:
 def labels(zoos: Sequence[Zoo], taken: Sequence[str] = ()) -> dict[str, str]:
     """What each zoo is called, by its hash. Zoos that differ in nothing but seeds are called alike. A single kind of
     generated networks is `generated`; several are called as their methods, or as their zoos where two have the same or
-    the name is taken.
+    the name is taken, and by their places where two zoos have the same name, too.
     """
     groups: dict[str, list[Zoo]] = {}
     for zoo in zoos:
@@ -306,7 +314,8 @@ def labels(zoos: Sequence[Zoo], taken: Sequence[str] = ()) -> dict[str, str]:
     for members, method in zip(groups.values(), methods, strict=True):
         first = members[0]
         unclear = method is None or methods.count(method) > 1 or method in taken
-        name = first.name if unclear else str(method)
+        alike = sum(other.name == first.name for other in firsts) > 1
+        name = (str(first.path) if alike else first.name) if unclear else str(method)
         if len(generated) == 1 and first is generated[0]:
             name = "generated"
         names |= {zoo.sha256: name for zoo in members}
@@ -383,8 +392,8 @@ def comparisons_of(
     found: list[Comparison] = []
     zoos: dict[str, list[Zoo]] = {}
     for place in places:
-        if (find(place, "reports") / REPORT).is_file():
-            found.append(read_comparison(find(place, "reports")))
+        if (there := _reported(place)) is not None:
+            found.append(there)
         else:
             zoo = Zoo.open(place)
             source = zoo.manifest.origin.source
@@ -399,4 +408,17 @@ def comparisons_of(
                 f"{group[0].path} is for many binary tasks; `rpg report {group[0].path}` sets them side by side"
             )
         found.append(made)
+    return found
+
+
+def _reported(place: str) -> Comparison | None:
+    """The report at a place, unless that is the name of a zoo, too, whose report this is not."""
+    if not (find(place, "reports") / REPORT).is_file():
+        return None
+    found = read_comparison(find(place, "reports"))
+    if not (find(place, "zoos") / "manifest.json").is_file():
+        return found
+    if networks([Zoo.open(place).entries]) not in found.inputs.values():
+        return None
+    log.info(f"{find(place, 'reports')} is read, as it was made")
     return found

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from evaluators.metrics import Summary
+from rpg.reports.ceiling import is_of
 from rpg.reports.compare import MARGIN, Comparison, Group, Scoring
 from rpg.reports.distribution import Distribution
 
@@ -281,7 +282,7 @@ def _seeds(scoring: Scoring | None, group: Group) -> str:
 
 def _codec(comparison: Comparison, group: Group) -> str:
     """What encoding and decoding alone costs, where the generator does that and its rows are there."""
-    rows = [one for one in comparison.of_kind("reconstructed") if one.name.partition(" by ")[2] in ("", group.name)]
+    rows = [one for one in comparison.of_kind("reconstructed") if is_of(one.name, group.name)]
     if not rows:
         return ""
     near = [f"{one.name} {median(one.nearest_ratio):.2f}" for one in rows]

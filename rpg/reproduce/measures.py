@@ -21,12 +21,13 @@ from rpg.methods.rpg.sizes import adequate_sizes
 from rpg.reproduce.collected import Collected, recipe_of
 from rpg.reproduce.derived import Aligned, Noised, Swapped
 from rpg.reproduce.paper import Spec
-from rpg.reproduce.steps import Drawn, Networks, Reported, Scored, Step, Trained
+from rpg.reproduce.steps import Drawn, Networks, Reported, Scored, Step, Trained, shown
 from rpg.run import Run
-from zoo.files import parse_json, read_limited, read_records
+from zoo.errors import MissingData
+from zoo.files import parse_json, read_limited
 from zoo.manifest import MANIFEST_BYTES, Entry
 from zoo.names import method_names
-from zoo.scoring import Score
+from zoo.scoring import Score, read_scores, scores_among
 from zoo.spent import Spent
 from zoo.store import Zoo
 
@@ -164,12 +165,17 @@ def entries_of(of: Networks) -> list[Entry]:
 
 
 def scores_of(of: Networks) -> list[Score]:
-    """The scores of these networks, in the zoo's order, under the evaluator and protocol of the last that was made."""
-    place = Scored(of).place / "scores.jsonl"
-    read = [Score.parse(json.dumps(record), place) for record in read_records(place)]
-    latest = [score for score in read if (score.evaluator, score.protocol) == (read[-1].evaluator, read[-1].protocol)]
-    known = {(score.sha256, score.condition): score for score in latest}
-    return [known[entry.sha256, entry.condition] for entry in entries_of(of)]
+    """The scores of these networks, in the zoo's order, under one evaluator and protocol: those of the step that made
+    them. Raises MissingData where one is not there.
+    """
+    step, entries = Scored(of), entries_of(of)
+    found = scores_among(read_scores(step.place), entries, step.under)
+    if len(found) < len(entries):
+        raise MissingData(
+            f"{step.place} has comparable scores of {len(found)} of {len(entries)} networks of {of.place}; make them "
+            f"with `{shown(step)}`"
+        )
+    return found
 
 
 def _likeness(of: Networks, originals: Collected) -> float:

@@ -14,7 +14,7 @@ from rpg.reproduce.crew import Crew
 from rpg.reproduce.measures import Cell, plus_signs
 from rpg.reproduce.paper import NOT_RUN, PaperTable, load_table
 from rpg.reproduce.result import Found, Result
-from rpg.reproduce.steps import Scored, Step, in_order, shown
+from rpg.reproduce.steps import Reported, Scored, Step, in_order, shown
 from zoo.errors import MissingExtra
 from zoo.table import Record, Table
 
@@ -191,7 +191,7 @@ def outlook_of(title: str, steps: Sequence[Step], machine: Device) -> Outlook:
         cost, lacks = _cost(step, machine)
         if done := step.done:
             step.refuse_another(Machine())
-        there = done or (isinstance(step, Scored) and step.on_record)
+        there = done or (isinstance(step, Scored | Reported) and step.on_record)
         rows.append(
             {
                 "step": step.stage,

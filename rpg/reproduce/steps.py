@@ -34,10 +34,13 @@ from rpg.reproduce.collected import (
 from rpg.reproduce.derived import Aligned, Noised, Swapped
 from rpg.run import Run
 from zoo import api
-from zoo.files import read_records
+from zoo.files import parse_json, read_limited, write_bytes
+from zoo.manifest import MANIFEST_BYTES
 from zoo.names import short_name
+from zoo.scoring import read_scores, scores_among
 from zoo.store import Zoo
 
+UNDER = "protocol.json"  # beside scores: the evaluator and protocol of those that a step made
 STATE_COPIES = 3  # of the generator's weights on disk while it trains: they and two moments
 
 
@@ -191,11 +194,10 @@ class Scored:
     @property
     def on_record(self) -> bool:
         """Whether every network has a score. Only with the data is it known whether these are today's."""
-        path = self.place / "scores.jsonl"
-        if not (self.of.done and path.is_file()):
+        if not self.of.done:
             return False
-        known = {record.get("sha256") for record in read_records(path)}
-        return all(entry.sha256 in known for entry in Zoo.open(self.of.place).entries)
+        entries = Zoo.open(self.of.place).entries
+        return len(scores_among(read_scores(self.place), entries, self.under)) == len(entries)
 
     def refuse_another(self, machine: Machine) -> None:
         """What is there is known to whoever makes it, who refuses what is of other networks."""
@@ -207,7 +209,20 @@ class Scored:
         return ["rpg-zoo", "score", str(self.of.place), "--out", str(self.place)]
 
     def carry_out(self, machine: Machine) -> None:
-        api.score(self.of.place, out=self.place, data_root=machine.data_root, device=machine.device)
+        scores = api.score(self.of.place, out=self.place, data_root=machine.data_root, device=machine.device)
+        under = [scores[0].evaluator, scores[0].protocol]
+        write_bytes(self.place / UNDER, json.dumps(under).encode())
+
+    @property
+    def under(self) -> tuple[str, str] | None:
+        """The evaluator and protocol of the scores that this step has made: others may lie beside them, as of another
+        precision. None where it has not.
+        """
+        path = self.place / UNDER
+        if not path.is_file():
+            return None
+        evaluator, protocol = parse_json(read_limited(path, MANIFEST_BYTES), path)
+        return evaluator, protocol
 
     def cost(self, device: Device) -> Cost:
         return Cost(None)
@@ -230,10 +245,15 @@ class Reported:
 
     @property
     def done(self) -> bool:
+        return False  # whether what is there is of today's networks and data is known to whoever makes it
+
+    @property
+    def on_record(self) -> bool:
+        """Whether there is a report."""
         return (self.place / REPORT).is_file()
 
     def refuse_another(self, machine: Machine) -> None:
-        """What is there is known to whoever makes it, who refuses what is of other networks."""
+        """What is there is known to whoever makes it, who refuses what is of other networks or data."""
 
     def needs(self) -> list[Step]:
         return [self.of.run.zoo, self.of]

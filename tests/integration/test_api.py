@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,22 @@ def test_state_dicts_become_a_zoo(tmp_path: Path) -> None:
             zoo.from_state_dicts([odd], "odd", out=tmp_path / "odd")
     with pytest.raises(ValueError, match="is no name for a zoo"):
         zoo.from_state_dicts([tied], "../up")
+
+
+def test_what_a_training_yields_is_kept_as_it_was(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A state dict shares its memory with the module, which goes on learning."""
+    layer = torch.nn.Linear(1, 1, bias=False)
+
+    def trained() -> Iterator[dict[str, torch.Tensor]]:
+        for step in range(3):
+            torch.nn.init.constant_(layer.weight, float(step))
+            yield layer.state_dict()
+
+    made = zoo.from_state_dicts(trained(), "along", out=tmp_path / "along")
+    assert [float(network["weight"]) for network in made] == [0.0, 1.0, 2.0]
+    assert not caplog.messages
+    zoo.from_state_dicts([layer.state_dict()] * 3, "copies", out=tmp_path / "copies")
+    assert caplog.messages == ["of 3 networks 1 are different: the others are copies of these"]
 
 
 def test_a_report_leaves_other_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import torch
 import rpg
 import zoo
 from rpg.methods.ceiling import NETWORKS, reconstruct, spread_out
+from rpg.reports.ceiling import is_of
 from rpg.reports.compare import Comparison
 from rpg.reports.stage import plan_report
 from rpg.reports.verdict import judge
@@ -113,6 +114,25 @@ def test_a_report_shows_what_a_codec_keeps(comparisons) -> None:
     lost = one.group("reconstructed")
     assert max(lost.scored.accuracy) < min(original.scored.accuracy) - 5
     assert both.group("reconstructed by one").nearest == lost.nearest
+
+
+def test_a_row_is_of_the_groups_whose_run_it_names() -> None:
+    assert is_of("reconstructed heldout", "generated")
+    assert is_of("reconstructed heldout by flow and by hand", "by hand")
+    assert not is_of("reconstructed by flow", "gaussian")
+
+
+def test_a_generator_without_a_codec_gets_none(comparisons, place, monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(place)
+    gaussian = rpg.generate(rpg.train("zoos/seeds", "gaussian", out=tmp_path / "run"), n=2, out=tmp_path / "normal")
+    found = rpg.report("zoos/one", gaussian, originals="zoos/seeds", out=tmp_path / "report").comparison
+    assert [g.name for g in found.of_kind("reconstructed")] == [
+        "reconstructed by flow",
+        "reconstructed heldout by flow",
+    ]
+    codecs = {verdict.group: dict(verdict.findings).get("Codec") for verdict in judge(found)}
+    assert "reconstructed by flow" in str(codecs.pop("flow"))
+    assert list(codecs.values()) == [None]
 
 
 def test_a_verdict_says_it_and_takes_no_ceiling_for_a_baseline(comparisons) -> None:

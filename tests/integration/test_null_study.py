@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import null_study
 import pytest
-from tokenised import digits_zoo
+from tokenised import digits_networks, digits_zoo
 
 import study
 from rpg.reports.comparisons import read_comparison
+from zoo.api import from_state_dicts
+from zoo.files import write_bytes
 from zoo.recipe import load_method
+from zoo.tasks.classification import ClassificationTask, Config
 
 
 def test_every_form_that_fits_has_its_row(
@@ -24,7 +28,7 @@ def test_every_form_that_fits_has_its_row(
     call = [str(zoo.path), "--out", str(tmp_path / "out"), "-n", "2", "--device", "cpu"]
     assert null_study.main(call) == 0
     said = capsys.readouterr()
-    assert "digits: no pca-99: method.rank = 99, but 4 networks have 3 components" in said.err
+    assert "digits: no pca-99: it needs 100 networks, and there are 4" in said.err
     rows = json.loads((tmp_path / "out" / "null_study.json").read_text())
     assert [(row["zoo"], row["networks"], row["form"]) for row in rows] == [
         ("digits", 4, "original"),
@@ -52,6 +56,39 @@ def test_every_form_that_fits_has_its_row(
     written = (tmp_path / "out" / "null_study.json").read_bytes()
     assert null_study.main(call) == 0
     assert (tmp_path / "out" / "null_study.json").read_bytes() == written
+
+
+def test_a_form_that_fails_stops_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zoo = digits_zoo(tmp_path / "zoos" / "digits", 4)
+    monkeypatch.setattr(null_study, "FORMS", {"gaussian-1": null_study.FORMS["gaussian-1"]})
+    write_bytes(tmp_path / "out" / "digits" / "runs" / "gaussian-1" / "of-mine.txt", b"x")
+    with pytest.raises(ValueError, match=r"gaussian-1 exists and is not a run"):
+        null_study.main([str(zoo.path), "--out", str(tmp_path / "out"), "--device", "cpu"])
+    with pytest.raises(ValueError, match="-n is 0; expected 1 or more"):
+        null_study.main([str(zoo.path), "--out", str(tmp_path / "out"), "-n", "0"])
+    bare = from_state_dicts(digits_networks(3), "bare", out=tmp_path / "bare")
+    with pytest.raises(ValueError, match="bare does not say what its networks do"):
+        null_study.main([str(bare.path), "--out", str(tmp_path / "bare-out"), "--device", "cpu"])
+    assert not (tmp_path / "bare-out").exists()
+
+
+def test_a_report_on_other_test_data_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zoo = digits_zoo(tmp_path / "zoos" / "digits", 4)
+    monkeypatch.setattr(null_study, "FORMS", {"gaussian-1": null_study.FORMS["gaussian-1"]})
+    call = [str(zoo.path), "--out", str(tmp_path / "out"), "-n", "2", "--device", "cpu"]
+    assert null_study.main(call) == 0
+    report = tmp_path / "out" / "digits" / "report"
+    before = read_comparison(report).inputs["protocol"]
+    build = Config.build
+
+    def on_others(self: Config, *given: Any) -> ClassificationTask:
+        task = build(self, *given)
+        task.protocol = "other digits"
+        return task
+
+    monkeypatch.setattr(Config, "build", on_others)
+    assert null_study.main(call) == 0
+    assert read_comparison(report).inputs["protocol"] == "other digits" != before
 
 
 def test_every_form_is_one_that_its_method_takes() -> None:

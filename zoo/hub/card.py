@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -12,7 +11,6 @@ from typing import Any
 
 import yaml
 
-from zoo.files import read_records
 from zoo.hub.licenses import ingredients
 from zoo.manifest import Entry, Origin
 from zoo.recipe import task_of
@@ -130,21 +128,6 @@ def generator_card(
         *_made(origin, license),
     ]
     return _front_matter(metadata) + "\n\n".join(parts) + "\n"
-
-
-def read_scores(zoo: Zoo, directory: Path) -> list[Score] | None:
-    """The scores of exactly this zoo's checkpoints under one protocol in `directory`, or None when some are missing."""
-    path = directory / "scores.jsonl"
-    if not path.is_file():
-        return None
-    found: dict[tuple[str, str], dict[str, Score]] = {}
-    for record in read_records(path):
-        score = Score.parse(json.dumps(record), path)
-        found.setdefault((score.evaluator, score.protocol), {})[score.sha256] = score
-    for scores in found.values():
-        if all(entry.sha256 in scores for entry in zoo.entries):
-            return [scores[entry.sha256] for entry in zoo.entries]
-    return None
 
 
 def read_plots(report: Path) -> list[tuple[str, bytes]]:

@@ -19,10 +19,11 @@ from zoo.files import read_limited, sha256_file, unwritable_is_failed, write_byt
 from zoo.formats.exporting import FORMATS, export_checkpoint
 from zoo.formats.sources import SOURCES, Sources
 from zoo.hub import client as hub
-from zoo.hub.card import checkpoint_card, read_plots, read_scores, zoo_card
+from zoo.hub.card import checkpoint_card, read_plots, zoo_card
 from zoo.hub.licenses import license_for
 from zoo.manifest import MANIFEST_BYTES, Entry, Manifest, Sha256
 from zoo.recipe import task_of
+from zoo.scoring import read_scores, scores_among
 from zoo.store import FROZEN, Zoo
 from zoo.structure import Frozen
 from zoo.writer import ZooWriter
@@ -79,7 +80,8 @@ def write_card(
     if text is not None and not text.is_file():
         raise ValueError(f"--report {report} has no report.md; `rpg report` writes one")
     body = text.read_text(encoding="utf-8") if text else ""
-    card = zoo_card(zoo, address.repo_id, terms, read_scores(zoo, scores), body, shown)
+    known = scores_among(read_scores(scores), zoo.entries)
+    card = zoo_card(zoo, address.repo_id, terms, known if len(known) == len(zoo) else None, body, shown)
     write_bytes(place / "README.md", card.encode())
     return files | {"README.md": place / "README.md"}
 

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from evaluators.metrics import Evaluation, proportion
-from rpg.reports.compare import Candidate, compare, comparison_json
-from rpg.reports.report import write_report
+from rpg.reports.compare import Candidate, compare
+from rpg.reports.printed import comparison_json
+from rpg.reports.report import measures, write_report
+from rpg.reports.stage import labels
 from rpg.reports.verdict import judge
 from zoo.errors import Corrupt, Failed
 from zoo.manifest import Origin
@@ -41,9 +43,9 @@ class IntervalTask:
         return Evaluation((proportion("top1", correct),), correct)
 
 
-def make(path, ends, split="train", seeds=None, heldout=0):
+def make(path, ends, split="train", seeds=None, heldout=0, origin=ORIGIN):
     """A zoo of these networks; the last `heldout` of them are held out."""
-    with ZooWriter(path, ORIGIN, Structure.of({"ends": torch.zeros(2)})) as writer:
+    with ZooWriter(path, origin, Structure.of({"ends": torch.zeros(2)})) as writer:
         for index, pair in enumerate(ends):
             seed = index if seeds is None else seeds[index]
             own = "heldout" if index >= len(ends) - heldout else split
@@ -54,6 +56,9 @@ def make(path, ends, split="train", seeds=None, heldout=0):
 ORIGINALS = [(0.0, 80.0), (0.0, 84.0), (3.0, 80.0), (10.0, 90.0)]
 GENERATED = [(0.0, 80.0), (0.0, 100.0), (50.0, 60.0)]
 MEAN = [(3.25, 83.5)]
+SWAPS = Specification(  # the two weights may change places
+    groups={"ends": Group(size=2)}, tensors={"ends": TensorAxes(axes=(((Factor(size=2, group="ends"),),),))}
+)
 
 
 @pytest.fixture
@@ -142,6 +147,38 @@ def test_seeds_of_one_generator_are_one_group(originals, tmp_path):
     assert group.scored.metrics["top1"].mean == pytest.approx(190 / 3)
 
 
+def test_draws_of_one_run_are_one_seed(originals, tmp_path):
+    """Two zoos of one run with one of another between them."""
+    runs = [ORIGIN.model_copy(update={"parents": (letter * 64,)}) for letter in "aba"]
+    zoos = [make(tmp_path / f"draw{k}", [GENERATED[k]], origin=run) for k, run in enumerate(runs)]
+    draws = [Candidate("mine", zoo, "generated") for zoo in zoos]
+    group = compare(originals, "train", draws, IntervalTask(), tmp_path / "out").group("mine")
+    assert group.seeds == (2, 1)
+    assert group.scored.accuracy == (80, 10, 100)
+    assert group.over_seeds(group.scored.accuracy).mean == pytest.approx((45 + 100) / 2)
+
+
+def test_zoos_are_told_apart_by_their_places_where_names_do_not(tmp_path):
+    """Of one method with other settings; those that differ in their seeds alone are called alike."""
+    drawn = []
+    for place, sigma, seed in (("a", 0.1, 0), ("b", 0.2, 0), ("c", 0.2, 1)):
+        settings = {"method": {"name": "noise", "sigma": sigma, "seed": seed}}
+        origin = ORIGIN.model_copy(update={"kind": "generated", "settings": settings})
+        drawn.append(make(tmp_path / place / "gen", [(float(seed), sigma)], origin=origin))
+    names = labels(drawn)
+    assert [names[zoo.sha256] for zoo in drawn] == [str(drawn[k].path) for k in (0, 1, 1)]
+
+
+def test_where_originals_have_twins_what_is_novel_is_counted_in_one_unit(tmp_path):
+    """The yardstick is 0: whatever is no copy is novel, by every column."""
+    twins = make(tmp_path / "twins", [ORIGINALS[0], ORIGINALS[1]] * 2)
+    near = Candidate("near", make(tmp_path / "near", [(0.0, 80.0), (0.0, 80.1)], "generated"), "generated")
+    result = compare(twins, "train", [near], IntervalTask(), tmp_path / "out", lambda: SWAPS)
+    assert result.leave_one_out_distance == 0
+    found = measures(result, result.group("near"))
+    assert [found[name] for name in ("novel and good, %", "at .95, %", "novel and good aligned, %")] == [50.0] * 3
+
+
 def test_one_seed_is_the_whole_group(result):
     group = result.group("mine")
     over = group.over_seeds(group.nearest)
@@ -226,12 +263,9 @@ def test_a_place_with_another_report_is_refused_before_any_work(originals, candi
 
 def test_distances_after_alignment_stand_beside_the_others(tmp_path, originals):
     """Where the two weights may change places, a copy with places changed is a copy."""
-    symmetries = Specification(
-        groups={"ends": Group(size=2)}, tensors={"ends": TensorAxes(axes=(((Factor(size=2, group="ends"),),),))}
-    )
     ends = [(80.0, 0.0), (90.0, 14.0)]  # the first with its places changed; 4 away from the last
     swapped = Candidate("swapped", make(tmp_path / "swapped", ends, "generated"), "generated")
-    result = compare(originals, "train", [swapped], IntervalTask(), tmp_path / "out", lambda: symmetries)
+    result = compare(originals, "train", [swapped], IntervalTask(), tmp_path / "out", lambda: SWAPS)
     group = result.group("swapped")
     assert min(group.nearest) > 100
     assert group.aligned.nearest == pytest.approx((0, 4))
@@ -245,7 +279,7 @@ def test_distances_after_alignment_stand_beside_the_others(tmp_path, originals):
     place = write_report(result, {}, {}, tmp_path / "out")
     text = place.with_name("report.md").read_text()
     assert "distance aligned, median" in text
-    alone = compare(originals, "train", [swapped], None, tmp_path / "alone", lambda: symmetries)
+    alone = compare(originals, "train", [swapped], None, tmp_path / "alone", lambda: SWAPS)
     assert "After alignment the median distance is 0.57 of the yardstick" in str(judge(alone)[0].findings)
     plain = compare(originals, "train", [swapped], IntervalTask(), tmp_path / "plain")
     assert "aligned" not in write_report(plain, {}, {}, tmp_path / "plain").with_name("report.md").read_text()

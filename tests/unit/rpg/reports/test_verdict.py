@@ -13,7 +13,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from evaluators.metrics import Evaluation, proportion
-from rpg.reports.compare import Candidate, Comparison, compare, comparison_json
+from rpg.reports.compare import Candidate, Comparison, compare
+from rpg.reports.printed import comparison_json
 from rpg.reports.verdict import judge
 from zoo.manifest import Origin
 from zoo.seeds import generator
