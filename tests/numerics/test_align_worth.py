@@ -11,6 +11,7 @@ from zoo.derive.alignment import AlignConfig
 from zoo.derive.worth import (
     Pair,
     counting,
+    looked_at,
     participation,
     read_worth,
     recalibrate,
@@ -134,3 +135,15 @@ def test_the_same_zoo_twice_shows_that_nothing_was_gained(tmp_path):
     other, *_ = planted_zoo(tmp_path / "other", n=8)
     with pytest.raises(ValueError, match="does not hold the networks"):
         worth(zoo, other, Pair(raw=0, aligned=0), measure)
+
+
+def test_early_checkpoints_are_not_held_out(tmp_path):
+    """They are of the trainings that are looked at."""
+    with ZooWriter(tmp_path / "zoo", ORIGIN, Structure.of({"w": torch.zeros(2)})) as writer:
+        for seed, split in enumerate(("train", "train", "heldout")):
+            for step, own in ((0, "early"), (9, split)):
+                writer.add(f"{seed}-{step}", {"w": torch.randn(2)}, seed=seed, step=step, split=own)
+        zoo = writer.finish()
+    training, others = looked_at(zoo)
+    assert [zoo.entries[k].id for k in training] == ["0-9", "1-9"]
+    assert [zoo.entries[k].id for k in others] == ["2-9"]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from zoo.columns import VALUES
 from zoo.files import read_limited, write_bytes
-from zoo.manifest import MANIFEST_BYTES, Entry, Sha256
+from zoo.manifest import EARLY, MANIFEST_BYTES, Entry, Sha256
 from zoo.progress import progress
 from zoo.seeds import generator
 from zoo.store import Zoo
@@ -142,11 +142,12 @@ def write_worth(place: Path, found: Worth) -> None:
 
 
 def looked_at(zoo: Zoo) -> tuple[list[int], list[int]]:
-    """Which networks for training are looked at, of large zoos some, and which are held out: every other one. Raises
-    ValueError when there are fewer than two for training.
+    """Which networks for training are looked at, of large zoos some, and which are held out: every other one but for
+    early ones, which are of the same trainings. Raises ValueError when there are fewer than two for training.
     """
     training = [k for k, entry in enumerate(zoo.entries) if entry.split == "train"] or list(range(len(zoo.entries)))
-    others = [k for k in range(len(zoo.entries)) if k not in set(training)]
+    known = set(training)
+    others = [k for k, entry in enumerate(zoo.entries) if k not in known and entry.split != EARLY]
     if len(training) < 2:
         raise ValueError(f"{zoo.path} has {len(training)} networks to train on; expected two at least")
     most = max(2, MOST_VALUES // zoo.structure.numel)

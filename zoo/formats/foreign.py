@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -27,7 +27,7 @@ from evaluators.metrics import Metric
 from zoo.errors import Corrupt, suggest
 from zoo.files import parse_json, read_limited
 from zoo.formats import trials
-from zoo.formats.naming import CACHE, fields, id_of
+from zoo.formats.naming import CACHE, fields, id_of, training_folder
 from zoo.formats.weights import INDEX, Weights, in_directory, parts, read, suffix
 
 FORMATS = ("folder", "modelzoo", "timm", "peft", "mmseg", "detectron2")
@@ -56,7 +56,8 @@ NOT_WEIGHTS = {
 @dataclass(frozen=True)
 class Source:
     """A checkpoint to import, by its `name`, the path inside the source, and the fields of its entry. `problem` says
-    why it cannot be, where that is known without reading it; `config` is the configuration beside it.
+    why it cannot be, where that is known without reading it; `config` is the configuration beside it. `folder` is that
+    of its training, where nothing else says which one it is of.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class Source:
     metrics: tuple[Metric, ...] = ()
     problem: str | None = None
     config: Path | None = None
+    folder: PurePath | None = None
 
     def load(self, form: str) -> Weights:
         """Its tensors under their own names. Raises Corrupt or ValueError for what is no plain checkpoint."""
@@ -121,7 +123,10 @@ class Place:
             if named.name == "model" and len(named.parts) > 1:  # the folder is the name
                 named = named.parent
         found = Source(path, self.name(path), id_of(named), problem=problem)
-        return found if problem else replace(found, **fields(named))
+        if problem:
+            return found
+        said = fields(named)
+        return replace(found, folder=None if "seed" in said else training_folder(named), **said)
 
     def _walk(self) -> None:
         folders = [self.path]
@@ -188,7 +193,7 @@ def sources(place: Place, form: str) -> list[Source]:
     if not found:
         raise ValueError(f"{place.path} holds nothing in the format {form}; `rpg-zoo import --help` names the formats")
     whole = sorted([*found, *place.left_out], key=lambda source: PurePath(source.name))
-    return list(_distinct(_once(place, whole)))
+    return list(_seeded(list(_distinct(_once(place, whole)))))
 
 
 def detect(place: Place) -> str:
@@ -229,17 +234,20 @@ def _files(place: Place) -> Iterator[Source]:
             yield place.source(index, str(error))
             continue
         claimed |= {index.parent / name for name in names}
-        yield place.source(index, _parts_problem(index, names, place.files))
+        yield place.source(index, _parts_problem(index, names, place))
     for path in place.files:
         if path not in claimed and path not in indices:
             yield place.source(path, _name_problem(place, path))
 
 
-def _parts_problem(index: Path, names: set[str], files: Iterable[Path]) -> str | None:
+def _parts_problem(index: Path, names: set[str], place: Place) -> str | None:
     if lost := sorted(name for name in names if not (index.parent / name).is_file()):
         return f"its part {lost[0]} is missing" + (f" (and {len(lost) - 1} more)" if len(lost) > 1 else "")
+    for name in sorted(names):
+        if against := place.problem(index.parent / name):
+            return f"its part {name}: {against}"
     stems = {match[1] for name in names if (match := PART.fullmatch(name))}
-    beside = (path.name for path in files if path.parent == index.parent and path.name not in names)
+    beside = (path.name for path in place.files if path.parent == index.parent and path.name not in names)
     others = [
         n for n in beside if (match := PART.fullmatch(n)) and match[1] in stems and (suffix(n) or "?") in index.name
     ]
@@ -275,12 +283,26 @@ def _directories(place: Place, form: str) -> Iterator[Source]:
         if folder == place.path and not CACHE.fullmatch(named.parts[0]):
             named = PurePath(folder.resolve().name)
         lacking = None if weights.is_file() else f"has no {' or '.join(f'{stem}.safetensors' for stem in stems)}"
-        problem = lacking or _lacks(config, key)
+        problem = lacking or place.problem(config) or _lacks(config, key) or _directory_problem(weights, place)
         source = place.source(weights if weights.is_file() else folder, problem, named)
         yield replace(source, config=config)
     for path in place.files:
-        if path.parent not in folders and suffix(path.name) and not _name_problem(place, path):
+        if not suffix(path.name) or _name_problem(place, path):
+            continue
+        if path.parent not in folders:
             yield place.source(path, f"has no {config_name} beside it, which a checkpoint of {form} has")
+        elif path != (taken := in_directory(path.parent, stems)):
+            yield place.source(path, f"lies beside {taken.name}, which is taken of this folder")
+
+
+def _directory_problem(weights: Path, place: Place) -> str | None:
+    """What is against the parts of a network whose file of weights is an index."""
+    if not weights.name.lower().endswith(INDEX):
+        return None
+    try:
+        return _parts_problem(weights, set(parts(weights).values()), place)
+    except (Corrupt, OSError) as error:
+        return str(error)
 
 
 def _lacks(config: Path, key: str) -> str | None:
@@ -303,6 +325,13 @@ def _once(place: Place, found: Iterable[Source]) -> Iterator[Source]:
     for source in found:
         owner = source if source.problem else owners[source.path.resolve()]
         yield source if owner is source else replace(source, problem=f"a link to {owner.name}, the same file")
+
+
+def _seeded(found: Sequence[Source]) -> Iterator[Source]:
+    """The sources, those of each folder with a seed of their own: they are taken for those of a training of its own."""
+    numbers = {folder: k for k, folder in enumerate(sorted({s.folder for s in found if s.folder is not None}))}
+    for source in found:
+        yield source if source.folder is None else replace(source, seed=numbers[source.folder])
 
 
 def _distinct(found: Iterable[Source]) -> Iterator[Source]:

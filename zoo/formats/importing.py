@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from zoo.errors import Corrupt
 from zoo.formats.foreign import Place, Source, detect, sources
 from zoo.formats.naming import is_binary_task
 from zoo.formats.sources import SOURCES, Recorder, read_config
-from zoo.formats.survey import is_mask, survey
+from zoo.formats.survey import in_most, is_mask, survey
 from zoo.formats.trials import activations, by_order
 from zoo.formats.weights import Weights, bare, check_tensors, fitted, plain, suffix
 from zoo.manifest import Origin, settings_of, versions
@@ -110,6 +110,8 @@ class Checker:
             if spec.kind == "running_var" and bool((tensors[spec.name] < 0).any()):
                 raise ValueError(f"{spec.name} holds variances below zero")
         self._check_ties(tensors)
+        if source.config:
+            read_config(source.config, self.form)  # what cannot be kept is no reason to stop after all others
         return self._without_constants(tensors)
 
     def whole(self, source: Source) -> dict[str, Tensor]:
@@ -130,20 +132,26 @@ class Checker:
         return found.tensors
 
     def set_masks_apart(self, found: Sequence[Source]) -> None:
-        """Make constants of those tensors that are masks in the first network that fits: a recipe's structure has them
-        among what is learnt.
+        """Make constants of those tensors that are masks in the first network that fits, and the same in most: a
+        recipe's structure has them among what is learnt.
         """
+        fitting = self._fitting(found)
+        tensors = next(fitting, {})
+        tied = {spec.tied_to for spec in self.structure}
+        known = {spec.name for spec in self.structure if spec.tied_to is None and spec.name not in tied}
+        masks = {name: t.clone() for name, t in tensors.items() if name in known and is_mask(name, t)}
+        if masks:
+            masks = in_most(masks, fitting)
+        self.structure = Structure(tensors=tuple(spec for spec in self.structure if spec.name not in masks))
+        self.constants = {**self.constants, **masks}
+
+    def _fitting(self, found: Sequence[Source]) -> Iterator[dict[str, Tensor]]:
+        """The whole networks that fit, whatever their values."""
         for source in found:
             try:
-                tensors = self.whole(source)
+                yield self.whole(source)
             except (Corrupt, ValueError, OSError):  # loading it again says why
                 continue
-            tied = {spec.tied_to for spec in self.structure}
-            known = {spec.name for spec in self.structure if spec.tied_to is None and spec.name not in tied}
-            masks = {name: t.clone() for name, t in tensors.items() if name in known and is_mask(name, t)}
-            self.structure = Structure(tensors=tuple(spec for spec in self.structure if spec.name not in masks))
-            self.constants = {**self.constants, **masks}
-            return
 
     def _expected(self, tensors: dict[str, Tensor]) -> Structure:
         """The structure, with those constants that this file has, too."""
@@ -253,17 +261,34 @@ def _second(names: dict[str, str], sha256: str, source: Source, form: str) -> st
 
 def _taken(found: Sequence[Source], checker: Checker, writer: ZooWriter, held_out: dict[str, str]) -> list[Row]:
     """What became of the sources, once the writer has those that can be taken."""
-    files = {source.id: source.name for source in found if not source.problem}
-    names = {entry.sha256: files[entry.id] for entry in writer.done.values()}
+    files = {source.id: source.name for source in found}
+    names = {entry.sha256: files.get(entry.id, entry.id) for entry in writer.done.values()}
     rows = []
     with progress("importing", len(found)) as bar:
         for source in found:
             against = None
-            if source.problem or source.id not in writer.done:
+            if source.id in writer.done:
+                _require_same(source, checker, writer)
+            else:
                 against = _take(source, checker, writer, names, held_out.get(source.condition or "", SPLIT))
             rows.append(Row(source.name, source.id, against))
             bar.advance(1)
     return rows
+
+
+def _require_same(source: Source, checker: Checker, writer: ZooWriter) -> None:
+    """Raise ValueError where a file that was taken by an earlier call has other values now, or cannot be taken any
+    more.
+    """
+    known = writer.done[source.id].sha256
+    try:
+        same = content_hash(checker.load(source)) == known
+    except (Corrupt, ValueError, OSError):
+        same = False
+    if not same:
+        raise ValueError(
+            f"{writer.path} has {source.name} as it was before it changed; choose another place with --out"
+        )
 
 
 def _take(source: Source, checker: Checker, writer: ZooWriter, names: dict[str, str], split: str) -> str | None:

@@ -63,6 +63,11 @@ def fields(path: PurePath) -> dict[str, Any]:
     return found
 
 
+def training_folder(path: PurePath) -> PurePath:
+    """The folder of a training whose checkpoint a path is: folders of single steps are parts of it."""
+    return PurePath(*(part for part in path.parent.parts if not STEP.fullmatch(part)))
+
+
 def _authors(name: str) -> dict[str, Any]:
     """What a name by RPG's authors says. The accuracy is of data that nobody wrote down."""
     step, *parts = name.split("_")

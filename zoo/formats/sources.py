@@ -5,6 +5,7 @@ With these configurations a zoo that was imported without a recipe can be export
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,10 @@ def read_config(path: Path, form: str) -> dict[str, Any]:
     found = parse_json(read_limited(path, CONFIG_BYTES), path)
     if not isinstance(found, dict):
         raise Corrupt(f"{path} is not an object")
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise Corrupt(f"{path} holds text that is not Unicode: {error.reason}") from error
     if form != "peft" or found.get("peft_type") != "DORA":
         return found
     known = {*NVLABS, "peft_type", "inference_mode", "fan_in_fan_out", "dora_simple", "init_lora_weights"}

@@ -8,7 +8,7 @@ their dropout, if they have the same shapes in the same order.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,10 @@ def survey(found: Sequence[Source], form: str) -> Survey | None:
     model = _model(group)
     tensors = dict(plain(model.source.load(form).tensors))
     constants = {name: tensor.clone() for name, tensor in tensors.items() if is_mask(name, tensor)}
+    if constants:
+        others = (look.source for look in group if look is not model)
+        prefix = model.prefix
+        constants = in_most(constants, (_under(prefix, plain(other.load(form).tensors)) for other in others))
     structure = Structure.of({name: tensor for name, tensor in tensors.items() if name not in constants})
     return Survey(_untied(structure, group, form), constants, read)
 
@@ -104,11 +108,31 @@ def _model(group: Sequence[Look]) -> Look:
 
 
 def is_mask(name: str, tensor: Tensor) -> bool:
-    """Whether it is a constant with infinite values: these and one other value, and no weight or bias by its name."""
-    if not tensor.is_floating_point() or name.rpartition(".")[2] in ("weight", "bias"):
+    """Whether it may be a constant with infinite values: these and one other value, no single number, and no weight,
+    bias or statistic by its name.
+    """
+    last = name.rpartition(".")[2]
+    if not tensor.is_floating_point() or not tensor.ndim or last in ("weight", "bias") or last.startswith("running_"):
         return False
     finite = tensor[tensor.isfinite()]
     return len(finite) < tensor.numel() and not bool(tensor.isnan().any()) and len(finite.unique()) <= 1
+
+
+def in_most(masks: Mapping[str, Tensor], others: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Those masks of one network that most of the others have, too, with the same values: in others what has diverged
+    is no constant.
+    """
+    count, same = 0, Counter[str]()
+    for tensors in others:
+        count += 1
+        same.update(name for name, mask in masks.items() if _equal(mask, tensors.get(name, mask)))
+    return {name: mask for name, mask in masks.items() if 2 * same[name] >= count}
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under the names that they have with this prefix of a wrapper, in place of their own."""
+    own = bare(tensors)
+    return {prefix + name.removeprefix(own): tensor for name, tensor in tensors.items()}
 
 
 def _untied(structure: Structure, group: Sequence[Look], form: str) -> Structure:

@@ -36,7 +36,7 @@ def written(network: nn.Module) -> Specification:
         if name in BUILDERS:
             try:
                 return BUILDERS[name](network)
-            except (KeyError, AttributeError, TypeError) as error:
+            except (KeyError, AttributeError, TypeError, StopIteration) as error:
                 raise ValueError(f"this variant of {names[0]} is not described by its builder: {error!r}") from error
     raise ValueError(f"no specification is written for {names[0]}; known: {', '.join(BUILDERS)}")
 

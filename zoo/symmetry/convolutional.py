@@ -30,7 +30,7 @@ def chain(network: nn.Module) -> Specification:
             raise ValueError(f"{name} is a grouped convolution, which chains do not have")
         into = fixed(incoming) if space is None else space.read(incoming // space.size)
         following = leaves[at + 1 : end]
-        norm = next((n for n, module in following if isinstance(module, (*NORMS, nn.GroupNorm))), None)
+        norm = _norm_after(name, following)
         if end == len(leaves):
             build.weights(name, fixed(width), into)
             continue
@@ -38,6 +38,19 @@ def chain(network: nn.Module) -> Specification:
         space = build.space(name, width, _kind([m for n, m in following if n != norm], name), sets)
         build.normalised(name, norm, into, space)
     return build.done()
+
+
+def _norm_after(name: str, following: list[tuple[str, nn.Module]]) -> str | None:
+    """The normalisation right after a layer, if there is one. Raises ValueError for one behind anything that changes
+    values: with an activation or a maximum between them, its signs are not the layer's.
+    """
+    norms = [k for k, (_, module) in enumerate(following) if isinstance(module, (*NORMS, nn.GroupNorm))]
+    if not norms:
+        return None
+    between = following[: norms[0]]
+    if len(norms) > 1 or not all(isinstance(module, nn.Dropout | nn.Dropout2d | nn.Identity) for _, module in between):
+        raise ValueError(f"{following[norms[-1]][0]} does not follow {name} alone, as in chains")
+    return following[norms[0]][0]
 
 
 def _kind(following: list[nn.Module], name: str) -> str | None:

@@ -288,3 +288,90 @@ def test_an_imported_zoo_is_learnt_from_and_scored(tmp_path: Path) -> None:
     assert made.trained
     task = recipe.task.build(None, CPU)
     assert [s.id for s in score(imported, task, tmp_path / "scores")] == [entry.id for entry in imported.entries]
+
+
+def test_a_file_that_has_changed_since_it_was_taken_is_not_taken_for_itself(tmp_path: Path) -> None:
+    """Retrained networks of one architecture have the same size, by which their files are known."""
+    place, out = tmp_path / "place", tmp_path / "zoo"
+    for seed in range(3):
+        save_tensors(place / f"s{seed}.safetensors", network(seed))
+    before = run(place, out)
+    assert run(place, out) == before
+    save_tensors(place / "s1.safetensors", network(9))
+    with pytest.raises(ValueError, match=r"zoo has s1\.safetensors as it was before it changed; choose another place"):
+        run(place, out)
+    assert torch.equal(Zoo.open(out)[1]["0.weight"], network(1)["0.weight"])
+    os.utime(place / "s0.safetensors", (0, 0))  # of no matter
+    save_tensors(place / "s1.safetensors", network(1))
+    assert run(place, out) == before
+
+
+def test_folders_are_trainings_of_their_own(tmp_path: Path) -> None:
+    """Those of single steps are parts of one; a name that says the seed is believed."""
+    names = {
+        "a/epoch=9-step=900.ckpt": 0,
+        "a/epoch=9-step=950.ckpt": 0,
+        "b/checkpoint-500/model.safetensors": 1,
+        "b/checkpoint-600/model.safetensors": 1,
+        "c/0007_acc0.9312_seed0020_resnet18.pth": 20,
+    }
+    for number, name in enumerate(names):
+        path = tmp_path / "place" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors(path, network(number)) if name.endswith("safetensors") else torch.save(network(number), path)
+    run(tmp_path / "place", tmp_path / "zoo")
+    assert [entry.seed for entry in Zoo.open(tmp_path / "zoo").entries] == list(names.values())
+    alone = tmp_path / "place" / "a"
+    run(alone, tmp_path / "alone")
+    assert [entry.seed for entry in Zoo.open(tmp_path / "alone").entries] == [0, 0]
+
+
+@pytest.mark.parametrize("bad", [0, 3])
+def test_statistics_that_have_overflowed_are_no_mask(tmp_path: Path, bad: int) -> None:
+    """Nor is anything that is infinite in one network and not in most."""
+    place = tmp_path / "place"
+    for seed in range(4):
+        tensors = network(seed) | {"gamma": torch.full((3,), torch.inf if seed == bad else 1.0)}
+        if seed == bad:
+            tensors["1.running_var"] = torch.full((4,), torch.inf)
+        save_tensors(place / f"s{seed}.safetensors", tensors)
+    report = run(place, tmp_path / "zoo")
+    assert [row.id for row in report.taken] == [f"s{seed}" for seed in range(4) if seed != bad]
+    assert "holds values that are NaN or infinite" in str(report.skipped[0].reason)
+    zoo = Zoo.open(tmp_path / "zoo")
+    assert {"1.running_var", "gamma"} <= {spec.name for spec in zoo.structure}
+
+
+def test_links_out_of_the_source_are_followed_nowhere(tmp_path: Path) -> None:
+    place, private = tmp_path / "place", tmp_path / "private"
+    first, second = ({n: t for k, (n, t) in enumerate(network(0).items()) if k % 2 == own} for own in (0, 1))
+    save_tensors(place / "m" / "model-00001-of-00002.safetensors", first)
+    save_tensors(private / "secret.safetensors", second)
+    (place / "m" / "model-00002-of-00002.safetensors").symlink_to(private / "secret.safetensors")
+    files = {n: f"model-0000{k}-of-00002.safetensors" for k, part in ((1, first), (2, second)) for n in part}
+    (place / "m" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    save_tensors(place / "plain.safetensors", network(0))
+    reasons = {row.file: str(row.reason) for row in run(place, tmp_path / "zoo").skipped}
+    assert "a link that points outside" in reasons["m/model.safetensors.index.json"]
+    for name in ("a", "b"):
+        save_tensors(tmp_path / "timm" / name / "model.safetensors", network(ord(name)))
+    (private / "conf.json").write_text('{"architecture": "x", "token": "secret"}')
+    (tmp_path / "timm" / "a" / "config.json").symlink_to(private / "conf.json")
+    (tmp_path / "timm" / "b" / "config.json").write_text('{"architecture": "x"}')
+    report = run(tmp_path / "timm", tmp_path / "of-timm")
+    assert [row.id for row in report.taken] == ["b"]
+    assert b"secret" not in (tmp_path / "of-timm" / "sources.json").read_bytes()
+
+
+def test_what_cannot_be_kept_of_a_folder_is_said_before_any_is_taken(tmp_path: Path) -> None:
+    for name, config in (("a", '{"architecture": "x"}'), ("b", '{"architecture": "\\ud800"}')):
+        save_tensors(tmp_path / "timm" / name / "model.safetensors", network(ord(name)))
+        (tmp_path / "timm" / name / "config.json").write_text(config)
+    save_tensors(tmp_path / "timm" / "a" / "best.safetensors", network(7))
+    for dry_run in (True, False):
+        report = run(tmp_path / "timm", tmp_path / "zoo", dry_run=dry_run)
+        reasons = {row.file: str(row.reason) for row in report.skipped}
+        assert [row.id for row in report.taken] == ["a"]
+        assert reasons["a/best.safetensors"] == "lies beside model.safetensors, which is taken of this folder"
+        assert "holds text that is not Unicode" in reasons["b/model.safetensors"]
+    assert list(Zoo.open(tmp_path / "zoo").problems()) == []

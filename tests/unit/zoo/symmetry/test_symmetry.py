@@ -96,6 +96,23 @@ def test_tanh_before_a_max_pool_has_no_sign():
     assert holds(plain, chain(plain), inputs)
 
 
+@pytest.mark.parametrize(
+    "between", [[nn.ReLU()], [nn.ReLU(), nn.MaxPool2d(2)], [nn.MaxPool2d(2)], [nn.BatchNorm2d(6)], [nn.AvgPool2d(2)]]
+)
+def test_a_norm_behind_more_than_its_layer_is_none_of_a_chain(between: list[nn.Module]) -> None:
+    """Between the two the layer's signs are lost; tracing may know what is left."""
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), *between, nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6, 2))
+    with pytest.raises(ValueError, match=rf"^{len(between) + 1} does not follow 0 alone"):
+        chain(network)
+
+
+def test_a_norm_behind_what_changes_nothing_is_its_layers() -> None:
+    network = nn.Sequential(nn.Linear(5, 6), nn.Identity(), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 2))
+    random_weights(network, 0)
+    assert {diagonal.kind for diagonal in chain(network).diagonals.values()} == {"scale", "sign"}
+    assert holds(network, chain(network), torch.randn(7, 5))
+
+
 def test_a_specification_goes_through_json():
     for name in ("cnn_digits", "vit", "dora"):
         network, build, _ = case(name)
