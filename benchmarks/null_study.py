@@ -79,7 +79,7 @@ def rows(originals: Zoo, out: Path, options: argparse.Namespace) -> list[Record]
 def drawn(name: str, originals: Zoo, out: Path, options: argparse.Namespace) -> Zoo | None:
     """The networks of a form; None, said on stderr, where it needs more networks than the zoo has."""
     method, settings = FORMS[name]
-    there, needed = len(originals.select("train")), 1 + max(settings.get(key) or 0 for key in ("of", "rank"))
+    there, needed = len(originals.select("train")), least(method, settings)
     if there < needed:
         print(f"{originals.path.name}: no {name}: it needs {needed} networks, and there are {there}", file=sys.stderr)
         return None
@@ -88,6 +88,12 @@ def drawn(name: str, originals: Zoo, out: Path, options: argparse.Namespace) -> 
     if not Run(run).trained:
         rpg.api.train(originals, method, out=run, device=options.device, **settings)
     return rpg.api.generate(run, out=zoo, n=options.n, device=options.device)
+
+
+def least(method: str, settings: Mapping[str, Any]) -> int:
+    """How many training networks a form needs: a soup of all is one network, and N of them have N - 1 components."""
+    count: int = settings.get("of") or settings.get("rank") or 1
+    return count if method == "crossover" else count + 1
 
 
 def require_same(run: Path, zoo: Path, originals: Zoo, count: int) -> None:

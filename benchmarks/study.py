@@ -5,14 +5,13 @@ curve: accuracy over distance.
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Container, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rpg.reports.compare import HELDOUT
 from rpg.reports.comparisons import read_comparison
-from rpg.reports.inputs import REPORT, networks
+from rpg.reports.inputs import REPORT, discard, networks
 from rpg.reports.plots import COLOURS, MARKERS, add_guides, label, laid_out, render, scatter
 from rpg.reports.report import measures
 from rpg.reports.stage import labels, plan_report
@@ -53,7 +52,7 @@ def reported(
     require_task(originals)
     task = task_of(originals.manifest.origin).build(options.data_root, pick_device(options.device))
     if not is_of(place, originals, given, task):
-        discard_report(place)
+        discard(place)
         plan_report(given, originals=originals, out=place, baselines=False, **where).carry_out()
     comparison = read_comparison(place)
     return [(keys.get(group.name), group.name, measures(comparison, group)) for group in comparison.groups]
@@ -74,13 +73,6 @@ def is_of(place: Path, originals: Zoo, zoos: Sequence[Zoo], task: Task) -> bool:
     groups = [*own, *(zoo.entries for zoo in zoos)]
     expected = {networks([entries]) for entries in groups if entries}
     return set(inputs.values()) == {*expected, task.evaluator, task.protocol}
-
-
-def discard_report(place: Path) -> None:
-    """Remove a report, but not the scores and baselines that it was made of, which another one can use."""
-    for name in (REPORT, "report.csv", "report.md", "report.html"):
-        (place / name).unlink(missing_ok=True)
-    shutil.rmtree(place / "plots", ignore_errors=True)
 
 
 def named(places: Sequence[str | Path], what: str, taken: Sequence[str] = ()) -> dict[str, Zoo]:

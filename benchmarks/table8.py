@@ -22,9 +22,10 @@ from trials import COSTS, DIGITS, Trial, add_methods, chosen, costs, failures, t
 
 from rpg.reports.compare import Comparison, Group
 from rpg.reports.comparisons import MAIN
+from rpg.reports.inputs import discard
 from rpg.reports.report import measures
 from rpg.reports.stage import BASELINES, labels, plan_report
-from study import discard_report, table_of, write_table
+from study import table_of, write_table
 from zoo.console import run_cli
 from zoo.store import Zoo
 from zoo.table import Record, Table
@@ -69,7 +70,7 @@ def reported(
 ) -> tuple[Comparison, Mapping[Path, str]]:
     """The comparison of all networks, and the group of each zoo. Scores and baselines of an earlier one are used."""
     place, zoos = options.out / "report", [Zoo.open(trial.zoo) for trial in trials]
-    discard_report(place)
+    discard(place)
     runs = [str(trial.run) for trial in trials]
     plan = plan_report(
         zoos, originals=originals, out=place, runs=runs, data_root=options.data_root, device=options.device

@@ -153,15 +153,16 @@ def plan_training(
     command: tuple[str, ...] = PYTHON,
 ) -> Training:
     """What `train` does. Raises what it raises before any work."""
-    if method is not None and not method.strip():
+    if method is not None and not str(method).strip():
         raise ValueError("the name of the method is empty; expected settings (`rpg methods`) or a YAML file of them")
     if settings:
-        overrides = [*overrides, *keyword_overrides({"method": _schema(what, method, zoo)}, settings)]
+        overrides = [*overrides, *keyword_overrides({"method": _chosen(what, method, zoo)}, settings)]
     recipe, place = _recipe_and_zoo(what, overrides, method)
     if zoo is not None and what is not None and recipe is None:
         raise ValueError(f"two zoos to learn from, {what} and {zoo}; expected one, or a recipe and a zoo")
-    place = zoo or place
-    assert place is not None
+    place = place if zoo is None else zoo
+    if place is None or not str(place if isinstance(place, Path | str) else place.path):
+        raise ValueError("say what to learn: a recipe, or a zoo by its place or name; `rpg ls` shows what is there")
     originals = place if isinstance(place, Zoo) else Zoo.open(place)
     if recipe and recipe.method is None:
         recipe = load_recipe(str(what), overrides, fitting_size(originals))
@@ -176,7 +177,6 @@ def plan_training(
     assert isinstance(request, DrawConfig)
     data = TrainingSet.of(originals, split, config.along)
     machine = Machine(pick_device(device), tuple(track), data_root)
-    config.build().check(data, machine)
     name = recipe.name if recipe else originals.name
     origin = Origin(
         name=name if recipe else originals.manifest.origin.name,
@@ -190,10 +190,12 @@ def plan_training(
     )
     path = Path(out or Path("runs") / (f"{name}-{short_name(method)}" if method else name))
     Run(path).refuse_another(origin)
+    if not Run(path).trained:  # what is learnt needs nothing more
+        config.build().check(data, machine)
     return Training(config, request, data, origin, path, machine)
 
 
-def _schema(what: Zoo | Path | str | None, method: str | None, zoo: Zoo | Path | str | None) -> type[MethodConfig]:
+def _chosen(what: Zoo | Path | str | None, method: str | None, zoo: Zoo | Path | str | None) -> MethodConfig:
     """The settings of the method that would learn this."""
     recipe, place = _recipe_and_zoo(what, (), method)
     config: Any = recipe.method if recipe else load_method(method)[0] if method else None
@@ -201,7 +203,8 @@ def _schema(what: Zoo | Path | str | None, method: str | None, zoo: Zoo | Path |
         found = zoo or place
         assert found is not None
         config = load_method(fitting_size(found if isinstance(found, Zoo) else Zoo.open(found)))[0]
-    return type(config)
+    assert isinstance(config, MethodConfig)
+    return config
 
 
 def fitting_size(zoo: Zoo) -> str:

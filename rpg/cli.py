@@ -197,8 +197,10 @@ def generate(
     flags = {"n": n, "seed": seed, "sampler": sampler, "steps": steps, "mode": mode}
     settings = drawn_of(overrides, {key: value for key, value in flags.items() if value is not None})
     trained = load(run)
-    if steps is not None and {**trained.record().draw, **settings}.get("sampler") == "readout":
-        raise ValueError(f"--steps {steps} are of diffusion, and sampler = readout takes none; leave them out")
+    if "steps" in settings and {**trained.record().draw, **settings}.get("sampler") == "readout":
+        raise ValueError(
+            f"--steps {settings['steps']} are of diffusion, and sampler = readout takes none; leave them out"
+        )
     if condition or split or flip:
         settings["conditions"] = wanted_conditions(trained, condition, split, flip)
     plan = plan_generation(trained, settings, out=out, data_root=data_root, device=device, command=command_line("rpg"))

@@ -33,6 +33,19 @@ class DiffusionConfig(Frozen):
             raise ValueError(f"beta_start = {self.beta_start} must not exceed beta_end = {self.beta_end}")
         return self
 
+    @model_validator(mode="after")
+    def _in_float32(self) -> Self:
+        """Samplers compute in it, with what is left of the signal and of the noise at both ends."""
+        betas = self.betas()
+        if float((1 - betas).log().sum().exp()) < torch.finfo(torch.float32).tiny:
+            raise ValueError(
+                f"after num_steps = {self.num_steps} with betas up to {self.beta_end} nothing is left of the signal, "
+                "which samplers cannot take; lower num_steps or beta_end"
+            )
+        if float((1 - betas[0]).float()) == 1:
+            raise ValueError(f"beta_start = {self.beta_start} is no noise in float32; expected 1e-7 or more")
+        return self
+
     def betas(self) -> Tensor:
         """float64 (num_steps,), ascending."""
         power = 1.0 if self.schedule == "linear" else 0.5

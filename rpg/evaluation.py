@@ -100,6 +100,8 @@ def eval_zoo(
     task = with_script(section.build(data_root, chip), script)
     scores = score(zoo, task, out, precision=precision)
     if zoo.manifest.origin.kind != "generated" or not task.conditions:
+        if originals:
+            log.warning(f"--originals {originals} is ignored: it is for networks that were generated for binary tasks")
         return Scored(scores, None)
     source = Zoo.open(originals) if originals else find_source(zoo)
     if source is None:

@@ -85,7 +85,10 @@ class Run:
     @property
     def name(self) -> str:
         """The last part of its place."""
-        return self.path.resolve().name
+        try:
+            return self.path.resolve().name
+        except (OSError, RuntimeError):  # a loop of links
+            return self.path.name
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"

@@ -171,11 +171,12 @@ def drawn_of(overrides: Sequence[str], flags: Mapping[str, Any]) -> dict[str, An
     return {**settings, **flags}
 
 
-def keyword_overrides(schemas: Mapping[str, type[BaseModel]], keywords: Mapping[str, Any]) -> list[str]:
+def keyword_overrides(sections: Mapping[str, type[BaseModel] | BaseModel], keywords: Mapping[str, Any]) -> list[str]:
     """Keywords of the Python API as `a.b=c` overrides: `steps=500` is `method.train.steps=500` where no other field of
-    the `schemas`, by section, is called so. Raises ValueError for a name that no field has, or several.
+    the `sections`, schemas or settings by name, is called so. Raises ValueError for a name that no field has, or
+    several.
     """
-    paths = [path for section, schema in schemas.items() for path in field_paths(schema, section)]
+    paths = [path for name, section in sections.items() for path in field_paths(section, name)]
     found = []
     for name, value in keywords.items():
         fitting = [path for path in paths if path.rpartition(".")[2] == name]
@@ -190,14 +191,17 @@ def keyword_overrides(schemas: Mapping[str, type[BaseModel]], keywords: Mapping[
     return found
 
 
-def field_paths(schema: type[BaseModel], prefix: str) -> Iterator[str]:
-    """The dotted paths of all fields of a schema, those of nested schemas included."""
+def field_paths(section: type[BaseModel] | BaseModel, prefix: str) -> Iterator[str]:
+    """The dotted paths of all fields of a schema, those of nested schemas included, but for optional ones; or of
+    settings, those of all sections that are there.
+    """
+    schema = section if isinstance(section, type) else type(section)
     for name, field in schema.model_fields.items():
         path = f"{prefix}.{name}"
         yield path
-        for part in get_args(field.annotation) or (field.annotation,):  # a section may be optional
-            if isinstance(part, type) and issubclass(part, BaseModel):
-                yield from field_paths(part, path)
+        inner = field.annotation if isinstance(section, type) else getattr(section, name)
+        if isinstance(inner, BaseModel) or (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            yield from field_paths(inner, path)
 
 
 def _read_method(name: str) -> Any:

@@ -64,6 +64,7 @@ class Score(Frozen):
 
 
 PRECISIONS = ("float32", "bfloat16")
+LOWER = ", bfloat16"  # the end of the protocol of a lower precision
 
 
 def score(
@@ -108,10 +109,12 @@ def require_labels(zoo: Zoo, entries: Sequence[Entry], task: Task) -> None:
 
 class Scorer:
     """Scores networks one at a time into `out/scores.jsonl`. `frozen` completes each to a network, where they are
-    only a part of one. Raises ValueError for an unknown precision.
+    only a part of one. Raises ValueError for an unknown precision, and for a place that is a zoo or a run.
     """
 
     def __init__(self, task: Task, out: Path, frozen: Mapping[str, Tensor], precision: str = "float32") -> None:
+        if found := [name for name in ("manifest.json", "journal.jsonl", "run.json") if (out / name).is_file()]:
+            raise ValueError(f"{out} is a zoo or a run, by its {found[0]}; choose another place for scores with --out")
         self.task, self.frozen, self.precision = task, frozen, precision
         self.protocol = _protocol(task, precision)
         self.model = task.build(0)
@@ -204,7 +207,8 @@ def scores_among(
     scores: Sequence[Score], entries: Sequence[Entry], under: tuple[str, str] | None = None
 ) -> list[Score]:
     """The scores of these networks, in their order, that are comparable: `under` this evaluator and protocol, or those
-    that most of the networks have one of, of several the last. Networks without one are left out.
+    that most of the networks have one of, of several those in full precision, of several the last. Networks without one
+    are left out.
     """
     found: dict[tuple[str, str], dict[tuple[str, str | None], Score]] = {}
     wanted = {(entry.sha256, entry.condition) for entry in entries}
@@ -212,8 +216,8 @@ def scores_among(
         key = score.evaluator, score.protocol
         if (content := (score.sha256, score.condition)) in wanted and under in (None, key):
             found[key] = {**found.pop(key, {}), content: score}  # the last written comes last
-    most = max(map(len, found.values()), default=0)
-    own = next((of for of in reversed(found.values()) if len(of) == most), {})
+    full = [(len(of), not protocol.endswith(LOWER)) for (_, protocol), of in found.items()]
+    own = next((of for of, rank in zip(reversed(found.values()), reversed(full), strict=True) if rank == max(full)), {})
     return [own[content] for entry in entries if (content := (entry.sha256, entry.condition)) in own]
 
 

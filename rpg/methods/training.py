@@ -205,6 +205,8 @@ def _curve(run: Run, stage: Stage, step: int, processes: Processes) -> Iterator[
         return
     what = f"training {run.path}" + (f" ({stage.name})" if stage.name else "")
     with Journal(run.metrics_path) as journal, progress(what, steps) as bar:
+        if run.trained:  # by another process, while this one had not yet got the curve for itself
+            raise Failed(f"{run.path} was trained by another process meanwhile; it is ready")
         logged = stage.lines + lines_of(step)
         if len(journal.records) < logged:
             raise Corrupt(f"{run.metrics_path} has lost lines; remove {run.path} and train again")

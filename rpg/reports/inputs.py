@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -59,3 +60,10 @@ def claim(out: Path, inputs: Mapping[str, str]) -> None:
             f"{out} holds another report ({'; '.join(differences[:3])}{more}); choose another place with --out or "
             "remove it"
         )
+
+
+def discard(out: Path) -> None:
+    """Remove a report, but not the scores and baselines that it was made of, which another one can use."""
+    for name in OURS - BEGUN | {REPORT}:
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "plots", ignore_errors=True)

@@ -237,6 +237,10 @@ def plan_report(
     check_forms(where.get("plots", ()))
     if where.get("classifier") is not None:
         require_classifier(where["classifier"])
+    for zoo in opened if where.get("runs") else ():
+        find_run(zoo, where["runs"])  # refuses a run that is not there, or made others
+    if source.manifest.origin.task:
+        task_of(source.manifest.origin, [pair for pair in overrides if pair not in mine])
     if len({zoo.sha256 for zoo in opened}) < len(opened):
         raise ValueError("the same zoo is given twice; expected different ones")
     source.select(split or str(next(iter(splits), "train")))  # refuses a split that does not exist
@@ -412,13 +416,16 @@ def comparisons_of(
 
 
 def _reported(place: str) -> Comparison | None:
-    """The report at a place, unless that is the name of a zoo, too, whose report this is not."""
-    if not (find(place, "reports") / REPORT).is_file():
+    """The report at a place, if there is one. Raises ValueError where a zoo has the same name, of which it is not."""
+    report = find(place, "reports")
+    if not (report / REPORT).is_file():
         return None
-    found = read_comparison(find(place, "reports"))
-    if not (find(place, "zoos") / "manifest.json").is_file():
-        return found
-    if networks([Zoo.open(place).entries]) not in found.inputs.values():
-        return None
-    log.info(f"{find(place, 'reports')} is read, as it was made")
+    found = read_comparison(report)
+    if (find(place, "zoos") / "manifest.json").is_file():
+        if networks([Zoo.open(place).entries]) not in found.inputs.values():
+            raise ValueError(
+                f"{report} is of other networks than {find(place, 'zoos')}; say which is meant: {report} as it is, or "
+                "remove it"
+            )
+        log.info(f"{report} is read, as it was made")
     return found

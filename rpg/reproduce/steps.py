@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from rpg.api import Generation, Training, estimate_recipe, load, plan_generation, plan_training
 from rpg.devices import Device
-from rpg.reports.inputs import REPORT
+from rpg.reports.inputs import REPORT, REPORT_BYTES, discard, networks
 from rpg.reports.stage import plan_report
 from rpg.reproduce.collected import (
     COMMAND,
@@ -34,9 +34,12 @@ from rpg.reproduce.collected import (
 from rpg.reproduce.derived import Aligned, Noised, Swapped
 from rpg.run import Run
 from zoo import api
+from zoo.console import pick_device
+from zoo.errors import MissingData
 from zoo.files import parse_json, read_limited, write_bytes
 from zoo.manifest import MANIFEST_BYTES
 from zoo.names import short_name
+from zoo.recipe import task_of
 from zoo.scoring import read_scores, scores_among
 from zoo.store import Zoo
 
@@ -262,7 +265,22 @@ class Reported:
         originals = ["--originals", str(self.of.run.zoo.place)]
         return ["rpg", "report", str(self.of.place), *originals, "--out", str(self.place)]
 
+    def _is_of_today(self, machine: Machine) -> bool:
+        """Whether the report there is of these networks and data, as far as these are at hand."""
+        path = self.place / REPORT
+        inputs = parse_json(read_limited(path, REPORT_BYTES), path)["inputs"].values()
+        task = task_of(Zoo.open(self.of.run.zoo.place).manifest.origin)
+        try:
+            protocol = task.build(machine.data_root, pick_device(machine.device)).protocol
+        except MissingData:
+            protocol = None
+        return networks([Zoo.open(self.of.place).entries]) in inputs and (protocol is None or protocol in inputs)
+
     def carry_out(self, machine: Machine) -> None:
+        if self.on_record:
+            if self._is_of_today(machine):
+                return
+            discard(self.place)
         plan_report(
             [self.of.place],
             originals=self.of.run.zoo.place,

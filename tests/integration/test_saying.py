@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from commands import TINY, call, make_tiny, run
 
+import rpg
 from zoo.store import Zoo
 
 
@@ -28,6 +29,7 @@ def place(tmp_path_factory):
     ("options", "said"),
     [
         ("--sampler readout --steps 6", "--steps 6 are of diffusion, and sampler = readout takes none; leave them out"),
+        ("--sampler readout --set generate.steps=6", "--steps 6 are of diffusion, and sampler = readout takes none"),
         ("--sampler read-out", "generate.sampler: Input should be 'ddpm', 'ddim', 'dpm++' or 'readout', got"),
     ],
 )
@@ -75,3 +77,33 @@ def test_a_misspelt_task_is_bad_input(place, command):
     code, _, err = run(f"{command} --task digts")
     assert code == 2
     assert err.splitlines()[-1] == "rpg: no recipe or task named 'digts'; did you mean digits?"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("rpg eval tiny-generated --task tiny --out zoos/tiny-generated", "is a zoo or a run, by its manifest.json"),
+        ("rpg eval tiny-generated --task tiny --out runs/tiny", "is a zoo or a run, by its run.json; choose another"),
+        ("rpg report tiny-generated --run nope --dry-run", "runs/nope"),
+        ("rpg report tiny-generated --set foo=1 --dry-run", "foo"),
+    ],
+)
+def test_places_and_names_are_looked_at_before_any_work(place, command, said):
+    before = sorted(Path().rglob("*"))
+    code, _, err = run(command)
+    assert code in (2, 4)
+    assert said in err
+    assert "Traceback" not in err
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_originals_where_none_are_needed_are_said(place):
+    code, _, err = run("rpg eval tiny-generated --task tiny --originals nope --out scores/nope")
+    assert code == 0
+    assert "--originals nope is ignored: it is for networks that were generated for binary tasks" in err
+
+
+def test_nothing_to_learn_from_is_said():
+    for nothing in ({}, {"zoo": ""}):
+        with pytest.raises(ValueError, match="say what to learn: a recipe, or a zoo by its place or name"):
+            rpg.train(None, "gaussian", **nothing)

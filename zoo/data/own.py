@@ -75,6 +75,8 @@ class DatasetConfig(Frozen):
         for key in ("mean", "std"):
             if (count := len(getattr(self, key))) not in (0, self.channels):
                 raise ValueError(f"{key} has {count} numbers; expected one for each of {self.channels} channels")
+        if self.test_split == self.train_split:
+            raise ValueError(f"test_split is {self.test_split}, which is trained on; name another, or null for a share")
         return self
 
     @property
@@ -152,6 +154,8 @@ def _check_memory(count: int, config: DatasetConfig) -> None:
 
 # --- class folders
 
+SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {*SPLITS, "training", "valid", "validation", "testing"}
 Listed: TypeAlias = list[tuple[Path, int]]
 """Files of pictures and their labels."""
 
@@ -163,7 +167,7 @@ def _load_folders(config: DatasetConfig, data_root: Path | None) -> Images:
     root = data_root / config.name
     if not root.is_dir():
         raise MissingData(f"no folder {root}; {layout}")
-    splits = {path.name: path for path in _folders(root) if path.name in ("train", "val", "test")}
+    splits = _splits(root, layout)
     if not splits:
         listed = _listed(root, config)
         return _images(config, _divided(config, cache(partial(_read_listed, listed, config))))
@@ -176,6 +180,26 @@ def _load_folders(config: DatasetConfig, data_root: Path | None) -> Images:
     kept = parts.get("val", [])
     parts["train"] += kept
     return _images(config, cache(lambda split: _read_listed(parts[split], config)), len(kept))
+
+
+def _splits(root: Path, layout: str) -> dict[str, Path]:
+    """The folders of splits by their names; none where there are folders of classes alone. Raises ValueError for names
+    that are nearly those of splits, and for other folders beside splits: pictures in them would be lost, or be given
+    the split's name as their label.
+    """
+    folders = {path.name: path for path in _folders(root)}
+    if not any(name.casefold() in SPLIT_NAMES for name in folders):
+        return {}
+    for name, folder in folders.items():
+        if name not in SPLITS and (name.casefold() in SPLIT_NAMES or _pictures(folder)):
+            raise ValueError(
+                f"{root} has a folder {name} beside {', '.join(n for n in folders if n != name)}; {layout}"
+            )
+    return {name: folder for name, folder in folders.items() if name in SPLITS}
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
 def _folders(root: Path) -> list[Path]:
@@ -203,7 +227,7 @@ def _listed(root: Path, config: DatasetConfig) -> Listed:
         )
     found: Listed = []
     for label, folder in enumerate(classes):
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        files = _pictures(folder)
         if not files:
             raise ValueError(f"there are no pictures in {folder}; expected files of {', '.join(SUFFIXES)}")
         found += [(file, label) for file in files]

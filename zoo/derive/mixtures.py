@@ -133,9 +133,11 @@ def numbered(prefix: str, n: int) -> list[str]:
 
 
 def _record(draft: Draft, entries: Sequence[Entry]) -> dict[str, Any]:
-    """What the zoo keeps of a draft."""
+    """What the zoo keeps of a draft. Made of networks of one task it is of that, where it does not say another."""
+    tasks = {entries[row].condition for row in draft.parents}
+    condition = draft.condition or (tasks.pop() if len(tasks) == 1 else None)
     parents = draft.parents if len(draft.parents) <= MOST_PARENTS else ()
-    return {"condition": draft.condition, "parents": [entries[row].sha256 for row in parents]}
+    return {"condition": condition, "parents": [entries[row].sha256 for row in parents]}
 
 
 def _fill(

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
+from typing_extensions import Self
 
 from zoo.derive.mixtures import Draft, Drafts, Piece, numbered, piece_values, shares, tensor_deviations, write
 from zoo.manifest import Entry, Origin, settings_of
@@ -37,6 +38,14 @@ class PerturbConfig(Frozen):
     seed: Seed = 0
     sigma: Annotated[float, Field(ge=0)] = 0.05
     of: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        if self.kind != "noise" and self.sigma != type(self).model_fields["sigma"].default:
+            raise ValueError(f"sigma = {self.sigma:g} is for noise, not for kind {self.kind}; leave it out")
+        if self.kind != "soup" and self.of is not None:
+            raise ValueError(f"of = {self.of} is for soups, not for kind {self.kind}; leave it out")
+        return self
 
 
 def perturb(config: PerturbConfig, zoo: Zoo, entries: Sequence[Entry], origin: Origin, path: Path) -> Zoo:

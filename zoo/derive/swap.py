@@ -99,7 +99,8 @@ def _drafts(config: SwapConfig, split: str, share: float, layers: list[str]) -> 
         if config.parts == "random":
             return _Exchange((0, 1), shares(2), (0, 1), stream=stream, share=share)
         order = torch.randperm(len(layers), generator=generator(*stream)).tolist()
-        chosen = frozenset(layers[i] for i in order[: round(share * len(layers))])
+        count = max(1, round(share * len(layers))) if share else 0  # none would be a copy
+        chosen = frozenset(layers[i] for i in order[:count])
         return _Exchange((0, 1), shares(2), (0, 1), stream=stream, layers=chosen)
 
     return draft

@@ -57,7 +57,7 @@ NOT_WEIGHTS = {
 class Source:
     """A checkpoint to import, by its `name`, the path inside the source, and the fields of its entry. `problem` says
     why it cannot be, where that is known without reading it; `config` is the configuration beside it. `folder` is that
-    of its training, where nothing else says which one it is of.
+    of its training, where nothing else says which one it is of. What lies `beside` a checkpoint is not asked for.
     """
 
     path: Path
@@ -70,6 +70,7 @@ class Source:
     problem: str | None = None
     config: Path | None = None
     folder: PurePath | None = None
+    beside: bool = False
 
     def load(self, form: str) -> Weights:
         """Its tensors under their own names. Raises Corrupt or ValueError for what is no plain checkpoint."""
@@ -107,7 +108,7 @@ class Place:
         else:
             self.files.append(path)
         self.files.sort()
-        self.root = self._cache() or path
+        self.root = self._cache() or (path if path.is_dir() else path.parent)
 
     def name(self, path: Path) -> str:
         return path.relative_to(self.path).as_posix() if path != self.path else path.name
@@ -125,8 +126,8 @@ class Place:
         found = Source(path, self.name(path), id_of(named), problem=problem)
         if problem:
             return found
-        said = fields(named)
-        return replace(found, folder=None if "seed" in said else training_folder(named), **said)
+        said, folder = fields(named), training_folder(PurePath(self.name(path)))
+        return replace(found, folder=None if "seed" in said else folder, **said)
 
     def _walk(self) -> None:
         folders = [self.path]
@@ -154,8 +155,8 @@ class Place:
         self.left_out.append(self.source(path, reason))
 
     def _cache(self) -> Path | None:
-        """The repository in the Hub's cache of which this place is a snapshot: its files are links into it."""
-        whole = self.path.resolve()
+        """The repository in the Hub's cache of which this place is a snapshot, or a file: files are links into it."""
+        whole = (self.path if self.path.is_dir() else self.path.parent).resolve()
         inside = whole.parent.name == "snapshots" and CACHE.fullmatch(whole.parent.parent.name)
         return whole.parent.parent if inside else None
 
@@ -164,7 +165,7 @@ class Place:
         try:
             if not path.is_file():
                 return "missing, or not a regular file"
-            if not path.resolve().is_relative_to(self.root.resolve()):
+            if path != self.path and not path.resolve().is_relative_to(self.root.resolve()):
                 return f"a link that points outside {self.path}"
         except (OSError, RuntimeError) as error:  # a loop of links
             return f"cannot be read: {error}"
@@ -292,7 +293,8 @@ def _directories(place: Place, form: str) -> Iterator[Source]:
         if path.parent not in folders:
             yield place.source(path, f"has no {config_name} beside it, which a checkpoint of {form} has")
         elif path != (taken := in_directory(path.parent, stems)):
-            yield place.source(path, f"lies beside {taken.name}, which is taken of this folder")
+            against = f"lies beside {taken.name}, which is taken of this folder"
+            yield replace(place.source(path, against), beside=True)
 
 
 def _directory_problem(weights: Path, place: Place) -> str | None:

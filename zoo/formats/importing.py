@@ -261,13 +261,15 @@ def _second(names: dict[str, str], sha256: str, source: Source, form: str) -> st
 
 def _taken(found: Sequence[Source], checker: Checker, writer: ZooWriter, held_out: dict[str, str]) -> list[Row]:
     """What became of the sources, once the writer has those that can be taken."""
-    files = {source.id: source.name for source in found}
+    files = {source.id: source.name for source in found if not source.problem}
     names = {entry.sha256: files.get(entry.id, entry.id) for entry in writer.done.values()}
-    rows = []
+    before, rows = dict(writer.done), []
+    if lost := sorted(before.keys() - files.keys()):
+        raise ValueError(f"{writer.path} has {lost[0]}, whose file has changed; choose another place with --out")
     with progress("importing", len(found)) as bar:
         for source in found:
             against = None
-            if source.id in writer.done:
+            if source.id in before and not source.problem:
                 _require_same(source, checker, writer)
             else:
                 against = _take(source, checker, writer, names, held_out.get(source.condition or "", SPLIT))
@@ -328,7 +330,9 @@ def _records(form: str, found: Sequence[Source], rows: Sequence[Row]) -> bytes:
 
 def _origin(place: Place, form: str, found: Sequence[Source], plan: Plan, command: tuple[str, ...]) -> Origin:
     """How an imported zoo was made; files that were added, removed or resized since make another zoo."""
-    files = [[source.name, source.path.stat().st_size] for source in found if source.path.is_file()]
+    files = [
+        [source.name, source.path.stat().st_size] for source in found if source.path.is_file() and not source.beside
+    ]
     digest = hashlib.sha256(json.dumps(files).encode()).hexdigest()
     name = "".join(c if c.isprintable() else "-" for c in place.path.resolve().name)
     settings: dict[str, JsonValue] = {"format": form, "source": name, "files": digest}

@@ -84,6 +84,7 @@ class BinaryTask(ClassificationTask):
         """The focal loss, as in RPG's published code. The batch has the data set's labels, so that all tasks can share
         it.
         """
+        self._hold(model)
         images, classes = batch
         return focal_loss(model(images), self.labels(classes), self.config.focal)
 

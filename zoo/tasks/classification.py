@@ -92,6 +92,8 @@ class ImagesConfig(TaskConfig):
             for value in option if isinstance(option, tuple) else (option,):
                 if not isinstance(value, str) and abs(value) > MOST:
                     raise ValueError(f"options.{name} is {value}; expected numbers of at most {MOST:,}")
+        if self.augment in ("autoaugment", "randaugment") and self.dataset and self.dataset.channels == 4:
+            raise ValueError(f"augment {self.augment} is for images of 1 or 3 channels, these have 4; use flip or none")
         if (self.dataset is None) is (self.data in ("folder", "hub")):
             raise ValueError(
                 "dataset goes with data: folder and data: hub, and says which: dataset: {name: flowers, classes: 5}"
@@ -316,13 +318,17 @@ class ClassificationTask(TaskBase):
         return (self._batch(*draw) for draw in draws)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross entropy. Where tensors are frozen, the BatchNorm layers whose statistics are among them use these, so
-        that a network is a function of its weights and the frozen tensors, in training as in evaluation.
+        """Cross entropy."""
+        self._hold(model)
+        images, labels = batch
+        return F.cross_entropy(model(images), labels)
+
+    def _hold(self, model: nn.Module) -> None:
+        """Where tensors are frozen, let the BatchNorm layers whose statistics are among them use these, so that a
+        network is a function of its weights and the frozen tensors, in training as in evaluation.
         """
         if self.config.trainable:
             hold_statistics(model, self.config.chosen(model.state_dict()))
-        images, labels = batch
-        return F.cross_entropy(model(images), labels)
 
     def evaluate(self, model: nn.Module, split: Split) -> Evaluation:
         model.eval()

@@ -174,7 +174,8 @@ class CommonsenseTask(TaskBase):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean cross entropy of all tokens that have a label and follow another."""
-        return self._entropy(model, batch)[0].mean()
+        entropy = self._entropy(model, batch)[0]
+        return entropy.mean() if len(entropy) else entropy.sum()  # 0 where `cutoff` has left no token with a label
 
     def _entropy(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """For each token with a label its cross entropy, whether it is the most likely one, and its text, all (N,)."""
@@ -189,7 +190,8 @@ class CommonsenseTask(TaskBase):
 
     def evaluate(self, model: nn.Module, split: Split) -> Evaluation:
         """`test`: the questions. `validation`: `exact`, the share of the texts held out whose labelled tokens are all
-        the most likely ones, and `loss`, by text.
+        the most likely ones, and `loss`, by text; of which `cutoff` has left no such token count as wrong, and have no
+        loss.
         """
         assert isinstance(model, Adapted)
         with adapters.evaluating(model), torch.no_grad():
@@ -216,11 +218,13 @@ class CommonsenseTask(TaskBase):
         for index in self.validation_index.split(EVALUATION_BATCH):
             entropy_N, right_N, text_N = self._entropy(model, self._batch(index))
             for text in range(len(index)):
-                losses.append(float(entropy_N[text_N == text].mean()))
-                exact.append(bool(right_N[text_N == text].all()))
+                own = text_N == text
+                exact.append(bool(own.any() and right_N[own].all()))
+                if own.any():
+                    losses.append(float(entropy_N[own].mean()))
         correct, loss = torch.tensor(exact).numpy(), torch.tensor(losses, dtype=torch.float64)
         metrics = [proportion("exact", correct)]
-        if bool(loss.isfinite().all()):
+        if losses and bool(loss.isfinite().all()):
             n = len(loss)
             stderr = float(loss.std()) / math.sqrt(n) if n > 1 else 0.0
             metrics.append(Metric("loss", float(loss.mean()), n=n, stderr=stderr, higher_is_better=False))

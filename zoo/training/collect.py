@@ -59,7 +59,7 @@ class CollectConfig(Frozen):
     """
 
     regime: Literal["consecutive", "independent"] = "consecutive"
-    seeds: PositiveInt = 1
+    seeds: Annotated[int, Field(gt=0, le=10**7)] = 1
     checkpoints: PositiveInt = 50
     heldout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     seed: Seed = 0
@@ -70,7 +70,7 @@ class CollectConfig(Frozen):
     batch_size: PositiveInt
     head_epochs: Annotated[float, Field(ge=0)] = 0
     head_learning_rate: PositiveFloat | None = None
-    epochs: Annotated[float, Field(ge=0)]
+    epochs: Annotated[float, Field(ge=0, le=1e6)]
     save_learning_rate: PositiveFloat
     save_every: PositiveInt = 1
     average: Annotated[float, Field(ge=0)] = 0
@@ -92,6 +92,8 @@ class CollectConfig(Frozen):
             )
         if self.average > self.epochs:
             raise ValueError(f"average is over {self.average:g} epochs of {self.epochs:g}; expected no more")
+        if self.seed + self.seeds > 2**63:
+            raise ValueError(f"the last of seeds = {self.seeds} from seed = {self.seed} on is beyond 2**63 - 1")
         if self.heldout > 0 and self.heldout_seeds in (0, self.seeds):
             raise ValueError(
                 f"heldout {self.heldout} of {self.seeds} seeds is {self.heldout_seeds}; expected some, not all"
@@ -242,7 +244,8 @@ class Training:
         self.model = self.task.build(job.start) if state else self.task.start(job.start)
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = _optimizer(config, self.task, self.model)
-        self._averaged = self.total - round(config.average * self._epoch_steps)  # from this step on
+        averaged = max(1, round(config.average * self._epoch_steps)) if config.average else 0
+        self._averaged = self.total - averaged  # from this step on
         self._sums = _sums_of(self.model) if config.average else {}
         self.step = unpack_state(state, self.model, self.optimizer, self._sums) if state else 0
         if self.step < self._head_steps:
@@ -314,7 +317,8 @@ class Training:
         tensors = self.model.state_dict()
         for name, total in self._sums.items():
             total += tensors[name]
-            if self.step == self.total:
+        if self.step == self.total:
+            for name, total in self._sums.items():  # all sums are there: tied tensors have two names
                 tensors[name].copy_(total / (self.total - self._averaged))
 
     def _early_checkpoint(self) -> Iterator[Event]:

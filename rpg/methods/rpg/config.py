@@ -124,7 +124,8 @@ class TrainConfig(Frozen):
 
     `batch_size` checkpoints and `diffusion_batch` tokens make a step, on any number of processes. `accumulation` cuts
     the step into that many parts, computed one after the other to save memory: gradients are those of the whole step,
-    but each part is a batch of its own to the denoiser's BatchNorm. `gradient_clipping` is the largest norm of the
+    but each part is a batch of its own to the denoiser's BatchNorm, and one that no token of `diffusion_batch` falls
+    into is left out, with what its prototypes would have learnt. `gradient_clipping` is the largest norm of the
     gradient, `ema` the decay per step of an average of the weights that is then the trained generator; the paper is
     silent about both and the published code has neither. With `loss: token` the error is the mean over tokens of the
     mean over their values, instead of over all values: a small head then counts as much as a token full of a layer.

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, JsonValue, PositiveInt, model_validator
+from pydantic import Field, JsonValue, PositiveInt
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from rpg.devices import Device
 from rpg.methods.base import About, DrawConfig, Estimate, Machine, TrainingSet
@@ -57,15 +56,6 @@ class Config(ContrastiveConfig):
     behaviour: Annotated[float, Field(ge=0, le=1)] = 0.0
     queries: PositiveInt = 256
 
-    @model_validator(mode="after")
-    def _asked(self) -> Self:
-        if not self.behaviour and self.queries != type(self).model_fields["queries"].default:
-            raise ValueError(
-                f"queries = {self.queries} training images are what behaviour is compared on, but behaviour = 0; leave "
-                "it out"
-            )
-        return self
-
     def build(self) -> SANE:
         return SANE(self)
 
@@ -101,6 +91,8 @@ class SANE(ContrastiveMethod):
         super().check(data, machine)
         if self.config.behaviour:
             self._task(data, machine.device, machine.data_root)
+        elif self.config.queries != type(self.config).model_fields["queries"].default:
+            log.warning(f"method.queries = {self.config.queries} is ignored: method.behaviour is 0")
 
     def refuse(self, data: TrainingSet) -> None:
         super().refuse(data)
@@ -210,6 +202,8 @@ class SANE(ContrastiveMethod):
 
     def requested(self, run: Run, request: DrawConfig, machine: Machine) -> int:
         assert isinstance(request, GenerateConfig)
+        if not request.selects and request.kept != type(request).model_fields["kept"].default:
+            log.warning(f"generate.kept = {request.kept} is ignored: it is of candidates, and none are asked for")
         self._sampler(Vectors(run, machine.data_root), request, machine.device)
         return request.n
 

@@ -48,8 +48,6 @@ class GenerateConfig(KernelDrawConfig):
         if not self.selects:
             if self.rounds > 1:
                 raise ValueError("rounds sample around the best of the candidates before; set candidates, too")
-            if self.kept != type(self).model_fields["kept"].default:
-                raise ValueError(f"kept = {self.kept} of so many candidates; set candidates, too")
         elif self.kept > self.candidates:  # type: ignore[operator]
             raise ValueError(f"kept = {self.kept} of candidates = {self.candidates}; expected fewer or as many")
         elif self.n > self.kept:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
+from rpg.config import DiffusionConfig
+from rpg.diffusion import make_scheduler
 from rpg.methods.rpg.config import GeneratorConfig
 from zoo.recipe import validate
 
@@ -41,3 +44,30 @@ def test_good_settings_pass() -> None:
     assert config(d_model=64, num_layers=3).widths == (64, 64, 64)
     assert config(d_model=20, recurrent="lstm").widths == (20, 20)  # a head size is Mamba's alone
     assert config(d_model=[64, 64], recurrent="none").widths == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_steps": 9000}, "nothing is left of the signal, which samplers cannot take; lower num_steps or beta_end"),
+        ({"beta_start": 1e-8}, "beta_start = 1e-08 is no noise in float32; expected 1e-7 or more"),
+    ],
+)
+def test_schedules_that_no_sampler_can_take_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        validate(DiffusionConfig, settings, "method.diffusion")
+
+
+@pytest.mark.parametrize("settings", [{"num_steps": 8000}, {"beta_start": 1e-7}, {}])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++"])
+def test_schedules_that_are_not_refused_can_be_sampled(settings: dict[str, Any], sampler: Any) -> None:
+    """Of a Gaussian of deviation 1, whose clean estimate is the noisy value times the signal's root."""
+    schedule = validate(DiffusionConfig, settings, "method.diffusion")
+    steps = make_scheduler(schedule, sampler, 30)
+    value = torch.randn(500, 1, generator=torch.Generator().manual_seed(0))
+    signal = (1 - schedule.betas()).cumprod(0)[steps.timesteps.flip(0)].float()
+    for level, kept in zip(steps.steps.timesteps, signal, strict=True):
+        noise = (value - kept.sqrt() * kept.sqrt() * value) / (1 - kept).sqrt()
+        value = steps.steps.step(noise, level, value).prev_sample
+    assert torch.isfinite(value).all()
+    assert float(value.std()) == pytest.approx(1.0, abs=0.2)

@@ -2,7 +2,6 @@
 
 import pytest
 
-from rpg.methods.p_diff.method import PDiffConfig
 from rpg.methods.rpg.config import GenerateConfig, RPGConfig
 from zoo.recipe import keyword_overrides, load_method, load_purpose, load_recipe
 
@@ -70,9 +69,11 @@ def test_keywords_are_overrides_by_the_fields_own_name():
     twice = {"method": RPGConfig, "generate": GenerateConfig}
     with pytest.raises(ValueError, match=r"steps could be method\.train\.steps or generate\.steps"):
         keyword_overrides(twice, {"steps": 5})
-    two_trainings = {"method": PDiffConfig}  # of which one may be left out: a seed of the other alone is no new run
+    two_trainings = {"method": load_method("p-diff-small")[0]}  # a seed of one alone would be no new run
     with pytest.raises(ValueError, match=r"seed could be method\.autoencoder\.seed or method\.denoiser\.seed"):
         keyword_overrides(two_trainings, {"seed": 3})
+    one = {"method": load_method("p-diff-flat")[0]}
+    assert keyword_overrides(one, {"seed": 3}) == ["method.denoiser.seed=3"]
 
 
 @pytest.mark.parametrize(

@@ -58,14 +58,14 @@ def test_each_precision_has_its_own_protocol_and_scores(tmp_path, task, zoo):
 
 
 def test_of_many_scores_those_of_the_zoo_under_one_protocol_are_taken(tmp_path, task, zoo):
-    """The one that most of its networks have one of; of several the last written."""
+    """The one that most of its networks have one of; of several that in full precision."""
     place, others = tmp_path / "scores", [zoo.entries[1]]
     full = score(zoo, task, place)
     score(zoo, task, place, zoo.entries[:2], precision="bfloat16")
     assert scores_among(read_scores(place), zoo.entries) == full
     low = score(zoo, task, place, precision="bfloat16")
-    assert scores_among(read_scores(place), zoo.entries) == low
-    assert scores_among(read_scores(place), zoo.entries, (task.evaluator, task.protocol)) == full
-    assert scores_among(read_scores(place), others) == [low[1]]
+    assert scores_among(read_scores(place), zoo.entries) == full
+    assert scores_among(read_scores(place), zoo.entries, (task.evaluator, low[0].protocol)) == low
+    assert scores_among(read_scores(place), others) == [full[1]]
     assert scores_among(read_scores(place), zoo.entries, ("another/1", task.protocol)) == []
     assert scores_among(read_scores(tmp_path / "nothing"), zoo.entries) == []

@@ -264,14 +264,11 @@ def test_what_cannot_work_is_refused_before_any_work(trained, tmp_path, monkeypa
     assert not (tmp_path / "run").exists()
     for settings, message in [
         ({"rounds": 2}, "set candidates, too"),
-        ({"kept": 3}, "kept = 3 of so many candidates; set candidates, too"),
         ({"candidates": 5, "kept": 6}, "kept = 6 of candidates = 5"),
         ({"candidates": 50, "kept": 3}, "n = 4, but only the 3 best are kept"),
     ]:
         with pytest.raises(ValueError, match=message):
             asked(**settings)
-    with pytest.raises(ValueError, match="queries = 64 training images are what behaviour is compared on"):
-        config(queries=64)
     for sizes, message in [({"window": 8}, "nothing but halo"), ({"width": 3, "heads": 1}, "width = 3 is odd")]:
         with pytest.raises(ValueError, match=message):
             config(model=MODEL | sizes)
@@ -325,3 +322,13 @@ def test_behaviour_takes_its_images_from_where_the_call_says(trained, tmp_path, 
         with pytest.raises(MissingData):
             config(behaviour=0.5, model=whole).build().check(data, Machine(CPU, (), place))
     assert asked == [tmp_path / "here", tmp_path / "elsewhere"]
+
+
+def test_settings_that_do_nothing_are_said(trained, tmp_path, caplog):
+    data = TrainingSet(trained[0], "train", tuple(trained[0].select("train")))
+    config(permutations=False, queries=64).build().check(data, Machine(CPU))
+    rpg.api.plan_generation(trained[1], {"kept": 3, "n": 1, "batchnorm_passes": 0}, out=tmp_path / "made").carry_out()
+    assert [text for text in caplog.messages if "ignored" in text] == [
+        "method.queries = 64 is ignored: method.behaviour is 0",
+        "generate.kept = 3 is ignored: it is of candidates, and none are asked for",
+    ]

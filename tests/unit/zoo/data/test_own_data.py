@@ -145,6 +145,9 @@ def test_what_is_not_there_is_missing_data(tmp_path: Path) -> None:
         ({"test": {"a": 1, "b": 1}}, "has test alone"),
         ({"train": {"a": 1, "b": 1}, "test": {"a": 1, "c": 1}}, "test has no folder b; expected the same classes"),
         ({"train": {"a": 1, "b": 1}, "test": {"a": 1}}, "test has no folder b"),
+        ({"Train": {"a": 1, "b": 1}, "Test": {"a": 1, "b": 1}}, "has a folder Test beside Train; expected DIR/mine"),
+        ({"train": {"a": 1, "b": 1}, "test": {"a": 1, "b": 1}, "Val": {"a": 1, "b": 1}}, "a folder Val beside test, t"),
+        ({"train": {"a": 1, "b": 1}, "test": {"a": 1, "b": 1}, "": {"c": 1}}, "a folder c beside test, train"),
     ],
 )
 def test_folders_that_are_not_what_the_recipe_says(tmp_path: Path, made: dict, words: str) -> None:
@@ -153,6 +156,26 @@ def test_folders_that_are_not_what_the_recipe_says(tmp_path: Path, made: dict, w
     with pytest.raises(ValueError, match=words) as caught:
         _ = load_own("folder", config(), tmp_path).test
     assert "\n" not in str(caught.value)
+
+
+def test_folders_without_pictures_beside_splits_are_of_no_matter(tmp_path: Path) -> None:
+    root = folders(tmp_path / "mine", {"a": 3, "b": 2}, "train")
+    folders(root, {"a": 1, "b": 1}, "test")
+    (root / "__MACOSX").mkdir()
+    (root / "__MACOSX" / "._a.png").write_bytes(b"x")
+    assert len(load_own("folder", config(), tmp_path).test) == 2
+
+
+def test_what_is_trained_on_is_no_test() -> None:
+    with pytest.raises(ValueError, match="test_split is train, which is trained on; name another, or null"):
+        config(test_split="train")
+
+
+def test_operations_on_colours_need_one_or_three_channels() -> None:
+    with pytest.raises(ValueError, match="augment randaugment is for images of 1 or 3 channels, these have 4"):
+        Config(
+            name="classification", model="cnn_digits", data="folder", dataset=config(channels=4), augment="randaugment"
+        )
 
 
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:

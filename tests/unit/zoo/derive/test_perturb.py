@@ -104,3 +104,23 @@ def test_a_gaussian_of_one_network_is_refused(zoo, tmp_path):
     with pytest.raises(ValueError, match="expected 2 or more"):
         perturb(PerturbConfig(kind="gaussian"), zoo, zoo.select()[:1], ORIGIN, tmp_path / "made")
     assert not (tmp_path / "made").exists()
+
+
+def test_networks_are_of_the_task_of_all_that_they_are_made_of(tmp_path):
+    with ZooWriter(tmp_path / "zoo", ORIGIN, Structure.of(network(0))) as writer:
+        for seed, condition in enumerate(("01", "01", "10")):
+            writer.add(f"net-{seed}", network(seed), seed=seed, split="train", condition=condition)
+        tasks = writer.finish()
+    noise = perturb(PerturbConfig(kind="noise", n=4), tasks, tasks.entries, ORIGIN, tmp_path / "noise")
+    known = {entry.sha256: entry.condition for entry in tasks.entries}
+    assert [entry.condition for entry in noise.entries] == [known[entry.parents[0]] for entry in noise.entries]
+    for entries, condition in ((tasks.entries[:2], "01"), (tasks.entries, None)):
+        soup = perturb(PerturbConfig(kind="soup"), tasks, entries, ORIGIN, tmp_path / f"soup-{condition}")
+        assert [entry.condition for entry in soup.entries] == [condition]
+
+
+def test_settings_of_another_kind_are_refused():
+    with pytest.raises(ValueError, match="sigma = 3 is for noise, not for kind gaussian"):
+        PerturbConfig(kind="gaussian", sigma=3)
+    with pytest.raises(ValueError, match="of = 2 is for soups, not for kind noise"):
+        PerturbConfig(kind="noise", of=2)

@@ -94,3 +94,11 @@ def test_what_makes_no_sense_is_refused(zoo: Zoo) -> None:
     made(zoo, shares=(0.5,), n=2)
     with pytest.raises(ValueError, match=r"holds another zoo: swap\.n 2 -> 3"):
         made(zoo, shares=(0.5,), n=3)
+
+
+def test_a_share_of_few_layers_is_one_at_least(zoo: Zoo) -> None:
+    """Of none there would be copies of the first network, which score as well as that."""
+    assert all(
+        any(float(tensor.flatten()[0]) == 2 for tensor in made_of.values())
+        for made_of in made(zoo, parts="layer", shares=(0.05,), n=3)
+    )

@@ -313,6 +313,7 @@ def test_folders_are_trainings_of_their_own(tmp_path: Path) -> None:
         "a/epoch=9-step=950.ckpt": 0,
         "b/checkpoint-500/model.safetensors": 1,
         "b/checkpoint-600/model.safetensors": 1,
+        "b/model.safetensors": 1,  # the last one of the same training
         "c/0007_acc0.9312_seed0020_resnet18.pth": 20,
     }
     for number, name in enumerate(names):
@@ -320,7 +321,8 @@ def test_folders_are_trainings_of_their_own(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_tensors(path, network(number)) if name.endswith("safetensors") else torch.save(network(number), path)
     run(tmp_path / "place", tmp_path / "zoo")
-    assert [entry.seed for entry in Zoo.open(tmp_path / "zoo").entries] == list(names.values())
+    assert sorted(entry.seed for entry in Zoo.open(tmp_path / "zoo").entries) == sorted(names.values())
+    assert {entry.id: entry.seed for entry in Zoo.open(tmp_path / "zoo").entries}["b"] == 1
     alone = tmp_path / "place" / "a"
     run(alone, tmp_path / "alone")
     assert [entry.seed for entry in Zoo.open(tmp_path / "alone").entries] == [0, 0]
@@ -375,3 +377,28 @@ def test_what_cannot_be_kept_of_a_folder_is_said_before_any_is_taken(tmp_path: P
         assert reasons["a/best.safetensors"] == "lies beside model.safetensors, which is taken of this folder"
         assert "holds text that is not Unicode" in reasons["b/model.safetensors"]
     assert list(Zoo.open(tmp_path / "zoo").problems()) == []
+
+
+def test_what_is_refused_may_have_the_name_of_what_was_taken(tmp_path: Path) -> None:
+    """A link to a network, and a file beside one: neither is the file that an earlier call took."""
+    place = tmp_path / "place"
+    save_tensors(place / "best" / "model.safetensors", network(0))
+    (place / "best.safetensors").symlink_to(place / "best" / "model.safetensors")
+    save_tensors(place / "timm" / "a" / "model.safetensors", network(1))
+    (place / "timm" / "a" / "config.json").write_text('{"architecture": "x"}')
+    torch.save(network(2), place / "timm" / "a" / "model.th")
+    for source, form in ((place, "folder"), (place / "timm", "timm")):
+        before = run(source, tmp_path / form, form)
+        assert len(before.skipped) >= 1
+        assert run(source, tmp_path / form, form) == before
+
+
+def test_the_index_of_a_network_alone_is_imported_with_its_parts(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    first, second = ({n: t for k, (n, t) in enumerate(network(0).items()) if k % 2 == own} for own in (0, 1))
+    for k, part in enumerate((first, second), 1):
+        save_tensors(place / f"model-0000{k}-of-00002.safetensors", part)
+    files = {n: f"model-0000{k}-of-00002.safetensors" for k, part in ((1, first), (2, second)) for n in part}
+    index = place / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": files}))
+    assert len(run(index, tmp_path / "zoo").taken) == 1

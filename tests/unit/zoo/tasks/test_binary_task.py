@@ -12,6 +12,7 @@ from sklearn.metrics import balanced_accuracy_score
 from torch import nn
 
 from evaluators.classification import balanced_accuracy
+from zoo.checkpoint import save_tensors
 from zoo.conditions import bits, flipped
 from zoo.tasks.binary import BinaryTask, Config, focal_loss
 
@@ -96,3 +97,15 @@ def test_balanced_accuracy_is_the_mean_recall() -> None:
     assert constant.stderr == 0
     half = balanced_accuracy(np.array([True, False, True, True]), np.array([0, 0, 1, 1]))
     assert half.stderr == pytest.approx(100 * math.sqrt(0.25 / 2) / 2)
+
+
+def test_statistics_that_are_frozen_stay_in_training(tmp_path) -> None:
+    """What is kept of a network are the trained tensors: it has to be what was trained."""
+    plain = Config(name="binary", model="cnn_digits", data="digits")
+    save_tensors(tmp_path / "start.safetensors", plain.network(3, pretrained=False).state_dict())
+    settings = plain.model_copy(update={"pretrained": str(tmp_path / "start.safetensors"), "trainable": ("head.*",)})
+    task = settings.build(None, torch.device("cpu")).for_condition(CONDITION)
+    model = task.start(0).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    task.loss(model, next(task.batches(0, 0, 50))).backward()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -358,6 +358,24 @@ def test_a_checkpoint_may_be_the_mean_of_the_last_epochs_and_is_scored_as_such(t
     assert entry.metrics["top1"].value == pytest.approx(sum(places[-6:]) / 6, rel=1e-5)
 
 
+def test_a_tensor_of_two_names_has_one_mean(tmp_path):
+    class Tied(PointTask):
+        def build(self, seed):
+            model = super().build(seed)
+            model.other = model.place
+            return model
+
+        def load(self, model, weights):
+            super().load(model, {"place": weights["place"]})
+
+        def weights(self, model):
+            return dict(model.state_dict())
+
+    (plain,) = collect(CollectConfig(**AVERAGED, seed=3), PointTask(), ORIGIN, tmp_path / "plain")
+    (tied,) = collect(CollectConfig(**AVERAGED, seed=3), Tied(), ORIGIN, tmp_path / "tied")
+    assert tied["place"].item() == tied["other"].item() == plain["place"].item()
+
+
 @pytest.mark.parametrize("stop", [2, 4, 5, 8])
 def test_a_mean_of_a_run_stopped_anywhere_is_the_same(stop, tmp_path):
     config = CollectConfig(**AVERAGED)
@@ -371,6 +389,12 @@ def test_means_that_cannot_be_are_refused():
     for changes, words in (({"checkpoints": 2}, "one checkpoint of a training, not 2"), ({"average": 3}, "of 2; exp")):
         with pytest.raises(ValueError, match=words):
             CollectConfig(**AVERAGED | changes)
+
+
+def test_seeds_beyond_what_a_manifest_holds_are_refused():
+    for changes in ({"seed": 2**63 - 1, "seeds": 2}, {"seeds": 10**9}, {"epochs": 1e308}):
+        with pytest.raises(ValueError, match=r"beyond 2\*\*63 - 1|less than or equal to"):
+            CollectConfig(**SETTINGS | {"regime": "independent"} | changes)
 
 
 ALONG = {"save": {"along": 4}}
