@@ -49,7 +49,7 @@ from zoo.console import command_line, describe_push, emit, is_first_process, run
 from zoo.options import DataRoot, Device, DryRun, Import, Json, Out, Precision, Set
 
 if TYPE_CHECKING:
-    from zoo.scoring import Score
+    pass
 
 
 @app.command(rich_help_panel=FIRST, epilog=examples("rpg demo", "rpg demo --set method.train.steps=300 --out quick"))
@@ -197,10 +197,9 @@ def generate(
     flags = {"n": n, "seed": seed, "sampler": sampler, "steps": steps, "mode": mode}
     settings = drawn_of(overrides, {key: value for key, value in flags.items() if value is not None})
     trained = load(run)
-    if "steps" in settings and {**trained.record().draw, **settings}.get("sampler") == "readout":
-        raise ValueError(
-            f"--steps {settings['steps']} are of diffusion, and sampler = readout takes none; leave them out"
-        )
+    told, asked = settings.get("steps"), {**trained.record().draw, **settings}
+    if told is not None and asked.get("sampler") == "readout":
+        raise ValueError(f"--steps {told} are of diffusion, and sampler = readout takes none; leave them out")
     if condition or split or flip:
         settings["conditions"] = wanted_conditions(trained, condition, split, flip)
     plan = plan_generation(trained, settings, out=out, data_root=data_root, device=device, command=command_line("rpg"))
@@ -208,11 +207,10 @@ def generate(
         asked = plan.request.model_dump(mode="json")
         emit({"out": str(plan.path), **asked}, as_json, f"would generate {plan.count} networks into {plan.path}")
         return
-    scores: list[Score] = []
     if with_scores:
         zoo, scores = plan.carry_out_and_score(data_root, Path("scores") / plan.path.name)
     else:
-        zoo = plan.carry_out()
+        zoo, scores = plan.carry_out(), []
     ids = [entry.id for entry in zoo.entries]
     found: dict[str, Any] = {"zoo": str(zoo.path), "sha256": zoo.sha256, "checkpoints": ids}
     text = f"{len(ids)} networks in {zoo.path}"

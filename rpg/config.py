@@ -36,7 +36,8 @@ class DiffusionConfig(Frozen):
     @model_validator(mode="after")
     def _in_float32(self) -> Self:
         """Samplers compute in it, with what is left of the signal and of the noise at both ends."""
-        betas = self.betas()
+        with torch.device("cpu"):  # whatever else is made on
+            betas = self.betas()
         if float((1 - betas).log().sum().exp()) < torch.finfo(torch.float32).tiny:
             raise ValueError(
                 f"after num_steps = {self.num_steps} with betas up to {self.beta_end} nothing is left of the signal, "

@@ -85,7 +85,7 @@ def test_methods_stand_in_one_table_with_their_costs(place, commands, capsys) ->
         "heldout",
         "gaussian-generated",
         "flow",
-        "reconstructed",
+        "reconstructed by flow",
         "gaussian",
         "seed 0",
         "seed 1",
