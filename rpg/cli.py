@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -47,9 +47,6 @@ from rpg.program import app
 from zoo.command_help import AROUND, FIRST, JUDGE, LEARN, examples
 from zoo.console import command_line, describe_push, emit, is_first_process, run_cli, say
 from zoo.options import DataRoot, Device, DryRun, Import, Json, Out, Precision, Set
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command(rich_help_panel=FIRST, epilog=examples("rpg demo", "rpg demo --set method.train.steps=300 --out quick"))
