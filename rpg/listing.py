@@ -67,8 +67,10 @@ def own_scores(path: Path) -> list[Score]:
     ones of zoos/NAME; where that is not there, all under the last evaluator and protocol.
     """
     scores, zoo = read_scores(path), path.parent.parent / "zoos" / path.name
-    if not scores or (zoo / "manifest.json").is_file():
-        return scores_among(scores, Zoo.open(zoo).entries) if scores else []
+    if not scores:
+        return []
+    if (zoo / "manifest.json").is_file():
+        return scores_among(scores, Zoo.open(zoo).entries)
     last = scores[-1]
     return [score for score in scores if (score.evaluator, score.protocol) == (last.evaluator, last.protocol)]
 

@@ -216,8 +216,9 @@ def scores_among(
         key = score.evaluator, score.protocol
         if (content := (score.sha256, score.condition)) in wanted and under in (None, key):
             found[key] = {**found.pop(key, {}), content: score}  # the last written comes last
-    full = [(len(of), not protocol.endswith(LOWER)) for (_, protocol), of in found.items()]
-    own = next((of for of, rank in zip(reversed(found.values()), reversed(full), strict=True) if rank == max(full)), {})
+    # The first of the largest, in reversed order: the last of these.
+    best = max(reversed(found), key=lambda key: (len(found[key]), not key[1].endswith(LOWER)), default=None)
+    own = found[best] if best else {}
     return [own[content] for entry in entries if (content := (entry.sha256, entry.condition)) in own]
 
 
