@@ -19,21 +19,19 @@ def listing(place: Path) -> list[Record]:
     score, a mean over networks. One that is damaged or unfinished is listed as such.
     """
     rows = []
-    for what, kind, pattern in (
-        ("zoos", "zoo", "*/manifest.json"),
-        ("zoos", "zoo", "*/journal.jsonl"),
-        ("runs", "run", "*/run.json"),
-        ("scores", "scores", "*/scores.jsonl"),
-        ("reports", "report", f"*/{REPORT}"),
+    for what, kind, files, describe in (
+        ("zoos", "zoo", ("manifest.json", "journal.jsonl"), _zoo),
+        ("runs", "run", ("run.json",), _run),
+        ("scores", "scores", ("scores.jsonl",), _scores),
+        ("reports", "report", (REPORT,), _report),
     ):
-        describe = {"zoo": _zoo, "run": _run, "scores": _scores, "report": _report}[kind]
-        for file in sorted((place / what).glob(pattern)):
-            row: Record = {"what": kind, "name": file.parent.name}
+        for path in sorted({file.parent for name in files for file in (place / what).glob(f"*/{name}")}):
+            row: Record = {"what": kind, "name": path.name}
             try:
-                row |= describe(file.parent)
-            except (Corrupt, MissingData, ValueError) as error:
+                row |= describe(path)
+            except (Corrupt, MissingData, ValueError, OSError) as error:
                 row["state"] = brief(error)
-            rows.append(row | {"bytes": _size(file.parent)})
+            rows.append(row | {"bytes": _size(path)})
     return rows
 
 
@@ -78,7 +76,9 @@ def own_scores(path: Path) -> list[Score]:
 def _report(path: Path) -> Record:
     found = parse_json(read_limited(path / REPORT, MANIFEST_BYTES), path / REPORT)
     groups = found.get("groups") if isinstance(found, dict) else None
-    generated = [g.get("name") for g in groups or () if isinstance(g, dict) and g.get("kind") == "generated"]
+    if not isinstance(groups, list):
+        raise Corrupt(f"{path / REPORT} is not a report of ours")
+    generated = [g.get("name") for g in groups if isinstance(g, dict) and g.get("kind") == "generated"]
     return {"task": str(found.get("originals", "")), "method": ", ".join(map(str, generated)) or None}
 
 

@@ -21,8 +21,8 @@ def push_run(run: Run, address: hub.Address, license: str | None, *, private: bo
     """
     record = run.record()
     terms = license_for(record.origin, license)
-    about = run.method().about
-    card = generator_card(record.origin, about.what, run.facts, len(record.networks), address.repo_id, terms)
+    name, what = run.config().name, run.method().about.what
+    card = generator_card(record.origin, name, what, run.facts, len(record.networks), address.repo_id, terms)
     with TemporaryDirectory() as place:
         readme = Path(place) / "README.md"
         write_bytes(readme, card.encode())
@@ -36,11 +36,15 @@ def push_run(run: Run, address: hub.Address, license: str | None, *, private: bo
 
 
 def fetch_run(address: hub.Address) -> Run:
-    """A published run in huggingface_hub's cache, its files not yet checked."""
+    """A published run, its files not yet checked: in a directory of its own, since what huggingface_hub's cache holds
+    are links, and a zoo of networks in a run is not read through links out of it.
+    """
     pinned = hub.resolve(address, "model")
-    run = Run(hub.fetch(pinned, LAST, "model").parent)
-    hub.fetch(pinned, run.record_path.name, "model")
+    assert pinned.revision
+    run = Run(hub.downloads("generators") / pinned.revision)
+    for name in (LAST, run.record_path.name):
+        hub.fetch(pinned, name, "model", into=run.path)
     for _ in range(2):  # the manifest of networks that a run keeps names further files
         for name in run.files:
-            hub.fetch(pinned, name, "model")
+            hub.fetch(pinned, name, "model", into=run.path)
     return run

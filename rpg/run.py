@@ -20,7 +20,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, JsonValue
@@ -304,6 +304,11 @@ def read_losses(run: Run) -> list[tuple[int, float]]:
     if not run.metrics_path.is_file():
         return []
     records = read_records(run.metrics_path)
-    if not all(type(record.get("step")) is int and type(record.get("loss")) in (int, float) for record in records):
+    if not all(_is(record.get("step"), int) and _is(record.get("loss"), int, float) for record in records):
         raise Corrupt(f"{run.metrics_path} has lines without step and loss")
     return [(record["step"], record["loss"]) for record in records]
+
+
+def _is(value: Any, *kinds: type) -> bool:
+    """Whether JSON's value is a number of one of these kinds that others can compute with: JSON knows larger ones."""
+    return type(value) in kinds and (isinstance(value, float) or abs(value) < 2**63)

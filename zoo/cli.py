@@ -174,12 +174,13 @@ def show(path: given.ZooPath, as_json: Json = False) -> None:
 @app.command(rich_help_panel=LOOK, epilog=examples("rpg-zoo verify digits"))
 def verify(path: given.ZooPath, imports: Import = [], as_json: Json = False) -> int:  # noqa: B006
     """Check every file and every checkpoint against the manifest. Exit code 1 when something is wrong."""
+    from zoo.formats.sources import Sources
     from zoo.hub.client import is_address
     from zoo.listing import recipe_problem
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
-    problems = [*recipe_problem(zoo), *map(plain, zoo.problems())]
+    problems = [*recipe_problem(zoo), *map(plain, [*zoo.problems(), *Sources.problems(zoo)])]
     skipped = [] if is_address(path) else zoo.unlisted()
     sound = f"{path} is sound: {len(zoo.entries)} checkpoints, {len(zoo.manifest.files)} files"
     lines = [
@@ -341,8 +342,7 @@ def push(
             say("--scores and --report are ignored: they are about zoos, not about one checkpoint")
         found = push_checkpoint(zoo, id, address, license, private=private, dry_run=dry_run)
     else:
-        place = scores or Path("scores") / zoo.name
-        found = push_zoo(zoo, address, license, place, report, private=private, dry_run=dry_run)
+        found = push_zoo(zoo, address, license, scores, report, private=private, dry_run=dry_run)
     emit(found, as_json, describe_push(found))
 
 
@@ -358,7 +358,7 @@ def pull(
 ) -> None:
     """Fetch a published zoo and check all of it (default place: zoos/<name>). Run it again to continue."""
     from zoo.hub.client import Address, parse_address
-    from zoo.hub.publish import pull_zoo
+    from zoo.hub.publish import pull_zoo, selected
     from zoo.listing import describe
     from zoo.store import Zoo
 
@@ -366,8 +366,10 @@ def pull(
     address = Address(parsed.repo_id, revision or parsed.revision)
     target = out or Path("zoos") / address.name
     if dry_run:
-        found = describe(Zoo.open(str(address))) | {"out": str(target)}
-        emit(found, as_json, f"would pull from {found['checkpoints']} checkpoints of {address} into {target}")
+        remote = Zoo.open(str(address))
+        count = len(selected(remote, address, select, ids))
+        found = describe(remote) | {"selected": count, "out": str(target)}
+        emit(found, as_json, f"would pull {count} of {len(remote)} checkpoints of {address} into {target}")
         return
     zoo = pull_zoo(address, target, select, ids)
     emit(describe(zoo), as_json, f"{len(zoo.entries)} checkpoints in {target}")
@@ -392,10 +394,9 @@ def card(
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
-    place = scores or Path("scores") / zoo.name
     with TemporaryDirectory() as folder:
         terms = license_or_placeholder(zoo.manifest.origin, license)
-        files = write_card(zoo, parse_address(repo_id), terms, place, report, Path(folder))
+        files = write_card(zoo, parse_address(repo_id), terms, scores, report, Path(folder))
         text = files["README.md"].read_text(encoding="utf-8")
     if terms == PLACEHOLDER:
         say("the licence of these weights is not known: `rpg-zoo push` will ask for --license")

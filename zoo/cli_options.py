@@ -51,7 +51,7 @@ Select = Annotated[
 Ids = Annotated[list[str], typer.Option("--id", help="Only this checkpoint; may be repeated.")]
 ForRepo = Annotated[str, typer.Option("--repo", metavar="REPO_ID", help="The repository it is for.")]
 ZooPath = Annotated[
-    Path,
+    str,
     typer.Argument(
         metavar="ZOO",
         help="A zoo's directory, its name under zoos/, or hf://user/zoo.",

@@ -12,7 +12,7 @@ from zoo.health import validated
 from zoo.hub.client import is_address
 from zoo.manifest import Entry
 from zoo.recipe import load_recipe, recipe_names, task_of
-from zoo.store import Zoo
+from zoo.store import Zoo, absolute
 from zoo.table import Record, Table
 from zoo.training.collect import jobs
 
@@ -152,9 +152,9 @@ def recipe_problem(zoo: Zoo) -> list[str]:
     return []
 
 
-def derived_place(source: Path, zoo: Zoo, suffix: str, out: Path | None) -> Path:
-    """Where a zoo derived from another goes: beside it, or where --out says."""
-    return out or (Path("zoos") if is_address(source) else zoo.path.resolve().parent) / f"{zoo.name}-{suffix}"
+def derived_place(source: str, zoo: Zoo, suffix: str, out: Path | None) -> Path:
+    """Where a zoo derived from another goes: beside it, or beside the link to it, or where --out says."""
+    return out or (Path("zoos") if is_address(source) else absolute(zoo.path).parent) / f"{zoo.name}-{suffix}"
 
 
 def describe(zoo: Zoo) -> dict[str, object]:

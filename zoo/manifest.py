@@ -47,6 +47,7 @@ OriginKind = Literal["collected", "imported", "trained", "generated", "derived"]
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 MANIFEST_BYTES = 2**27  # 300,000 checkpoints; a larger manifest is not read
 SETTINGS_CHARACTERS = 2**20  # of an origin
+RESERVED = ("manifest.json", "journal.jsonl", "pull.json")  # they say how far a zoo is made
 UNKNOWN = "unknown"  # the task of networks of which nobody said what they do
 EARLY = "early"  # the split of checkpoints along trainings, before the last ones
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
@@ -236,6 +237,8 @@ class Manifest(Frozen):
             raise ValueError("an id is listed twice")
         if unknown := {entry.file for entry in self.entries} - set(self.files):
             raise ValueError(f"{min(unknown)} belongs to an entry but is not among the files")
+        if taken := {name for name in self.files if name in RESERVED or name.startswith(".")}:
+            raise ValueError(f"a file of a zoo cannot be called {min(taken)}")
         return self
 
 

@@ -8,10 +8,11 @@ frozen.safetensors           tensors that all its networks share, if only some o
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ class Zoo:
 
     @classmethod
     def open(cls, source: Path | str) -> Zoo:
-        """Open a directory, a name under zoos/, or `hf://user/zoo` lazily: files are downloaded when they are read.
+        """Open a directory, a name under zoos/, or `hf://user/zoo` lazily: files are downloaded when they are read. A
+        Path is a directory.
 
         Raises MissingData when there is no finished zoo, Corrupt when its manifest is damaged.
         """
@@ -79,8 +81,8 @@ class Zoo:
 
     @property
     def name(self) -> str:
-        """The last part of its place."""
-        return self.path.name if self._fetch else self.path.resolve().name
+        """The last part of its place, as it was given: a link's own name."""
+        return self.path.name if self._fetch else absolute(self.path).name
 
     def __repr__(self) -> str:
         return f"Zoo({str(self.path)!r}, {len(self)} checkpoints of {self.structure.numel:,} values)"
@@ -226,11 +228,9 @@ class Zoo:
         for path in sorted((self.path / "checkpoints").rglob("*")):
             if path.relative_to(self.path).as_posix() not in self.manifest.files and not path.is_dir():
                 yield f"{path} is not in the manifest"
+        yield from _raised(self.frozen)
         for entry in self.entries:
-            try:
-                self.load(entry)
-            except Corrupt as error:
-                yield str(error)
+            yield from _raised(partial(self.load, entry))
 
     def unlisted(self) -> list[str]:
         """What else lies in the directory, by its path there: no part of the zoo, so neither checked nor published.
@@ -254,13 +254,26 @@ class Zoo:
         return path
 
 
+def _raised(read: Callable[[], object]) -> Iterator[str]:
+    """What is wrong with what is read, if anything is."""
+    try:
+        read()
+    except Corrupt as error:
+        yield str(error)
+
+
+def absolute(path: Path) -> Path:
+    """The same place from the root, without `.` and `..`; links are left alone, so that they keep their names."""
+    return Path(os.path.abspath(path))  # noqa: PTH100  # Path.resolve follows links, Path.absolute keeps `..`
+
+
 def find(place: Path | str, folder: str) -> Path:
     """Where an artefact is: under its usual folder (`zoos`, `runs`) if a plain name is given and it is there, else at
-    that path. A plain name that is nowhere is looked for in the usual folder.
+    that path. A plain name that is nowhere is looked for in the usual folder. A Path is a place, and never a name.
     """
     path = Path(place)
     usual = Path(folder) / path
-    plain = "/" not in str(place) and len(path.parts) == 1
+    plain = isinstance(place, str) and "/" not in place and len(path.parts) == 1
     return usual if plain and (usual.is_dir() or not path.exists()) else path
 
 

@@ -72,8 +72,7 @@ class Shelf:
         """The directory of an artefact. Raises Unknown when there is none of this name, Corrupt when it is a link out
         of the directory.
         """
-        plain = name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
-        if not plain or len(os.fsencode(name)) > LONGEST:
+        if not _is_plain(name):
             raise Unknown(f"no {kind} of that name")
         path = self.place / FOLDERS[kind] / name
         if not path.is_dir():
@@ -112,10 +111,10 @@ class Shelf:
             raise Corrupt(f"{path} is a link out of the directory that is shown")
 
     def names(self, kind: str, file: str) -> list[str]:
-        """The artefacts of a kind that have this file, those apart that are links out of the directory."""
+        """The artefacts of a kind that have this file, those apart that `path` refuses."""
         folder = self.place / FOLDERS[kind]
         found = sorted(path.parent for path in folder.glob(f"*/{file}"))
-        return [path.name for path in found if path.resolve().is_relative_to(self.place)]
+        return [path.name for path in found if _is_plain(path.name) and path.resolve().is_relative_to(self.place)]
 
     def items(self) -> list[Item]:
         """All artefacts that are whole: others are listed elsewhere, with what is wrong."""
@@ -141,6 +140,12 @@ class Shelf:
             except DAMAGED:  # the list of all artefacts says what is wrong with it
                 continue
             yield Item(kind, name, frozenset(known_by), frozenset(made_of))
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name can be that of an artefact's directory in an address."""
+    plain = name not in ("", ".", "..") and not {"/", "\\", "\0"} & set(name)
+    return plain and len(os.fsencode(name)) <= LONGEST
 
 
 def _zoo(path: Path) -> tuple[set[str], set[str]]:

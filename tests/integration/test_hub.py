@@ -1,5 +1,6 @@
 """Publishing and pulling against a loopback Hub, through LFS and through Xet. Faults are in test_hub_faults.py."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -129,6 +130,61 @@ def test_versions_and_branches(client, server, tmp_path):
     complete(server, tmp_path, branch="next")
     assert client.ok("rpg-zoo pull user/zoo --revision next --out next")["checkpoints"] == 6
     assert client.ok("rpg-zoo show hf://user/zoo@next")["sha256"] == Zoo.open(tmp_path / "zoo").sha256
+
+
+def test_a_pull_of_a_branch_or_tag_continues(client, server, tmp_path):
+    tag = client.ok("rpg-zoo push zoo user/zoo")["tag"]
+    for revision in (tag, "main"):
+        server.fault("GET", "/storage/", status=500, times=1000)
+        client.fails(f"rpg-zoo pull user/zoo --revision {revision} --out {revision}", 1, "same command continues")
+        server.faults.clear()
+        client.fails(f"rpg-zoo pull user/zoo --revision other --out {revision}", 2, "begun earlier")
+        client.ok(f"rpg-zoo pull user/zoo --revision {revision} --out {revision}")
+        assert content(tmp_path / revision) == content(tmp_path / "zoo")
+
+
+def test_what_is_selected_is_known_before_it_is_pulled(client, server, tmp_path):
+    client.ok("rpg-zoo push zoo user/zoo")
+    assert client.ok("rpg-zoo pull user/zoo --select split==train --dry-run")["selected"] == 4
+    client.fails("rpg-zoo pull user/zoo --id nothing --dry-run", 2, "no checkpoint 'nothing'")
+    client.fails("rpg-zoo pull user/zoo --select nonsense --dry-run", 2, "not understood")
+    assert not (tmp_path / "zoos").exists()
+
+
+def test_scores_for_the_card_are_of_all_networks(client, server, tmp_path):
+    client.fails("rpg-zoo push zoo user/zoo --scores nowhere", 2, "--scores nowhere has scores of 0 of 6 checkpoints")
+    client.fails("rpg-zoo card zoo --scores nowhere", 2, "rpg-zoo score zoo --out nowhere")
+    assert server.repos == {}
+
+
+def test_a_zoo_that_cannot_be_used_is_not_pulled(client, server, tmp_path):
+    """Files that are what the manifest says, and a manifest that is wrong about what is in them."""
+    client.ok("rpg-zoo push zoo user/zoo")
+    files = head(server)
+    manifest = json.loads(files["manifest.json"])
+    record = {"bytes": 2, "sha256": hashlib.sha256(b"{}").hexdigest()}
+    hostile = {
+        "row": manifest | {"entries": [manifest["entries"][0] | {"row": None}, *manifest["entries"][1:]]},
+        "frozen": manifest | {"frozen": "a" * 64},
+        "sources": manifest | {"files": manifest["files"] | {"sources.json": record}},
+    }
+    for name, changed in hostile.items():
+        repo = server.repos[f"datasets/user/{name}"] = Repo()
+        repo.commit(files | {"sources.json": b"{}", "manifest.json": json.dumps(changed).encode()})
+        client.fails(f"rpg-zoo pull user/{name} --out {name}", 1, "does not hold a sound zoo")
+        assert not (tmp_path / name / "manifest.json").exists()
+
+
+def test_a_generator_that_keeps_its_networks_draws_from_the_hub(client, server, tmp_path):
+    client.ok("rpg train --zoo zoo --method gaussian --out run")
+    client.ok("rpg push ./run user/gen")
+    client.ok("rpg generate ./run -n 2 --out here")
+    client.ok("rpg generate hf://user/gen -n 2 --out there")
+    here, there = ([entry.sha256 for entry in Zoo.open(tmp_path / out).entries] for out in ("here", "there"))
+    assert here == there
+    card = ModelCard(head(server, "models/user/gen")["README.md"].decode(), ignore_metadata_errors=False)
+    assert "gaussian" in card.data.tags
+    assert "diffusion" not in card.data.tags
 
 
 def test_a_licence_is_needed(client, server, tmp_path):

@@ -132,7 +132,7 @@ def plan_alignment(
 
 
 def carry_out(
-    place: Path,
+    place: str,
     settings: dict[str, Any],
     command: tuple[str, ...],
     out: Path | None,

@@ -54,6 +54,15 @@ class Sources(Frozen):
         path = zoo.file(SOURCES)
         return cls.parse(read_limited(path, BYTES), path)
 
+    @classmethod
+    def problems(cls, zoo: Zoo) -> list[str]:
+        """What is wrong with a zoo's, in a line, if anything is."""
+        try:
+            cls.of(zoo)
+        except Corrupt as error:
+            return [str(error)]
+        return []
+
     def config(self, id: str) -> dict[str, JsonValue] | None:
         record = self.networks.get(id)
         return None if record is None or record.config is None else self.configs[record.config]

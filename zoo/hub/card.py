@@ -113,13 +113,13 @@ def checkpoint_card(zoo: Zoo, id: str, repo_id: str, license: str, library: str,
 
 
 def generator_card(
-    origin: Origin, what: str, facts: Mapping[str, Any], checkpoints: int, repo_id: str, license: str
+    origin: Origin, method: str, what: str, facts: Mapping[str, Any], checkpoints: int, repo_id: str, license: str
 ) -> str:
     """The card of a model repository that holds a trained generator: `origin` is its run's, `what` its method in words,
     `facts` what that says of what it has learnt.
     """
     metadata: dict[str, Any] = {"license": license, "library_name": SITE}
-    metadata |= {"tags": [SITE, "weight-generation", "diffusion"]} | _data(origin)
+    metadata |= {"tags": [SITE, "weight-generation", method]} | _data(origin)
     parts = [
         f"# A generator of neural networks: {origin.name}",
         f"It draws the weights of whole networks, learnt from {checkpoints} checkpoints of task {origin.family}. "
@@ -166,8 +166,13 @@ def _results(scores: list[Score] | None, report: str, plots: Mapping[str, str]) 
 
 def _datasets(origin: Origin) -> list[str]:
     """The data set that networks of this origin were trained on, by its name on the Hub; none if it is not there."""
-    name = HUB_DATA.get(str(origin.task.get("data")))
+    name = HUB_DATA.get(_data_name(origin))
     return [name] if name else []
+
+
+def _data_name(origin: Origin) -> str:
+    """The data set that networks of this origin were trained on, as licences name it."""
+    return ingredients(origin)[0].name
 
 
 def _data(origin: Origin) -> dict[str, Any]:
@@ -179,7 +184,7 @@ def _model_index(origin: Origin, entry: Entry) -> dict[str, Any]:
     """What a network scored on validation data when it was made, as the Hub wants it; nothing where nobody measured."""
     if not entry.metrics or origin.family not in KINDS:
         return {}
-    data = str(origin.task.get("data"))
+    data = _data_name(origin)
     result = {
         "task": {"type": KINDS[origin.family]},
         "dataset": {"name": data, "type": HUB_DATA.get(data, data), "split": "validation"},

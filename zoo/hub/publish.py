@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Collection
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,7 +24,7 @@ from zoo.hub.card import checkpoint_card, read_plots, zoo_card
 from zoo.hub.licenses import license_for
 from zoo.manifest import MANIFEST_BYTES, Entry, Manifest, Sha256
 from zoo.recipe import task_of
-from zoo.scoring import read_scores, scores_among
+from zoo.scoring import Score, read_scores, scores_among
 from zoo.store import FROZEN, Zoo
 from zoo.structure import Frozen
 from zoo.writer import ZooWriter
@@ -40,7 +41,7 @@ def push_zoo(
     zoo: Zoo,
     address: hub.Address,
     license: str | None,
-    scores: Path,
+    scores: Path | None,
     report: Path | None,
     *,
     private: bool,
@@ -58,7 +59,7 @@ def push_zoo(
         if dry_run:
             skipped = zoo.unlisted()
             return {"repo": address.repo_id, "files": plan, "bytes": sum(plan.values()), "skipped": skipped}
-        if problem := next(zoo.problems(), None):
+        if problem := next(chain(zoo.problems(), Sources.problems(zoo)), None):
             raise Corrupt(f"{problem}; a zoo is published when `rpg-zoo verify {zoo.path}` finds it sound")
         hub.check_card(files["README.md"].read_text(encoding="utf-8"), "dataset")
         tag = f"zoo-{zoo.sha256[:12]}"
@@ -66,10 +67,10 @@ def push_zoo(
 
 
 def write_card(
-    zoo: Zoo, address: hub.Address, terms: str, scores: Path, report: Path | None, place: Path
+    zoo: Zoo, address: hub.Address, terms: str, scores: Path | None, report: Path | None, place: Path
 ) -> dict[str, Path]:
     """Write README.md, with these terms as the licence, and the plots of a report into `place`; their paths by name in
-    the repository.
+    the repository. Scores are those of the directory `scores`, or of scores/<zoo> if it has them.
     """
     files, shown = {}, {}
     for number, (alt, svg) in enumerate(read_plots(report) if report else [], 1):
@@ -80,10 +81,23 @@ def write_card(
     if text is not None and not text.is_file():
         raise ValueError(f"--report {report} has no report.md; `rpg report` writes one")
     body = text.read_text(encoding="utf-8") if text else ""
-    known = scores_among(read_scores(scores), zoo.entries)
-    card = zoo_card(zoo, address.repo_id, terms, known if len(known) == len(zoo) else None, body, shown)
+    card = zoo_card(zoo, address.repo_id, terms, _scores(zoo, scores), body, shown)
     write_bytes(place / "README.md", card.encode())
     return files | {"README.md": place / "README.md"}
+
+
+def _scores(zoo: Zoo, given: Path | None) -> list[Score] | None:
+    """The scores for the card: of all networks, or none. Raises ValueError where a place was given that lacks some."""
+    place = given or Path("scores") / zoo.name
+    found = scores_among(read_scores(place), zoo.entries)
+    if len(found) == len(zoo):
+        return found
+    lacking = f"{place} has scores of {len(found)} of {len(zoo)} checkpoints"
+    if given:
+        raise ValueError(f"--scores {lacking}; expected all, as `rpg-zoo score {zoo.path} --out {place}` makes them")
+    if found:
+        log.warning(f"{lacking}: the card is without them; `rpg-zoo score {zoo.path}` makes the rest")
+    return None
 
 
 def push_checkpoint(
@@ -118,10 +132,13 @@ def push_checkpoint(
 
 
 class Pull(Frozen):
-    """`pull.json`: which commit of what is being pulled into a directory; gone when it is a zoo."""
+    """`pull.json`: which commit of what is being pulled into a directory, and the branch or tag that was asked for;
+    gone when it is a zoo.
+    """
 
     repo: str
     commit: str
+    revision: str | None = None
     manifest: Sha256
 
 
@@ -134,12 +151,7 @@ def pull_zoo(address: hub.Address, out: Path, select: str | None, ids: Collectio
     if select is None and not ids:
         return _pull_whole(address, out)
     remote = Zoo.open(str(address))
-    keep = parse_selection(select) if select else lambda entry: True
-    entries = [entry for entry in remote.entries if keep(entry) and (not ids or entry.id in ids)]
-    if unknown := sorted(set(ids) - {entry.id for entry in remote.entries}):
-        raise ValueError(f"{address} has no checkpoint {unknown[0]!r}; `rpg-zoo ls {address}` lists them")
-    if not entries:
-        raise ValueError(f"nothing in {address} is selected by {select}; `rpg-zoo ls {address}` lists what there is")
+    entries = selected(remote, address, select, ids)
     origin = remote.manifest.origin
     selection = {"selected": select or "", "ids": sorted(ids)}
     origin = origin.model_copy(
@@ -167,16 +179,29 @@ def pull_zoo(address: hub.Address, out: Path, select: str | None, ids: Collectio
         return writer.finish(extra)
 
 
+def selected(remote: Zoo, address: hub.Address, select: str | None, ids: Collection[str]) -> list[Entry]:
+    """The checkpoints of a published zoo that `select` and `ids` choose; all, if these choose nothing. Raises
+    ValueError when they choose what is not there.
+    """
+    keep = parse_selection(select) if select else lambda entry: True
+    entries = [entry for entry in remote.entries if keep(entry) and (not ids or entry.id in ids)]
+    if unknown := sorted(set(ids) - {entry.id for entry in remote.entries}):
+        raise ValueError(f"{address} has no checkpoint {unknown[0]!r}; `rpg-zoo ls {address}` lists them")
+    if not entries:
+        raise ValueError(f"nothing in {address} is selected by {select}; `rpg-zoo ls {address}` lists what there is")
+    return entries
+
+
 def _pull_whole(address: hub.Address, out: Path) -> Zoo:
     """The zoo's files as they are, the manifest last."""
     there = out / PULL
     if there.is_file():  # the commit that was begun with, though the repository may have moved on
         begun = Pull.parse(read_limited(there, MANIFEST_BYTES), there)
-        if begun.repo != address.repo_id or address.revision not in (None, begun.commit):
+        if begun.repo != address.repo_id or address.revision not in (None, begun.commit, begun.revision):
             raise ValueError(f"{out} is a pull of {begun.repo} begun earlier; choose another place with --out")
-        address = hub.Address(begun.repo, begun.commit)
+        address, asked = hub.Address(begun.repo, begun.commit), begun.revision
     else:
-        address = hub.resolve(address, "dataset")
+        address, asked = hub.resolve(address, "dataset"), address.revision
     source = hub.fetch(address, MANIFEST, "dataset")
     data = read_limited(source, MANIFEST_BYTES)
     sha256 = hashlib.sha256(data).hexdigest()
@@ -185,7 +210,8 @@ def _pull_whole(address: hub.Address, out: Path) -> Zoo:
         raise ValueError(f"{out} exists and holds something else; choose another place with --out")
     assert address.revision
     manifest = Manifest.parse(data, source)
-    write_bytes(there, Pull(repo=address.repo_id, commit=address.revision, manifest=sha256).to_json(indent=1).encode())
+    begun = Pull(repo=address.repo_id, commit=address.revision, revision=asked, manifest=sha256)
+    write_bytes(there, begun.to_json(indent=1).encode())
     log.info("pulling %s checkpoints of %s into %s", len(manifest.entries), address.repo_id, out)
     for name, record in manifest.files.items():
         path = out / name
@@ -197,10 +223,13 @@ def _pull_whole(address: hub.Address, out: Path) -> Zoo:
         if problem := record.problem(path):
             path.unlink(missing_ok=True)
             raise Corrupt(f"{problem}: the repository {address} does not hold what its manifest says")
+    zoo = Zoo(out, manifest, manifest.identity_of(data))
+    if problem := next(chain(zoo.problems(), Sources.problems(zoo)), None):
+        raise Corrupt(f"{problem}: the repository {address} does not hold a sound zoo")
     write_bytes(out / MANIFEST, data)
     hub.forget_downloads(out)
     there.unlink()
-    return Zoo.open(out)
+    return zoo
 
 
 def _is_foreign(out: Path) -> bool:

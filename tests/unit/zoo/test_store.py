@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from killing import check_kills, content
 from zoo.checkpoint import content_hash, load_tensors, save_tensors, take_row, write_tensors
 from zoo.errors import Corrupt, Failed, MissingData
 from zoo.formats.weights import read
+from zoo.listing import derived_place
 from zoo.manifest import Entry, Manifest, Origin
 from zoo.store import Zoo
 from zoo.structure import DTYPES, Structure
@@ -302,6 +304,43 @@ def test_a_damaged_manifest_is_one_clear_error(tmp_path, text):
     (made.path / "manifest.json").write_bytes(text)
     with pytest.raises(Corrupt, match=r"manifest\.json is damaged"):
         Zoo.open(made.path)
+
+
+def test_a_path_is_a_place_and_a_plain_text_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    usual, here = write(Path("zoos/mine"), count=2), write(Path("mine"), count=3)
+    assert len(here) == 3  # what was written, not what has the same name
+    assert Zoo.open("mine").path == usual.path
+    assert [len(Zoo.open(place)) for place in ("./mine", Path("mine"), Path("zoos/mine"))] == [3, 3, 2]
+
+
+def test_a_linked_zoo_has_the_name_of_its_link(tmp_path, monkeypatch):
+    """So that scores and what is derived from it are found beside the link."""
+    write(tmp_path / "shared/other")
+    (tmp_path / "zoos").mkdir()
+    (tmp_path / "zoos/mine").symlink_to(tmp_path / "shared/other")
+    zoo = Zoo.open(tmp_path / "zoos/mine")
+    assert zoo.name == "mine"
+    assert derived_place("mine", zoo, "soup", None) == tmp_path / "zoos/mine-soup"
+    monkeypatch.chdir(tmp_path / "zoos/mine")
+    assert Zoo.open(".").name == "other"  # where the process is has one name
+
+
+def test_frozen_tensors_that_are_missing_are_a_problem(tmp_path):
+    write(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text()) | {"frozen": "a" * 64}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert [problem for problem in Zoo.open(tmp_path).problems() if "frozen.safetensors" in problem]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "journal.jsonl", "pull.json", ".cache/a"])
+def test_files_of_a_zoo_do_not_take_the_names_that_say_how_far_it_is_made(tmp_path, name):
+    write(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["files"][name] = {"bytes": 0, "sha256": "a" * 64}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(Corrupt, match=f"cannot be called {name}"):
+        Zoo.open(tmp_path)
 
 
 def test_selecting_a_split_that_is_not_there_names_those_that_are(tmp_path):
