@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 from rpg.reports.compare import HELDOUT
 from rpg.reports.comparisons import read_comparison
 from rpg.reports.inputs import REPORT, discard, networks
+from rpg.reports.labels import labels
 from rpg.reports.plots import COLOURS, MARKERS, add_guides, label, laid_out, render, scatter
 from rpg.reports.report import measures
-from rpg.reports.stage import labels, plan_report
+from rpg.reports.stage import plan_report
 from zoo.console import pick_device
 from zoo.files import write_bytes
 from zoo.recipe import task_of

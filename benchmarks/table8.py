@@ -23,8 +23,9 @@ from trials import COSTS, DIGITS, Trial, add_methods, chosen, costs, failures, t
 from rpg.reports.compare import Comparison, Group
 from rpg.reports.comparisons import MAIN
 from rpg.reports.inputs import discard
+from rpg.reports.labels import BASELINES, labels
 from rpg.reports.report import measures
-from rpg.reports.stage import BASELINES, labels, plan_report
+from rpg.reports.stage import plan_report
 from study import table_of, write_table
 from zoo.console import run_cli
 from zoo.store import Zoo

@@ -16,6 +16,7 @@ from rpg.reports.ceiling import reconstructions
 from rpg.reports.compare import Candidate, Comparison, compare
 from rpg.reports.comparisons import read_comparison
 from rpg.reports.inputs import REPORT, networks, refuse_foreign
+from rpg.reports.labels import BASELINES, kind_of, labels
 from rpg.reports.page import provenance_of
 from rpg.reports.plots import check_forms
 from rpg.reports.printed import comparison_json
@@ -27,7 +28,7 @@ from zoo.api import PYTHON
 from zoo.console import pick_device
 from zoo.derive.worth import read_worth
 from zoo.errors import MissingData
-from zoo.manifest import Origin, settings_of
+from zoo.manifest import settings_of
 from zoo.recipe import eval_of, load_recipe, task_of
 from zoo.spent import Spent
 from zoo.store import Zoo, find
@@ -293,49 +294,6 @@ def _split_of(zoo: Zoo, originals: Zoo) -> str | None:
             "compare them apart"
         )
     return source.split
-
-
-BASELINES = ("gaussian", "mean_of_all")  # of their names those that a method could have
-
-
-def kind_of(zoo: Zoo) -> Any:
-    """Whether its networks come from a generator, ours or another whose networks were imported, or are a baseline."""
-    return "generated" if zoo.manifest.origin.kind in ("generated", "imported") else "baseline"
-
-
-def labels(zoos: Sequence[Zoo], taken: Sequence[str] = ()) -> dict[str, str]:
-    """What each zoo is called, by its hash. Zoos that differ in nothing but seeds are called alike. A single kind of
-    generated networks is `generated`; several are called as their methods, or as their zoos where two have the same or
-    the name is taken, and by their places where two zoos have the same name, too.
-    """
-    groups: dict[str, list[Zoo]] = {}
-    for zoo in zoos:
-        groups.setdefault(_without_seeds(zoo.manifest.origin), []).append(zoo)
-    firsts = [members[0] for members in groups.values()]
-    generated = [zoo for zoo in firsts if kind_of(zoo) == "generated"]
-    methods = [_method_name(zoo) for zoo in firsts]
-    names: dict[str, str] = {}
-    for members, method in zip(groups.values(), methods, strict=True):
-        first = members[0]
-        unclear = method is None or methods.count(method) > 1 or method in taken
-        alike = sum(other.name == first.name for other in firsts) > 1
-        name = (str(first.path) if alike else first.name) if unclear else str(method)
-        if len(generated) == 1 and first is generated[0]:
-            name = "generated"
-        names |= {zoo.sha256: name for zoo in members}
-    return names
-
-
-def _method_name(zoo: Zoo) -> str | None:
-    method = zoo.manifest.origin.settings.get("method")
-    return str(method.get("name")) if isinstance(method, dict) else None
-
-
-def _without_seeds(origin: Origin) -> str:
-    def strip(tree: Any) -> Any:
-        return {k: strip(v) for k, v in sorted(tree.items()) if k != "seed"} if isinstance(tree, dict) else tree
-
-    return repr([origin.kind, origin.task, strip(origin.settings), origin.source])
 
 
 def find_run(zoo: Zoo, named: Sequence[str]) -> Run | None:

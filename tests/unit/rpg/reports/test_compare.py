@@ -9,9 +9,9 @@ from torch import nn
 
 from evaluators.metrics import Evaluation, proportion
 from rpg.reports.compare import Candidate, compare
+from rpg.reports.labels import labels
 from rpg.reports.printed import comparison_json
 from rpg.reports.report import measures, write_report
-from rpg.reports.stage import labels
 from rpg.reports.verdict import judge
 from zoo.errors import Corrupt, Failed
 from zoo.manifest import Origin
