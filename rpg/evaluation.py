@@ -22,6 +22,7 @@ from zoo.store import Zoo
 from zoo.tasks import FAMILIES
 from zoo.tasks.base import LabelledTask
 from zoo.tasks.scripted import Script, with_script
+from zoo.tasks.wrapped import with_changes
 
 Place = Path | str
 log = logging.getLogger(__name__)
@@ -97,7 +98,8 @@ def eval_zoo(
     their originals are at hand, or named, beside these.
     """
     section, chip = task_of(zoo.manifest.origin, overrides), pick_device(device)
-    task = with_script(section.build(data_root, chip), script)
+    changed = with_changes(section.build(data_root, chip), task_of(zoo.manifest.origin), section)
+    task = with_script(changed, script)
     scores = score(zoo, task, out, precision=precision)
     if zoo.manifest.origin.kind != "generated" or not task.conditions:
         if originals:

@@ -33,6 +33,7 @@ from zoo.scoring import score as score_zoo
 from zoo.store import Zoo
 from zoo.structure import Frozen, Structure
 from zoo.tasks.base import Task
+from zoo.tasks.wrapped import with_changes
 from zoo.training.collect import CollectConfig
 from zoo.training.engines import Plan, collect_zoos
 from zoo.writer import ZooWriter
@@ -164,7 +165,9 @@ def score(
     scored again. Raises ValueError when nobody knows what the networks do, MissingData when the data are not there.
     """
     opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
-    task = task_of(opened.manifest.origin, overrides).build(data_root, pick_device(device))
+    made = opened.manifest.origin
+    used = task_of(made, overrides)
+    task = with_changes(used.build(data_root, pick_device(device)), task_of(made), used)
     return score_zoo(opened, task, Path(out or Path("scores") / opened.name), precision=precision)
 
 

@@ -189,8 +189,19 @@ def settings_of(section: Frozen) -> dict[str, JsonValue]:
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The keys in which two trees of settings differ, a line each, with both values."""
     old, new = dict(_leaves(before)), dict(_leaves(after))
-    keys = [key for key in {**old, **new} if key not in old or key not in new or old[key] != new[key]]
-    return [f"{key} {_shown(old, key)} -> {_shown(new, key)}" for key in keys]
+    return [f"{key} {_shown(old, key)} -> {_shown(new, key)}" for key in _unequal(old, new)]
+
+
+def changed(before: Frozen, after: Frozen) -> dict[str, Any]:
+    """The settings of section `after` that are others in `before`, by dotted key, as plain JSON; None where `after` has
+    nothing but its default.
+    """
+    old, new = (dict(_leaves(settings_of(section))) for section in (before, after))
+    return {key: new.get(key) for key in _unequal(old, new)}
+
+
+def _unequal(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [key for key in {**old, **new} if key not in old or key not in new or old[key] != new[key]]
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

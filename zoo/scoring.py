@@ -29,6 +29,7 @@ from zoo.store import Zoo
 from zoo.structure import Frozen, Structure
 from zoo.table import Record, Table
 from zoo.tasks.base import Task
+from zoo.tasks.wrapped import WITH
 
 log = logging.getLogger(__name__)
 
@@ -207,8 +208,8 @@ def scores_among(
     scores: Sequence[Score], entries: Sequence[Entry], under: tuple[str, str] | None = None
 ) -> list[Score]:
     """The scores of these networks, in their order, that are comparable: `under` this evaluator and protocol, or those
-    that most of the networks have one of, of several those in full precision, of several the last. Networks without one
-    are left out.
+    that most of the networks have one of, of several those in full precision with the settings of the networks' own
+    task, of several the last. Networks without one are left out.
     """
     found: dict[tuple[str, str], dict[tuple[str, str | None], Score]] = {}
     wanted = {(entry.sha256, entry.condition) for entry in entries}
@@ -217,9 +218,14 @@ def scores_among(
         if (content := (score.sha256, score.condition)) in wanted and under in (None, key):
             found[key] = {**found.pop(key, {}), content: score}  # the last written comes last
     # The first of the largest, in reversed order: the last of these.
-    best = max(reversed(found), key=lambda key: (len(found[key]), not key[1].endswith(LOWER)), default=None)
+    best = max(reversed(found), key=lambda key: (len(found[key]), _is_plain(key[1])), default=None)
     own = found[best] if best else {}
     return [own[content] for entry in entries if (content := (entry.sha256, entry.condition)) in own]
+
+
+def _is_plain(protocol: str) -> bool:
+    """Whether it is that of full precision, and of the settings that the networks were made with."""
+    return not protocol.endswith(LOWER) and WITH not in protocol
 
 
 def summaries(scores: Sequence[Score]) -> dict[str, Summary]:

@@ -40,6 +40,10 @@ class TaskConfig(Frozen):
     """
 
     library: ClassVar[Library | None] = None
+    told: ClassVar[frozenset[str]] = frozenset({"validation"})
+    """Settings that decide no score on test data, or that a network's tensors or `Task.protocol` tell. Where others are
+    not those that networks were made with, the protocol of their scores names them (zoo.tasks.wrapped).
+    """
     name: str
     validation: float
 

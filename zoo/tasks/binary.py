@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 class Config(ImagesConfig):
     """Section `task:` of a recipe. `focal`: the exponent of the focal loss; 0 is cross entropy."""
 
+    told = ImagesConfig.told | {"focal"}
     name: Literal["binary"]
     data: Literal["digits", "cifar10", "folder", "hub"]
     focal: Annotated[float, Field(ge=0)] = 2.0

@@ -63,6 +63,10 @@ class ImagesConfig(TaskConfig):
     """
 
     library = "timm"
+    # The fingerprint of the data has their pixels and how `pretrained` has them standardised.
+    told = frozenset(
+        ("data", "dataset", "image_size", "pretrained", "trainable", "augment", "crop_padding", "validation")
+    )
     model: str
     options: dict[str, Option] = Field(default_factory=dict)
     pretrained: bool | str = False

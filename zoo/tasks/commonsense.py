@@ -54,6 +54,9 @@ class Config(TaskConfig):
     """
 
     library = "peft"
+    told = frozenset(
+        ("dtype", "rank", "dropout", "targets", "data", "cutoff", "train_on_inputs", "validation", "sets", "limit")
+    ) | {"answer_by", "beams", "max_new_tokens"}
     name: Literal["commonsense"]
     model: str = "yahma/llama-7b-hf"
     dtype: Dtype = "bfloat16"

@@ -47,6 +47,7 @@ class Config(TaskConfig):
     """
 
     library = "detectron2"
+    told = frozenset(("model", "data", "classes", "image_size", "pretrained", "validation"))
     name: Literal["detection"]
     model: Literal["vitdet-base", "vitdet-tiny", "vitdet-mini"]
     data: Literal["coco", "digits"]

@@ -16,6 +16,7 @@ from zoo import plugins
 from zoo.errors import suggest
 from zoo.files import sha256_file
 from zoo.tasks.base import Split, Task
+from zoo.tasks.wrapped import Wrapped
 
 ARGUMENTS = ("model", "state_dict", "task")
 
@@ -71,13 +72,13 @@ class Script:
             raise ValueError(f"--script {self.name} gave {name!r}: {value!r:.80}; expected a finite number") from error
 
 
-class Scripted:
+class Scripted(Wrapped):
     """The task, whose evaluation on test data has the script's metrics after its own; the headline stays the task's.
     Scores are comparable only where the script is the same, to the byte.
     """
 
     def __init__(self, task: Task, script: Script) -> None:
-        self._task = task
+        super().__init__(task)
         self._script = script
         self.evaluator = f"{task.evaluator} + {script.name}"
 
@@ -85,11 +86,8 @@ class Scripted:
     def protocol(self) -> str:
         return f"{self._task.protocol}, {self._script.name} sha256 {self._script.sha256[:12]}"
 
-    def for_condition(self, condition: str) -> Task:
-        return with_script(self._task.for_condition(condition), self._script)
-
-    def for_labels(self, labels: Tensor) -> Task:
-        return with_script(cast("Any", self._task).for_labels(labels), self._script)
+    def _around(self, task: Task) -> Task:
+        return with_script(task, self._script)
 
     def evaluate(self, model: nn.Module, split: Split) -> Evaluation:
         found = self._task.evaluate(model, split)
@@ -99,11 +97,6 @@ class Scripted:
         if taken := {metric.name for metric in found.metrics} & {metric.name for metric in more}:
             raise ValueError(f"--script {self._script.name} gave {min(taken)!r}, which the task measures; rename it")
         return Evaluation((*found.metrics, *more), found.correct)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._task, name)
 
 
 def with_script(task: Task, script: Script | None) -> Task:

@@ -49,6 +49,7 @@ class Config(TaskConfig):
     """
 
     library = "mmseg"
+    told = frozenset(("data", "size", "classes", "crop", "pretrained", "validation"))
     name: Literal["segmentation"]
     data: Literal["ade20k", "digits"] = "ade20k"
     size: Literal["base", "tiny", "mini"] = "base"
