@@ -115,17 +115,22 @@ class KeptBatches:
 
     def _first(self) -> Iterator[Batch]:
         """A pass that keeps what it reads; only a pass to the end counts."""
-        kept: list[Batch] = []
-        with tempfile.TemporaryFile() as file:
+        kept: list[tuple[torch.Size, Tensor]] = []
+        with tempfile.TemporaryFile(buffering=0) as file:  # a buffer would be written, and fail, once more at the end
             for images, labels in self._read():
                 if self._keep:
                     try:
-                        kept.append((_mapped(file, images), labels))
+                        _append(file, images)
                     except OSError as error:  # others have filled the disk meanwhile
                         self._give_up(str(error))
+                    # A worker's own tensor keeps a file open for as long as it is kept.
+                    kept.append((images.shape, labels.clone()))
                 yield images, labels
-        if self._keep:
-            self._kept = kept  # the maps keep the file
+            if self._keep:
+                try:
+                    self._kept = _mapped(file, kept)
+                except OSError as error:
+                    self._give_up(str(error))
 
     def _give_up(self, reason: str) -> None:
         self._keep = False
@@ -135,11 +140,19 @@ class KeptBatches:
         )
 
 
-def _mapped(file: IO[bytes], images: Tensor) -> Tensor:
-    """The same images in memory that is mapped to the end of the file."""
-    start = file.seek(0, os.SEEK_END)
-    data = images.contiguous().numpy()
-    file.write(data.data)
-    file.flush()
+def _append(file: IO[bytes], images: Tensor) -> None:
+    data = images.contiguous().view(-1).numpy().data
+    while len(data):
+        data = data[file.write(data) :]
+
+
+def _mapped(file: IO[bytes], kept: Sequence[tuple[torch.Size, Tensor]]) -> list[Batch]:
+    """The images in the file, of these shapes, uint8, and their labels. They share one map of it, which keeps the file:
+    each map has a file open, and there are more batches than a process may have files.
+    """
+    if not kept:
+        return []
     # Copy on write: torch wants memory that it may write to, and the file stays as it is.
-    return torch.from_numpy(np.memmap(file, np.uint8, "c", start, data.shape))
+    pixels = torch.from_numpy(np.memmap(file, np.uint8, "c"))
+    parts = pixels.split([shape.numel() for shape, _ in kept])
+    return [(part.view(shape), labels) for part, (shape, labels) in zip(parts, kept, strict=True)]
