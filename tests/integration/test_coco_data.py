@@ -8,12 +8,14 @@ from pathlib import Path
 
 import coco_data
 import pytest
+import torch
 from commands import call
 
 from zoo.data.coco import check_layout, check_same_classes, read
 from zoo.errors import Corrupt, MissingData, MissingExtra
 from zoo.networks import detectron
 from zoo.recipe import load_recipe
+from zoo.tasks.detection import Config, DetectionTask
 
 
 @pytest.fixture
@@ -87,6 +89,25 @@ def test_objects_to_learn_from_are_polygons(root: Path) -> None:
     annotations(root, "train2017").write_text(json.dumps(content))
     with pytest.raises(Corrupt, match="annotation 3 has a mask, but is no crowd"):
         read(root, "train", 2)
+
+
+@pytest.mark.parametrize("changed", [{"segmentation": [[1, 2, 3, 4]]}, {"iscrowd": 1, "segmentation": None}], ids=str)
+def test_images_with_objects_without_a_shape_are_trained_on_and_not_scored(root: Path, changed, caplog) -> None:
+    """pycocotools makes no mask of them: an IndexError, or a KeyError, had ended the first validation."""
+    config = Config(name="detection", model="vitdet-mini", data="coco", classes=2, validation=0.3)
+    before = DetectionTask(config, root, torch.device("cpu"))
+    (first, *_) = held_out = before.validation_index.tolist()
+    assert len(held_out) == 3
+    assert not caplog.records
+    content = json.loads(annotations(root, "train2017").read_text())
+    content["annotations"][2 * first].update(changed)
+    annotations(root, "train2017").write_text(json.dumps(content))
+    task = DetectionTask(config, root, torch.device("cpu"))
+    assert (len(task.validation_index), first in task.validation_index.tolist()) == (3, False)
+    assert sorted([*task.train_index.tolist(), *task.validation_index.tolist()]) == list(range(8))
+    assert all(one["segmentation"] for one in task.train.truth(task.validation_index.tolist())["annotations"])
+    (said,) = (record.message for record in caplog.records)
+    assert said.startswith("1 of 8 images of")
 
 
 def packed(counts: list[int]) -> str:

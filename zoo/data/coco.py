@@ -39,6 +39,12 @@ class Annotated:
         """Which of the images at these indices show something to learn from: an object that is no crowd."""
         return [i for i in index if any(not o.get("iscrowd", 0) for o in self.objects[self.images[i]["id"]])]
 
+    def scorable(self, index: Iterable[int]) -> list[int]:
+        """Which of the images at these indices networks can be scored on: all their objects, crowds too, have a shape.
+        Files to learn from may have others, of which pycocotools makes no mask.
+        """
+        return [i for i in index if all(_has_shape(one, self.images[i]) for one in self.objects[self.images[i]["id"]])]
+
     def truth(self, index: Iterable[int]) -> dict[str, list[Json]]:
         """The images at these indices as an annotation file has them."""
         images = [self.images[i] for i in index]
@@ -146,13 +152,21 @@ def _object(given: Any, images: Mapping[int, Json], categories: Collection[int],
         return one
     if isinstance(shape, list) and learnt_from:  # what is no polygon teaches nothing
         shape = [polygon for polygon in shape if _is_polygon(polygon, height, width)]
-    elif isinstance(shape, list) and not (shape and all(_is_polygon(p, height, width) for p in shape)):
+    elif isinstance(shape, list) and not _has_shape(one, images[image]):
         raise ValueError(f"{where} has segmentation {str(shape)[:60]}, of which some is no polygon of three points")
-    elif not isinstance(shape, list) and not _is_run_lengths(shape, height, width):
+    elif not isinstance(shape, list) and not _has_shape(one, images[image]):
         raise ValueError(f"{where} has segmentation {str(shape)[:60]}, which is no polygon and no mask of its image")
     elif isinstance(shape, dict) and learnt_from:
         raise ValueError(f"{where} has a mask, but is no crowd; expected polygons to learn from")
     return one | {"segmentation": shape}
+
+
+def _has_shape(one: Json, image: Json) -> bool:
+    """Whether an annotation has polygons alone, or a mask of its image."""
+    shape, height, width = one.get("segmentation"), image["height"], image["width"]
+    if isinstance(shape, list):
+        return bool(shape) and all(_is_polygon(polygon, height, width) for polygon in shape)
+    return _is_run_lengths(shape, height, width)
 
 
 def _numbers(values: Iterable[Any]) -> bool:

@@ -6,6 +6,7 @@ anchors) are in no checkpoint: building the network makes them.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -30,6 +31,8 @@ from zoo.seeds import global_seed
 from zoo.structure import Structure
 from zoo.tasks.base import MOST_PIXELS, Count, Split, TaskConfig
 from zoo.tasks.family import TaskBase, split_off
+
+log = logging.getLogger(__name__)
 
 
 class Config(TaskConfig):
@@ -136,9 +139,20 @@ class DetectionTask(TaskBase):
         return found
 
     def _split(self) -> tuple[Tensor, Tensor]:
-        """Of the images with something to learn from, as detectron2 has it."""
-        usable = torch.tensor(self.train.whole(range(len(self.train.images))), dtype=torch.int64)
-        return split_off(usable, math.ceil(self.config.validation * len(usable)))
+        """Of the images with something to learn from, as detectron2 has it; validation takes of those that networks can
+        be scored on, too.
+        """
+        usable = self.train.whole(range(len(self.train.images)))
+        scorable = self.train.scorable(usable)
+        if len(scorable) < len(usable):
+            log.warning(
+                f"{len(usable) - len(scorable)} of {len(usable)} images of {self.train.folder} have objects without "
+                "polygons, or crowds without a mask of the image, and are not used for validation"
+            )
+        count = math.ceil(self.config.validation * len(usable))
+        validation = split_off(torch.tensor(scorable, dtype=torch.int64), count)[1]
+        train = sorted(set(usable).difference(validation.tolist()))
+        return torch.tensor(train, dtype=torch.int64), validation
 
     @cached_property
     def protocol(self) -> str:
