@@ -199,7 +199,11 @@ def _splits(root: Path, layout: str) -> dict[str, Path]:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    """Hidden files, and those in hidden folders, are none: Jupyter keeps copies in `.ipynb_checkpoints`, one of which
+    might be tested on where the picture itself is trained on.
+    """
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
 def _folders(root: Path) -> list[Path]:

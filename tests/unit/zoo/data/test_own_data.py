@@ -166,6 +166,15 @@ def test_folders_without_pictures_beside_splits_are_of_no_matter(tmp_path: Path)
     assert len(load_own("folder", config(), tmp_path).test) == 2
 
 
+def test_hidden_folders_hold_no_pictures(tmp_path: Path) -> None:
+    """Under a root that may itself be hidden."""
+    root = tmp_path / ".data"
+    folders(root / "mine", {"a": 5, "b": 5})
+    folders(root / "mine" / "a", {".ipynb_checkpoints": 5, ".ipynb_checkpoints/deeper": 1, "more": 2}, value=100)
+    found = load_own("folder", config(), root)
+    assert sorted(greys(torch.cat([found.train, found.test]))) == sorted([*range(5), *range(5), 100, 101])
+
+
 def test_what_is_trained_on_is_no_test() -> None:
     with pytest.raises(ValueError, match="test_split is train, which is trained on; name another, or null"):
         config(test_split="train")
