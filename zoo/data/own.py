@@ -38,6 +38,10 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 MAX_BYTES = 2**34
 NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$"
 """No part begins with a dot, so that a name from anyone stays under the data root."""
+SPLIT = r"^[A-Za-z0-9_][A-Za-z0-9_.:%+\[\]-]*$"
+"""One part of a file's name. The Hub takes slices, too: `train[:80%]`."""
+Named: TypeAlias = Annotated[str, Field(pattern=NAME, max_length=200)]
+NamedSplit: TypeAlias = Annotated[str, Field(pattern=SPLIT, max_length=200)]
 
 
 class DatasetConfig(Frozen):
@@ -55,7 +59,7 @@ class DatasetConfig(Frozen):
       with `test_split: null` a share of the training split is taken.
     """
 
-    name: Annotated[str, Field(pattern=NAME, max_length=200)]
+    name: Named
     classes: Annotated[int, Field(ge=2, le=100_000)]
     size: PositiveInt = 32
     resize: Literal["crop", "stretch"] = "crop"
@@ -64,11 +68,11 @@ class DatasetConfig(Frozen):
     std: tuple[Annotated[float, Field(gt=0)], ...] = ()
     test: Annotated[float, Field(gt=0, lt=1)] = 0.2
     seed: Seed = 0
-    config: str | None = None
+    config: Named | None = None
     image: str = "image"
     label: str = "label"
-    train_split: str = "train"
-    test_split: str | None = "test"
+    train_split: NamedSplit = "train"
+    test_split: NamedSplit | None = "test"
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

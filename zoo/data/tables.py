@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from glob import escape
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ def shards(folder: Path, split: str) -> list[Path]:
 
     Raises Corrupt, with the file's name, unless they are the parts of one data set, each of them once.
     """
-    files = sorted(path for path in folder.glob(f"{split}-*.parquet") if not path.name.startswith("."))
+    named = folder.glob(f"{escape(split)}-*.parquet")
+    files = sorted(path for path in named if not path.name.startswith("."))
     parts = {path: SHARD.fullmatch(path.name) for path in files}
     expected = f"expected {split}-00000-of-00001.parquet, or as many parts as their names say"
     if odd := [path for path, match in parts.items() if match is None]:

@@ -203,6 +203,20 @@ def test_names_never_leave_the_data_root(name: str) -> None:
         config(name=name)
 
 
+@pytest.mark.parametrize("key", ["config", "train_split", "test_split"])
+@pytest.mark.parametrize("name", ["../mine", "/etc", "a/../../b", ".ssh", "", "**", "a*"])
+def test_parts_of_the_hubs_files_never_leave_the_data_root(key: str, name: str) -> None:
+    """An absolute split had ended in a NotImplementedError, `..` had led elsewhere."""
+    with pytest.raises(ValidationError, match=f"{key}\n"):
+        config(**{key: name})
+
+
+def test_a_slice_of_a_split_is_none_of_the_files(tmp_path: Path) -> None:
+    hub_copy(tmp_path / "pets", {"train": [0, 1], "test1": [0, 1]}, ["cat", "dog"], ("image", "label"))
+    with pytest.raises(MissingData, match=r"no test\[:1\]-\*.parquet"):
+        _ = load_own("hub", config(name="user/pets", test_split="test[:1]"), tmp_path).test
+
+
 def test_more_than_memory_holds_is_refused(tmp_path: Path) -> None:
     folders(tmp_path / "mine", {"a": 3, "b": 3})
     with pytest.raises(ValueError, match=r"choose a smaller task.dataset.size"):
