@@ -134,10 +134,19 @@ def published(name: str, row: Mapping[str, Any]) -> Question:
         choices = (row["answerA"], row["answerB"], row["answerC"])
         return compose(name, f"{row['context']} {row['question']}", choices, int(row["label"]) - 1)
     if name == "hellaswag":
-        return compose(name, f"{row['activity_label']}: {row['ctx']}", row["endings"], int(row["label"]))
+        return compose(name, f"{row['activity_label']}: {_context(row)}", row["endings"], int(row["label"]))
     labels, texts = row["choices"]["label"], row["choices"]["text"]
     question = row["question_stem"] if name == "obqa" else row["question"]
     return compose(name, question, texts, labels.index(row["answerKey"].strip()))
+
+
+def _context(row: Mapping[str, Any]) -> str:
+    """What an ending of HellaSwag follows. Its last sentence begins with a small letter in column `ctx`; lm-eval takes
+    it from `ctx_b`, where it stands alone, and lets it begin with a capital.
+    """
+    if "ctx_a" not in row or "ctx_b" not in row:
+        return str(row["ctx"])
+    return f"{row['ctx_a']} {row['ctx_b'].capitalize()}".rstrip()
 
 
 def prompt(instruction: str) -> str:

@@ -142,5 +142,16 @@ def test_published_rows_become_the_same_questions() -> None:
     assert published("obqa", obqa) == compose("obqa", "Fish", ("a", "b"), 1)
 
 
+def test_the_sentence_to_be_ended_begins_as_lm_eval_has_it() -> None:
+    row = {"activity_label": "Roof", "ctx": "On a roof. he and Bob", "endings": list("abcd"), "label": "3"}
+    parts = {"ctx_a": "On a roof.", "ctx_b": "he and Bob"}
+    assert wording(published("hellaswag", row | parts))[0] == "Roof: On a roof. He and bob"
+    assert wording(published("hellaswag", row))[0] == "Roof: On a roof. he and Bob"
+    whole = published("hellaswag", row | {"ctx_a": "On a roof.", "ctx_b": ""})
+    assert whole.instruction.startswith(
+        "Please choose the correct ending to complete the given sentence: Roof: On a roof.\n"
+    )
+
+
 def test_every_set_of_the_paper_is_there() -> None:
     assert list(SETS) == ["boolq", "piqa", "siqa", "hellaswag", "arc_e", "arc_c", "obqa"]
