@@ -55,7 +55,7 @@ class Changed(Wrapped):
 
 def with_changes(task: Task, made: TaskConfig, used: TaskConfig) -> Task:
     """The task, built of the section `used`, to score networks that were made with another section: neither their
-    tensors nor `task.protocol` show an exponent, say, or how many heads attention has, so that scores with another
+    tensors nor `task.protocol` show a scale, say, or how many heads attention has, so that scores with others
     would be taken for those of the networks themselves.
     """
     found = {key: value for key, value in changed(made, used).items() if key.partition(".")[0] not in used.told}
