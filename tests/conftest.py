@@ -1,5 +1,5 @@
 """No network in tests (Hub libraries read this at import); hypothesis without its deadline, which on a shared machine
-measures the neighbours.
+measures the neighbours; and hardly any time for measuring how fast the machine is, which each training begins with.
 """
 
 import os
@@ -13,6 +13,14 @@ from zoo import plugins
 os.environ["HF_HUB_OFFLINE"] = "1"
 settings.register_profile("rpg-zoo", deadline=None)
 settings.load_profile("rpg-zoo")
+MEASURE_SECONDS = 0.01  # instead of 0.5, twice for each training
+
+
+@pytest.fixture(scope="session", autouse=True)
+def measured_in_no_time():
+    import rpg.devices  # imports torch, which the process that hands out the tests does not need
+
+    rpg.devices.MEASURE_SECONDS = MEASURE_SECONDS
 
 
 @pytest.fixture
