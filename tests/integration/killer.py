@@ -5,8 +5,9 @@ moments, after which it is started again. In the end both hold the same files, t
 
 Chains are in CHAINS; of `reproduce` RECIPE is the file of a table. With GROUP_VALUES networks are generated in windows
 of that many values and stored in files of their own, and only generating is killed.
-Commands run in forks of this process, where everything is already imported, so that the kills fall into their work. The
-moments are drawn from half the time that the command took undisturbed: on a fast machine, too, it takes several.
+Commands run in forks of this process, where everything is already imported, and hardly measure how fast the machine is,
+so that the kills fall into their work. The moments are drawn from half the time that the command took undisturbed: on a
+fast machine, too, it takes several.
 Prints a line for every command, and at last how many kills there were.
 """
 
@@ -25,12 +26,14 @@ import accelerate  # noqa: F401  # imported so that no kill falls into it, as al
 import diffusers  # noqa: F401
 import jinja2  # noqa: F401
 import matplotlib.figure  # noqa: F401
+import scipy.stats  # noqa: F401
 import sklearn.datasets  # noqa: F401
 import timm  # noqa: F401
 import torch
 
 import rpg.cli
 import rpg.demo
+import rpg.devices
 import rpg.evaluation
 import rpg.methods.rpg.generate
 import rpg.reports.stage
@@ -135,13 +138,14 @@ def kill_command(argv: list[str], kills: int, rng: random.Random) -> int:
 
 
 def main(seed: str, kills: str, recipe: str, chain: str = "learn") -> None:
-    before, commands = CHAINS.get(chain, ((), LEARN))
+    before, commands = CHAINS.get(chain, (LEARN[:2], LEARN[2:]))
     if chain not in CHAINS:
         rpg.methods.rpg.generate.GROUP_VALUES, zoo.writer.STACK_BELOW = int(chain), 0
     if chain == "import":
         write_source(Path("src"))
     if chain == "reproduce":
         rpg.reproduce.paper.table_names = lambda: {"table": Path(recipe)}
+    rpg.devices.MEASURE_SECONDS = 0.01
     rpg.reports.stage.provenance_of = lambda command: {"command": " ".join(command)}  # without the date
     Path("whole").mkdir()
     for command in before:
@@ -152,7 +156,7 @@ def main(seed: str, kills: str, recipe: str, chain: str = "learn") -> None:
     killed = 0
     for command in commands:
         argv = command.replace("RECIPE", recipe).split()
-        count = kill_command(argv, int(kills) if chain in CHAINS or "generate" in argv else 0, rng)
+        count = kill_command(argv, int(kills), rng)
         print(f"seed {seed}: {command}: the same bytes after {count} kills")
         killed += count
     print(killed)

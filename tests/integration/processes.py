@@ -19,10 +19,16 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import accelerate  # noqa: F401  # imported before the forks
+import accelerate  # noqa: F401  # imported before the forks, as all that follows
+import diffusers  # noqa: F401
+import scipy.stats  # noqa: F401
+import sklearn.datasets  # noqa: F401
 import torch.distributed.fsdp  # noqa: F401
 
+import rpg.api
 import rpg.cli
+import rpg.devices
+import rpg.evaluation
 import rpg.methods.rpg.train
 import zoo.cli
 import zoo.networks.classifiers
@@ -30,6 +36,7 @@ import zoo.tasks.classification
 from zoo.console import run_cli
 
 TIMEOUT = 120.0
+LONGEST = 300  # seconds until the first process ends with SIGALRM, if something hangs
 
 
 def free_port() -> int:
@@ -73,6 +80,8 @@ def wait(child: int) -> int:
 
 
 def main(collect: str, launches: str) -> None:
+    signal.alarm(LONGEST)
+    rpg.devices.MEASURE_SECONDS = 0.01
     if wait(fork(zoo.cli.app, ["rpg-zoo", "collect", *collect.split()], {})):
         sys.exit("collecting failed")
     print(json.dumps([run(launch) for launch in json.loads(launches)]))

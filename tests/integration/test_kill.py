@@ -1,11 +1,9 @@
 """SIGKILL at random moments: the same command continues, and the final files equal those of an uninterrupted run."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forking import Program
 from killer import CHAINS
 
 HERE = Path(__file__).parent
@@ -31,11 +29,10 @@ def kill_and_compare(tmp_path: Path, seed: int, kills: int, chain: str = "learn"
     """Run the commands of a chain with up to `kills` kills of each, and without, which has to give the same files;
     returns how many kills there were.
     """
-    argv = [sys.executable, str(HERE / "killer.py"), str(seed), str(kills), str(HERE / recipe), chain]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout.splitlines()[-1])
+    killer = Program(str(HERE / "killer.py"), str(seed), str(kills), str(HERE / recipe), chain, folder=tmp_path)
+    code, out, err = killer.wait()
+    assert code == 0, err
+    return int(out.splitlines()[-1])
 
 
 def test_killed_commands_end_in_the_same_bytes(tmp_path):
