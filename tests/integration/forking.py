@@ -1,4 +1,4 @@
-"""Runs Python programs as forks of one process that has imported the heavy libraries, on which each would spend seconds.
+"""Runs Python programs as forks of one process that has imported the heavy libraries: they take seconds each time.
 
 Tests start a `Program`. The process has a JSON object per line on stdin, and answers with a number. {"argv": [...],
 "folder": PATH, "apart": false} starts a program there, with its output in the files `stdout` and `stderr`; the answer
@@ -48,7 +48,7 @@ forks = cache(Forks)
 
 
 class Program:
-    """A program that was started in a directory; `apart`: in a process group of its own, to which one can send signals."""
+    """A program that was started in a directory; `apart`: in a process group of its own, which one can send signals."""
 
     def __init__(self, *argv: str, folder: Path, apart: bool = False) -> None:
         self._folder = folder

@@ -1,22 +1,22 @@
 """Collecting in many processes gives the bytes that one process gives, whoever is killed on the way."""
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+from forking import Program
 from test_cli import Shell
 
 from killing import content
 from zoo.console import shown_log
 from zoo.recipe import load_recipe
+from zoo.training import workers
 from zoo.training.collect import Checkpoint, JobRecord, Progress, State
 from zoo.training.engines import Plan, collect_all
 from zoo.training.together import collect
@@ -24,6 +24,11 @@ from zoo.training.workers import LocalPool
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
 SEEDS = ["zoo.regime=independent", "zoo.seeds=3", "zoo.checkpoints=2", "zoo.epochs=4", "zoo.save_every=15"]
+TASKS = [
+    *("task.name=binary", "zoo.checkpoints=1", "zoo.epochs=0", "zoo.init=shared"),
+    "zoo.conditions=['0000011111','0100010111','1011101000','1010101000']",
+]
+TOGETHER = "training 2 networks of seed 0 on the same batches, in turn on cpu"
 
 
 def plan(path: Path, settings: list[str]) -> Plan:
@@ -83,11 +88,19 @@ def recorded(monkeypatch):
     return events
 
 
-def test_two_workers_make_what_one_process_makes(tmp_path, expected):
+def test_two_workers_make_what_one_process_makes_and_show_it(tmp_path, expected, capfd, monkeypatch):
+    monkeypatch.setenv("RPG_NO_PROGRESS", "1")
     single = ["zoo.epochs=1"]
     pool = Pool(2)
-    zoos = collect_all([plan(tmp_path / "single", single), plan(tmp_path / "seeds", SEEDS)], pool)
-    assert [len(made.entries) for made in zoos] == [8, 6]
+    plans = [plan(tmp_path / name, made) for name, made in (("single", single), ("seeds", SEEDS), ("tasks", TASKS))]
+    with shown_log():
+        zoos = collect_all(plans, pool)
+    lines = capfd.readouterr().err.splitlines()
+    assert lines.count(TOGETHER) == 2
+    told = [line for line in lines if "chance" in line]  # how well they do, and of untrained ones that they do not work
+    assert len(lines) == 2 + len(told)
+    assert [line for line in told if "tasks" in line]
+    assert [len(made.entries) for made in zoos] == [8, 6, 4]
     assert content(tmp_path / "seeds") == expected
     assert content(tmp_path / "single") == collect_here(tmp_path / "here", single)
     assert len(pool.started) == 2
@@ -97,6 +110,17 @@ def test_two_workers_make_what_one_process_makes(tmp_path, expected):
     assert again.started == []
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """Workers are forks of one process that has imported what they need, and not new ones that import it each time."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["zoo.training.workers", "zoo.tasks.classification", "zoo.networks.classifiers", "sklearn.datasets"]
+    )
+    monkeypatch.setattr(workers, "get_context", lambda _: context)
+
+
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize("when", [State, pytest.param(Checkpoint, marks=pytest.mark.slow)])
 def test_killed_workers_are_replaced_and_nothing_is_done_twice(tmp_path, expected, recorded, monkeypatch, when):
     pool, real = Pool(2), JobRecord.add
@@ -119,58 +143,7 @@ def test_killed_workers_are_replaced_and_nothing_is_done_twice(tmp_path, expecte
     assert len(states) == len(set(states))
 
 
-def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
-    code = "from zoo.cli import main; main()"
-    command = [sys.executable, "-c", code, "collect", TINY, *arguments, "--out", str(place)]
-    settings = [part for setting in SEEDS for part in ("--set", setting)]
-    with heeding_interrupts():
-        return subprocess.Popen(
-            [*command, *settings], start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-
-
-@contextmanager
-def heeding_interrupts() -> Iterator[None]:
-    """Processes started in here stop on SIGINT, even where the tests run in the background of a shell and ignore it."""
-    previous = signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def wait_for_entries(place: Path, count: int, process: subprocess.Popen[str]) -> None:
-    journal = place / "journal.jsonl"
-    while not journal.is_file() or journal.read_bytes().count(b"\n") <= count:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.005)
-
-
-def assert_session_ends(session: int) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(session, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
-    pytest.fail("processes are left")
-
-
-@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
-def test_an_owner_that_goes_takes_its_workers_along_and_can_be_continued(tmp_path, expected, blow):
-    place = tmp_path / "zoo"
-    owner = start(place, "--workers", "2")
-    wait_for_entries(place, 1, owner)
-    os.kill(owner.pid, blow) if blow == signal.SIGKILL else os.killpg(owner.pid, blow)
-    _, errors = owner.communicate()
-    assert owner.returncode == (130 if blow == signal.SIGINT else -9), errors
-    assert_session_ends(owner.pid)
-    assert "Traceback" not in errors
-    assert not (place / "manifest.json").exists()
-    assert without_command(collect_here(place, SEEDS)) == without_command(expected)
-
-
+@pytest.mark.usefixtures("forked")
 def test_workers_report_errors_and_ignored_settings_as_one_process_does(tmp_path, shell, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seeds = "--set zoo.regime=independent --set zoo.seeds=2 --set zoo.checkpoints=1 --set zoo.epochs=1"
@@ -187,18 +160,49 @@ def test_workers_report_errors_and_ignored_settings_as_one_process_does(tmp_path
     assert [path.parent.name for path in tmp_path.rglob("manifest.json")] == ["e"]
 
 
-@pytest.mark.parametrize(("shown", "expected"), [(True, 2), pytest.param(False, 0, marks=pytest.mark.slow)])
-def test_workers_show_what_their_owner_shows(tmp_path, capfd, monkeypatch, shown, expected):
+def start(place: Path, *arguments: str) -> Program:
+    settings = [part for setting in SEEDS for part in ("--set", setting)]
+    command = ["-m", "zoo", "collect", TINY, *arguments, "--out", str(place), *settings]
+    return Program(*command, folder=place.parent, apart=True)
+
+
+def wait_for_entries(place: Path, count: int, program: Program) -> None:
+    journal = place / "journal.jsonl"
+    while not journal.is_file() or journal.read_bytes().count(b"\n") <= count:
+        assert not program.ended(), program.wait()
+        time.sleep(0.005)
+
+
+def assert_group_ends(group: int) -> None:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("processes are left")
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
+def test_an_owner_that_goes_takes_its_workers_along_and_can_be_continued(tmp_path, expected, blow):
+    place = tmp_path / "zoo"
+    owner = start(place, "--workers", "2")
+    wait_for_entries(place, 1, owner)
+    os.kill(owner.pid, blow) if blow == signal.SIGKILL else os.killpg(owner.pid, blow)
+    code, _, errors = owner.wait()
+    assert code == (130 if blow == signal.SIGINT else -9), errors
+    assert_group_ends(owner.pid)
+    assert "Traceback" not in errors
+    assert not (place / "manifest.json").exists()
+    assert without_command(collect_here(place, SEEDS)) == without_command(expected)
+
+
+@pytest.mark.slow
+def test_workers_show_nothing_where_their_owner_does_not(tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("RPG_NO_PROGRESS", "1")
-    binary = ["task.name=binary", "zoo.checkpoints=1", "zoo.epochs=0", "zoo.init=shared"]
-    conditions = "zoo.conditions=['0000011111','0100010111','1011101000','1010101000']"
-    with shown_log() if shown else nullcontext():
-        collect_all([plan(tmp_path / "zoo", [*binary, conditions])], Pool(2))
-    lines = capfd.readouterr().err.splitlines()
-    assert lines.count("training 2 networks of seed 0 on the same batches, in turn on cpu") == expected
-    warnings = [line for line in lines if "chance" in line]  # they are untrained
-    assert len(lines) == expected + len(warnings)
-    assert bool(warnings) is shown
+    collect_all([plan(tmp_path / "zoo", TASKS)], Pool(2))
+    assert capfd.readouterr().err == ""
 
 
 def test_several_recipes_go_to_their_own_places(tmp_path, shell, monkeypatch):
