@@ -3,9 +3,11 @@
 import csv
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeAlias
 from xml.etree import ElementTree
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from evaluators.metrics import summarize
+from killing import content
 from made_up import SAMPLES, YARDSTICK_IOU, comparison, group, replaced
 from rpg.reports.compare import Comparison
 from rpg.reports.plots import COLOURS, FORMS, distance_plot, marks, similarity_plot
@@ -32,6 +35,13 @@ from zoo.hub.card import read_plots
 
 LOSSES = {"generated": [(step, 2.0 / step) for step in range(10, 1010, 10)]}
 PROVENANCE = {"command": "rpg report --task 'a & <b>'", "commit": "0123456789ab"}
+
+
+Change: TypeAlias = Callable[[Comparison], Comparison]
+
+
+def unchanged(made: Comparison) -> Comparison:
+    return made
 
 
 def weights_alone(made: Comparison) -> Comparison:
@@ -329,10 +339,21 @@ def write(made: Comparison, out: Path, plots: Sequence[str] = ()) -> Path:
     return write_report(made, LOSSES, PROVENANCE, out, plots)
 
 
-@pytest.mark.parametrize("change", [lambda made: made, with_seeds, with_second])
-def test_page_is_self_contained_and_well_formed(change: Callable[[Comparison], Comparison], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Change], Path]:
+    """The directory of the report on a changed comparison, written once for all tests that only read it."""
+
+    @cache
+    def place(change: Change) -> Path:
+        return write(change(comparison()), tmp_path_factory.mktemp("report")).parent
+
+    return place
+
+
+@pytest.mark.parametrize("change", [unchanged, with_seeds, with_second])
+def test_page_is_self_contained_and_well_formed(change: Change, written: Callable[[Change], Path]) -> None:
     made = change(comparison())
-    text = write(made, tmp_path).read_text()
+    text = (written(change) / "report.html").read_text()
     page = Page(text)
     assert not page.open
     assert page.tags.count("svg") == 3
@@ -354,17 +375,18 @@ def test_page_is_self_contained_and_well_formed(change: Callable[[Comparison], C
     assert page.cells == [cell for t in shown for row in t.cells() for cell in row[1:]]
 
 
-def test_plots_are_files_and_the_page_holds_them(tmp_path: Path) -> None:
-    page = write(comparison(), tmp_path).read_text()
-    files = sorted((tmp_path / "plots").iterdir())
+def test_plots_are_files_and_the_page_holds_them(written: Callable[[Change], Path]) -> None:
+    place = written(unchanged)
+    page = (place / "report.html").read_text()
+    files = sorted((place / "plots").iterdir())
     assert [path.name for path in files] == ["distance.svg", "loss.svg", "similarity.svg"]
     for path in files:
         root = ElementTree.fromstring(path.read_bytes())  # noqa: S314  # our own; a file of its own has to be XML
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert root.get("aria-label")
         assert path.read_text().replace(' xmlns="http://www.w3.org/2000/svg"', "", 1) in page
-    assert [svg for _, svg in read_plots(tmp_path)] == [path.read_bytes() for path in files]
-    assert [alt.split()[0] for alt, _ in read_plots(tmp_path)] == ["Distances", "Training", "Accuracy"]
+    assert [svg for _, svg in read_plots(place)] == [path.read_bytes() for path in files]
+    assert [alt.split()[0] for alt, _ in read_plots(place)] == ["Distances", "Training", "Accuracy"]
 
 
 def test_plots_for_papers_when_asked(tmp_path: Path) -> None:
@@ -385,12 +407,11 @@ def test_plots_for_papers_when_asked(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
-def test_names_are_drawn_as_they_are(tmp_path: Path) -> None:
+def test_names_are_drawn_as_they_are(written: Callable[[Change], Path]) -> None:
     """Not as mathematics, which fails for some names; and an underscore in front hides no group."""
     made = with_second(comparison())
-    write(made, tmp_path)
     for name in ("similarity", "distance"):
-        text = (tmp_path / "plots" / f"{name}.svg").read_text()
+        text = (written(with_second) / "plots" / f"{name}.svg").read_text()
         assert "_other$ &amp; &lt;b&gt;$^2" in text
     scoring = made.scoring
     assert scoring
@@ -417,11 +438,10 @@ def test_the_range_of_noised_copies_is_shaded() -> None:
         assert (here.min(), here.max()) == pytest.approx((min(copies.scored.accuracy), max(copies.scored.accuracy)))
 
 
-def test_json_and_csv_are_the_comparison(tmp_path: Path) -> None:
-    made = with_seeds(comparison())
-    write(made, tmp_path)
-    assert Comparison.from_json((tmp_path / "report.json").read_bytes()) == made
-    rows = list(csv.DictReader((tmp_path / "report.csv").read_text().splitlines()))
+def test_json_and_csv_are_the_comparison(written: Callable[[Change], Path]) -> None:
+    made, place = with_seeds(comparison()), written(with_seeds)
+    assert Comparison.from_json((place / "report.json").read_bytes()) == made
+    rows = list(csv.DictReader((place / "report.csv").read_text().splitlines()))
     for row, member in zip(rows, made.groups, strict=True):
         for title, value in measures(made, member).items():
             assert row[title] == ("" if value is None else str(value))
@@ -439,36 +459,37 @@ def test_markdown_has_all_tables_and_verdicts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [pytest.param(lambda made: made, marks=pytest.mark.slow), with_seeds, with_second, weights_alone]
+    "change", [pytest.param(unchanged, marks=pytest.mark.slow), with_seeds, with_second, weights_alone]
 )
-def test_same_input_gives_the_same_bytes(change: Callable[[Comparison], Comparison], tmp_path: Path) -> None:
-    for name in ("a", "b", "a"):
-        write(change(comparison()), tmp_path / name)
-    files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
-    assert len(files) >= 6
-    for path in files:
-        assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
+def test_same_input_gives_the_same_bytes(change: Change, written: Callable[[Change], Path], tmp_path: Path) -> None:
+    """In another directory, and where the report is there already."""
+    expected = content(written(change))
+    assert len(expected) >= 6
+    for _ in range(2):
+        write(change(comparison()), tmp_path)
+        assert content(tmp_path) == expected
 
 
-def test_weights_alone_have_no_scores_on_the_page(tmp_path: Path) -> None:
-    page = Page(write(weights_alone(comparison()), tmp_path).read_text())
+def test_weights_alone_have_no_scores_on_the_page(written: Callable[[Change], Path]) -> None:
+    place = written(weights_alone)
+    page = Page((place / "report.html").read_text())
     assert page.tags.count("svg") == 2
     assert page.tags.count("table") == 1
-    assert "error-IoU" not in (tmp_path / "report.md").read_text()
-    assert "error-IoU" not in (tmp_path / "report.csv").read_text()
+    assert "error-IoU" not in (place / "report.md").read_text()
+    assert "error-IoU" not in (place / "report.csv").read_text()
 
 
-def test_another_report_is_not_overwritten(tmp_path: Path) -> None:
-    write(comparison(), tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+def test_another_report_is_not_overwritten(written: Callable[[Change], Path]) -> None:
+    place = written(unchanged)
+    before = content(place)
     other = comparison().model_copy(
         update={"inputs": {"original": "40 networks 01", "generated new": "10 networks 45"}}
     )
     with pytest.raises(
         ValueError, match="generated new: none there, 10 networks 45 now; generated mine: 10 networks 23"
     ):
-        write(other, tmp_path)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+        write(other, place)
+    assert content(place) == before
 
 
 def test_few_no_or_several_losses(tmp_path: Path) -> None:
