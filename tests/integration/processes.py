@@ -23,7 +23,8 @@ import accelerate  # noqa: F401  # imported before the forks, as all that follow
 import diffusers  # noqa: F401
 import scipy.stats  # noqa: F401
 import sklearn.datasets  # noqa: F401
-import torch.distributed.fsdp  # noqa: F401
+import torch
+import torch.distributed.fsdp
 
 import rpg.api
 import rpg.cli
@@ -37,6 +38,14 @@ from zoo.console import run_cli
 
 TIMEOUT = 120.0
 LONGEST = 300  # seconds until the first process ends with SIGALRM, if something hangs
+
+
+def measured(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    """Measuring takes as long as it does, without work. Meanwhile all processes have looked for a run that is there,
+    which the first begins next.
+    """
+    time.sleep(rpg.devices.MEASURE_SECONDS)
+    return 1e10
 
 
 def free_port() -> int:
@@ -71,6 +80,10 @@ def run(launch: dict[str, Any]) -> list[int]:
         state, end = Path(launch["kill_after"]), time.monotonic() + TIMEOUT
         while not state.is_file() and time.monotonic() < end:
             time.sleep(0.001)
+        if not state.is_file():
+            for child in children:
+                os.kill(child, signal.SIGKILL)
+            sys.exit(f"no {state} to kill at: {[wait(child) for child in children]}")
         os.kill(children[0], signal.SIGKILL)
     return [wait(child) for child in children]
 
@@ -81,7 +94,7 @@ def wait(child: int) -> int:
 
 def main(collect: str, launches: str) -> None:
     signal.alarm(LONGEST)
-    rpg.devices.MEASURE_SECONDS = 0.01
+    rpg.devices._matrix_rate = measured
     if wait(fork(zoo.cli.app, ["rpg-zoo", "collect", *collect.split()], {})):
         sys.exit("collecting failed")
     print(json.dumps([run(launch) for launch in json.loads(launches)]))

@@ -30,7 +30,7 @@ def refused(command: str, expected: int = 2) -> str:
     return err
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A zoo, a run for each scope, and what they generate."""
     place = tmp_path_factory.mktemp("binary")

@@ -43,7 +43,7 @@ def shell(monkeypatch):
     return Shell()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """A directory in which `tiny` was collected, trained and generated in the default places."""
     place = tmp_path_factory.mktemp("made")

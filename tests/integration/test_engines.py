@@ -50,7 +50,7 @@ def without_command(files: dict[str, bytes]) -> dict[str, object]:
     return files | {"manifest.json": manifest}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def expected(tmp_path_factory):
     """What one process makes of three seeds."""
     return collect_here(tmp_path_factory.mktemp("whole") / "zoo", SEEDS)

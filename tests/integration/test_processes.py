@@ -29,9 +29,9 @@ def launch(out: str, count: int, environment: dict[str, str], **more: Any) -> di
     return {"count": count, "arguments": arguments, "environment": environment, **more}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[int]]]:
-    """All the trainings, in one process that pays for the imports once; and their exit codes."""
+    """All the trainings, and their exit codes; for the session, as processes that share out the tests come back to them."""
     place = tmp_path_factory.mktemp("processes")
     launches = [
         launch("one", 1, {}),
