@@ -31,7 +31,7 @@ def launch(out: str, count: int, environment: dict[str, str], **more: Any) -> di
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[int]]]:
-    """All the trainings, and their exit codes; for the session, as processes that share out the tests come back to them."""
+    """All the trainings, and their exit codes. For the session: xdist hands out a module in parts."""
     place = tmp_path_factory.mktemp("processes")
     launches = [
         launch("one", 1, {}),
