@@ -36,7 +36,7 @@ from zoo.manifest import MANIFEST_BYTES, Entry, FileName, FileRecord, Origin, Sh
 from zoo.names import recipe_meant
 from zoo.recipe import task_of, validate
 from zoo.spent import Spent, Stopwatch
-from zoo.store import Zoo
+from zoo.store import Zoo, absolute
 from zoo.structure import Frozen, Structure
 
 log = logging.getLogger(__name__)
@@ -84,11 +84,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The last part of its place."""
-        try:
-            return self.path.resolve().name
-        except (OSError, RuntimeError):  # a loop of links
-            return self.path.name
+        """The last part of its place, as it was given: a link's own name."""
+        return absolute(self.path).name
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -130,6 +127,8 @@ class Run:
 
     def refuse_another(self, origin: Origin) -> None:
         """Raise ValueError when the directory holds something else than a run of this origin, naming what differs."""
+        # Looked at before the record, which another process of this training may be writing now.
+        there = {path.name for path in self.path.glob("[!.]*")} if self.path.is_dir() else set()
         if self.record_path.is_file():
             begun = self.record().origin
             if changed := begun.differences(origin):
@@ -142,7 +141,7 @@ class Run:
                 )
         elif self.path.is_file():
             raise ValueError(f"{self.path} is a file; expected a directory for the run, choose another with --out")
-        elif {path.name for path in self.path.glob("[!.]*")} - {self.constants_path.name, self.frozen_path.name}:
+        elif there - {self.constants_path.name, self.frozen_path.name}:
             raise ValueError(f"{self.path} exists and is not a run; choose another place with --out")
 
     @property

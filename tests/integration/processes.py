@@ -23,12 +23,11 @@ import accelerate  # noqa: F401  # imported before the forks, as all that follow
 import diffusers  # noqa: F401
 import scipy.stats  # noqa: F401
 import sklearn.datasets  # noqa: F401
-import torch
-import torch.distributed.fsdp
+import torch.distributed.fsdp  # noqa: F401
+from hasty import measure_little
 
 import rpg.api
 import rpg.cli
-import rpg.devices
 import rpg.evaluation
 import rpg.methods.rpg.train
 import zoo.cli
@@ -38,14 +37,6 @@ from zoo.console import run_cli
 
 TIMEOUT = 120.0
 LONGEST = 300  # seconds until the first process ends with SIGALRM, if something hangs
-
-
-def measured(device: torch.device, dtype: torch.dtype, size: int) -> float:
-    """Measuring takes as long as it does, without work. Meanwhile all processes have looked for a run that is there,
-    which the first begins next.
-    """
-    time.sleep(rpg.devices.MEASURE_SECONDS)
-    return 1e10
 
 
 def free_port() -> int:
@@ -94,7 +85,7 @@ def wait(child: int) -> int:
 
 def main(collect: str, launches: str) -> None:
     signal.alarm(LONGEST)
-    rpg.devices._matrix_rate = measured
+    measure_little()
     if wait(fork(zoo.cli.app, ["rpg-zoo", "collect", *collect.split()], {})):
         sys.exit("collecting failed")
     print(json.dumps([run(launch) for launch in json.loads(launches)]))
