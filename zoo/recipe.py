@@ -242,10 +242,11 @@ def _read_extended(path: Path, seen: tuple[Path, ...]) -> Any:
     base = tree.pop("extends", None)
     if base is None:
         return tree
-    root, named = recipes_root(), recipe_names().get(str(base))  # by its short name, which a file beside goes before
-    candidates = [path.parent / f"{base}.yaml", root / f"{base}.yaml"]
+    name, root = str(base).removesuffix(".yaml"), recipes_root()
+    named = recipe_names().get(name)  # by its short name, which a file beside goes before
+    candidates = [path.parent / f"{name}.yaml", root / f"{name}.yaml"]
     candidates += [named] if named and named.resolve() != path.resolve() else []
-    for candidate in [*candidates, root / "_methods" / f"{base}.yaml"]:
+    for candidate in [*candidates, root / "_methods" / f"{name}.yaml"]:
         if _is_file(candidate):
             try:
                 under = _read_extended(candidate, (*seen, path.resolve()))

@@ -9,7 +9,7 @@ import pytest
 from rpg.tokens.tokenisation import place
 from zoo.errors import MissingExtra
 from zoo.manifest import differences, settings_of
-from zoo.recipe import load_recipe, recipe_names
+from zoo.recipe import load_method, load_recipe, recipe_names
 from zoo.structure import Structure
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -71,6 +71,12 @@ def test_recipe_says_what_it_is_about(path: Path) -> None:
     about = load_recipe(str(path)).about
     assert about, "its own: what it extends is about another recipe"
     assert f" {path.stem}" in about.command or about.command == "rpg demo"
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES.parent / "benchmarks/settings").iterdir()), ids=lambda path: path.stem)
+def test_settings_of_benchmarks_are_those_of_a_method(path: Path) -> None:
+    load_method(str(path))
+    assert path.stem in (RECIPES.parent / "docs/results.md").read_text(), "which table needs it?"
 
 
 @pytest.mark.parametrize("name", PARAMETERS)

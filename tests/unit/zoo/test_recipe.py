@@ -150,6 +150,12 @@ def test_odd_overrides_are_one_line(write, pair):
         load_recipe(write(SMALL), [pair])
 
 
+def test_extends_takes_the_name_of_a_file(write):
+    write(SMALL, "base")
+    for name in ("base", "base.yaml", "./base.yaml"):
+        assert load_recipe(write(f"extends: {name}\n")).zoo.learning_rate == 1e-2
+
+
 def test_extends_takes_short_names(write):
     assert load_recipe(write("extends: ade20k\ntask: {crop: 64}\n")).task.crop == 64  # type: ignore[attr-defined]
     method, _ = load_method(str(write("extends: rpg-tiny-binary\nmethod: {train: {steps: 7}}\n")))
