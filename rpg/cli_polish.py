@@ -33,31 +33,27 @@ def polish(
     """Train the networks of a zoo for a few steps on their task's training data (default place:
     zoos/<zoo>-polish-<steps>). Run it again to continue after an interruption.
     """
-    from zoo.api import polish as polish_zoo
-    from zoo.api import to_polish
-    from zoo.derive.polish import PolishConfig, images_seen
+    from zoo.derive.polish import images_seen, plan_polish
     from zoo.listing import derived_place, describe
-    from zoo.recipe import validate
     from zoo.store import Zoo
 
     zoo = Zoo.open(path)
     target = derived_place(path, zoo, f"polish-{steps}", out)
     settings = {"learning_rate": learning_rate, "batch_size": batch_size, "optimizer": optimizer, "seed": seed}
-    config = validate(PolishConfig, {"steps": steps, **settings}, "")
-    seen = f"{steps} steps, {images_seen(config):,} training samples each"
-    if dry_run:
-        to_polish(zoo, split, overrides, data_root, device)
-        emit({"out": str(target), "steps": steps, **settings}, as_json, f"would write {target}: {seen}")
-        return
-    made = polish_zoo(
+    plan = plan_polish(
         zoo,
-        steps,
+        {"steps": steps, **settings},
+        target,
+        command_line("rpg"),
         split=split,
-        out=target,
         overrides=overrides,
         data_root=data_root,
         device=device,
-        command=command_line("rpg"),
-        **settings,
     )
+    plan.check()
+    seen = f"{steps} steps, {images_seen(plan.config):,} training samples each"
+    if dry_run:
+        emit({"out": str(target), "steps": steps, **settings}, as_json, f"would write {target}: {seen}")
+        return
+    made = plan.carry_out()
     emit(describe(made) | {"steps": steps}, as_json, f"{len(made.entries)} networks in {target}: {seen}")

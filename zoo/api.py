@@ -24,15 +24,13 @@ from zoo.checkpoint import content_hash
 from zoo.console import pick_device
 from zoo.derive.align import unalign as unalign_zoo
 from zoo.derive.aligning import plan_alignment
-from zoo.derive.polish import PolishConfig
-from zoo.derive.polish import polish as polish_zoo
-from zoo.manifest import Entry, Origin, versions
-from zoo.recipe import Recipe, keyword_overrides, load_recipe, task_of, validate
-from zoo.scoring import Score, require_labels
+from zoo.derive.polish import plan_polish
+from zoo.manifest import Origin, versions
+from zoo.recipe import Recipe, keyword_overrides, load_recipe, task_of
+from zoo.scoring import Score
 from zoo.scoring import score as score_zoo
 from zoo.store import Zoo
 from zoo.structure import Frozen, Structure
-from zoo.tasks.base import Task
 from zoo.tasks.wrapped import with_changes
 from zoo.training.collect import CollectConfig
 from zoo.training.engines import Plan, collect_zoos
@@ -230,20 +228,6 @@ def polish(
     data are not there, Failed when a training diverges.
     """
     opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
-    config = validate(PolishConfig, {"steps": steps, **settings}, "")
-    entries, task = to_polish(opened, split, overrides, data_root, device)
     path = Path(out or Path("zoos") / f"{opened.name}-polish-{steps}")
-    return polish_zoo(
-        config, opened, entries, task, opened.manifest.origin.model_copy(update={"command": command}), path
-    )
-
-
-def to_polish(
-    zoo: Zoo, split: str | None, overrides: Sequence[str], data_root: Path | None, device: str
-) -> tuple[list[Entry], Task]:
-    """Which networks `polish` would train, and their task with its data. Raises as it does, before any work."""
-    splits = {entry.split for entry in zoo.entries}
-    entries = zoo.select(split or (splits.pop() if len(splits) == 1 else "train"))
-    task = task_of(zoo.manifest.origin, overrides).build(data_root, pick_device(device))
-    require_labels(zoo, entries, task)
-    return entries, task
+    where: dict[str, Any] = {"split": split, "overrides": overrides, "data_root": data_root, "device": device}
+    return plan_polish(opened, {"steps": steps, **settings}, path, command, **where).carry_out()

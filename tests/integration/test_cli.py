@@ -170,10 +170,18 @@ def test_perturb_makes_zoos(shell, place):
     shell.fails("rpg-zoo perturb zoos/tiny --kind soup --of 99", 2, "cannot mix 99")
 
 
+def test_polish_with_other_settings_of_the_task_is_another_zoo(shell, place):
+    assert shell.json("rpg polish zoos/tiny --steps 1")["steps"] == 1
+    shell.fails(
+        "rpg polish zoos/tiny --steps 1 --set task.validation=0.3", 2, "polish.task.validation (default) -> 0.3"
+    )
+
+
 def test_dry_runs_write_nothing(shell, tmp_path, monkeypatch, place):
     before = sorted(place.rglob("*"))
     assert shell.json("rpg polish zoos/tiny --steps 3 --dry-run")["steps"] == 3
     shell.fails("rpg polish zoos/tiny --steps 3 --split nope --dry-run", 2, "nope")
+    shell.fails("rpg polish zoos/tiny --steps 3 --out zoos/tiny --dry-run", 2, "zoos/tiny holds another zoo")
     planned = shell.json("rpg-zoo collect digits --dry-run")
     assert planned["checkpoints"] == 50
     constants = 2  # BatchNorm's counters, int64

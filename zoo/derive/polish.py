@@ -6,18 +6,23 @@ same steps from random starts say what they are worth by themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, JsonValue, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from zoo.console import pick_device
 from zoo.errors import Failed
 from zoo.health import report_health
-from zoo.manifest import Entry, Origin, settings_of
+from zoo.manifest import Entry, Origin, changed, settings_of
 from zoo.progress import Bar, progress
+from zoo.recipe import task_of, validate
+from zoo.scoring import require_labels
 from zoo.seeds import Seed
 from zoo.store import Zoo, derivation
 from zoo.structure import Frozen
@@ -25,7 +30,7 @@ from zoo.tasks.base import Task
 from zoo.training.collect import Checkpoint, CollectConfig, Job, Training
 from zoo.training.malloc import keep_freed_memory
 from zoo.training.together import MOST, MOST_VALUES
-from zoo.writer import ZooWriter
+from zoo.writer import ZooWriter, refuse_another
 
 LAST_RATE = 0.01  # of the learning rate: what the cosine ends at
 
@@ -43,17 +48,78 @@ class PolishConfig(Frozen):
     seed: Seed = 0
 
 
-def polish(config: PolishConfig, zoo: Zoo, entries: Sequence[Entry], task: Task, origin: Origin, path: Path) -> Zoo:
-    """A zoo at `path` of these networks after so many steps, each under its old id and with it as its parent, or the
-    continuation of one. Networks that are polished together share their batches; it does not matter which are.
+@dataclass(frozen=True)
+class Polishing:
+    """What `rpg polish` does, before it is done: `origin` is that of the zoo that is made, at `path`."""
 
-    What was generated stays generated, and what was learnt or derived from a zoo stays so: reports set it beside that
-    zoo. `origin` says how the networks came about; the rest is filled in here. Raises Failed when a training diverges;
-    networks that are finished are kept.
+    zoo: Zoo
+    config: PolishConfig
+    entries: Sequence[Entry]
+    task: Task
+    origin: Origin
+    path: Path
+
+    def check(self) -> None:
+        """Raise ValueError when the place holds something else."""
+        refuse_another(self.path, self.origin)
+
+    def carry_out(self) -> Zoo:
+        """The zoo, or the continuation of one."""
+        return polish(self.config, self.zoo, self.entries, self.task, self.origin, self.path)
+
+
+def plan_polish(
+    zoo: Zoo,
+    settings: Mapping[str, Any],
+    path: Path,
+    command: tuple[str, ...],
+    *,
+    split: str | None = None,
+    overrides: Sequence[str] = (),
+    data_root: Path | None = None,
+    device: str = "auto",
+) -> Polishing:
+    """What polishing the networks of a split (`train`, or the only one there is) would do; `settings` are fields of
+    PolishConfig. Raises ValueError for one that does not exist, or when nobody knows what the networks do, MissingData
+    when the data are not there.
     """
-    made_by = _derived(zoo, entries, config)
+    config = validate(PolishConfig, settings, "")
+    splits = {entry.split for entry in zoo.entries}
+    entries = zoo.select(split or (splits.pop() if len(splits) == 1 else "train"))
+    own, used = (task_of(zoo.manifest.origin, given) for given in ((), overrides))
+    task = used.build(data_root, pick_device(device))
+    require_labels(zoo, entries, task)
+    return Polishing(zoo, config, entries, task, origin_of(config, zoo, entries, command, changed(own, used)), path)
+
+
+def origin_of(
+    config: PolishConfig,
+    zoo: Zoo,
+    entries: Sequence[Entry],
+    command: tuple[str, ...],
+    altered: Mapping[str, JsonValue] = MappingProxyType({}),
+) -> Origin:
+    """Of these networks after polishing, with settings of the task that are `altered`. What was generated stays
+    generated, and what was learnt or derived from a zoo stays so: reports set it beside that zoo.
+    """
+    before, settings = zoo.manifest.origin, settings_of(config) | ({"task": dict(altered)} if altered else {})
+    made_by = derivation(zoo, entries, "polish", settings) | {"command": command}
+    if before.source is not None:
+        made_by |= {
+            "kind": before.kind,
+            "source": before.source,
+            "settings": {**before.settings, **made_by["settings"]},
+        }
+    return before.model_copy(update=made_by)
+
+
+def polish(config: PolishConfig, zoo: Zoo, entries: Sequence[Entry], task: Task, origin: Origin, path: Path) -> Zoo:
+    """A zoo at `path`, of this origin (`origin_of`), of these networks after so many steps, each under its old id and
+    with it as its parent, or the continuation of one. Networks that are polished together share their batches; it does
+    not matter which are. Raises Failed when a training diverges; networks that are finished are kept.
+    """
     together = max(1, min(MOST, MOST_VALUES // max(zoo.structure.numel, 1)))
-    with ZooWriter(path, origin.model_copy(update=made_by), zoo.structure, zoo.frozen()) as writer:
+    with ZooWriter(path, origin, zoo.structure, zoo.frozen()) as writer:
         todo = [entry for entry in entries if entry.id not in writer.done]
         with progress(f"polishing {path}", len(entries) * config.steps) as bar:
             bar.skip((len(entries) - len(todo)) * config.steps)
@@ -73,17 +139,6 @@ def polish(config: PolishConfig, zoo: Zoo, entries: Sequence[Entry], task: Task,
         made_zoo = writer.finish()
     report_health(made_zoo, task.chance, "take more --steps, or another --learning-rate")
     return made_zoo
-
-
-def _derived(zoo: Zoo, entries: Sequence[Entry], config: PolishConfig) -> dict[str, Any]:
-    made_by, before = derivation(zoo, entries, "polish", settings_of(config)), zoo.manifest.origin
-    if before.source is not None:
-        made_by |= {
-            "kind": before.kind,
-            "source": before.source,
-            "settings": {**before.settings, **made_by["settings"]},
-        }
-    return made_by
 
 
 def images_seen(config: PolishConfig) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,9 +12,9 @@ from killing import check_kills, content
 from zoo.api import collect
 from zoo.derive import polish as polish_module
 from zoo.derive.perturb import PerturbConfig, perturb
-from zoo.derive.polish import PolishConfig, polish
+from zoo.derive.polish import PolishConfig, origin_of
 from zoo.errors import Failed
-from zoo.manifest import Origin, settings_of
+from zoo.manifest import Entry, settings_of
 from zoo.recipe import task_of
 from zoo.store import Zoo
 from zoo.tasks.base import Task
@@ -31,12 +34,12 @@ def task(zoo) -> Task:
     return task_of(zoo.manifest.origin).build(None, torch.device("cpu"))
 
 
-def origin(zoo: Zoo) -> Origin:
-    return zoo.manifest.origin
+def polish(config: PolishConfig, zoo: Zoo, entries: Sequence[Entry], task: Task, path: Path) -> Zoo:
+    return polish_module.polish(config, zoo, entries, task, origin_of(config, zoo, entries, ("rpg", "polish")), path)
 
 
 def test_it_is_the_tasks_training_step_for_step(zoo, task, tmp_path):
-    made = polish(CONFIG, zoo, zoo.select("train"), task, origin(zoo), tmp_path / "made")
+    made = polish(CONFIG, zoo, zoo.select("train"), task, tmp_path / "made")
     for entry, source in zip(made.entries, zoo.select("train"), strict=True):
         model = task.build(0)
         task.load(model, zoo.load(source))
@@ -58,7 +61,7 @@ def test_it_is_the_tasks_training_step_for_step(zoo, task, tmp_path):
 def test_more_steps_score_more(zoo, task, tmp_path):
     entries = zoo.select("train")
     config = PolishConfig(steps=60, learning_rate=1e-2, batch_size=64)
-    made = polish(config, zoo, entries, task, origin(zoo), tmp_path / "made")
+    made = polish(config, zoo, entries, task, tmp_path / "made")
     for before, after in zip(entries, made.entries, strict=True):
         assert after.metrics["top1"].value > before.metrics["top1"].value + 20
 
@@ -68,7 +71,7 @@ def test_it_is_killed_anywhere_and_continued_to_the_same_bytes(zoo, task, tmp_pa
     before, entries = content(zoo.path), zoo.select("train")
 
     def work(path):
-        polish(CONFIG, zoo, entries, task, origin(zoo), path)
+        polish(CONFIG, zoo, entries, task, path)
 
     work(tmp_path / "whole")
     monkeypatch.setattr(polish_module, "MOST", 1)
@@ -78,17 +81,17 @@ def test_it_is_killed_anywhere_and_continued_to_the_same_bytes(zoo, task, tmp_pa
 
 def test_another_number_of_steps_in_the_same_place_is_refused(zoo, task, tmp_path):
     entries = zoo.select("train")
-    polish(CONFIG, zoo, entries, task, origin(zoo), tmp_path / "made")
+    polish(CONFIG, zoo, entries, task, tmp_path / "made")
     with pytest.raises(ValueError, match=r"holds another zoo: .*polish.steps 3 -> 4"):
-        polish(CONFIG.model_copy(update={"steps": 4}), zoo, entries, task, origin(zoo), tmp_path / "made")
+        polish(CONFIG.model_copy(update={"steps": 4}), zoo, entries, task, tmp_path / "made")
 
 
 def test_what_was_derived_from_a_zoo_stays_so(zoo, task, tmp_path):
-    noisy = perturb(PerturbConfig(kind="noise", n=2), zoo, zoo.select("train"), origin(zoo), tmp_path / "noisy")
-    made = polish(CONFIG, noisy, noisy.entries, task, origin(noisy), tmp_path / "made")
+    noisy = perturb(PerturbConfig(kind="noise", n=2), zoo, zoo.select("train"), zoo.manifest.origin, tmp_path / "noisy")
+    made = polish(CONFIG, noisy, noisy.entries, task, tmp_path / "made")
     found = made.manifest.origin
-    assert (found.kind, found.source, found.parents) == ("derived", origin(noisy).source, (noisy.sha256,))
-    assert found.settings == {**origin(noisy).settings, "split": "noise", "polish": settings_of(CONFIG)}
+    assert (found.kind, found.source, found.parents) == ("derived", noisy.manifest.origin.source, (noisy.sha256,))
+    assert found.settings == {**noisy.manifest.origin.settings, "split": "noise", "polish": settings_of(CONFIG)}
 
 
 def test_a_polish_that_diverges_names_the_network_and_its_own_option(zoo, task, tmp_path):
@@ -96,4 +99,4 @@ def test_a_polish_that_diverges_names_the_network_and_its_own_option(zoo, task, 
     with pytest.raises(
         Failed, match=r"^\S+ of .* diverged: its loss or weights are not finite; lower --learning-rate$"
     ):
-        polish(config, zoo, zoo.entries, task, zoo.manifest.origin, tmp_path / "made")
+        polish(config, zoo, zoo.entries, task, tmp_path / "made")
