@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     found = trials_parser(__doc__, "a zoo of binary tasks, some of them held out", networks=3)
     add_methods(found)
-    found.add_argument("--classifier", type=Path, help="a network for all classes, as for `rpg report`")
+    found.add_argument("--classifier", help="a network for all classes, as for `rpg report`")
     return found
 
 

@@ -88,5 +88,9 @@ def method_name(origin: Origin) -> str | None:
     return str(method.get("name")) if isinstance(method, dict) else None
 
 
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+def _size(path: Path) -> int | None:
+    """Of all files; None where some may not be looked at."""
+    try:
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    except OSError:
+        return None

@@ -217,6 +217,13 @@ class Zoo:
 
     def problems(self) -> Iterator[str]:
         """Everything in the directory that is not as the manifest says, a line each; nothing for a sound zoo."""
+        for path in sorted((self.path / "checkpoints").rglob("*")):
+            if path.relative_to(self.path).as_posix() not in self.manifest.files and not path.is_dir():
+                yield f"{path} is not in the manifest"
+        yield from self.damage()
+
+    def damage(self) -> Iterator[str]:
+        """What of the zoo itself is not as its manifest says, a line each."""
         for name, record in self.manifest.files.items():
             try:
                 path = self.file(name)
@@ -225,9 +232,6 @@ class Zoo:
                 continue
             if problem := record.problem(path):
                 yield problem
-        for path in sorted((self.path / "checkpoints").rglob("*")):
-            if path.relative_to(self.path).as_posix() not in self.manifest.files and not path.is_dir():
-                yield f"{path} is not in the manifest"
         yield from _raised(self.frozen)
         for entry in self.entries:
             yield from _raised(partial(self.load, entry))

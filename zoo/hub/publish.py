@@ -224,7 +224,7 @@ def _pull_whole(address: hub.Address, out: Path) -> Zoo:
             path.unlink(missing_ok=True)
             raise Corrupt(f"{problem}: the repository {address} does not hold what its manifest says")
     zoo = Zoo(out, manifest, manifest.identity_of(data))
-    if problem := next(chain(zoo.problems(), Sources.problems(zoo)), None):
+    if problem := next(chain(zoo.damage(), Sources.problems(zoo)), None):
         raise Corrupt(f"{problem}: the repository {address} does not hold a sound zoo")
     write_bytes(out / MANIFEST, data)
     hub.forget_downloads(out)

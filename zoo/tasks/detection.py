@@ -139,8 +139,8 @@ class DetectionTask(TaskBase):
         return found
 
     def _split(self) -> tuple[Tensor, Tensor]:
-        """Of the images with something to learn from, as detectron2 has it; validation takes of those that networks can
-        be scored on, too.
+        """Of the images with something to learn from, as detectron2 has it. Those that networks cannot be scored on are
+        drawn with the rest, so that others are divided alike whatever there is of them, and are trained on.
         """
         usable = self.train.whole(range(len(self.train.images)))
         scorable = self.train.scorable(usable)
@@ -150,9 +150,10 @@ class DetectionTask(TaskBase):
                 "polygons, or crowds without a mask of the image, and are not used for validation"
             )
         count = math.ceil(self.config.validation * len(usable))
-        validation = split_off(torch.tensor(scorable, dtype=torch.int64), count)[1]
-        train = sorted(set(usable).difference(validation.tolist()))
-        return torch.tensor(train, dtype=torch.int64), validation
+        drawn = split_off(torch.tensor(usable, dtype=torch.int64), count)[1].tolist()
+        validation = [image for image in drawn if image in set(scorable)]
+        train = sorted(set(usable).difference(validation))
+        return torch.tensor(train, dtype=torch.int64), torch.tensor(validation, dtype=torch.int64)
 
     @cached_property
     def protocol(self) -> str:

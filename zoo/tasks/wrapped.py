@@ -53,6 +53,11 @@ class Changed(Wrapped):
         return cast("Task", Changed(task, self._settings))
 
 
+def without_changes(task: Task) -> Task:
+    """The task itself, which does the same, where `with_changes` names settings in its protocol."""
+    return task._task if isinstance(task, Changed) else task
+
+
 def with_changes(task: Task, made: TaskConfig, used: TaskConfig) -> Task:
     """The task, built of the section `used`, to score networks that were made with another section: neither their
     tensors nor `task.protocol` show a scale, say, or how many heads attention has, so that scores with others

@@ -29,12 +29,19 @@ def test_what_cannot_be_read_is_listed_with_the_rest(tmp_path: Path, monkeypatch
     (tmp_path / "runs/mine").mkdir(parents=True)
     (tmp_path / "runs/mine/run.json").write_text("{}")
 
-    def refuse(path: Path) -> None:
+    def refuse(path: Path) -> bool:
         raise PermissionError(13, "Permission denied", str(path))
 
+    looked_at = Path.is_file
+
+    def is_file(path: Path) -> bool:
+        return refuse(path) if path.name == "hidden" else looked_at(path)
+
+    (tmp_path / "runs/mine/hidden").write_text("")
     monkeypatch.setattr("rpg.listing.Run", refuse)
+    monkeypatch.setattr(Path, "is_file", is_file)
     rows = listing(tmp_path)
-    assert [(row["what"], row["name"]) for row in rows] == [("zoo", "mine"), ("run", "mine")]
+    assert [(row["what"], row["name"], row["bytes"]) for row in rows] == [("zoo", "mine", 0), ("run", "mine", None)]
     assert rows[0]["state"] == "unfinished"
     assert "Permission denied" in str(rows[1]["state"])
 

@@ -11,9 +11,11 @@ from tokenised import TASK, digits_networks, digits_task
 from rpg.reports import ensembles as module
 from rpg.reports.ensembles import SIZE, ensemble_accuracy
 from zoo.manifest import Origin
+from zoo.recipe import task_of
 from zoo.store import Zoo
 from zoo.structure import Structure
 from zoo.tasks.base import Task
+from zoo.tasks.wrapped import with_changes
 from zoo.writer import ZooWriter
 
 NETWORKS = 20
@@ -51,6 +53,14 @@ def test_an_ensemble_answers_by_the_mean_of_probabilities_and_is_scored_once(
     halves = [(zoo, zoo.entries[:9]), (zoo, zoo.entries[9:])]
     assert ensemble_accuracy(halves, digits_task(), tmp_path) == found
     assert (tmp_path / "scores.jsonl").read_bytes() == lines
+
+
+def test_other_settings_of_the_task_leave_it_one_that_classifies(zoo: Zoo, tmp_path: Path) -> None:
+    own = task_of(zoo.manifest.origin)
+    changed = with_changes(digits_task(), own, own.model_copy(update={"options": {"width": 2}}))
+    assert "width" in changed.protocol
+    expected = ensemble_accuracy([(zoo, zoo.entries)], digits_task(), tmp_path / "own")
+    assert ensemble_accuracy([(zoo, zoo.entries)], changed, tmp_path / "changed") == expected
 
 
 def test_there_is_none_of_few_networks_and_of_those_that_do_not_classify(zoo: Zoo, tmp_path: Path) -> None:
