@@ -224,15 +224,17 @@ class Zoo:
 
     def damage(self) -> Iterator[str]:
         """What of the zoo itself is not as its manifest says, a line each."""
+        damaged = set()
         for name, record in self.manifest.files.items():
             try:
-                path = self.file(name)
+                problem = record.problem(self.file(name))
             except Corrupt as error:
-                yield str(error)
-                continue
-            if problem := record.problem(path):
+                problem = str(error)
+            if problem:
+                damaged.add(name)
                 yield problem
-        yield from _raised(self.frozen)
+        if FROZEN not in damaged:
+            yield from _raised(self.frozen)
         for entry in self.entries:
             yield from _raised(partial(self.load, entry))
 
