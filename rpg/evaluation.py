@@ -22,7 +22,7 @@ from zoo.store import Zoo
 from zoo.tasks import FAMILIES
 from zoo.tasks.base import LabelledTask
 from zoo.tasks.scripted import Script, with_script
-from zoo.tasks.wrapped import with_changes
+from zoo.tasks.wrapped import build_to_score
 
 Place = Path | str
 log = logging.getLogger(__name__)
@@ -98,8 +98,7 @@ def eval_zoo(
     their originals are at hand, or named, beside these.
     """
     section, chip = task_of(zoo.manifest.origin, overrides), pick_device(device)
-    changed = with_changes(section.build(data_root, chip), task_of(zoo.manifest.origin), section)
-    task = with_script(changed, script)
+    task = with_script(build_to_score(zoo.manifest.origin, section, data_root, chip), script)
     scores = score(zoo, task, out, precision=precision)
     if zoo.manifest.origin.kind != "generated" or not task.conditions:
         if originals:

@@ -31,7 +31,7 @@ from zoo.scoring import Score
 from zoo.scoring import score as score_zoo
 from zoo.store import Zoo
 from zoo.structure import Frozen, Structure
-from zoo.tasks.wrapped import with_changes
+from zoo.tasks.wrapped import build_to_score
 from zoo.training.collect import CollectConfig
 from zoo.training.engines import Plan, collect_zoos
 from zoo.writer import ZooWriter
@@ -163,9 +163,8 @@ def score(
     scored again. Raises ValueError when nobody knows what the networks do, MissingData when the data are not there.
     """
     opened = zoo if isinstance(zoo, Zoo) else Zoo.open(zoo)
-    made = opened.manifest.origin
-    used = task_of(made, overrides)
-    task = with_changes(used.build(data_root, pick_device(device)), task_of(made), used)
+    origin = opened.manifest.origin
+    task = build_to_score(origin, task_of(origin, overrides), data_root, pick_device(device))
     return score_zoo(opened, task, Path(out or Path("scores") / opened.name), precision=precision)
 
 

@@ -34,7 +34,7 @@ from zoo.spent import Spent
 from zoo.store import Zoo, find
 from zoo.tasks.base import LabelledTask, Task, TaskConfig
 from zoo.tasks.scripted import Script, with_script
-from zoo.tasks.wrapped import with_changes
+from zoo.tasks.wrapped import build_to_score
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +94,8 @@ class Reporting:
         task, origin = None, self.originals.manifest.origin
         if origin.task:
             config = task_of(origin, self.task_overrides)
-            built = config.build(self.data_root, pick_device(self.device))
-            task = with_script(with_changes(built, task_of(origin), config), self.script)
+            built = build_to_score(origin, config, self.data_root, pick_device(self.device))
+            task = with_script(built, self.script)
         elif self.script:
             raise ValueError(
                 f"--script {self.script.name} measures networks of a task; nobody said what those of {origin.name} do"

@@ -155,10 +155,9 @@ def _object(given: Any, images: Mapping[int, Json], categories: Collection[int],
         return one
     if isinstance(shape, list) and learnt_from:  # what is no polygon teaches nothing
         shape = [polygon for polygon in shape if _is_polygon(polygon, height, width)]
-    elif isinstance(shape, list) and not _has_shape(one, images[image]):
-        raise ValueError(f"{where} has segmentation {str(shape)[:60]}, of which some is no polygon of three points")
-    elif not isinstance(shape, list) and not _has_shape(one, images[image]):
-        raise ValueError(f"{where} has segmentation {str(shape)[:60]}, which is no polygon and no mask of its image")
+    elif not _has_shape(one, images[image]):
+        some, none = "of which some is no polygon of three points", "which is no polygon and no mask of its image"
+        raise ValueError(f"{where} has segmentation {str(shape)[:60]}, {some if isinstance(shape, list) else none}")
     elif isinstance(shape, dict) and learnt_from:
         raise ValueError(f"{where} has a mask, but is no crowd; expected polygons to learn from")
     return one | {"segmentation": shape}

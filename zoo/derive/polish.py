@@ -50,7 +50,7 @@ class PolishConfig(Frozen):
 
 @dataclass(frozen=True)
 class Polishing:
-    """What `rpg polish` does, before it is done: `origin` is that of the zoo that is made, at `path`."""
+    """What `rpg polish` does, before it is done: `origin` (`origin_of`) is that of the zoo that is made, at `path`."""
 
     zoo: Zoo
     config: PolishConfig
@@ -64,8 +64,31 @@ class Polishing:
         refuse_another(self.path, self.origin)
 
     def carry_out(self) -> Zoo:
-        """The zoo, or the continuation of one."""
-        return polish(self.config, self.zoo, self.entries, self.task, self.origin, self.path)
+        """The zoo of these networks after so many steps, each under its old id and with it as its parent, or the
+        continuation of one. Networks that are polished together share their batches; it does not matter which are.
+        Raises Failed when a training diverges; networks that are finished are kept.
+        """
+        steps, together = self.config.steps, max(1, min(MOST, MOST_VALUES // max(self.zoo.structure.numel, 1)))
+        with ZooWriter(self.path, self.origin, self.zoo.structure, self.zoo.frozen()) as writer:
+            todo = [entry for entry in self.entries if entry.id not in writer.done]
+            with progress(f"polishing {self.path}", len(self.entries) * steps) as bar:
+                bar.skip((len(self.entries) - len(todo)) * steps)
+                for start in range(0, len(todo), together):
+                    group = todo[start : start + together]
+                    for entry, made in _train(self.config, self.zoo, group, self.task, bar):
+                        writer.add(
+                            entry.id,
+                            made.tensors,
+                            seed=entry.seed,
+                            split="polished",
+                            condition=entry.condition,
+                            parents=(entry.sha256,),
+                            step=steps,
+                            metrics=made.metrics,
+                        )
+            made_zoo = writer.finish()
+        report_health(made_zoo, self.task.chance, "take more --steps, or another --learning-rate")
+        return made_zoo
 
 
 def plan_polish(
@@ -111,34 +134,6 @@ def origin_of(
             "settings": {**before.settings, **made_by["settings"]},
         }
     return before.model_copy(update=made_by)
-
-
-def polish(config: PolishConfig, zoo: Zoo, entries: Sequence[Entry], task: Task, origin: Origin, path: Path) -> Zoo:
-    """A zoo at `path`, of this origin (`origin_of`), of these networks after so many steps, each under its old id and
-    with it as its parent, or the continuation of one. Networks that are polished together share their batches; it does
-    not matter which are. Raises Failed when a training diverges; networks that are finished are kept.
-    """
-    together = max(1, min(MOST, MOST_VALUES // max(zoo.structure.numel, 1)))
-    with ZooWriter(path, origin, zoo.structure, zoo.frozen()) as writer:
-        todo = [entry for entry in entries if entry.id not in writer.done]
-        with progress(f"polishing {path}", len(entries) * config.steps) as bar:
-            bar.skip((len(entries) - len(todo)) * config.steps)
-            for start in range(0, len(todo), together):
-                group = todo[start : start + together]
-                for entry, made in _train(config, zoo, group, task, bar):
-                    writer.add(
-                        entry.id,
-                        made.tensors,
-                        seed=entry.seed,
-                        split="polished",
-                        condition=entry.condition,
-                        parents=(entry.sha256,),
-                        step=config.steps,
-                        metrics=made.metrics,
-                    )
-        made_zoo = writer.finish()
-    report_health(made_zoo, task.chance, "take more --steps, or another --learning-rate")
-    return made_zoo
 
 
 def images_seen(config: PolishConfig) -> int:

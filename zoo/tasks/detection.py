@@ -143,7 +143,7 @@ class DetectionTask(TaskBase):
         drawn with the rest, so that others are divided alike whatever there is of them, and are trained on.
         """
         usable = self.train.whole(range(len(self.train.images)))
-        scorable = self.train.scorable(usable)
+        scorable = set(self.train.scorable(usable))
         if len(scorable) < len(usable):
             log.warning(
                 f"{len(usable) - len(scorable)} of {len(usable)} images of {self.train.folder} have objects without "
@@ -151,7 +151,7 @@ class DetectionTask(TaskBase):
             )
         count = math.ceil(self.config.validation * len(usable))
         drawn = split_off(torch.tensor(usable, dtype=torch.int64), count)[1].tolist()
-        validation = [image for image in drawn if image in set(scorable)]
+        validation = [image for image in drawn if image in scorable]
         train = sorted(set(usable).difference(validation))
         return torch.tensor(train, dtype=torch.int64), torch.tensor(validation, dtype=torch.int64)
 

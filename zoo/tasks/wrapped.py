@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
-from zoo.manifest import changed
+from zoo.manifest import Origin, changed
+from zoo.recipe import task_of
 from zoo.tasks.base import Task, TaskConfig
 
 WITH = ", with task."  # in the protocol before the first setting that is not the zoo's own
@@ -56,6 +59,11 @@ class Changed(Wrapped):
 def without_changes(task: Task) -> Task:
     """The task itself, which does the same, where `with_changes` names settings in its protocol."""
     return task._task if isinstance(task, Changed) else task
+
+
+def build_to_score(origin: Origin, used: TaskConfig, data_root: Path | None, device: torch.device) -> Task:
+    """The task of the section `used`, to score networks of this origin. Raises what building it does."""
+    return with_changes(used.build(data_root, device), task_of(origin), used)
 
 
 def with_changes(task: Task, made: TaskConfig, used: TaskConfig) -> Task:

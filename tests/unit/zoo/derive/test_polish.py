@@ -12,7 +12,7 @@ from killing import check_kills, content
 from zoo.api import collect
 from zoo.derive import polish as polish_module
 from zoo.derive.perturb import PerturbConfig, perturb
-from zoo.derive.polish import PolishConfig, origin_of
+from zoo.derive.polish import PolishConfig, Polishing, origin_of
 from zoo.errors import Failed
 from zoo.manifest import Entry, settings_of
 from zoo.recipe import task_of
@@ -35,7 +35,8 @@ def task(zoo) -> Task:
 
 
 def polish(config: PolishConfig, zoo: Zoo, entries: Sequence[Entry], task: Task, path: Path) -> Zoo:
-    return polish_module.polish(config, zoo, entries, task, origin_of(config, zoo, entries, ("rpg", "polish")), path)
+    origin = origin_of(config, zoo, entries, ("rpg", "polish"))
+    return Polishing(zoo, config, entries, task, origin, path).carry_out()
 
 
 def test_it_is_the_tasks_training_step_for_step(zoo, task, tmp_path):
