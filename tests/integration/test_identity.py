@@ -190,8 +190,9 @@ def test_keywords_and_names(tmp_path: Path) -> None:
     assert len(list(made)) == 2
     with pytest.raises(ValueError, match="there is no setting stps; did you mean steps"):
         rpg.train("zoos/tiny", method="rpg-tiny", stps=2)
+    soup = rpg.train("zoos/tiny", method="soup", of=4, out=tmp_path / "soup")
     with pytest.raises(ValueError, match="sampler is not a known key"):
-        rpg.generate("tiny-soup", sampler="ddim")
+        rpg.generate(soup, sampler="ddim")
     assert "no recipe and no zoo 'tinny'" in call("rpg train tinny", 2)
     assert "rpg train ZOO --method gaussian" in call("rpg train gaussian", 2)
     assert "did you mean gaussian" in call("rpg train zoos/tiny --method gausian", 2)
