@@ -223,11 +223,11 @@ def generate(
 @app.command(
     "eval",
     rich_help_panel=JUDGE,
-    epilog=examples("rpg eval zoos/digits-generated --task digits", "rpg eval network.safetensors --task digits"),
+    epilog=examples("rpg eval digits-generated", "rpg eval network.safetensors --task digits"),
 )
 def evaluate(
     weights: Weights = None,
-    task: EvalTask = ...,  # type: ignore[assignment]
+    task: EvalTask = None,
     originals: Originals = None,
     overrides: Set = [],  # noqa: B006
     out: Out = None,
@@ -243,9 +243,8 @@ def evaluate(
 
     Networks that were generated for binary tasks are set beside the originals and baselines, task by task.
     """
-    from rpg.evaluation import eval_file, eval_zoo, find_generated, refuse_another_task
+    from rpg.evaluation import eval_file, eval_zoo, zoo_to_score
     from zoo.scoring import result, table
-    from zoo.store import Zoo
     from zoo.tasks.scripted import Script
 
     measure = Script.load(script) if script else None
@@ -256,17 +255,16 @@ def evaluate(
             emit({"file": weights}, as_json, f"would score {weights}")
             return
         scores = [eval_file(Path(weights), task, overrides, data_root, device, precision, measure)]
-        emit(result(task, scores), as_json, table(scores))
+        emit(result(str(task), scores), as_json, table(scores))
         return
-    zoo = find_generated(task) if weights is None else Zoo.open(weights)
-    refuse_another_task(zoo, task)
+    zoo = zoo_to_score(weights, task)
     target = out or Path("scores") / zoo.name
     if dry_run:
         plan = {"out": str(target), "zoo": str(zoo.path), "checkpoints": len(zoo.entries)}
         emit(plan, as_json, f"would score {len(zoo.entries)} checkpoints of {zoo.path} into {target}")
         return
     found = eval_zoo(zoo, target, originals, overrides, data_root, device, precision, command_line("rpg"), measure)
-    emit(result(task, found.scores) | found.tasks_json(), as_json, found.text())
+    emit(result(task or zoo.manifest.origin.name, found.scores) | found.tasks_json(), as_json, found.text())
 
 
 @app.command(

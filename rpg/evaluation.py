@@ -59,26 +59,38 @@ def eval(
     Raises ValueError when nobody knows what the networks do, MissingData when the data are not there.
     """
     if not isinstance(weights, Zoo) and Path(weights).is_file():
-        if task is None:
-            raise ValueError(f"{weights} does not say what its network does; give task=, the name of a recipe")
         return [eval_file(Path(weights), task, overrides, data_root, device, precision)]
-    zoo = weights if isinstance(weights, Zoo) else Zoo.open(weights)
-    if task is not None:
-        refuse_another_task(zoo, task)
+    zoo = zoo_to_score(weights, task)
     target = Path(out or Path("scores") / zoo.name)
     return eval_zoo(zoo, target, None, overrides, data_root, device, precision, PYTHON).scores
 
 
+def zoo_to_score(weights: Zoo | Place | None, task: str | None) -> Zoo:
+    """The zoo that is meant: this one, of recipe or task family `task` where it is named, or else the newest generated
+    one of `task`. Raises ValueError when neither is given, and when the zoo is of another task.
+    """
+    if weights is None:
+        if task is None:
+            raise ValueError("say which networks: a zoo or a file, or --task RECIPE for the newest of a recipe")
+        return find_generated(task)
+    zoo = weights if isinstance(weights, Zoo) else Zoo.open(weights)
+    if task is not None:
+        refuse_another_task(zoo, task)
+    return zoo
+
+
 def eval_file(
     path: Path,
-    recipe: str,
+    recipe: str | None,
     overrides: Sequence[str],
     data_root: Path | None,
     device: str,
     precision: str,
     script: Script | None = None,
 ) -> Score:
-    """The score of one file, a whole network of the recipe's task."""
+    """The score of one file, a whole network of the recipe's task. Raises ValueError without a recipe."""
+    if recipe is None:
+        raise ValueError(f"{path} does not say what its network does; name its recipe, as in --task digits")
     task = load_recipe(recipe, overrides).task.build(data_root, pick_device(device))
     return score_file(path, with_script(task, script), precision)
 

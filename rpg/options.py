@@ -63,7 +63,10 @@ Weights = Annotated[
         autocompletion=complete.zoos,
     ),
 ]
-EvalTask = Annotated[str, typer.Option("--task", help="A recipe or task name.", autocompletion=complete.recipes)]
+EvalTask = Annotated[
+    str | None,
+    typer.Option("--task", help="A recipe or task name (default: the zoo's).", autocompletion=complete.recipes),
+]
 Zoos = Annotated[
     list[str],
     typer.Argument(

@@ -79,7 +79,7 @@ def _imports_are_said() -> Iterator[None]:
 def _explain(error: BaseException, program: str) -> tuple[int | None, str]:
     """Exit code and reason of an exception; no code for one outside the contract."""
     if hasattr(error, "format_message"):  # typer's own usage errors; their class has no public name
-        return 2, f"{error.format_message()}; `{program} --help` shows what there is"
+        return 2, f"{error.format_message().rstrip('.')}; `{program} --help` shows what there is"
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, KeyboardInterrupt):  # which a library turned into an error of its own

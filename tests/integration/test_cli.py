@@ -133,6 +133,9 @@ def test_eval_reads_single_files_and_refuses_other_networks(shell, place):
     shell.fails("rpg eval other.safetensors --task digits", 2, "does not fit", "missing: module.0.weight")
     Path("broken.safetensors").write_bytes(Path("one.safetensors").read_bytes()[:100])
     shell.fails("rpg eval broken.safetensors --task digits", 1, "not a whole safetensors file")
+    assert shell.json("rpg eval zoos/tiny")["task"] == "tiny"  # a zoo knows its task, a file does not
+    shell.fails("rpg eval broken.safetensors", 2, "does not say what its network does; name its recipe, as in --task")
+    shell.fails("rpg eval", 2, "say which networks: a zoo or a file, or --task RECIPE")
     shell.fails("rpg eval zoos/tiny --task cifar10-cnn-small", 2, "was made for tiny")
 
 

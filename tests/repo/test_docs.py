@@ -46,7 +46,6 @@ def test_every_command_is_shown_somewhere() -> None:
         ("rpg trian digits", "no command trian"),
         ("rpg train digits --step 3", "--step"),
         ("rpg generate", "Missing parameter: run"),
-        ("rpg eval zoos/mine", "Missing parameter: task"),
         ("rpg generate digits -n many", "valid integer"),
         ("rpg-zoo collect digitz", "no recipe 'digitz'"),
         ("rpg train digits --set method.train.stepz=3", "stepz"),
