@@ -191,14 +191,13 @@ def generate(
     from zoo.recipe import drawn_of
     from zoo.scoring import result, table
 
-    flags = {"n": n, "seed": seed, "sampler": sampler, "steps": steps, "mode": mode}
-    settings = drawn_of(overrides, {key: value for key, value in flags.items() if value is not None})
     trained = load(run)
+    flags: dict[str, Any] = {"n": n, "seed": seed, "sampler": sampler, "steps": steps, "mode": mode}
+    flags["conditions"] = wanted_conditions(trained, condition, split, flip) if condition or split or flip else None
+    settings = drawn_of(overrides, {key: value for key, value in flags.items() if value is not None})
     told, asked = settings.get("steps"), {**trained.record().draw, **settings}
     if told is not None and asked.get("sampler") == "readout":
         raise ValueError(f"--steps {told} are of diffusion, and sampler = readout takes none; leave them out")
-    if condition or split or flip:
-        settings["conditions"] = wanted_conditions(trained, condition, split, flip)
     plan = plan_generation(trained, settings, out=out, data_root=data_root, device=device, command=command_line("rpg"))
     if dry_run:
         asked = plan.request.model_dump(mode="json")

@@ -25,6 +25,7 @@ from zoo.tasks.scripted import Script, with_script
 from zoo.tasks.wrapped import build_to_score
 
 Place = Path | str
+OTHERS = 3  # zoos that might have been meant, in a message
 log = logging.getLogger(__name__)
 
 
@@ -111,18 +112,19 @@ def eval_zoo(
     """
     section, chip = task_of(zoo.manifest.origin, overrides), pick_device(device)
     task = with_script(build_to_score(zoo.manifest.origin, section, data_root, chip), script)
+    source, split = None, None
+    if zoo.manifest.origin.kind == "generated" and task.conditions:
+        source = Zoo.open(originals) if originals else find_source(zoo)
+        split = split_learnt(zoo, source) if source else None
+    elif originals:
+        log.warning(f"--originals {originals} is ignored: it is for networks that were generated for binary tasks")
     scores = score(zoo, task, out, precision=precision)
-    if zoo.manifest.origin.kind != "generated" or not task.conditions:
-        if originals:
-            log.warning(f"--originals {originals} is ignored: it is for networks that were generated for binary tasks")
-        return Scored(scores, None)
-    source = Zoo.open(originals) if originals else find_source(zoo)
     if source is None:
         return Scored(scores, None)
     origin = zoo.manifest.origin.model_copy(update={"command": command})
     classifier = classifier_of(section, data_root, chip)
-    compared = compare_tasks(source, zoo, cast("LabelledTask", task), origin, out, classifier=classifier)
-    return Scored(scores, compared)
+    labelled = cast("LabelledTask", task)
+    return Scored(scores, compare_tasks(source, zoo, labelled, origin, out, split or "train", classifier))
 
 
 def refuse_another_task(zoo: Zoo, task: str) -> None:
@@ -156,7 +158,11 @@ def find_generated(task: str) -> Zoo:
         if (origin := zoo.manifest.origin).kind == "generated" and recipe_name(task) in (origin.name, origin.family)
     ]
     if len(found) > 1:
-        log.info(f"{found[0].path} is the newest of {len(found)} generated zoos for {task}; name another to choose it")
+        others = ", ".join(str(zoo.path) for zoo in found[1 : 1 + OTHERS])
+        log.info(
+            f"{found[0].path} is the newest of {len(found)} generated zoos for {task}; name another to choose it, "
+            f"as in {others}"
+        )
     if found:
         return found[0]
     refuse_unknown(task)
@@ -204,3 +210,16 @@ def find_source(zoo: Zoo) -> Zoo | None:
             if other.sha256 == source.zoo:
                 return other
     return None
+
+
+def split_learnt(zoo: Zoo, originals: Zoo) -> str | None:
+    """The split of the originals that a zoo was learnt from. Raises ValueError for one that was learnt from others."""
+    source = zoo.manifest.origin.source
+    if source is None:
+        return None
+    if source.zoo != originals.sha256:
+        raise ValueError(
+            f"{zoo.path} was learnt from another zoo than {originals.path}: from {source.name} ({source.zoo[:12]}); "
+            "compare them apart"
+        )
+    return source.split

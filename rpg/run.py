@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +28,7 @@ from pydantic import Field, JsonValue
 
 from rpg.methods import method_schema
 from rpg.methods.base import DrawConfig, Method, MethodConfig, TrainingSet
+from zoo.api import PYTHON
 from zoo.checkpoint import load_tensors, save_tensors
 from zoo.conditions import ClassBits, ConditionType, MetricTarget, flipped
 from zoo.errors import Corrupt, MissingData, suggest
@@ -151,10 +153,11 @@ class Run:
     def require_trained(self) -> Run:
         """This run, its files checked. Raises MissingData unless it is trained, Corrupt when a file has changed."""
         if not self.trained:
-            what = "is not finished" if self.record_path.is_file() else "holds no run"
-            raise MissingData(
-                f"{self.path} {what}: expected trained.json; train it with `rpg train {recipe_meant(self.name)}`"
-            )
+            what, command = "holds no run", f"rpg train {recipe_meant(self.name)}"
+            if self.record_path.is_file():  # with other settings than it was begun with it would be another run
+                begun = self.record().origin.command
+                what, command = "is not finished", command if begun == PYTHON else shlex.join(begun)
+            raise MissingData(f"{self.path} {what}: expected trained.json; train it with `{command}`")
         self.check(self._trained_record().files)
         self.check(self.record().files)
         return self

@@ -148,6 +148,8 @@ class ClassTexts(Frozen):
             )
         if one == other:
             raise ValueError(f"condition {words[:60]!r}: expected two texts that differ")
+        if is_text(other):
+            raise ValueError(f"condition {words[:60]!r}: expected {AGAINST.strip()!r} once, between two texts")
         return f"{one}{AGAINST}{other}"
 
 
@@ -212,6 +214,13 @@ class MetricTarget(Frozen):
 
 ConditionType: TypeAlias = ClassBits | ClassTexts | MetricTarget
 """What a user may ask networks for, as a run knows it: `read` says which condition the user's words are."""
+
+
+def require_read(kind: ConditionType, conditions: Iterable[str]) -> None:
+    """Raise ValueError for conditions that are none of this kind, or not spelt as they go on record."""
+    for condition in conditions:
+        if (read := kind.read(condition)) != condition:
+            raise ValueError(f"condition {condition!r}: expected it as it goes on record, {read!r}")
 
 
 def bits(condition: str) -> torch.Tensor:

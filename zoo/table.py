@@ -54,6 +54,12 @@ class Table:
         rows = tuple(tuple(record.get(title) for title in columns) for record in records)
         return cls(columns, rows, digits or {})
 
+    def filled(self) -> Table:
+        """Without the columns that hold nothing."""
+        return self.only(
+            [title for i, title in enumerate(self.columns) if any(row[i] is not None for row in self.rows)]
+        )
+
     def only(self, titles: Sequence[str]) -> Table:
         """These of its columns, in this order."""
         places = [self.columns.index(title) for title in titles]

@@ -25,7 +25,7 @@ Shares = NDArray[np.float64]
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """A network on the task it was made for: `top1` and `balanced` accuracy in percent; `shares` (K,) of the samples of
-    each class that it answers with 1.
+    each class that it answers with 1, not a number for classes that have none.
     """
 
     condition: str
@@ -36,8 +36,9 @@ class Outcome:
     @classmethod
     def of(cls, condition: str, answers: Answers, classes: Classes) -> Outcome:
         """Of these answers (N,) to samples of these classes (N,)."""
-        shares_K = shares_of(answers, classes)
-        top1, balanced = accuracies(shares_K[None], np.bincount(classes), condition)
+        count = len(condition)
+        shares_K = shares_of(answers, classes, count)
+        top1, balanced = accuracies(shares_K[None], np.bincount(classes, minlength=count), condition)
         return cls(condition, float(top1[0]), float(balanced[0]), shares_K)
 
     @property
@@ -71,9 +72,10 @@ class NewClasses(Frozen):
         accuracy = {}
         for name, found in outcomes.items():
             new_MK = np.stack([[k in classes and bit for k, bit in enumerate(labels_of(o.condition))] for o in found])
-            right_MK, some_M = np.stack([outcome.right for outcome in found]), new_MK.any(1)
+            right_MK = np.nan_to_num(np.stack([outcome.right for outcome in found]))
+            weights = (new_MK * counts, ~new_MK * counts)
+            some_M = weights[0].any(1) & weights[1].any(1)
             if some_M.any():
-                weights = (new_MK * counts, ~new_MK * counts)
                 on_new, on_others = ((right_MK * each).sum(1)[some_M] / each.sum(1)[some_M] for each in weights)
                 accuracy[name] = round(float(on_new.mean()), 4), round(float(on_others.mean()), 4)
         return cls(classes=classes, accuracy=accuracy)
@@ -91,22 +93,25 @@ def answers_of(score: Score, classes: Classes) -> Answers:
 
 def outcome_of(score: Score, classes: Classes) -> Outcome:
     """A scored network."""
-    metrics, shares_K = score.metrics, shares_of(answers_of(score, classes), classes)
-    return Outcome(str(score.condition), metrics["top1"].value, metrics["balanced"].value, shares_K)
+    metrics, condition = score.metrics, str(score.condition)
+    shares_K = shares_of(answers_of(score, classes), classes, len(condition))
+    return Outcome(condition, metrics["top1"].value, metrics["balanced"].value, shares_K)
 
 
-def shares_of(answers: Answers, classes: Classes) -> Shares:
-    """The share of each class's samples (K,) that are answered with 1; of answers and classes (N,)."""
-    found: Shares = np.bincount(classes, weights=answers) / np.maximum(np.bincount(classes), 1)
-    return found
+def shares_of(answers: Answers, classes: Classes, count: int) -> Shares:
+    """The share of each class's samples (K,) that are answered with 1; of answers and classes (N,), of so many classes.
+    Not a number for a class without samples.
+    """
+    ones_K, samples_K = np.bincount(classes, weights=answers, minlength=count), np.bincount(classes, minlength=count)
+    return np.divide(ones_K, samples_K, out=np.full(count, np.nan), where=samples_K > 0)
 
 
 def accuracies(shares: Shares, counts: NDArray[np.int64], condition: str) -> tuple[Shares, Shares]:
     """Top-1 and balanced accuracy on a task, in percent, (M,) each, of networks whose shares are (M, K), on data that
     have `counts` (K,) samples of each class.
     """
-    label_K = labels_of(condition)[: len(counts)]
-    right_MK = np.where(label_K, shares, 1 - shares) * counts
+    label_K = labels_of(condition)
+    right_MK = np.nan_to_num(np.where(label_K, shares, 1 - shares)) * counts
     top1_M = 100 * right_MK.sum(1) / counts.sum()
     sides = [side for side in (label_K, ~label_K) if counts[side].any()]
     balanced_M = np.mean([100 * right_MK[:, side].sum(1) / counts[side].sum() for side in sides], axis=0)
@@ -132,7 +137,7 @@ def of_other_tasks(outcomes: Sequence[Outcome], condition: str, counts: NDArray[
 
 def slopes(outcomes: Sequence[Outcome]) -> tuple[Slope | None, ...]:
     """The slope of each class (K,), by least squares of the share on the bit: the difference between the means. None
-    where all tasks label the class alike.
+    where all tasks label the class alike, and where it has no samples.
     """
     shares_MK = np.stack([outcome.shares for outcome in outcomes])
     label_MK = np.stack([labels_of(outcome.condition) for outcome in outcomes])
@@ -140,7 +145,7 @@ def slopes(outcomes: Sequence[Outcome]) -> tuple[Slope | None, ...]:
 
 
 def _slope(ones: Shares, zeros: Shares) -> Slope | None:
-    if not len(ones) or not len(zeros):
+    if not len(ones) or not len(zeros) or np.isnan(ones).any():
         return None
     value = round(float(ones.mean() - zeros.mean()), 6)
     if min(len(ones), len(zeros)) < 2:

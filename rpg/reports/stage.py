@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from rpg.api import load, plan_generation, plan_training
 from rpg.config import EvalConfig
-from rpg.evaluation import Place, find_source
+from rpg.evaluation import Place, find_source, split_learnt
 from rpg.reports.all_classes import classifier_of, require_classifier
 from rpg.reports.ceiling import reconstructions
 from rpg.reports.compare import Candidate, Comparison, compare
@@ -229,7 +229,7 @@ def plan_report(
     if not opened:
         raise ValueError("say which networks are to be compared with the originals: a generated zoo at least")
     source = source or _source_of(opened[0])
-    splits = {_split_of(zoo, source) for zoo in opened} - {None}
+    splits = {split_learnt(zoo, source) for zoo in opened} - {None}
     if split is None and len(splits) > 1:
         raise ValueError(f"these zoos were learnt from splits {', '.join(sorted(map(str, splits)))}; give --split")
     mine = [pair for pair in overrides if pair.startswith("eval.")]
@@ -283,19 +283,6 @@ def _source_of(zoo: Zoo) -> Zoo:
             "under zoos/; say where it is: --originals ZOO"
         )
     return found
-
-
-def _split_of(zoo: Zoo, originals: Zoo) -> str | None:
-    """The split of the originals that a zoo was learnt from. Raises ValueError for one that was learnt from others."""
-    source = zoo.manifest.origin.source
-    if source is None:
-        return None
-    if source.zoo != originals.sha256:
-        raise ValueError(
-            f"{zoo.path} was learnt from another zoo than {originals.path}: from {source.name} ({source.zoo[:12]}); "
-            "compare them apart"
-        )
-    return source.split
 
 
 def find_run(zoo: Zoo, named: Sequence[str]) -> Run | None:

@@ -18,12 +18,14 @@ from zoo.table import Record, Table
 READING = (
     "Every network is scored on its own task, on the same test images. Original, best, average and std are over the "
     "networks of a task; best is picked on the test data, so compare averages. Gap is the original average less the "
-    "generated one. Binary tasks are unequal: report.json has the balanced accuracy, too.",
+    "generated one, error the standard error of a mean over tasks. Binary tasks are unequal, so look at the balanced "
+    "accuracy, too (task by task in report.json). Tasks of split new are those that the zoo has no originals of.",
     "Made of the seen tasks' networks, without a generator: nearest is the network of the seen task that labels the "
     "fewest classes differently, neighbours the mean of all such networks, vote what most of them answer (several "
-    "networks, not one), regression what least squares says from the bits, ridge the same with a penalty, chosen by "
-    "leaving tasks out, arithmetic the start that all share plus or minus a task vector for every class. A generator "
-    "has shown something only where it beats these.",
+    "networks, not one; where they tie, the nearest one's answer, so that two voters are the nearest), regression "
+    "what least squares says from the bits, ridge the same with a penalty, chosen by leaving tasks out, arithmetic "
+    "the start that all share plus or minus a task vector for every class. A generator has shown something only "
+    "where it beats these.",
     "Classifier is one network that tells all classes apart: it answers 1 where the probabilities of the classes "
     "labelled 1 sum to more than those of the others. It solves every such task, and no network per task is needed.",
     "Random is the generated networks of all other tasks, asked this one: a generator that does no better does not "
@@ -46,7 +48,7 @@ PICTURE_CAPTION = (
     "A row per network, a column per weight, in units of its spread over the seen tasks (paper, figure 6)."
 )
 EXPLAINED = {
-    "task": "the label, 0 or 1, of each of the ten classes",
+    "task": "the label, 0 or 1, of each class",
     "split": "whether networks of this task were learnt from",
     "original": "the mean accuracy of the networks that were trained for the task",
     "best": "the best generated network, picked on the test data",
@@ -119,24 +121,28 @@ def write_task_report(
 
 
 def headline(comparison: TaskComparison) -> str:
-    """The answer in a few sentences: whether the networks work at all; the mean gap on the tasks never seen, whether a
-    baseline that makes networks per task does better, and what needs none, or no condition.
+    """The answer in a few sentences: whether the networks work at all; the mean gap on the tasks never seen (their mean
+    accuracy where the zoo has no originals of them), whether a baseline that makes networks per task does better, and
+    what needs none, or no condition.
     """
     if dead := _dead(comparison):
         return dead
     split = comparison.splits[0]
-    gaps = comparison.mean_gaps(split)
-    count = sum(row.split == split for row in comparison.rows)
-    if not gaps:
-        return f"Networks for {count} tasks; the zoo has no originals of them to compare with."
+    gaps, rows = comparison.mean_gaps(split), [row for row in comparison.rows if row.split == split]
     best = comparison.best(split)
     lead, error = comparison.lead(split, best)
     verdict = "better than" if lead > SURE * (error or 0) else "no better than"
     ahead = f"{lead:+.2f}" + (f" ± {error:.2f}" if error is not None else "")
+    tasks = f"On {len(rows)} task{'s' * (len(rows) > 1)} of split {split}"
+    if not gaps:
+        own, its = (mean(row.accuracy[name].mean for row in rows) for name in ("generated", best))
+        return (
+            f"{tasks}, of which the zoo has no originals, the generated networks reach {own:.2f}: {verdict} the best "
+            f"baseline without a generator ({best}: {its:.2f}; lead {ahead})."
+        )
     found = (
-        f"On {count} tasks of split {split} the generated networks lie {gaps['generated']:.2f} points below the "
-        f"originals on average: {verdict} the best baseline without a generator ({best}: {gaps[best]:.2f}; lead "
-        f"{ahead})."
+        f"{tasks} the generated networks lie {gaps['generated']:.2f} points below the originals on average: {verdict} "
+        f"the best baseline without a generator ({best}: {gaps[best]:.2f}; lead {ahead})."
     )
     if "classifier" in gaps:
         found += f" One network for all classes, its probabilities summed, lies {gaps['classifier']:.2f} points below."
@@ -171,11 +177,12 @@ def _absences(comparison: TaskComparison) -> list[str]:
 
 
 def _tables(comparison: TaskComparison) -> list[tuple[str, Table]]:
+    told = any(slope is not None for found in comparison.slopes.values() for slope in found)
     return [
-        ("Means over tasks", gap_table(comparison)),
+        ("Means over tasks", gap_table(comparison).filled()),
         *([("Classes that no task learnt labels 1", new_classes_table(comparison))] if comparison.new.classes else []),
-        ("Tasks", task_table(comparison)),
-        ("Slope of the answer against the bit that was asked for", slope_table(comparison)),
+        ("Tasks", task_table(comparison).filled()),
+        *([("Slope of the answer against the bit that was asked for", slope_table(comparison))] if told else []),
         (f"Class by class{_some(comparison)}", class_table(comparison)),
     ]
 

@@ -56,7 +56,7 @@ class TaskRow(Frozen):
     `original` (where the zoo has any), `generated` and those of BASELINES that there are. `flipped` are networks that
     were generated for the complement: here their accuracy must be 100 less that on their own task, unless the condition
     is ignored. `classes` are the mean accuracies on the samples of each class of the data set, for the originals, the
-    generated networks and the flipped ones (Table 10).
+    generated networks and the flipped ones (Table 10), None where it has no samples.
     """
 
     condition: str
@@ -64,7 +64,7 @@ class TaskRow(Frozen):
     accuracy: dict[str, Summary]
     balanced: dict[str, Summary]
     flipped: Summary | None
-    classes: dict[str, tuple[float, ...]]
+    classes: dict[str, tuple[float | None, ...]]
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -165,6 +165,12 @@ def compare_tasks(
     if differences := originals.structure.diff(generated.structure):
         raise ValueError(f"{generated.path} and {originals.path} hold different models: {'; '.join(differences[:3])}")
     require_labels(generated, generated.entries, task)
+    theirs, mine = ({len(e.condition) for e in zoo.trained if e.condition} for zoo in (originals, generated))
+    if len(theirs | mine) > 1:
+        raise ValueError(
+            f"{generated.path} and {originals.path} are of tasks on {min(mine)} and {min(theirs)} classes; expected "
+            "the originals that the networks were learnt from"
+        )
     conditions = tuple(dict.fromkeys(str(entry.condition) for entry in generated.entries))
     train, start, classes_N = originals.select(split), shared_start(originals, task), task.classes("test").numpy()
     inputs = {"originals": networks([originals.entries]), "split": networks([train])}
@@ -172,6 +178,7 @@ def compare_tasks(
     inputs["start"] = "none" if isinstance(start, str) else content_hash(start)[:16]
     inputs["classifier"] = "none" if isinstance(classifier, str) else ", ".join(s[:16] for s in classifier.sha256)
     claim(out, inputs)
+    counts_K = np.bincount(classes_N, minlength=len(conditions[0]))
     known = [entry for entry in originals.trained if entry.condition in conditions]
     groups: dict[str, tuple[Zoo, Sequence[Entry]]] = {"original": (originals, known)} if known else {}
     groups["generated"] = generated, generated.entries
@@ -198,9 +205,9 @@ def compare_tasks(
         evaluator=task.evaluator,
         samples=scored["generated"][0].samples,
         chance=task.chance.get("balanced"),
-        rows=_rows(conditions, outcomes, crossed, split_of, np.bincount(classes_N)),
+        rows=_rows(conditions, outcomes, crossed, split_of, counts_K),
         slopes={name: slopes(found) for name, found in outcomes.items()},
-        new=NewClasses.of(outcomes, [str(entry.condition) for entry in train], np.bincount(classes_N)),
+        new=NewClasses.of(outcomes, [str(entry.condition) for entry in train], counts_K),
         absent=absent,
         head=head,
         picture=picture,
@@ -317,10 +324,10 @@ def _by_condition(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     return found
 
 
-def class_accuracies(outcomes: Sequence[Outcome]) -> tuple[float, ...]:
-    """The accuracy in percent on the samples of each class, a mean over networks."""
+def class_accuracies(outcomes: Sequence[Outcome]) -> tuple[float | None, ...]:
+    """The accuracy in percent on the samples of each class, a mean over networks; None where there are none."""
     right_K = np.mean([outcome.right for outcome in outcomes], axis=0)
-    return tuple(round(float(value), 4) for value in right_K)
+    return tuple(None if np.isnan(value) else round(float(value), 4) for value in right_K)
 
 
 def _heads(

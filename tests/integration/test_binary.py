@@ -111,6 +111,7 @@ def test_a_network_depends_on_its_own_condition_only() -> None:
         ("--condition 1111111111", "expected 10 digits"),
         ("--split heldout", "no conditions of a split 'heldout'; known: all, "),
         ("--flip", "give --condition or --split"),
+        ('--flip --split all --set generate.conditions=["0100010111"]', "conditions is given by --set and by"),
         ("", "say which: --condition"),
     ],
 )
@@ -187,6 +188,21 @@ def test_eval_sets_generated_networks_beside_originals_and_baselines() -> None:
         assert mine == pytest.approx(100 - theirs, abs=1e-3)
     nearest = Zoo.open(Path("scores/made-all/baselines/nearest")).entry("nearest-0100010111")
     assert nearest.condition == "0100010111"
+
+
+def test_eval_takes_baselines_from_what_the_generator_learnt_and_refuses_other_originals() -> None:
+    result("rpg-zoo split zoos/binary --holdout random -n 500 --out elsewhere")
+    words = "made-all was learnt from another zoo than elsewhere"
+    assert words in refused("rpg eval made-all --originals elsewhere --out scores/other")
+    assert not Path("scores/other").exists()  # nothing was scored before
+    train = "method.train.steps=2 method.train.save_every=2 method.generator.permutation_state=none"
+    sets = " ".join(f"--set {pair}" for pair in train.split())
+    result(f"rpg train {BINARY} --zoo elsewhere --split unseen --out runs/unseen {sets}")
+    result("rpg generate runs/unseen --condition 0000011111 -n 1 --out made-unseen")
+    result("rpg eval made-unseen --originals elsewhere")
+    settings = Zoo.open(Path("scores/made-unseen/baselines/nearest")).manifest.origin.source
+    assert settings is not None
+    assert settings.split == "unseen"
 
 
 def test_split_holds_out_other_tasks_of_the_same_checkpoints() -> None:

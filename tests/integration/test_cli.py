@@ -316,6 +316,8 @@ def test_damage_to_an_unfinished_training_is_found(shell, place, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Batches, "backward", stop)
         shell.fails(command, 130, "run the same command again")
+    # The recipe alone would be another run, so the way on is the command that began this one.
+    shell.fails("rpg generate runs/new --out zoos/z", 4, "runs/new is not finished", f"train it with `{command}`")
     for name in ("tokens.npy", "state.safetensors", "layout.json"):
         file = Path("runs/new") / name
         whole = file.read_bytes()

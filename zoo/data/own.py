@@ -5,6 +5,7 @@ Shape suffixes: N images, C channels, H rows, W columns.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -31,6 +32,8 @@ from zoo.data.tables import NoColumn, Rows, columns, encoded, open_hub, shards, 
 from zoo.errors import MissingData
 from zoo.seeds import Seed, generator
 from zoo.structure import Frozen
+
+log = logging.getLogger(__name__)
 
 Source: TypeAlias = Literal["folder", "hub"]
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -141,6 +144,11 @@ def _divided(config: DatasetConfig, read: Callable[[], Labelled]) -> Callable[[S
             raise ValueError(
                 f"task.dataset.test {config.test} of {len(labels)} images leaves {len(train)} to train on and "
                 f"{len(test)} to test on; expected some of both"
+            )
+        if untested := sorted({*labels.tolist()} - {*labels[test].tolist()}):
+            log.warning(
+                f"{config.name} has so few images of {len(untested)} classes (the first is class {untested[0]}) that "
+                f"task.dataset.test {config.test} leaves none to test on; reports have no score for these"
             )
         index = train if name == "train" else test
         return images[index], labels[index]

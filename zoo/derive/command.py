@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,10 @@ from zoo.command_help import DERIVE, examples
 from zoo.console import command_line, emit
 from zoo.options import DryRun, Json, Out
 from zoo.program import app
+
+if TYPE_CHECKING:
+    from zoo.conditions import Holdout
+    from zoo.store import Zoo
 
 Parts = Annotated[str, typer.Option(help="What is exchanged: whole layers (layer), or single values (random).")]
 Shares = Annotated[str, typer.Option("--share", help="How much comes from B, of 1; several as in 0.1,0.5.")]
@@ -37,7 +41,7 @@ def split(
     """Make a zoo with other tasks held out from one of binary tasks, without training (default place:
     zoos/<zoo>-<holdout>).
     """
-    from zoo.conditions import Holdout, never_one
+    from zoo.conditions import Holdout
     from zoo.derive.split import plan_split, split_zoo
     from zoo.listing import derived_place, describe
     from zoo.recipe import validate
@@ -53,11 +57,20 @@ def split(
         emit(what, as_json, f"would write {_in_words(counts)} to {target}")
         return
     made = split_zoo(zoo, config, command_line("rpg-zoo"), target)
-    text = _in_words(Counter(entry.split for entry in made.entries))
-    if holdout == "classes":
-        held = never_one(str(entry.condition) for entry in made.select("train"))
-        text += f"; no task of split train labels classes {', '.join(map(str, held))} 1"
+    text = f"{_in_words(Counter(entry.split for entry in made.entries))}; {_held_out(made, config)}"
     emit(describe(made), as_json, f"{len(made.entries)} checkpoints in {target}: {text}")
+
+
+def _held_out(made: Zoo, holdout: Holdout) -> str:
+    from zoo.conditions import never_one
+
+    tasks = len({entry.condition for entry in made.select("unseen")})
+    if holdout.kind == "classes":
+        held = never_one(str(entry.condition) for entry in made.select("train"))
+        return f"{tasks} tasks are held out: those learnt label no image of classes {', '.join(map(str, held))} with 1"
+    if tasks < holdout.n:
+        return f"{tasks} tasks are held out of {holdout.n} asked for: it has no networks of the others, ask for more"
+    return f"{tasks} tasks are held out"
 
 
 @app.command(rich_help_panel=DERIVE, epilog=examples("rpg-zoo take digits --seeds 1"))

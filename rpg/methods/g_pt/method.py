@@ -32,7 +32,7 @@ from rpg.methods.measured import DrawCost, StageCost, draw_cost, stage_cost
 from rpg.methods.training import Trainer
 from rpg.methods.vectors import Drawn, Vectors
 from rpg.tokens.permutations import reordered
-from zoo.conditions import MetricTarget
+from zoo.conditions import MetricTarget, require_read
 from zoo.seeds import generator, global_seed
 from zoo.structure import Structure
 
@@ -107,9 +107,7 @@ class GPT(ChunkedMethod):
                 f"{run.path} makes networks for a value of {target.metric}; say which, in training {target.low:.4g} to "
                 f"{target.high:.4g}: --condition {target.metric}={target.low:.2g}"
             )
-        for condition in request.conditions:
-            if (read := target.read(condition)) != condition:
-                raise ValueError(f"condition {condition!r}: expected it as it goes on record, {read!r}")
+        require_read(target, request.conditions)
         self._begin(run, request, machine.data_root, machine.device)
         return super().requested(run, request, machine)
 

@@ -154,7 +154,7 @@ def draw(run: Run, config: GenerateConfig, writer: ZooWriter, device: torch.devi
     chunk = chunk_size(config.mode, layout.token_size, device)
     steps = (config.steps if scheduler else 0) * len(windows(layout.num_tokens, layout.token_size, chunk))
     with (
-        progress(f"generating {writer.path}", len(groups) * steps) as bar,
+        progress(f"generating {writer.path} (denoising)", len(groups) * steps) as bar,
         out_of_memory(lambda: _advice(learnt, config, layout, device)),
     ):
         # A group is computed whole even when a part of it is already there: the same sums give the same bytes.

@@ -35,7 +35,7 @@ from rpg.methods.vectors import Drawn, Vectors
 from rpg.tokens.permutations import reordered
 from rpg.tokens.values import ValueStatistics
 from zoo.checkpoint import load_tensors, save_tensors
-from zoo.conditions import BITS, is_text, sides
+from zoo.conditions import BITS, ClassTexts, is_text, require_read, sides
 from zoo.seeds import generator, global_seed
 from zoo.structure import Structure
 
@@ -133,6 +133,7 @@ class Tina(ChunkedMethod):
         from rpg.run import class_bits
 
         assert self.config.encoder is not None
+        require_read(ClassTexts(classes=class_bits(run)), texts)
         known, found = load_features(_classes(run)), text_features(self.config.encoder, class_bits(run).names)
         if found.shape != known.shape or not torch.allclose(found, known, atol=SAME_READING):
             raise ValueError(

@@ -152,6 +152,14 @@ def test_texts_that_cannot_be_read_are_refused_before_any_work(reader, clip, tmp
     for text, words in (("cat " * 20 + "against x", "has 22 tokens"), ("zebra against cow", "are the same to")):
         with pytest.raises(ValueError, match=words):
             asked(text)
+    for text, words in (
+        ("cat against cat", "expected two texts that differ"),
+        (" against vehicles", "expected a text on each side"),
+        ("cat  against  vehicles", "expected it as it goes on record, 'cat against vehicles'"),
+        ("cat against animals against vehicles", "expected 'against' once"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            asked(text)
     copied = reader.path.parent / "copied"
     shutil.copytree(reader.path, copied)
     features = load_features(reader.path / "classes.safetensors")

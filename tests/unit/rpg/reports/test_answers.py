@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from evaluators.classification import balanced_accuracy
 from evaluators.metrics import proportion
 from rpg.reports.answers import NewClasses, Outcome, answers_of, labels_of, majority, of_other_tasks, outcome_of, slopes
+from rpg.reports.tasks import class_accuracies
 from zoo.conditions import all_conditions
 from zoo.scoring import Score
 
@@ -96,6 +97,26 @@ def test_slopes_are_least_squares_and_need_both_labels() -> None:
         ones, zeros = ([v for v, bit in zip(y, x, strict=True) if bit == side] for side in (1, 0))
         error = np.sqrt(np.var(ones, ddof=1) / len(ones) + np.var(zeros, ddof=1) / len(zeros))
         assert slope.stderr == pytest.approx(error, abs=1e-6)
+
+
+@pytest.mark.parametrize("missing", [2, 9])  # the last one, too
+def test_a_class_without_samples_has_no_score(missing: int) -> None:
+    classes = CLASSES[missing != CLASSES]
+    conditions = ["0010000011", "1101000001", "0010011111"]
+    answers = np.random.default_rng(0).random(len(classes)) < 0.4
+    outcomes = [Outcome.of(c, answers, classes) for c in conditions]
+    correct = answers == labels_of(conditions[0])[classes]
+    assert outcomes[0].top1 == pytest.approx(100 * correct.mean())
+    assert [k for k, right in enumerate(outcomes[0].right) if np.isnan(right)] == [missing]
+    assert [k for k, right in enumerate(class_accuracies(outcomes)) if right is None] == [missing]
+    assert slopes(outcomes)[missing] is None
+    counts = np.bincount(classes, minlength=10)
+    top1, balanced = of_other_tasks(outcomes, conditions[0], counts)
+    assert np.isfinite([*top1, *balanced]).all()
+    found = NewClasses.of({"made": outcomes}, ["1101000000"], counts)  # learnt: 2 and 9 are new
+    assert np.isfinite(found.accuracy["made"]).all()
+    alone = ["1101000100" if missing == 9 else "1101001000"]
+    assert NewClasses.of({"made": outcomes[:1]}, alone, np.where(np.arange(10) == missing, 0, 5)).accuracy
 
 
 def test_new_classes_are_scored_apart_where_they_are_labelled_1() -> None:

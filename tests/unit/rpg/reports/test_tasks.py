@@ -287,6 +287,24 @@ def test_networks_that_guess_are_the_headline(group: str, who: str) -> None:
     assert headline(unknown).startswith("On 7 tasks")
 
 
+def test_without_originals_there_is_a_verdict_and_no_empty_column(comparison: TaskComparison) -> None:
+    rows = [
+        row.model_copy(update={"split": "new", "accuracy": {k: v for k, v in row.accuracy.items() if k != "original"}})
+        for row in comparison.rows[:1]
+    ]
+    alone = comparison.model_copy(
+        update={"rows": tuple(rows), "slopes": {"generated": (None,) * 10}, "absent": {}, "chance": None}
+    )
+    assert headline(alone) == (
+        "On 1 task of split new, of which the zoo has no originals, the generated networks reach 80.00: no better than "
+        "the best baseline without a generator (regression: 100.00; lead -20.00)."
+    )
+    text = tasks_text(alone)
+    assert "gap" not in text
+    assert "Slope" not in text
+    assert "flipped" in tasks_text(comparison)
+
+
 def test_a_lead_is_paired_by_task() -> None:
     """Tasks are unequal, and so are their scores; what counts is by how much networks differ on the same task."""
     made = task_comparison()

@@ -81,6 +81,12 @@ def test_one_folder_is_split_by_its_recorded_seed(tmp_path: Path) -> None:
     assert found.fingerprint() == again.fingerprint() != other.fingerprint()
 
 
+def test_classes_of_few_pictures_that_nothing_is_tested_on_are_said(tmp_path: Path, caplog) -> None:
+    folders(tmp_path / "mine", {"a": 20, "b": 2})
+    assert torch.bincount(load_own("folder", config(), tmp_path).test_labels).tolist() == [4]
+    assert "so few images of 1 classes (the first is class 1) that task.dataset.test 0.2 leaves none" in caplog.text
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "1", "LA", "CMYK"])
 def test_pictures_of_any_kind_come_to_the_channels_of_the_recipe(tmp_path: Path, mode: str, channels: int) -> None:
