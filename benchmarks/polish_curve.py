@@ -93,13 +93,20 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def untrained(originals: Zoo, task: Task, count: int, path: Path) -> Zoo:
-    """As many networks as they are before training, from seeds that no original has."""
+    """As many networks as they are before training, from seeds that no original has. Raises ValueError for a zoo whose
+    networks all started from the same weights: there are no others.
+    """
+    settings = originals.manifest.origin.settings.get("zoo")
+    if isinstance(settings, dict) and settings.get("init") == "shared":
+        raise ValueError(
+            f"all networks of {originals.path} started from the same weights; expected a zoo of many seeds"
+        )
     made_by = derivation(originals, originals.select("train"), "untrained", {"networks": count})
     origin = originals.manifest.origin.model_copy(update=made_by)
     with ZooWriter(path, origin, originals.structure, originals.frozen()) as writer:
         for k in range(count):
             if f"untrained-{k:04d}" not in writer.done:
-                weights = task.weights(task.build(UNTRAINED + k))
+                weights = task.weights(task.start(UNTRAINED + k))
                 writer.add(f"untrained-{k:04d}", weights, seed=UNTRAINED + k, split="untrained")
         return writer.finish()
 

@@ -114,8 +114,9 @@ class Origin(Frozen):
 
     Its identity is what decides the content, and nothing else: `kind`; `task`, the section of a recipe that says what
     the networks do, empty where nobody knows; `settings`, the sections and options that the stage depends on;
-    `parents`, SHA-256 of the manifests or runs it came from. Settings at their default are left out (`settings_of`), so
-    a release that adds an option changes no identity; for the same reason a default is never changed.
+    `parents`, SHA-256 of the manifests or runs it came from, the run first. Settings at their default are left out
+    (`settings_of`), so a release that adds an option changes no identity; for the same reason a default is never
+    changed.
 
     The rest is a record: `name` of the recipe or directory, `source` of what learnt from networks, `command` and
     `versions`.

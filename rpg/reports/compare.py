@@ -86,9 +86,8 @@ class Group(Frozen):
 
     Per network, in order: `ids`, `nearest` distance to a training checkpoint, and `nearest_ratio`, the same over the
     yardstick. For the originals these, and the error-IoU, leave out the network itself, or its whole run where there
-    are several. `spread` is the root mean square distance within the group (evaluators.similarity.rms_spread), also
-    over the yardstick. `behaviour` is there where scores are, `aligned` where symmetries are known, `distribution`
-    where originals were held out.
+    are several. `spread` is that of the group (evaluators.similarity.rms_spread), also over the yardstick. `behaviour`
+    is there where scores are, `aligned` where symmetries are known, `distribution` where originals were held out.
     """
 
     name: Name
@@ -180,6 +179,12 @@ class Comparison(Frozen):
     @property
     def original(self) -> Group:
         return self.groups[0]
+
+    @property
+    def aligned_yardstick(self) -> float:
+        """As `leave_one_out_distance`, after alignment."""
+        assert self.original.aligned
+        return float(np.median(self.original.aligned.nearest))
 
 
 @dataclass(frozen=True)
@@ -303,8 +308,10 @@ def _members(originals: Zoo, split: str, candidates: Sequence[Candidate]) -> lis
 
 
 def _run_of(zoo: Zoo) -> Hashable:
-    """What made it: a run, by its hash, or nobody knows."""
-    return zoo.manifest.origin.parents or zoo.sha256
+    """What made it: a run, by its hash, which is the first of its parents (drawn from, polished or pulled), or nobody
+    knows.
+    """
+    return next(iter(zoo.manifest.origin.parents), zoo.sha256)
 
 
 def _check_finite(member: _Members, found: Distances) -> None:
@@ -385,12 +392,17 @@ def _with_ensemble(group: Group, member: _Members, task: Task, out: Path) -> Gro
 def _distributions(
     members: Sequence[_Members], apart: Sequence[Distances], heldout: int | None
 ) -> list[Distribution | None]:
-    """Each group beside the originals held out, but for themselves; nothing where there are none."""
+    """Each group beside the originals held out; nothing where there are none, and for these themselves and what was
+    made of them: pairs of twins are no two samples.
+    """
     if heldout is None:
         return [None] * len(members)
+    theirs = {entry.sha256 for entry in members[heldout].entries}
     return [
-        None if k == heldout else beside_heldout(own, apart[0], apart[heldout], member.rows, members[heldout].rows)
-        for k, (member, own) in enumerate(zip(members, apart, strict=True))
+        None
+        if theirs & {sha256 for entry in member.entries for sha256 in (entry.sha256, *entry.parents)}
+        else beside_heldout(own, apart[0], apart[heldout], member.rows, members[heldout].rows)
+        for member, own in zip(members, apart, strict=True)
     ]
 
 

@@ -6,6 +6,7 @@ upper bounds of distances in the quotient by the symmetries. What is written for
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -20,6 +21,8 @@ from zoo.store import Zoo
 from zoo.structure import Frozen
 from zoo.symmetry.specification import Specification
 from zoo.writer import ZooWriter
+
+log = logging.getLogger(__name__)
 
 MOST_VALUES = 2**28  # of all networks: aligning more takes longer than all else in a report
 PLACE = ".aligned"  # below the report's directory
@@ -49,7 +52,8 @@ def aligned_distances(
     """
     zoo = groups[0][0][0]
     networks = sum(len(entries) for group in groups for _, entries in group)
-    if networks * zoo.structure.numel > MOST_VALUES:
+    if (values := networks * zoo.structure.numel) > MOST_VALUES:
+        log.info(f"distances after alignment are left out: {values:,} values, and at most {MOST_VALUES:,} are aligned")
         return None
     specification = symmetries()  # which may have to be traced
     if specification is None or not specification.groups:

@@ -15,6 +15,7 @@ from rpg.reports.compare import Comparison, Group
 from rpg.reports.distribution import Distribution
 from rpg.reports.page import Page, Section, links_to, write_page
 from rpg.reports.plots import barrier_plot, distance_plot, loss_plot, marks, similarity_plot
+from rpg.reports.quotient import InQuotient
 from rpg.reports.verdict import headline_metric, judge
 from zoo.derive.worth import Worth, rows
 from zoo.table import Record, Table
@@ -27,7 +28,7 @@ SIMILARITY = (
 )
 DISTRIBUTION = ("AUC", "AUC by chance, ±", "energy distance", "shift")
 DISTRIBUTION_ALIGNED = tuple(f"{title} aligned" for title in DISTRIBUTION)
-ALIGNED = ("distance aligned, median", "spread aligned", "novel and good aligned, %")
+ALIGNED = ("distance aligned, median", "spread aligned", "novel and good aligned, %", "at .95 aligned, %")
 SEEDS = ("seeds", "mean of seeds", "std of seeds", "distance, mean of seeds", "distance, std of seeds")
 EXPLAINED = {
     "group": "networks that are judged together; what they are stands at the end",
@@ -50,6 +51,7 @@ EXPLAINED = {
     "distance aligned, median": "distance after alignment: 0 between networks that differ by their symmetries alone",
     "spread aligned": "the spread after alignment, over the yardstick there",
     "novel and good aligned, %": "novel and good by distances as they are and after alignment",
+    "at .95 aligned, %": "the same beyond .95 of both yardsticks",
     "AUC": "how well a classifier tells the group from originals held out: 1 without fail",
     "AUC by chance, ±": "the AUC of two equal groups of this size is 0.5, with this standard deviation",
     "energy distance": "from originals held out, over their radius: 0 for one distribution",
@@ -66,7 +68,7 @@ EXPLAINED = {
 }
 DIGITS = {
     **{"error-IoU, median": 3, "error-IoU, max": 3, "disagreement, %": 1},
-    **{"novel and good, %": 0, "at .95, %": 0, "novel and good aligned, %": 0},
+    **{"novel and good, %": 0, "at .95, %": 0, "novel and good aligned, %": 0, "at .95 aligned, %": 0},
 }
 
 READING = (
@@ -85,8 +87,9 @@ READING_DISTRIBUTION = (
     "Originals held out are what a true generator would make. Energy distance and shift are zero for networks of their "
     "distribution, and in units of their radius; small samples scatter around zero. The classifier (ridge regression "
     "on principal components of the training checkpoints, their squares, and the distance from their mean; five-fold "
-    "cross-validation) finds other differences, too. Many networks that are new and good, an AUC near 1 and a large "
-    "shift: all were moved the same way. Of several checkpoints of a run the last counts.",
+    "cross-validation) finds other differences, too: training checkpoints, of which the components are, are told from "
+    "any others, so that their own row says nothing of how alike the two are. Many networks that are new and good, an "
+    "AUC near 1 and a large shift: all were moved the same way. Of several checkpoints of a run the last counts.",
 )
 READING_SCORES = (
     "Every network is scored on the same test samples; the toolkit chooses, calibrates and stops nothing on them. "
@@ -130,6 +133,7 @@ def measures(comparison: Comparison, group: Group) -> Record:
         found |= {"distance aligned, median": summarize(aligned.nearest_ratio).median, "spread aligned": aligned.spread}
         if aligned.novel_and_good is not None:
             found |= {"novel and good aligned, %": aligned.novel_and_good}
+            found |= {"at .95 aligned, %": _at_95_in_both(comparison, group, aligned)}
         found |= _distribution(aligned.distribution, DISTRIBUTION_ALIGNED)
     found |= _distribution(group.distribution, DISTRIBUTION)
     found |= {"seeds": distances.n, "distance, mean of seeds": distances.mean}
@@ -148,6 +152,16 @@ def measures(comparison: Comparison, group: Group) -> Record:
         found |= {"at .95, %": novel_and_good(nearest, least, accuracy, scoring.good_from)}
         found |= {"mean of seeds": scores.mean, "std of seeds": scores.std if scores.n > 1 else None}
     return found
+
+
+def _at_95_in_both(comparison: Comparison, group: Group, aligned: InQuotient) -> float:
+    """The share of networks that are good and beyond .95 of both yardsticks, in percent."""
+    assert comparison.scoring
+    beyond = np.minimum(
+        np.array(group.nearest) - 0.95 * comparison.leave_one_out_distance,
+        np.array(aligned.nearest) - 0.95 * comparison.aligned_yardstick,
+    )
+    return novel_and_good(beyond, 0.0, np.array(group.scored.accuracy), comparison.scoring.good_from)
 
 
 def _distribution(found: Distribution | None, titles: Sequence[str]) -> Record:

@@ -148,18 +148,18 @@ def _is_copied(comparison: Comparison, scoring: Scoring, group: Group) -> bool:
 
 def _copies(comparison: Comparison, scoring: Scoring, group: Group) -> str:
     """Whether they are copies: near in weights and alike in errors."""
-    than = _than(comparison)
+    than, where = _than(comparison), f"in weights{_after_alignment(comparison, group)}"
     if _is_copied(comparison, scoring, group):
         if _errors_side(scoring, group) > 0:
-            return f"They are near-copies: in weights and in errors closer to a training checkpoint {than}."
-        return f"They are near-copies: in weights closer to a training checkpoint {than}, and in errors as alike."
+            return f"They are near-copies: {where} and in errors closer to a training checkpoint {than}."
+        return f"They are near-copies: {where} closer to a training checkpoint {than}, and in errors as alike."
     if _weights_side(comparison, group) > 0:
+        closer = f"{where.capitalize()} they are closer to a training checkpoint {than}"
         if 2 * sum(value >= scoring.good_from for value in group.scored.accuracy) < len(group.scored.accuracy):
             return (
-                f"In weights they are closer to a training checkpoint {than}; that they err otherwise says little, as "
-                "most of them are not good: copies may have failed."
+                f"{closer}; that they err otherwise says little, as most of them are not good: copies may have failed."
             )
-        return f"In weights they are closer to a training checkpoint {than}, but their errors are others: no copies."
+        return f"{closer}, but their errors are others: no copies."
     if _errors_side(scoring, group) > 0:
         return (
             f"In errors they are closer to a training checkpoint {than}, though their weights lie apart: such networks "
@@ -172,11 +172,18 @@ def _near(comparison: Comparison, group: Group) -> str:
     """What weights alone say."""
     ratio = median(group.nearest_ratio)
     if _weights_side(comparison, group) > 0:
-        return f"They are closer to a training checkpoint {_than(comparison)}: copies, unless they err otherwise."
+        closer = f"They are{_after_alignment(comparison, group)} closer to a training checkpoint {_than(comparison)}"
+        return f"{closer}: copies, unless they err otherwise."
     text = f"They are not closer to a training checkpoint {_than(comparison)}"
     if ratio >= FAR:
         return f"{text}: they lie {ratio:.3g} times as far from it, where networks of no use lie, too."
     return f"{text}."
+
+
+def _after_alignment(comparison: Comparison, group: Group) -> str:
+    """Where networks lie near only after alignment, as copies in another order of units do, that; else nothing."""
+    as_they_are = _side(*_beyond([(value, comparison.leave_one_out_distance) for value in group.nearest]))
+    return ", after alignment," if as_they_are < _weights_side(comparison, group) else ""
 
 
 def _than(comparison: Comparison) -> str:
@@ -207,10 +214,15 @@ def _weights(comparison: Comparison, group: Group) -> str:
     text = (
         f"{_share([value < 1 for value in ratio])} of the generated networks are closer to a training checkpoint than "
         f"the typical training checkpoint is to its nearest {_other(comparison)}; of the training checkpoints "
-        f"themselves about half are. The median distance is {median(ratio):.2f} of that yardstick. {verdict}"
+        f"themselves about half are. The median distance is {median(ratio):.2f} of that yardstick."
     )
     if aligned := group.aligned:
-        text += f" After alignment the median distance is {median(aligned.nearest_ratio):.2f} of the yardstick there."
+        closer = [value < comparison.aligned_yardstick for value in aligned.nearest]
+        text += (
+            f" After alignment {_share(closer)} are, and the median distance is {median(aligned.nearest_ratio):.2f} of "
+            "the yardstick there."
+        )
+    text += f" {verdict}"
     if comparison.leave_one_out_distance == 0:
         text += " Most training checkpoints have an identical twin, so distances are absolute, not ratios."
     return text
@@ -359,8 +371,19 @@ def _side(nearer: Sequence[bool], farther: Sequence[bool]) -> int:
 
 
 def _weights_side(comparison: Comparison, group: Group) -> int:
-    yardstick = comparison.leave_one_out_distance
-    return _side([value < yardstick for value in group.nearest], [value > yardstick for value in group.nearest])
+    """As networks are and after alignment, where symmetries are known: near in one of them is near, for a copy in
+    another order of its units lies as far as any network, and not every copy is aligned as its original is.
+    """
+    found = [[(value, comparison.leave_one_out_distance) for value in group.nearest]]
+    if group.aligned:
+        found.append([(value, comparison.aligned_yardstick) for value in group.aligned.nearest])
+    nearer, farther = zip(*map(_beyond, found), strict=True)
+    return _side([any(ways) for ways in zip(*nearer, strict=True)], [all(ways) for ways in zip(*farther, strict=True)])
+
+
+def _beyond(pairs: Sequence[tuple[float, float]]) -> tuple[list[bool], list[bool]]:
+    """Which distances are below their yardstick, and which above."""
+    return [value < yardstick for value, yardstick in pairs], [value > yardstick for value, yardstick in pairs]
 
 
 def _errors_side(scoring: Scoring, group: Group) -> int:

@@ -137,6 +137,22 @@ def test_the_same_zoo_twice_shows_that_nothing_was_gained(tmp_path):
         worth(zoo, other, Pair(raw=0, aligned=0), measure)
 
 
+def test_of_several_checkpoints_of_a_run_the_last_is_looked_at(tmp_path):
+    """Midpoints of two checkpoints of one run say nothing of runs."""
+
+    def made(path, seeds):
+        with ZooWriter(path, ORIGIN, Structure.of({"w": torch.zeros(2)})) as writer:
+            for seed in range(seeds):
+                for step in (1, 2, 3):
+                    split = "heldout" if seed == 2 else "train"
+                    writer.add(f"{seed}-{step}", {"w": torch.randn(2)}, seed=seed, step=step, split=split)
+            return writer.finish()
+
+    zoo, one = made(tmp_path / "zoo", 3), made(tmp_path / "one", 1)
+    assert [[zoo.entries[k].id for k in rows] for rows in looked_at(zoo)] == [["0-3", "1-3"], ["2-3"]]
+    assert [[one.entries[k].id for k in rows] for rows in looked_at(one)] == [["0-1", "0-2", "0-3"], []]
+
+
 def test_early_checkpoints_are_not_held_out(tmp_path):
     """They are of the trainings that are looked at."""
     with ZooWriter(tmp_path / "zoo", ORIGIN, Structure.of({"w": torch.zeros(2)})) as writer:

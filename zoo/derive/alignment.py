@@ -37,7 +37,7 @@ from zoo.symmetry.canonical import prepared
 from zoo.symmetry.matching import Problem, Values, match
 from zoo.symmetry.refine import Images, Refinement, refine
 from zoo.symmetry.specification import Specification
-from zoo.symmetry.universe import Aligned, Source, mean_of, medoid, to_one, universe
+from zoo.symmetry.universe import Aligned, Source, mean_and_share, medoid, to_one, universe
 
 KEPT_VALUES = 2**27  # of a zoo's networks that are kept in memory (1 GiB); more are read again for every round
 READ_VALUES = 2**22  # that are read at once
@@ -159,7 +159,7 @@ def _refined(
     seed: int,
     state: Path | None,
 ) -> tuple[float, float]:
-    """Refine an alignment in place; the loss of means before and after."""
+    """Refine an alignment in place, which is a round more; the loss of means before and after."""
     stack, _ = source.read(torch.tensor(training))
     networks = act(source.specification, taken(source.balanced, torch.tensor(training)), stack)
     element, before, after = refine(
@@ -167,7 +167,8 @@ def _refined(
     )
     own = source.of(training)
     aligned.element = element
-    aligned.reference = mean_of(source.problem, own, torch.arange(len(training)), element)
+    aligned.reference, share = mean_and_share(source.problem, own, len(training), element)
+    aligned.shares.append(share)
     return before, after
 
 

@@ -37,7 +37,8 @@ LAST_RATE = 0.01  # of the learning rate: what the cosine ends at
 
 class PolishConfig(Frozen):
     """`steps` of the task's own training, on batches of its training data that are the same for all networks, with a
-    fresh optimiser; the learning rate falls along a cosine to a hundredth of `learning_rate`.
+    fresh optimiser; the learning rate falls along a cosine from `learning_rate`, the only one of a single step, to a
+    hundredth of that.
     """
 
     steps: PositiveInt
@@ -122,14 +123,18 @@ def origin_of(
     command: tuple[str, ...],
     altered: Mapping[str, JsonValue] = MappingProxyType({}),
 ) -> Origin:
-    """Of these networks after polishing, with settings of the task that are `altered`. What was generated stays
-    generated, and what was learnt or derived from a zoo stays so: reports set it beside that zoo.
+    """Of these networks after polishing, with settings of the task that are `altered`; setting `after` is what they
+    were polished with before. What was generated stays generated, and what was learnt or derived from a zoo stays so:
+    reports set it beside that zoo, and what one run made is of one seed.
     """
     before, settings = zoo.manifest.origin, settings_of(config) | ({"task": dict(altered)} if altered else {})
+    if "polish" in before.settings:
+        settings |= {"after": before.settings["polish"]}
     made_by = derivation(zoo, entries, "polish", settings) | {"command": command}
     if before.source is not None:
         made_by |= {
             "kind": before.kind,
+            "parents": (*before.parents, zoo.sha256),
             "source": before.source,
             "settings": {**before.settings, **made_by["settings"]},
         }
@@ -176,7 +181,7 @@ def _as_collected(config: PolishConfig, task: Task) -> CollectConfig:
         seed=config.seed,
         optimizer=config.optimizer,
         learning_rate=config.learning_rate,
-        save_learning_rate=config.learning_rate * LAST_RATE,
+        save_learning_rate=config.learning_rate * (LAST_RATE if config.steps > 1 else 1),
         weight_decay=config.weight_decay,
         batch_size=config.batch_size,
         epochs=(config.steps - 1) / task.steps_per_epoch(config.batch_size),

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.columns import VALUES
+from zoo.derive.alignment import runs
 from zoo.files import read_limited, write_bytes
 from zoo.manifest import EARLY, MANIFEST_BYTES, Entry, Sha256
 from zoo.progress import progress
@@ -143,11 +144,16 @@ def write_worth(place: Path, found: Worth) -> None:
 
 def looked_at(zoo: Zoo) -> tuple[list[int], list[int]]:
     """Which networks for training are looked at, of large zoos some, and which are held out: every other one but for
-    early ones, which are of the same trainings. Raises ValueError when there are fewer than two for training.
+    early ones, which are of the same trainings. Of several checkpoints of a run the last counts, for averages of these
+    say nothing of runs, unless the zoo is of one run. Raises ValueError when there are fewer than two for training.
     """
-    training = [k for k, entry in enumerate(zoo.entries) if entry.split == "train"] or list(range(len(zoo.entries)))
+    last = {members[-1].id for members in runs(zoo.entries)}
+    kept = [k for k, entry in enumerate(zoo.entries) if entry.id in last]
+    if len(kept) < 2:
+        kept = [k for k, entry in enumerate(zoo.entries) if entry.split != EARLY]
+    training = [k for k in kept if zoo.entries[k].split == "train"] or kept
     known = set(training)
-    others = [k for k, entry in enumerate(zoo.entries) if k not in known and entry.split != EARLY]
+    others = [k for k in kept if k not in known and zoo.entries[k].split != EARLY]
     if len(training) < 2:
         raise ValueError(f"{zoo.path} has {len(training)} networks to train on; expected two at least")
     most = max(2, MOST_VALUES // zoo.structure.numel)

@@ -141,8 +141,12 @@ class Builder:
 
     def _filters(self, norm: str | None, space: Space) -> dict[str, int]:
         """The powers of a filter that writes `space`. Before BatchNorm its sign is free, if BatchNorm's weight turns
-        with it, and the units' own diagonal acts on BatchNorm's weight and bias.
+        with it, and the units' own diagonal acts on BatchNorm's weight and bias. Raises ValueError for a normalisation
+        without them, which removes what a filter is scaled by.
         """
+        bare = norm is not None and f"{norm}.weight" not in self.state
+        if bare and space.diagonal and not isinstance(self.modules.get(norm), nn.Identity | None):
+            raise ValueError(f"{norm} has no weight and bias; expected a normalisation that learns them")
         if norm is None or f"{norm}.weight" not in self.state:
             return {space.diagonal: 1} if space.diagonal else {}
         if isinstance(self.modules[norm], NORMS) and len(space.factors) == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable
 
 import torch
@@ -21,7 +22,8 @@ def function_change(
 ) -> float:
     """The largest change of an output, relative to the largest output, when a random element acts on the network: in
     float64, in training and evaluation mode, from weights that are all drawn at random (biases, statistics and scales
-    that are zeros and ones at the start would hide mistakes). `only`: these groups and diagonals alone.
+    that are zeros and ones at the start would hide mistakes). Infinite where outputs are not finite, or all zero.
+    `only`: these groups and diagonals alone.
 
     Raises ValueError when the specification does not fit the network's tensors.
     """
@@ -37,7 +39,10 @@ def function_change(
     largest = 0.0
     for training in (False, True):
         before, after = (_outputs(model, state, inputs.double(), training, seed) for state in (weights, changed))
-        largest = max(largest, float((after - before).abs().max() / before.abs().max()))
+        change = float((after - before).abs().max() / before.abs().max())
+        if not math.isfinite(change):  # which no comparison would see
+            return math.inf
+        largest = max(largest, change)
     return largest
 
 

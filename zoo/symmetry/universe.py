@@ -85,8 +85,13 @@ def to_one(problem: Problem, source: Source, aligned: Aligned, chosen: int, seed
             element[name][rows] = tensor
     for name, tensor in identity(specification, 1).items():
         element[name][chosen] = tensor[0]
-    mean, energy = mean_of(problem, source, torch.arange(n), element), _survey(problem, source, n)[1]
-    return Aligned(reference, element, aligned.before, [_share(mean, energy)])
+    return Aligned(reference, element, aligned.before, [mean_and_share(problem, source, n, element)[1]])
+
+
+def mean_and_share(problem: Problem, source: Source, n: int, element: Element) -> tuple[Values, float]:
+    """The mean (1 network) of N networks after their elements, and what it has of their energy."""
+    mean = mean_of(problem, source, torch.arange(n), element)
+    return mean, _share(mean, _survey(problem, source, n)[1])
 
 
 def _repeated(element: Element, n: int) -> Element:

@@ -43,13 +43,20 @@ class IntervalTask:
         return Evaluation((proportion("top1", correct),), correct)
 
 
-def make(path, ends, split="train", seeds=None, heldout=0, origin=ORIGIN):
+class SymmetricTask(IntervalTask):
+    """The same for (b, a)."""
+
+    def load(self, model, weights):
+        model.ends.copy_(weights["ends"].sort().values)
+
+
+def make(path, ends, split="train", seeds=None, heldout=0, origin=ORIGIN, parents=()):
     """A zoo of these networks; the last `heldout` of them are held out."""
     with ZooWriter(path, origin, Structure.of({"ends": torch.zeros(2)})) as writer:
         for index, pair in enumerate(ends):
             seed = index if seeds is None else seeds[index]
             own = "heldout" if index >= len(ends) - heldout else split
-            writer.add(f"net-{index}", {"ends": torch.tensor(pair)}, seed=seed, split=own)
+            writer.add(f"net-{index}", {"ends": torch.tensor(pair)}, seed=seed, split=own, parents=parents)
         return writer.finish()
 
 
@@ -280,6 +287,49 @@ def test_distances_after_alignment_stand_beside_the_others(tmp_path, originals):
     text = place.with_name("report.md").read_text()
     assert "distance aligned, median" in text
     alone = compare(originals, "train", [swapped], None, tmp_path / "alone", lambda: SWAPS)
-    assert "After alignment the median distance is 0.57 of the yardstick" in str(judge(alone)[0].findings)
+    assert "After alignment 50% (1 of 2) are, and the median distance is 0.57 of the yardstick" in str(
+        judge(alone)[0].findings
+    )
     plain = compare(originals, "train", [swapped], IntervalTask(), tmp_path / "plain")
     assert "aligned" not in write_report(plain, {}, {}, tmp_path / "plain").with_name("report.md").read_text()
+
+
+def test_copies_in_another_order_are_copies(tmp_path, originals):
+    """Farther from every original than these from one another, as they are; but what they compute, they have learnt by
+    heart.
+    """
+    copies = Candidate("copies", make(tmp_path / "copies", [(b, a) for a, b in ORIGINALS], "generated"), "generated")
+    result = compare(originals, "train", [copies], SymmetricTask(), tmp_path / "out", lambda: SWAPS)
+    assert min(result.group("copies").nearest) > 100
+    (verdict,) = judge(result)
+    assert "They are near-copies: in weights, after alignment, and in errors closer to a" in verdict.headline
+    assert "0% (0 of 4) of the generated networks are closer" in dict(verdict.findings)["Weights"]
+    assert "They lie near: copies" in dict(verdict.findings)["Weights"]
+    alone = judge(compare(originals, "train", [copies], None, tmp_path / "alone", lambda: SWAPS))[0].headline
+    assert "They are, after alignment, closer to a training checkpoint" in alone
+    noisy = [(a + 0.5, b) for a, b in ORIGINALS]  # near as they are
+    near = Candidate("near", make(tmp_path / "near", noisy, "generated"), "generated")
+    both = judge(compare(originals, "train", [near], SymmetricTask(), tmp_path / "near-out", lambda: SWAPS))[0]
+    assert "near-copies: in weights and in errors closer" in both.headline
+
+
+def test_how_many_are_good_beyond_most_of_both_yardsticks(tmp_path, originals):
+    """Yardstick 3.5: the first is 3.4 from the nearest in both distances, the second 0.1 with its places changed."""
+    ends = [(0.0, 87.4), (80.1, 0.0)]
+    group = Candidate("mine", make(tmp_path / "mine", ends, "generated"), "generated")
+    result = compare(originals, "train", [group], SymmetricTask(), tmp_path / "out", lambda: SWAPS)
+    found = measures(result, result.group("mine"))
+    assert (found["novel and good aligned, %"], found["at .95 aligned, %"]) == (0, 50)
+    assert found["at .95, %"] == 100
+
+
+def test_what_was_made_of_held_out_originals_is_no_sample_beside_them(tmp_path):
+    rng = np.random.default_rng(0)
+    ends = [tuple(map(float, pair)) for pair in rng.normal([10, 80], 3, (20, 2))]
+    zoo = make(tmp_path / "zoo", ends, heldout=8)
+    coded = make(tmp_path / "coded", ends[-8:], "x", parents=(zoo.entries[-1].sha256,))
+    fresh = make(tmp_path / "fresh", [(a + 1, b) for a, b in ends[:8]], "x")
+    groups = [Candidate("coded", coded, "reconstructed"), Candidate("fresh", fresh, "generated")]
+    result = compare(zoo, "train", groups, IntervalTask(), tmp_path / "out")
+    assert result.group("coded").distribution is None
+    assert result.group("fresh").distribution is not None

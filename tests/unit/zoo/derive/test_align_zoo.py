@@ -274,9 +274,14 @@ def test_refined_on_images_it_still_goes_back(tmp_path):
     images = Images(loss, lambda first: repeat((inputs[:200], labels[:200])), (inputs[200:], labels[200:]))
     config = AlignConfig(restarts=1, refine=Refinement(steps=40))
     aligned = align(config, zoo, specification, ORIGIN, tmp_path / "aligned", images=images)
-    before, after = read_alignment(aligned).refined
+    about = read_alignment(aligned)
+    before, after = about.refined
     assert before > 0
     assert after > 0
+    plain = read_alignment(align(AlignConfig(restarts=1), zoo, specification, ORIGIN, tmp_path / "plain"))
+    assert about.shares[:-1] == plain.shares  # and one more, of the networks as they are now
+    again = read_alignment(align(AlignConfig(restarts=1), aligned, specification, ORIGIN, tmp_path / "again"))
+    assert again.before == pytest.approx(about.shares[-1], rel=1e-4)
     assert content(unalign(aligned, ORIGIN, tmp_path / "back")) == content(zoo)
     with pytest.raises(ValueError, match="refine needs training images"):
         align(config, zoo, specification, ORIGIN, tmp_path / "none")

@@ -91,8 +91,22 @@ def test_what_was_derived_from_a_zoo_stays_so(zoo, task, tmp_path):
     noisy = perturb(PerturbConfig(kind="noise", n=2), zoo, zoo.select("train"), zoo.manifest.origin, tmp_path / "noisy")
     made = polish(CONFIG, noisy, noisy.entries, task, tmp_path / "made")
     found = made.manifest.origin
-    assert (found.kind, found.source, found.parents) == ("derived", noisy.manifest.origin.source, (noisy.sha256,))
+    assert (found.kind, found.source) == ("derived", noisy.manifest.origin.source)
+    assert found.parents == (*noisy.manifest.origin.parents, noisy.sha256)  # what made them first
     assert found.settings == {**noisy.manifest.origin.settings, "split": "noise", "polish": settings_of(CONFIG)}
+    twice = origin_of(CONFIG, made, made.entries, ("rpg", "polish")).settings["polish"]
+    assert twice == settings_of(CONFIG) | {"after": settings_of(CONFIG)}
+
+
+def test_a_single_step_is_made_at_the_learning_rate_itself(zoo, task, tmp_path):
+    made = polish(CONFIG.model_copy(update={"steps": 1}), zoo, zoo.select("train")[:1], task, tmp_path / "made")
+    (entry,) = made.entries
+    model = task.build(0)
+    task.load(model, zoo.load(zoo.select("train")[0]))
+    model.train()
+    task.loss(model, next(task.batches(0, 0, 64))).backward()
+    torch.optim.AdamW(model.parameters(), lr=CONFIG.learning_rate, weight_decay=0.0).step()
+    torch.testing.assert_close(made.load(entry), task.weights(model), rtol=1e-6, atol=1e-7)
 
 
 def test_a_polish_that_diverges_names_the_network_and_its_own_option(zoo, task, tmp_path):

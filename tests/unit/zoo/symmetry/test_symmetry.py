@@ -86,6 +86,35 @@ def test_a_wrong_specification_does_not_pass():
         assert not holds(network, broken, inputs), name
 
 
+class Root(nn.Module):
+    """NaN whatever it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        return x * (self.weight - 9).sqrt()
+
+
+def test_outputs_that_are_not_numbers_pass_no_test():
+    network = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))
+    specification = chain(network)
+    rooted = nn.Sequential(*network, Root())
+    tensors = specification.tensors | {"3.weight": TensorAxes(axes=(fixed(2),))}
+    rooted_too = specification.model_copy(update={"tensors": tensors})
+    assert function_change(rooted, rooted_too, torch.randn(7, 5)) == float("inf")
+    assert not holds(rooted, rooted_too, torch.randn(7, 5))
+
+
+def test_a_norm_that_learns_nothing_has_no_scale_to_take():
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4, affine=False), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)
+    )
+    with pytest.raises(ValueError, match=r"^1 has no weight and bias"):
+        chain(network)
+
+
 def test_tanh_before_a_max_pool_has_no_sign():
     pooled = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 2))
     plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, 2))
