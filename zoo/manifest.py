@@ -76,8 +76,8 @@ class FileRecord(Frozen):
 
 class Entry(Frozen):
     """One checkpoint. `sha256` is its content's (zoo.checkpoint.content_hash), `row` its row in a stack, `step`
-    counts optimiser steps, `metrics` were measured on validation data while it was made, `parents` are the
-    checkpoints it was derived from.
+    counts optimiser steps, `metrics` were measured on validation data while it was made (of an import: what
+    its files say, by their names for it), `parents` are the checkpoints it was derived from.
     """
 
     id: Id

@@ -37,7 +37,7 @@ NETWORKS = 4  # that are looked at after training
 def codec_of(run: Run) -> Codec | None:
     """The method of a run, if it encodes and decodes."""
     method = run.method()
-    return method if isinstance(method, Codec) else None
+    return method if isinstance(method, Codec) and method.encodes else None
 
 
 def reconstruct(run: Run, codec: Codec, zoo: Zoo, entries: list[Entry], path: Path, device: torch.device) -> Zoo:

@@ -28,6 +28,9 @@ from zoo.seeds import generator
 if TYPE_CHECKING:
     from rpg.run import Run
 
+# What imported networks scored (zoo.formats) on other data than validation data, or nobody knows on what.
+OTHER_DATA = ("train_acc", "test_acc", "acc")
+
 Scope: TypeAlias = Literal["joint", "token", "individual"]
 """What has a density of its own: whole codes, every token, or every value."""
 Seeds: TypeAlias = Literal["published", "independent"]
@@ -71,13 +74,15 @@ def parents_of(hashes: Sequence[str], anchors: Sequence[int]) -> tuple[str, ...]
 
 def best(entries: Sequence[Entry], share: float) -> list[int]:
     """Which networks are the best by the first metric that was measured on validation data when they were made: those
-    at or above the (1 - share) quantile. All of them for a share of 1, of which nothing need be known.
+    at or above the (1 - share) quantile. All of them for a share of 1, of which nothing need be known. What imported
+    networks scored on training or test data, or on nobody knows what, chooses nothing.
 
     Raises ValueError, with the remedy, where networks have no metric in common.
     """
     if share == 1:
         return list(range(len(entries)))
-    names = [name for name in entries[0].metrics if all(name in entry.metrics for entry in entries)]
+    known = [name for name in entries[0].metrics if name not in OTHER_DATA]
+    names = [name for name in known if all(name in entry.metrics for entry in entries)]
     if not names:
         raise ValueError(
             "these networks have no validation scores to say which are the best; learn from a zoo whose networks were "

@@ -207,11 +207,11 @@ def encoded(
     """What `encode` makes of the training networks' vectors (n, D), so many at a time, float32 (N, ...), and the mean
     squared error of what `decode` makes of it, over the networks' values.
     """
-    given, found, error = vectors.open(), [], 0.0
+    given, found, error, values = vectors.open(), [], 0.0, vectors.layout.mask().flatten().to(device)
     for index in torch.arange(len(given)).split(batch_size):
         batch = rows(given, index).to(device)
         codes = encode(batch)
-        error += (decode(codes) - batch).square().sum().item()
+        error += (decode(codes) - batch)[:, values].square().sum().item()  # not of padding
         found.append(codes.cpu())
     return torch.cat(found).numpy(), error / (len(given) * vectors.values)
 

@@ -62,8 +62,9 @@ class Common(nn.Module):
 
 
 class Shift(VectorMethod):
-    """The method `gaussian`, with one vector added to all networks, which lowers their cross-entropy on training
+    """A Gaussian for every value with one vector added to all networks, which lowers their cross-entropy on training
     images. A control: such networks are good and far from all others, and all in one place (docs/new-and-good.md).
+    Otherwise than those of `gaussian`, deviations have divisor N, and running variances are taken as logarithms.
     """
 
     about: ClassVar[About] = About(

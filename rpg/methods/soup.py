@@ -89,7 +89,7 @@ class Soup(ClosedForm):
             soup = mixed(k)
             weights = torch.zeros(networks, dtype=torch.float64)
             weights[list(soup.rows)] = soup.coefficients
-            own = float(weights @ gram @ weights) ** 0.5 if radius else 0.0
+            own = max(float(weights @ gram @ weights), 0.0) ** 0.5 if radius else 0.0  # rounded, it may be below 0
             if own <= AT_THE_MEAN * radius:
                 raise Failed(f"soup {k} lies at the mean of all networks, where no direction is left to rescale along")
             return replace(soup, rows=everything, coefficients=around_mean(weights * (radius / own)))

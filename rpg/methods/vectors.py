@@ -68,7 +68,7 @@ class Vectors:
             layout = Layout.fit(zoo.structure, lambda: zoo.checkpoints(entries), token_size, tokenisation)
             if statistics == "none":
                 plain = {"mean": 0.0, "std": 1.0}
-                tensors = tuple(t if t.log_scale else t.model_copy(update=plain) for t in layout.tensors)
+                tensors = tuple(tensor.model_copy(update=plain) for tensor in layout.tensors)
                 layout = layout.model_copy(update={"tensors": tensors})
             self.run.write_json(self.layout_path, layout)
         if not self.vectors_path.is_file():
@@ -203,6 +203,11 @@ class VectorMethod(ABC):
 
 class Codec(ABC):
     """A method that encodes networks and decodes them again; what that alone costs is the ceiling of what it makes."""
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it does, by its settings."""
+        return True
 
     @abstractmethod
     def reconstruct(self, vectors: Vectors, given: Tensor, device: torch.device) -> Tensor:

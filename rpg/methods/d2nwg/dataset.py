@@ -56,7 +56,7 @@ class DatasetConfig(Frozen):
         """These of the training images, (K, F)."""
         if self.encoder is not None:
             plain = images.train[chosen].float() / 255
-            return image_features(self.encoder, plain.expand(-1, 3, -1, -1))
+            return image_features(self.encoder, plain[:, :3].expand(-1, 3, -1, -1))  # without opacity
         assert self.pixels is not None
         found = images.normalize(images.train[chosen])
         return F.adaptive_avg_pool2d(found, min(self.pixels, found.shape[-1])).flatten(1)

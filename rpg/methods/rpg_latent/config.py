@@ -141,7 +141,9 @@ class Config(MethodConfig):
         off = {} if self.on_images else {"images": "method.behaviour and method.function_diversity are 0"}
         off |= {} if self.draws else {"drawn": "nothing is asked of drawn networks, as by method.behaviour"}
         off |= {} if self.zoo else dict.fromkeys(("diffusion", "min_snr", "prototype_loss"), "method.zoo is 0")
-        return [f"method.{name} is ignored: {why}" for name, why in off.items() if name in self.model_fields_set]
+        said = self.model_fields_set | {f"model.{name}" for name in self.model.model_fields_set}
+        off |= {} if self.zoo else {"model.joint": "method.zoo is 0, and nothing is denoised"}
+        return [f"method.{name} is ignored: {why}" for name, why in off.items() if name in said]
 
     def spread(self, alive: Tensor) -> Tensor:
         """The deviation of each of a latent's values in training, over codes and noise, float32 (R,): noise alone along

@@ -137,11 +137,15 @@ class RPGLatent(VectorMethod, Codec):
             "generator", model, settings, self._loss(vectors, codes, spread, behaviour, trainer.device)
         )
         assert isinstance(trained, LatentGenerator)
-        return {
-            "rank": codes.shape[1],
-            "num_parameters": trained.num_parameters,
-            "reconstruction_error": self._reconstruction_error(trained, vectors, codes, trainer.device),
-        }
+        facts: dict[str, JsonValue] = {"rank": codes.shape[1], "num_parameters": trained.num_parameters}
+        if not self.encodes:
+            return facts
+        return facts | {"reconstruction_error": self._reconstruction_error(trained, vectors, codes, trainer.device)}
+
+    @property
+    def encodes(self) -> bool:
+        """Without the loss on training networks a code says nothing of its network."""
+        return self.config.zoo > 0
 
     def _loss(
         self, vectors: Vectors, codes: Tensor, spread: Tensor, behaviour: Behaviour | None, device: torch.device

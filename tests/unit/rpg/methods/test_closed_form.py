@@ -366,6 +366,13 @@ def test_the_mean_of_all_is_one_network(data):
     np.testing.assert_allclose(flat(made.load(entry)), matrix().mean(0), rtol=1e-6)
 
 
+def test_a_soup_at_the_mean_fails_whatever_the_sign_of_what_rounding_leaves(tmp_path, monkeypatch):
+    opposite = torch.full((3, 3), -1 - 1e-12, dtype=torch.float64).fill_diagonal_(1)
+    monkeypatch.setattr(rpg.methods.soup, "load_gram", lambda run, networks: opposite)
+    with pytest.raises(Failed, match="soup 0 lies at the mean of all networks"):
+        fitted(training_set(tmp_path / "zoo", 3), "soup", of=2, rescale=True).draws(1)
+
+
 def test_a_soup_without_direction_fails(tmp_path):
     path = tmp_path / "zoo"
     with ZooWriter(path, ORIGIN, Structure.of(network(0))) as writer:

@@ -185,6 +185,10 @@ def test_the_autoencoder_gives_networks_back(zoo, run) -> None:
         found = torch.stack([flat(weights) for weights in reconstructed(method, run, some, entries, CPU)])
         given = values_of(some)[:10]
         assert (found - given).norm() < 0.15 * (given - MEAN).norm()
+    vectors = Vectors(run)
+    given = torch.stack([vectors.of(zoo.load(entry)) for entry in zoo.select("train")])
+    wrong = (method.reconstruct(vectors, given, CPU) - given)[:, vectors.layout.mask().flatten()]  # not of padding
+    assert run.facts["autoencoder_error"] == pytest.approx(wrong.square().mean().item(), rel=1e-3)
     assert 0 < run.facts["autoencoder_error"] < 0.01
 
 

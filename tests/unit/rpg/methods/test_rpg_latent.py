@@ -457,6 +457,9 @@ def test_what_cannot_work_is_refused_in_a_line(tmp_path: Path):
     assert idle(images=64, drawn=8) == ["method.images", "method.drawn"]
     assert idle(diversity=1.0, images=64, drawn=8) == ["method.images"]
     assert idle(zoo=0.0, behaviour=0.1, images=64, prototype_loss=2.0) == ["method.prototype_loss"]
+    assert idle(zoo=0.0, behaviour=0.1, model={"joint": True}) == ["method.model.joint"]
+    assert config().build().encodes
+    assert not config(zoo=0.0, behaviour=0.1).build().encodes  # codes say nothing of their networks
     hypernetwork = config(zoo=0.0, behaviour=0.1).build()
     assert hypernetwork.estimate(zoo.structure, 4, LatentDraw(sampler="readout"), DEVICES["h200"]).fit_flops > 0
     with pytest.raises(ValidationError, match="permutation_state"):

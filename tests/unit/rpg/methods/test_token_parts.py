@@ -145,5 +145,9 @@ def test_the_best_are_those_at_or_above_the_quantile():
     losses = [entry(k, loss=score) for k, score in enumerate(scores)]
     assert best(losses, 0.3) == list(np.flatnonzero(-scores >= np.quantile(-scores, 0.7)))
     assert best([entry(0), entry(1)], 1.0) == [0, 1]
+    imported = [entry(k, train_acc=-score, val_acc=score, test_acc=-score) for k, score in enumerate(scores)]
+    assert best(imported, 0.3) == best(entries, 0.3)
+    with pytest.raises(ValueError, match=r"no validation scores"):
+        best([entry(k, acc=score, test_acc=score) for k, score in enumerate(scores)], 0.3)
     with pytest.raises(ValueError, match=r"no validation scores.*--set method\.best=1"):
         best([entry(0, top1=1.0), entry(1, other=1.0)], 0.3)

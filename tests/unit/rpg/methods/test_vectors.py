@@ -20,6 +20,7 @@ from rpg.methods.base import About, DrawConfig, Machine, MethodConfig, TrainingS
 from rpg.methods.training import EMA, Optimisation, Trainer
 from rpg.methods.vectors import Codec, Drawn, VectorMethod, Vectors, module_path, reconstructed
 from rpg.run import Run
+from rpg.tokens.files import open_tokens
 from zoo.errors import Corrupt, Failed
 from zoo.manifest import Origin
 from zoo.seeds import generator
@@ -235,3 +236,22 @@ def test_several_processes_are_refused(zoo, monkeypatch):
     data = TrainingSet(zoo, "train", tuple(zoo.select("train")))
     with pytest.raises(ValueError, match="one process; run it without `accelerate launch`"):
         Toy(TOY).check(data, Machine(torch.device("cpu")))
+
+
+def test_without_statistics_values_are_as_they_are_and_variances_their_logarithms(tmp_path):
+    rng = torch.Generator().manual_seed(0)
+    networks = [
+        {"w": torch.randn(6, generator=rng) + 3, "norm.running_var": torch.rand(2, generator=rng) + 1} for _ in range(4)
+    ]
+    with ZooWriter(tmp_path / "zoo", ORIGIN, Structure.of(networks[0])) as writer:
+        for seed, weights in enumerate(networks):
+            writer.add(f"net-{seed}", weights, seed=seed, split="train")
+        zoo = writer.finish()
+    (tmp_path / "run").mkdir()
+    vectors = Vectors(Run(tmp_path / "run"))
+    vectors.prepare(TrainingSet(zoo, "train", tuple(zoo.entries)), "none")
+    assert {(tensor.mean, tensor.std) for tensor in vectors.layout.tensors} == {(0.0, 1.0)}
+    values = open_tokens(vectors.vectors_path, vectors.layout, 4)[:, vectors.layout.mask().numpy()]
+    np.testing.assert_allclose(values[:, :6], torch.stack([weights["w"] for weights in networks]), rtol=1e-6)
+    logs = torch.stack([weights["norm.running_var"] for weights in networks]).log()
+    np.testing.assert_allclose(np.ptp(values[:, 6:], 0), np.ptp(logs.numpy(), 0), rtol=0.1)
