@@ -63,12 +63,16 @@ def check_steps(config: DiffusionConfig, steps: int) -> None:
 
 
 class EvalConfig(Frozen):
-    """Section `eval:` — the groups that a report sets beside the generated networks (CONTRIBUTING, Honesty)."""
+    """Section `eval:` — the groups that a report sets beside the generated networks (CONTRIBUTING, Honesty). With
+    `recalibrate`, every network of every group is scored with BatchNorm's statistics of the same training images
+    (zoo.tasks.recalibrated).
+    """
 
     noise: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.01, 0.05, 0.1)
     average_of: PositiveInt = 16
     n: PositiveInt = 10
     seed: Seed = 0
+    recalibrate: bool = False
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

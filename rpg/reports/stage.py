@@ -33,6 +33,7 @@ from zoo.recipe import eval_of, load_recipe, task_of
 from zoo.spent import Spent
 from zoo.store import Zoo, find
 from zoo.tasks.base import LabelledTask, Task, TaskConfig
+from zoo.tasks.recalibrated import recalibrated
 from zoo.tasks.scripted import Script, with_script
 from zoo.tasks.wrapped import build_to_score
 
@@ -95,6 +96,7 @@ class Reporting:
         if origin.task:
             config = task_of(origin, self.task_overrides)
             built = build_to_score(origin, config, self.data_root, pick_device(self.device))
+            built = recalibrated(built) if self.config.recalibrate else built
             task = with_script(built, self.script)
         elif self.script:
             raise ValueError(
@@ -136,7 +138,7 @@ class Reporting:
             raise ValueError(
                 f"got {len(self.zoos)} zoos of networks for many tasks; a report task by task takes one, so give one"
             )
-        if not self.baselines or settings_of(self.config):
+        if not self.baselines or settings_of(self.config).keys() - {"recalibrate"}:
             log.warning("--no-baselines and eval.* are ignored: reports task by task have baselines of their own")
         origin = self.originals.manifest.origin.model_copy(update={"command": self.command})
         known = classifier_of(config, self.data_root, pick_device(self.device), self.classifier)

@@ -162,6 +162,11 @@ def test_report_compares_all_groups(shell, place):
     assert (place / "reports/tiny-generated/report.md").is_file()
     saved = json.loads((place / "reports/tiny-generated/report.json").read_text())
     assert saved["groups"][0]["name"] == "original"
+    anew = shell.json("rpg report zoos/tiny-generated --set eval.recalibrate=true --out reports/anew")
+    assert anew["protocol"].endswith(", BatchNorm of 980 training images")
+    best = {name: group["metrics"]["top1"]["mean"] for name, group in anew["groups"].items()}
+    assert best["original"] > 60  # with these statistics, too
+    shell.fails("rpg report zoos/tiny-generated --set eval.recalibrate=true", 2, "holds another report (protocol: ")
 
 
 def test_perturb_makes_zoos(shell, place):

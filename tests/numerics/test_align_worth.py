@@ -14,7 +14,6 @@ from zoo.derive.worth import (
     looked_at,
     participation,
     read_worth,
-    recalibrate,
     round_trip,
     table,
     vectors,
@@ -23,6 +22,7 @@ from zoo.derive.worth import (
 )
 from zoo.manifest import Origin
 from zoo.structure import Structure
+from zoo.tasks.recalibrated import recalibrate
 from zoo.writer import ZooWriter
 
 ORIGIN = Origin(name="toy", kind="collected", task={"name": "toy"}, command=("x",), versions={})

@@ -6,13 +6,12 @@ Training images alone decide anything; test images only say what an alignment is
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import islice
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
-from zoo.derive.worth import Measure, recalibrate
+from zoo.derive.worth import Measure
 from zoo.errors import Failed
 from zoo.store import Zoo
 from zoo.symmetry.activations import Record, recorder
@@ -20,10 +19,10 @@ from zoo.symmetry.refine import Batch, Images
 from zoo.symmetry.specification import Specification
 from zoo.tasks.base import Task
 from zoo.tasks.classification import ClassificationTask
+from zoo.tasks.recalibrated import images_for, norms_of, recalibrate
 
 RECORDED = 128  # images that activations are compared on
-BATCH = 100  # images in a step of refinement, and in a batch that BatchNorm's statistics come from
-RECALIBRATING = 10  # batches
+BATCH = 100  # images in a step of refinement
 
 
 def check_images(zoo: Zoo, task: Task, wanted: str) -> None:
@@ -51,9 +50,8 @@ def images_of(zoo: Zoo, task: Task, seed: int) -> Images:
     check_images(zoo, task, "--refine")
     assert isinstance(task, ClassificationTask)
     model = task.build(0).eval()
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train()  # a mean has none of the statistics that are its networks'
+    for norm in norms_of(model):
+        norm.train()  # a mean has none of the statistics that are its networks'
     frozen, buffers = zoo.frozen(), {name for name, _ in model.named_buffers()}
 
     def loss(weights: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
@@ -73,8 +71,7 @@ def measure_of(zoo: Zoo, task: Task, seed: int = 0) -> Measure:
     """
     check_images(zoo, task, "measuring averages")
     model, frozen = task.build(0), zoo.frozen()
-    normalises = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    images = [batch[0] for batch in islice(task.batches(seed, 0, BATCH), RECALIBRATING if normalises else 0)]
+    images = images_for(task, seed) if norms_of(model) else []
 
     def measure(weights: Mapping[str, Tensor]) -> tuple[float, float]:
         task.load(model, {**weights, **frozen})

@@ -1,9 +1,9 @@
 """What an alignment is worth, in numbers: what averages, lines and a linear code of networks keep of their accuracy.
 
 Every row is measured twice, on the networks as they were and aligned, with the same draws. Averages of networks with
-BatchNorm need their statistics from training images again (`recalibrate`), in every row alike: `Measure` is where that
-belongs. So statistics, which would outweigh all else, do not count where weights are compared. Accuracies are in
-percent. Without a `Measure` what weights alone say is there.
+BatchNorm need their statistics from training images again (zoo.tasks.recalibrated), in every row alike: `Measure` is
+where that belongs. So statistics, which would outweigh all else, do not count where weights are compared. Accuracies
+are in percent. Without a `Measure` what weights alone say is there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.columns import VALUES
 from zoo.derive.alignment import runs
@@ -259,24 +259,6 @@ def round_trip(training: Tensor, new: Tensor, k: int) -> Tensor:
     values, directions = torch.linalg.eigh(centred @ centred.mT)
     basis = (directions[:, -k:] / values[-k:].clamp_min(1e-30).sqrt()).mT @ centred  # (k, D), orthonormal rows
     return mean + (new - mean) @ basis.mT @ basis
-
-
-def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """BatchNorm's statistics from these batches of training images, in place, each batch with equal weight."""
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average
-    model.train()
-    with torch.no_grad():
-        for images in batches:
-            model(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.eval()
 
 
 def rows(found: Worth) -> list[tuple[str, Pair, int]]:
