@@ -182,8 +182,7 @@ def _near(comparison: Comparison, group: Group) -> str:
 
 def _after_alignment(comparison: Comparison, group: Group) -> str:
     """Where networks lie near only after alignment, as copies in another order of units do, that; else nothing."""
-    as_they_are = _side(*_beyond([(value, comparison.leave_one_out_distance) for value in group.nearest]))
-    return ", after alignment," if as_they_are < _weights_side(comparison, group) else ""
+    return ", after alignment," if _weights_side(comparison, group) == 1 > _as_they_are(comparison, group) else ""
 
 
 def _than(comparison: Comparison) -> str:
@@ -371,19 +370,21 @@ def _side(nearer: Sequence[bool], farther: Sequence[bool]) -> int:
 
 
 def _weights_side(comparison: Comparison, group: Group) -> int:
-    """As networks are and after alignment, where symmetries are known: near in one of them is near, for a copy in
-    another order of its units lies as far as any network, and not every copy is aligned as its original is.
+    """As networks are and after alignment, where symmetries are known: clearly nearer in one of them is nearer, for
+    copies in another order of units lie as far as any network; farther is what is so in both.
     """
-    found = [[(value, comparison.leave_one_out_distance) for value in group.nearest]]
+    sides = [_as_they_are(comparison, group)]
     if group.aligned:
-        found.append([(value, comparison.aligned_yardstick) for value in group.aligned.nearest])
-    nearer, farther = zip(*map(_beyond, found), strict=True)
-    return _side([any(ways) for ways in zip(*nearer, strict=True)], [all(ways) for ways in zip(*farther, strict=True)])
+        sides.append(_side_of(group.aligned.nearest, comparison.aligned_yardstick))
+    return max(sides)
 
 
-def _beyond(pairs: Sequence[tuple[float, float]]) -> tuple[list[bool], list[bool]]:
-    """Which distances are below their yardstick, and which above."""
-    return [value < yardstick for value, yardstick in pairs], [value > yardstick for value, yardstick in pairs]
+def _as_they_are(comparison: Comparison, group: Group) -> int:
+    return _side_of(group.nearest, comparison.leave_one_out_distance)
+
+
+def _side_of(distances: Sequence[float], yardstick: float) -> int:
+    return _side([value < yardstick for value in distances], [value > yardstick for value in distances])
 
 
 def _errors_side(scoring: Scoring, group: Group) -> int:
