@@ -423,8 +423,7 @@ def _with_quotient(
         distance = nearest(own.to_first, itself if k == 0 else None)[0]
         novel = None
         if scoring:
-            beyond = np.minimum(distance - yardstick, np.array(group.nearest) - loo_distance)
-            novel = novel_and_good(beyond, 0.0, np.array(group.scored.accuracy), scoring.good_from)
+            novel = good_beyond([(distance, yardstick), (np.array(group.nearest), loo_distance)], group, scoring)
         aligned = InQuotient(
             nearest=tuple(distance.tolist()),
             nearest_ratio=tuple((distance / unit).tolist()),
@@ -434,6 +433,14 @@ def _with_quotient(
         )
         found.append(group.model_copy(update={"aligned": aligned}))
     return found
+
+
+def good_beyond(distances: Sequence[tuple[NDArray[np.float64], float]], group: Group, scoring: Scoring) -> float:
+    """The share of a group's networks, in percent, that are good and whose distances of each kind, (A,), are all above
+    the threshold that stands beside them.
+    """
+    beyond = np.min([distance - threshold for distance, threshold in distances], axis=0)
+    return novel_and_good(beyond, 0.0, np.array(group.scored.accuracy), scoring.good_from)
 
 
 def _runs(entries: Sequence[Entry]) -> tuple[int, NDArray[np.bool_]]:

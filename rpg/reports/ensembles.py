@@ -17,7 +17,7 @@ from rpg.reports.distances import Part
 from zoo.scoring import Scorer
 from zoo.tasks.base import Task
 from zoo.tasks.classification import ClassificationTask
-from zoo.tasks.wrapped import without_changes
+from zoo.tasks.wrapped import unwrapped
 
 SIZE = 16
 MOST_VALUES = 2**28  # of all networks of an ensemble, which are in memory together
@@ -35,17 +35,13 @@ class Ensemble(nn.Module):
         return mean.log()
 
 
-def _classifies(task: Task) -> bool:
-    return isinstance(without_changes(task), ClassificationTask)
-
-
 def ensemble_accuracy(parts: Sequence[Part], task: Task, out: Path) -> float | None:
     """The headline metric of SIZE of these networks together, at equal steps through them, on test data, in percent; a
     score of its own in `out/scores.jsonl`. None where there are fewer, where they do not classify, or are too large.
     """
     networks = [(zoo, entry) for zoo, entries in parts for entry in entries]
-    zoo = parts[0][0]
-    if len(networks) < SIZE or SIZE * zoo.structure.numel > MOST_VALUES or not _classifies(task):
+    zoo, classifies = parts[0][0], isinstance(unwrapped(task), ClassificationTask)
+    if len(networks) < SIZE or SIZE * zoo.structure.numel > MOST_VALUES or not classifies:
         return None
     chosen = spread_out(networks, SIZE)
     sha256 = hashlib.sha256("".join(entry.sha256 for _, entry in chosen).encode()).hexdigest()

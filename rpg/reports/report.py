@@ -10,12 +10,10 @@ from types import MappingProxyType
 import numpy as np
 
 from evaluators.metrics import Summary, summarize
-from evaluators.similarity import novel_and_good
-from rpg.reports.compare import Comparison, Group
+from rpg.reports.compare import Comparison, Group, good_beyond
 from rpg.reports.distribution import Distribution
 from rpg.reports.page import Page, Section, links_to, write_page
 from rpg.reports.plots import barrier_plot, distance_plot, loss_plot, marks, similarity_plot
-from rpg.reports.quotient import InQuotient
 from rpg.reports.verdict import headline_metric, judge
 from zoo.derive.worth import Worth, rows
 from zoo.table import Record, Table
@@ -66,6 +64,7 @@ EXPLAINED = {
     "distance, mean of seeds": "the mean of the seeds' mean distances",
     "distance, std of seeds": "the standard deviation of the seeds' mean distances",
 }
+MOST = 0.95  # of the yardstick, in columns "at .95"
 DIGITS = {
     **{"error-IoU, median": 3, "error-IoU, max": 3, "disagreement, %": 1},
     **{"novel and good, %": 0, "at .95, %": 0, "novel and good aligned, %": 0, "at .95 aligned, %": 0},
@@ -133,7 +132,6 @@ def measures(comparison: Comparison, group: Group) -> Record:
         found |= {"distance aligned, median": summarize(aligned.nearest_ratio).median, "spread aligned": aligned.spread}
         if aligned.novel_and_good is not None:
             found |= {"novel and good aligned, %": aligned.novel_and_good}
-            found |= {"at .95 aligned, %": _at_95_in_both(comparison, group, aligned)}
         found |= _distribution(aligned.distribution, DISTRIBUTION_ALIGNED)
     found |= _distribution(group.distribution, DISTRIBUTION)
     found |= {"seeds": distances.n, "distance, mean of seeds": distances.mean}
@@ -147,21 +145,13 @@ def measures(comparison: Comparison, group: Group) -> Record:
         found |= {"best": s.best, "mean": s.mean, "median": s.median, "min": s.min, "std": s.std}
         found |= {"error-IoU, median": iou.median, "error-IoU, max": iou.best}
         found |= {"disagreement, %": behaviour.disagreement, "novel and good, %": behaviour.novel_and_good}
-        nearest, accuracy = np.array(group.nearest), np.array(behaviour.accuracy)
-        least = 0.95 * comparison.leave_one_out_distance
-        found |= {"at .95, %": novel_and_good(nearest, least, accuracy, scoring.good_from)}
+        near = [(np.array(group.nearest), MOST * comparison.leave_one_out_distance)]
+        found |= {"at .95, %": good_beyond(near, group, scoring)}
+        if group.aligned:
+            near.append((np.array(group.aligned.nearest), MOST * comparison.aligned_yardstick))
+            found |= {"at .95 aligned, %": good_beyond(near, group, scoring)}
         found |= {"mean of seeds": scores.mean, "std of seeds": scores.std if scores.n > 1 else None}
     return found
-
-
-def _at_95_in_both(comparison: Comparison, group: Group, aligned: InQuotient) -> float:
-    """The share of networks that are good and beyond .95 of both yardsticks, in percent."""
-    assert comparison.scoring
-    beyond = np.minimum(
-        np.array(group.nearest) - 0.95 * comparison.leave_one_out_distance,
-        np.array(aligned.nearest) - 0.95 * comparison.aligned_yardstick,
-    )
-    return novel_and_good(beyond, 0.0, np.array(group.scored.accuracy), comparison.scoring.good_from)
 
 
 def _distribution(found: Distribution | None, titles: Sequence[str]) -> Record:

@@ -200,9 +200,9 @@ def test_eval_takes_baselines_from_what_the_generator_learnt_and_refuses_other_o
     result(f"rpg train {BINARY} --zoo elsewhere --split unseen --out runs/unseen {sets}")
     result("rpg generate runs/unseen --condition 0000011111 -n 1 --out made-unseen")
     result("rpg eval made-unseen --originals elsewhere")
-    settings = Zoo.open(Path("scores/made-unseen/baselines/nearest")).manifest.origin.source
-    assert settings is not None
-    assert settings.split == "unseen"
+    source = Zoo.open(Path("scores/made-unseen/baselines/nearest")).manifest.origin.source
+    assert source is not None
+    assert source.split == "unseen"
 
 
 def test_split_holds_out_other_tasks_of_the_same_checkpoints() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zoo.tasks.base import Task
 from zoo.tasks.classification import ClassificationTask
-from zoo.tasks.wrapped import Wrapped, without_changes
+from zoo.tasks.wrapped import Wrapped, unwrapped
 
 BATCH, BATCHES = 100, 10  # training images
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def recalibrated(task: Task, seed: int = 0) -> Task:
     """The task with statistics of training images, or itself, with a warning, where nothing is normalised. Raises
     ValueError for networks that are no image classifiers.
     """
-    if not isinstance(without_changes(task), ClassificationTask):
+    if not isinstance(unwrapped(task), ClassificationTask):
         raise ValueError("eval.recalibrate is for image classifiers, which these networks are not; leave it out")
     if not norms_of(task.build(0)):
         log.warning("eval.recalibrate is ignored: these networks have no BatchNorm")

@@ -77,6 +77,8 @@ class Scripted(Wrapped):
     Scores are comparable only where the script is the same, to the byte.
     """
 
+    measures_more = True
+
     def __init__(self, task: Task, script: Script) -> None:
         super().__init__(task)
         self._script = script

@@ -6,7 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,11 @@ WITH = ", with task."  # in the protocol before the first setting that is not th
 
 
 class Wrapped(ABC):
-    """The task, but for what a subclass does otherwise; so are the tasks that this one consists of."""
+    """The task, but for what a subclass does otherwise; so are the tasks that this one consists of. Some measure more
+    than the task does.
+    """
+
+    measures_more: ClassVar[bool] = False
 
     def __init__(self, task: Task) -> None:
         self._task = task
@@ -56,9 +60,11 @@ class Changed(Wrapped):
         return cast("Task", Changed(task, self._settings))
 
 
-def without_changes(task: Task) -> Task:
-    """The task itself, which does the same, where `with_changes` names settings in its protocol."""
-    return task._task if isinstance(task, Changed) else task
+def unwrapped(task: Task) -> Task:
+    """The task itself, inside of all that measures the same of its networks."""
+    while isinstance(task, Wrapped) and not task.measures_more:
+        task = task._task
+    return task
 
 
 def build_to_score(origin: Origin, used: TaskConfig, data_root: Path | None, device: torch.device) -> Task:

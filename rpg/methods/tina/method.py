@@ -133,8 +133,9 @@ class Tina(ChunkedMethod):
         from rpg.run import class_bits
 
         assert self.config.encoder is not None
-        require_read(ClassTexts(classes=class_bits(run)), texts)
-        known, found = load_features(_classes(run)), text_features(self.config.encoder, class_bits(run).names)
+        classes = class_bits(run)
+        require_read(ClassTexts(classes=classes), texts)
+        known, found = load_features(_classes(run)), text_features(self.config.encoder, classes.names)
         if found.shape != known.shape or not torch.allclose(found, known, atol=SAME_READING):
             raise ValueError(
                 f"{self.config.encoder} does not read the classes of {run.path} as it did in training; expected the "

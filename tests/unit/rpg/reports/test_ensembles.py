@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from zoo.recipe import task_of
 from zoo.store import Zoo
 from zoo.structure import Structure
 from zoo.tasks.base import Task
+from zoo.tasks.recalibrated import Recalibrated
 from zoo.tasks.wrapped import with_changes
 from zoo.writer import ZooWriter
 
@@ -61,6 +63,8 @@ def test_other_settings_of_the_task_leave_it_one_that_classifies(zoo: Zoo, tmp_p
     assert "width" in changed.protocol
     expected = ensemble_accuracy([(zoo, zoo.entries)], digits_task(), tmp_path / "own")
     assert ensemble_accuracy([(zoo, zoo.entries)], changed, tmp_path / "changed") == expected
+    anew = cast("Task", Recalibrated(changed, []))  # of networks without BatchNorm, which are as they were
+    assert ensemble_accuracy([(zoo, zoo.entries)], anew, tmp_path / "anew") == expected
 
 
 def test_there_is_none_of_few_networks_and_of_those_that_do_not_classify(zoo: Zoo, tmp_path: Path) -> None:
