@@ -96,13 +96,12 @@ def attempt(
     """
     name += f"-{seed}" if seed else ""
     run, zoo = options.out / "runs" / name, options.out / "zoos" / f"{name}-generated"
-    train = ["train", "--zoo", str(originals.path), "--method", method, "--out", str(run), "--device", options.device]
-    train += ["--data-root", str(options.data_root)] if options.data_root else []
+    where = ["--device", options.device, *(["--data-root", str(options.data_root)] if options.data_root else [])]
+    train = ["train", "--zoo", str(originals.path), "--method", method, "--out", str(run), *where]
     seeds = seeds_of(load_method(method)[0], "method") if seed else ()
     for pair in (*sets, *(f"{key}={seed}" for key, _ in seeds)):
         train += ["--set", pair]
-    draw = ["generate", str(run), "-n", str(options.n), *drawn, "--seed", str(seed), "--out", str(zoo)]
-    draw += ["--device", options.device]
+    draw = ["generate", str(run), "-n", str(options.n), *drawn, "--seed", str(seed), "--out", str(zoo), *where]
     for command in (train, draw):
         log = options.out / "logs" / f"{name}-{command[0]}.log"
         if failed := rpg(command, options.limit, log):

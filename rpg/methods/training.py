@@ -40,8 +40,8 @@ Beta: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 
 class Optimisation(Frozen):
     """How a module is trained: AdamW with these `betas`. The learning rate rises along a line over `warmup` steps and
-    falls along half a cosine to 0 at the last. `gradient_clipping` is the largest norm of the gradient, `ema` the decay
-    per step of an average of the weights that is then the trained module.
+    from there falls along half a cosine to 0 at the last. `gradient_clipping` is the largest norm of the gradient,
+    `ema` the decay per step of an average of the weights (EMA) that is then the trained module.
     """
 
     steps: PositiveInt
@@ -70,7 +70,8 @@ class Settings(Protocol):
 
 
 class EMA:
-    """The exponential moving average of a model's state dict, from its initial weights on.
+    """The exponential moving average of a model's state dict, whose decay climbs to `decay`: it is (1 + n) / (10 + n)
+    after n steps if that is less, so that what the weights were before training is soon forgotten.
 
     BatchNorm's running statistics are averaged like the weights: as they stand they belong to the last weights, and
     lie far from what the averaged ones produce. Counters are the model's own.
@@ -78,11 +79,11 @@ class EMA:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.values = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        self._average = get_ema_multi_avg_fn(decay)
+        self.decay = decay
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the model's weights after a step."""
+    def update(self, model: nn.Module, steps: int) -> None:
+        """Take in the model's weights after so many steps."""
         averages: list[Tensor] = []
         currents: list[Tensor] = []
         for name, current in model.state_dict().items():
@@ -91,7 +92,7 @@ class EMA:
                 currents.append(_local(current))
             else:
                 self.values[name].copy_(current)
-        self._average(averages, currents, 0)
+        get_ema_multi_avg_fn(min(self.decay, (1 + steps) / (10 + steps)))(averages, currents, 0)
 
 
 def _local(tensor: Tensor) -> Tensor:
@@ -157,9 +158,9 @@ def optimise(stage: Stage, run: Run, processes: Processes, trackers: bool = True
             if settings.gradient_clipping:
                 torch.nn.utils.clip_grad_norm_(stage.model.parameters(), settings.gradient_clipping)
             stage.optimizer.step()
-            if stage.average:
-                stage.average.update(stage.model)
             step += 1
+            if stage.average:
+                stage.average.update(stage.model, step)
             if step % LOG_EVERY == 0 or step == settings.steps:
                 curve.draw(step, learning_rate)
                 if step - saved >= settings.save_every:
@@ -221,11 +222,12 @@ def lines_of(steps: int) -> int:
 
 
 def cosine(settings: Settings, step: int, warmup: int = 0) -> float:
-    """Learning rate of this step: half a cosine from `learning_rate` to 0 over all steps, and before its share of a
-    line from 0 over the first `warmup`.
+    """Learning rate of this step: a line from 0 to `learning_rate` over the first `warmup`, and from there half a
+    cosine to 0.
     """
-    rate = settings.learning_rate * (1 + math.cos(math.pi * step / settings.steps)) / 2
-    return rate * min(1.0, (step + 1) / (warmup + 1))
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / (warmup + 1)
+    return settings.learning_rate * (1 + math.cos(math.pi * (step - warmup) / (settings.steps - warmup))) / 2
 
 
 class Trainer:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluators.metrics import Summary, summarize
+from evaluators.metrics import Summary, best_3, summarize
 from evaluators.similarity import max_error_iou
 from rpg.api import estimate_recipe
 from rpg.devices import DEVICES, GB
@@ -116,6 +116,8 @@ class Cell:
             return _parameters(self.zoo)
         if show == "estimated memory":
             return _estimated(self)
+        if spec.statistic == "best 3":
+            return best_3(self._values(self.zoo if show == "original" else self.drawn))
         if show in ("original", "generated"):
             found = (
                 self._of_task(show) if spec.condition else self._summary(self.zoo if show == "original" else self.drawn)
@@ -138,13 +140,16 @@ class Cell:
         return spent.seconds / 60 / len(Zoo.open(self.drawn.place))
 
     def _summary(self, of: Networks) -> Summary:
+        return summarize(self._values(of))
+
+    def _values(self, of: Networks) -> list[float]:
         scores = scores_of(of)
         metric = self.spec.metric or next(iter(scores[0].metrics))  # a task's first metric is its main one
         if missing := [score.id for score in scores if metric not in score.metrics]:
             raise ValueError(
                 f"{missing[0]} of {of.place} has no metric {metric}; it has {', '.join(scores[0].metrics)}"
             )
-        return summarize([score.metrics[metric].value for score in scores])
+        return [score.metrics[metric].value for score in scores]
 
     def _of_task(self, group: str) -> Summary | float:
         """Of one binary task, from its report; of a class of the data set, where the cell asks for one."""

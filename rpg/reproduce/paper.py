@@ -48,10 +48,11 @@ class Spec(Frozen):
     """What is said of a cell; nothing is required of a part of it.
 
     `recipe`, and settings of a `method` for another than the recipe's own; overrides as for `--set`; `generate` are
-    settings of drawing. Of scores: which `metric` (the task's main one) and which `statistic` over networks; of binary
-    tasks `tasks` to generate for (`all`: every one), the `condition` shown (all, where none is), the data set's class
-    `of_class`. `sigma` is of noise, in deviations of each tensor; `share`, `parts` and `between` of exchanged parts
-    (zoo.derive.swap); `values` of a network that is estimated without a recipe.
+    settings of drawing. Of scores: which `metric` (the task's main one) and which `statistic` over networks (`best 3`:
+    evaluators.metrics.best_3); of binary tasks `tasks` to generate for (`all`: every one), the `condition` shown (all,
+    where none is), the data set's class `of_class`. `sigma` is of noise, in deviations of each tensor; `share`,
+    `parts` and `between` of exchanged parts (zoo.derive.swap); `values` of a network that is estimated without a
+    recipe.
     """
 
     show: Show | None = None
@@ -60,7 +61,7 @@ class Spec(Frozen):
     set: tuple[str, ...] = ()
     generate: dict[str, JsonValue] = Field(default_factory=dict)
     metric: str | None = None
-    statistic: Literal["best", "mean", "median", "min", "std"] | None = None
+    statistic: Literal["best", "best 3", "mean", "median", "min", "std"] | None = None
     tasks: tuple[str, ...] | Literal["all"] = ()
     condition: str | None = None
     of_class: int | None = None
@@ -129,6 +130,8 @@ class PaperTable(Frozen):
         for cell in self.cells(small=False).values():
             if cell.show is None:
                 raise ValueError("a cell does not say what it shows; expected show in its row, its column or the base")
+            if cell.statistic == "best 3" and cell.condition is not None:
+                raise ValueError(f"best 3 is not known of one task ({cell.condition}); expected another statistic")
         return self
 
     def cells(self, small: bool, rows: Sequence[str] = ()) -> dict[tuple[str, str], Spec]:

@@ -160,7 +160,9 @@ class Drawn(InZoos):
             settings["conditions"] = [c for tasks in run.record().conditions.values() for c in tasks]
         elif self.tasks:
             settings["conditions"] = list(self.tasks)
-        return plan_generation(run, settings, out=self.place, device=machine.device, command=COMMAND)
+        return plan_generation(
+            run, settings, out=self.place, data_root=machine.data_root, device=machine.device, command=COMMAND
+        )
 
     def cost(self, device: Device) -> Cost:
         recipe = recipe_of(self.run.zoo.recipe, self.run.all_overrides, self.run.method)

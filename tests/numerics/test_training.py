@@ -131,6 +131,12 @@ def test_the_learning_rate_is_half_a_cosine():
     assert [cosine(config, step) for step in (0, 50, 100)] == pytest.approx([2.0, 1.0, 0.0])
 
 
+def test_after_the_warmup_the_learning_rate_is_whole_and_falls_from_there():
+    config = rpg_config().train.model_copy(update={"steps": 120, "learning_rate": 2.0})
+    assert [cosine(config, step, 20) for step in (0, 9, 20, 70, 120)] == pytest.approx([2 / 21, 20 / 21, 2.0, 1.0, 0.0])
+    assert cosine(config, 119, 120) == pytest.approx(240 / 121)  # nothing but warmup
+
+
 # Parts of a step
 
 

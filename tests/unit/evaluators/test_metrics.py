@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluators.metrics import Metric, proportion, summarize
+from evaluators.metrics import Metric, best_3, proportion, summarize
 
 NUMBERS = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30)
 
@@ -113,3 +113,8 @@ def test_summary_names_the_value_that_is_not_finite(bad: float) -> None:
 def test_summary_of_nothing() -> None:
     with pytest.raises(ValueError, match="no values to summarize"):
         summarize([])
+
+
+def test_the_best_3_are_the_largest_and_all_of_fewer() -> None:
+    assert best_3([1.0, 7.0, 3.0, 5.0]) == 5.0
+    assert best_3([1.0, 2.0]) == 1.5
