@@ -22,10 +22,10 @@ from rpg.methods.base import Machine, TrainingSet
 from rpg.methods.d2nwg import dataset
 from rpg.methods.d2nwg.blocks import Attention
 from rpg.methods.d2nwg.config import Config
-from rpg.methods.d2nwg.dataset import DatasetConfig, embeddings, kept_images
-from rpg.methods.d2nwg.method import D2NWG
+from rpg.methods.d2nwg.dataset import DatasetConfig, embeddings, kept_images, load_bank
+from rpg.methods.d2nwg.method import D2NWG, bank_path
 from rpg.methods.d2nwg.networks import Autoencoder, Denoiser, variational_loss
-from rpg.methods.latents import DiffusionDraw
+from rpg.methods.latents import DiffusionDraw, Scale, scale_path
 from rpg.methods.vectors import Vectors
 from rpg.run import Run
 from zoo.data.images import load_images
@@ -220,6 +220,53 @@ def test_what_is_drawn_depends_on_the_images(short) -> None:
     codes = torch.randn(1, 64, generator=generator(0, "x"))
     one, other = (denoiser(codes, torch.tensor([500]), torch.full((1, 160), value)) for value in (0.0, 1.0))
     assert (one - other).abs().max() > 1e-4
+
+
+def noted(monkeypatch: pytest.MonkeyPatch, name: str) -> list[tuple]:
+    """What the method gives this function, call by call."""
+    calls: list[tuple] = []
+    real = getattr(rpg.methods.d2nwg.method, name)
+
+    def look(*given: object, **named: object) -> object:
+        calls.append(given)
+        return real(*given, **named)
+
+    monkeypatch.setattr(rpg.methods.d2nwg.method, name, look)
+    return calls
+
+
+def test_the_denoiser_is_told_the_data_set_in_training_and_in_drawing(zoo, tmp_path, monkeypatch) -> None:
+    """Of all images that are kept the mean is no matter of chance."""
+    losses, samples = noted(monkeypatch, "noise_error"), noted(monkeypatch, "sample_latents")
+    run = train(config(1, 2, dataset={"kept": 3, "drawn": 3}), zoo, tmp_path / "run")
+    method, vectors = run.method(), Vectors(run)
+    assert isinstance(method, D2NWG)
+    means = load_bank(bank_path(run)).mean(1).flatten()
+    assert means.std() > 0.1
+    for *_, told in losses[-2:]:  # the first ones are of the estimate
+        torch.testing.assert_close(told, means.expand(len(told), -1))
+    method.make(vectors, DiffusionDraw(steps=2), range(3), CPU)
+    denoiser = method.trained(vectors, "denoiser", lambda: method._denoiser(10 * 16), CPU)
+    ((_, _, _, told, _),) = samples
+    torch.testing.assert_close(told, denoiser.dataset(means).detach().expand(3, -1))
+    assert told.std() > 1e-3
+
+
+def test_what_is_diffused_are_codes_with_the_noise_of_their_encoder(tmp_path, monkeypatch) -> None:
+    """Of a zoo of one network the mean and the variance of each value are known."""
+    losses = noted(monkeypatch, "noise_error")
+    alone = gaussian_zoo(tmp_path / "zoo", 0, 1, **DIGITS)
+    run = train(config(1, 1, denoiser={"batch_size": 400}), alone, tmp_path / "run")
+    method, vectors = run.method(), Vectors(run)
+    assert isinstance(method, D2NWG)
+    model = method._trained_autoencoder(vectors, CPU)
+    mean, log_variance = model.encode(vectors.of(alone[0])[None])
+    scale = Scale.load(scale_path(run), mean.shape[1])
+    noise = (scale.restore(losses[-1][2]) - mean) / (log_variance / 2).exp()
+    assert noise.shape == (400, 64)
+    assert noise.mean().item() == pytest.approx(0, abs=0.03)
+    torch.testing.assert_close(noise.std(0), torch.ones(64), rtol=0, atol=0.2)
+    assert len({code.sum().item() for code in noise}) == 400
 
 
 def data_of(zoo: Zoo) -> TrainingSet:

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import rpg.methods.flow
 from killing import check_kills
 from learning import content, generate, train
 from rpg.api import estimate_recipe
 from rpg.devices import DEVICES
 from rpg.methods.base import Machine, TrainingSet
-from rpg.methods.flow import COMPONENTS, Config, FlowDrawConfig
+from rpg.methods.flow import COMPONENTS, Config, FlowDrawConfig, flow_loss
 from rpg.methods.vectors import Codec, Vectors, reconstructed
 from zoo.checkpoint import load_tensors, save_tensors
 from zoo.errors import Corrupt
@@ -66,6 +67,53 @@ def test_trained_long_on_few_networks_it_copies_them(toy, tmp_path, settings) ->
     new = torch.stack([flat(weights) for weights in found.checkpoints(found.entries)])
     between = torch.pdist(originals).min()
     assert float(torch.cdist(new, originals).min(1).values.median()) < 0.35 * between
+
+
+def losses_of(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.Tensor, ...]]:
+    """What the loss is given beside the velocity, call by call: source, clean, times, noise."""
+    calls: list[tuple[torch.Tensor, ...]] = []
+
+    def look(velocity, *given):
+        calls.append(given)
+        return flow_loss(velocity, *given)
+
+    monkeypatch.setattr(rpg.methods.flow, "flow_loss", look)
+    return calls
+
+
+def test_the_loss_is_the_error_of_the_velocity_at_noised_points_of_lines() -> None:
+    source, clean, noise = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    times, total = torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0]), 0.0
+    for a, b, t, e in zip(source, clean, times, noise, strict=True):
+        total += float(((a + t * (b - a) + e) * 2 + t - (b - a)).square().sum())
+
+    class Doubling(torch.nn.Module):
+        def forward(self, points: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+            return 2 * points + at[:, None]
+
+    assert float(flow_loss(Doubling(), source, clean, times, noise)) == pytest.approx(total / 20, rel=1e-5)
+
+
+@pytest.mark.parametrize("source", ["once", "fresh"])
+def test_training_knows_as_many_samples_of_the_source_as_there_are_networks_or_ever_new_ones(
+    toy, tmp_path, monkeypatch, source
+) -> None:
+    calls, steps, batch = losses_of(monkeypatch), 40, 16
+    train(config(steps, {"batch_size": batch}, source=source, source_sigma=0.3), toy, tmp_path / "run")
+    sources = torch.cat([given[0] for given in calls[-steps:]])
+    assert len(sources.unique(dim=0)) == (COUNT if source == "once" else steps * batch)
+    if source == "fresh":
+        assert float(sources.std()) == pytest.approx(0.3, rel=0.05)
+
+
+def test_points_of_paths_have_the_noise_that_is_asked_for(toy, tmp_path, monkeypatch) -> None:
+    """By default that of the paper, 0.001."""
+    calls = losses_of(monkeypatch)
+    for asked, expected in [({}, 0.001), ({"path_noise": 0.2}, 0.2)]:
+        train(config(1, {"batch_size": 400}, **asked), toy, tmp_path / str(expected))
+        noise = calls[-1][3]
+        assert float(noise.std()) == pytest.approx(expected, rel=0.1)
+        assert len(noise.unique(dim=0)) == 400
 
 
 def test_killed_anywhere_training_ends_in_the_same_bytes(toy, tmp_path) -> None:

@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from tokenised import digits_zoo
+from tokenised import digits_networks, digits_task, digits_zoo
 
 import rpg.api
 from learning import content, generate, train
 from rpg.devices import DEVICES
 from rpg.methods.ceiling import NETWORKS
+from rpg.methods.contrastive import nt_xent
 from rpg.methods.density import load_anchors
 from rpg.methods.hyper_representations.method import Config, GenerateConfig, HyperRepresentations
 from rpg.methods.hyper_representations.model import Autoencoder
-from rpg.methods.vectors import reconstructed
+from rpg.methods.task_data import Behaviour
+from rpg.methods.vectors import Vectors, reconstructed
 from rpg.run import Run
 from rpg.tokens.layers import Layers
 from zoo.errors import Corrupt
@@ -35,15 +37,117 @@ def config(**settings: Any) -> Config:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> tuple[Zoo, Run]:
-    place = tmp_path_factory.mktemp("hyper")
-    zoo = digits_zoo(place / "zoo")
-    return zoo, train(config(permutations=False, erasing=0.0, noise=0.02), zoo, place / "run")
+def zoo(tmp_path_factory) -> Zoo:
+    return digits_zoo(tmp_path_factory.mktemp("hyper") / "zoo")
+
+
+@pytest.fixture(scope="module")
+def trained(zoo) -> tuple[Zoo, Run]:
+    return zoo, train(config(permutations=False, erasing=0.0, noise=0.02), zoo, zoo.path.parent / "run")
 
 
 def distances(a: dict[str, torch.Tensor], others: list[dict[str, torch.Tensor]]) -> list[float]:
     names = [name for name in a if name.endswith("weight")]
     return [sum(float((a[n] - other[n]).square().sum()) for n in names) ** 0.5 for other in others]
+
+
+# The loss
+
+
+def small_model() -> Autoencoder:
+    """Of networks for digits, its layers' deviations 0.5, 1, 1.5, ..."""
+    model = Autoencoder(Layers(Structure.of(digits_networks(1)[0])), config().model)
+    with torch.no_grad():
+        model.deviations.copy_(0.5 * torch.arange(1, len(model.deviations) + 1))
+    return model
+
+
+def deviations_of(model: Autoencoder) -> torch.Tensor:
+    """Of each value of a vector (D,), by the tensors' places in it."""
+    found = torch.full((model.layers.values,), torch.nan)
+    for layer, deviation in zip(model.layers.layers, model.deviations, strict=True):
+        for start, width in layer.pieces:
+            found[start : start + layer.rows * width] = deviation
+    assert found.isfinite().all()
+    return found
+
+
+@torch.no_grad()
+def test_the_loss_is_so_much_contrast_and_the_rest_error_in_the_layers_deviations() -> None:
+    model, method = small_model(), config(contrast=0.2, temperature=0.3).build()
+    seen, views = (torch.randn(6, model.layers.values) for _ in range(2))
+    codes = model.encode(seen)
+    projected = model.head(codes)
+    contrast = nt_xent(projected[:3], projected[3:], 0.3)
+    error = ((model.decode(codes) - views) / deviations_of(model)).square().sum() / views.numel()
+    assert float(contrast) != pytest.approx(float(error), rel=0.2)  # or it would not matter which has which share
+    assert float(method._objective(model, seen, views)) == pytest.approx(float(0.2 * contrast + 0.8 * error), rel=1e-5)
+
+
+def test_noise_is_in_deviations_of_the_layers() -> None:
+    model, method = small_model(), config(noise=0.3, erasing=0.0).build()
+    views = torch.ones(400, model.layers.values)
+    noise = method._augmented(views, deviations_of(model), torch.Generator().manual_seed(0)) - views
+    for deviation in model.deviations:
+        own = noise[:, deviations_of(model) == deviation]
+        assert float(own.mean()) == pytest.approx(0, abs=0.05 * float(deviation))
+        assert float(own.std()) == pytest.approx(0.3 * float(deviation), rel=0.05)
+
+
+def test_an_erasure_is_one_run_of_2_to_33_percent_of_the_values_of_so_many_views() -> None:
+    values, rng = 1000, torch.Generator().manual_seed(0)
+    method = config(noise=0.0, erasing=0.6).build()
+    erased = method._augmented(torch.ones(4000, values), torch.ones(values), rng) == 0
+    lengths, places = erased.sum(1), torch.arange(values)
+    changed = erased[lengths > 0]
+    assert len(changed) / 4000 == pytest.approx(0.6, abs=0.03)
+    shares = lengths[lengths > 0] / values
+    assert 0.018 < shares.min() < 0.03
+    assert 0.32 < shares.max() < 0.332
+    assert float(shares.mean()) == pytest.approx((0.02 + 0.33) / 2, abs=0.01)
+    first, last = (torch.where(changed, places, other) for other in (values, -1))
+    assert torch.equal(last.amax(1) - first.amin(1) + 1, changed.sum(1))  # without a gap
+    assert first.amin(1).min() < 10  # anywhere
+    assert last.amax(1).max() > values - 10
+
+
+def test_training_sees_two_permuted_views_of_each_network(zoo, tmp_path, monkeypatch) -> None:
+    given = []
+    objective = HyperRepresentations._objective
+
+    def look(self, model, seen, views):
+        given.append((seen, views))
+        return objective(self, model, seen, views)
+
+    monkeypatch.setattr(HyperRepresentations, "_objective", look)
+    run = train(config(noise=0.0, erasing=0.0, autoencoder={**TRAINING, "steps": 1}), zoo, tmp_path / "run")
+    seen, views = given[0]
+    assert torch.equal(seen, views)
+    vectors, behaviour = Vectors(run), Behaviour(digits_task(), Vectors(run).layout, {})
+    images = behaviour.images(0, 0, 20)
+    originals = torch.stack([vectors.of(weights) for weights in zoo])[:, : views.shape[1]]
+    known = behaviour.all_logits(originals, images)
+    for first, second in zip(*views.chunk(2), strict=True):
+        one, other = behaviour.logits(first, images), behaviour.logits(second, images)
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+        (same,) = (k for k in range(len(zoo)) if torch.allclose(known[k], one, rtol=1e-3, atol=1e-3))
+        assert not torch.equal(first, second)
+        assert not any(torch.equal(view, originals[same]) for view in (first, second))
+
+
+def test_values_are_heard_in_deviations_of_their_layer(trained) -> None:
+    """Those of all training networks, of weights and biases together, at least 1e-4."""
+    zoo, run = trained
+    method = run.method()
+    assert isinstance(method, HyperRepresentations)
+    model = method._model(Vectors(run), torch.device("cpu"))
+    values = torch.stack([Vectors(run).of(weights) for weights in zoo])[:, : model.layers.values]
+    for deviation, layer in zip(model.deviations, model.layers.layers, strict=True):
+        own = torch.cat([values[:, start : start + layer.rows * width].flatten() for start, width in layer.pieces])
+        assert float(deviation) == pytest.approx(max(float(own.std(correction=0)), 1e-4), rel=1e-4)
+
+
+# What is learnt and drawn
 
 
 def test_it_gives_back_networks_and_draws_near_the_best_ones(trained, tmp_path):

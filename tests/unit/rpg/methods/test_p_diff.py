@@ -5,6 +5,7 @@ interruptions.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from rpg.devices import DEVICES
 from rpg.methods.base import Machine, TrainingSet
 from rpg.methods.latents import DiffusionDraw
 from rpg.methods.p_diff.method import Config, PDiff
-from rpg.methods.p_diff.modules import Autoencoder, Denoiser
+from rpg.methods.p_diff.modules import Autoencoder, Denoiser, reconstruction_error
 from rpg.methods.vectors import Vectors, reconstructed
 from rpg.run import Run
 from zoo.recipe import load_method
@@ -167,6 +168,52 @@ def _settings(name: str) -> tuple[PDiff, DiffusionDraw]:
 
 def _one_tensor(values: int) -> Structure:
     return Structure(tensors=(TensorSpec(name="weights", shape=(values,), dtype="float32", kind="float"),))
+
+
+# The autoencoder's loss
+
+
+class Threefold(torch.nn.Module):
+    """Codes are three times the vectors."""
+
+    def encode(self, vectors: Tensor) -> Tensor:
+        return 3 * vectors
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return codes / 3
+
+
+@pytest.mark.parametrize(("on_vectors", "on_codes"), [(0.2, 0.0), (0.0, 0.9), (0.2, 0.9)])
+def test_the_error_of_noised_vectors_and_codes_is_against_the_clean_ones(on_vectors, on_codes) -> None:
+    """Known in closed form, where the autoencoder is linear and loses nothing."""
+    vectors = torch.randn(500, 640, generator=generator(0, "x"))
+    model: Any = Threefold()
+    found = reconstruction_error(model, vectors, on_vectors, on_codes, generator(0, "noise"))
+    assert found.item() == pytest.approx(on_vectors**2 + (on_codes / 3) ** 2, rel=0.02)
+
+
+def test_the_error_is_what_plain_functions_compute() -> None:
+    model = Autoencoder(64, (4, 6), 5, 3).eval()
+    vectors, rng = torch.randn(3, 64, generator=generator(0, "x")), generator(0, "noise")
+    found = reconstruction_error(model, vectors, 0.1, 0.5, generator(0, "noise"))
+    codes = model.encode(vectors + 0.1 * torch.randn(3, 64, generator=rng))
+    decoded = model.decode(codes + 0.5 * torch.randn(3, 5, generator=rng))
+    assert found.item() == pytest.approx((decoded - vectors).square().sum().item() / vectors.numel())
+
+
+def test_training_takes_the_noise_that_is_asked_for(zoo, tmp_path, monkeypatch) -> None:
+    """By default that of the paper: 0.001 on vectors, 0.1 on codes."""
+    given: list[tuple[float, float]] = []
+
+    def look(model, vectors, on_vectors, on_codes, rng):
+        given.append((on_vectors, on_codes))
+        return reconstruction_error(model, vectors, on_vectors, on_codes, rng)
+
+    monkeypatch.setattr(rpg.methods.p_diff.method, "reconstruction_error", look)
+    one = {**DENOISER, "steps": 1}
+    for asked, expected in [({}, (1e-3, 0.1)), ({"input_noise": 0.2, "latent_noise": 0.3}, (0.2, 0.3))]:
+        train(config({**AUTOENCODER, "steps": 1, **asked}, one), zoo, tmp_path / str(expected[0]))
+        assert given[-1] == expected
 
 
 # What is learnt

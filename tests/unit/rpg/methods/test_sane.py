@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import combinations, islice
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ import rpg.api
 from learning import content, generate, train
 from rpg.devices import DEVICES
 from rpg.methods.base import Machine, TrainingSet
+from rpg.methods.contrastive import nt_xent
 from rpg.methods.measured import parameters_of
 from rpg.methods.sane.method import SANE, Config, GenerateConfig
 from rpg.methods.sane.model import Autoencoder, Model
@@ -48,10 +49,13 @@ def config(**settings: Any) -> Config:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> tuple[Zoo, Run]:
-    place = tmp_path_factory.mktemp("sane")
-    zoo = digits_zoo(place / "zoo")
-    return zoo, train(config(permutations=False, best=0.5), zoo, place / "run")
+def zoo(tmp_path_factory) -> Zoo:
+    return digits_zoo(tmp_path_factory.mktemp("sane") / "zoo")
+
+
+@pytest.fixture(scope="module")
+def trained(zoo) -> tuple[Zoo, Run]:
+    return zoo, train(config(permutations=False, best=0.5), zoo, zoo.path.parent / "run")
 
 
 def asked(**settings: Any) -> GenerateConfig:
@@ -92,6 +96,108 @@ def test_windows_change_nothing_where_tokens_do_not_look_around():
     torch.testing.assert_close(small.codes_of(vector), whole.codes_of(vector))
     codes = [model.vectors_of(model.codes_of(vector)) for model in (small, whole)]
     torch.testing.assert_close(*codes)
+
+
+# The loss
+
+
+def noted(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> list[tuple[Any, ...]]:
+    """What this method of a class is given, without itself, and what it gives back last, call by call."""
+    calls: list[tuple[Any, ...]] = []
+    real = getattr(owner, name)
+
+    def look(self, *given):
+        found = real(self, *given)
+        calls.append((*given, found))
+        return found
+
+    monkeypatch.setattr(owner, name, look)
+    return calls
+
+
+def test_the_loss_is_contrast_structure_and_behaviour_by_their_shares(zoo, tmp_path, monkeypatch) -> None:
+    """Structure and behaviour in what they are before training."""
+    terms, behaved = noted(monkeypatch, SANE, "_terms"), noted(monkeypatch, Behaviour, "distance")
+    losses: list[float] = []
+    make = SANE._loss
+
+    def noting(self, *given):
+        loss = make(self, *given)
+
+        def look(module, step):
+            found = loss(module, step)
+            losses.append(found.item())
+            return found
+
+        return look
+
+    monkeypatch.setattr(SANE, "_loss", noting)
+    few, whole = TRAINING | {"steps": 5}, MODEL | {"window": 64, "halo": 0}
+    shares = {"contrast": 0.2, "behaviour": 0.3, "queries": 16}
+    train(config(model=whole, autoencoder=few, permutations=False, **shares), zoo, tmp_path / "both")
+    (_, structure_before, _), *later = [call[-1] for call in terms]
+    unit, *differences = [call[-1].item() for call in behaved]
+    for loss, (contrast, structure, _), difference in zip(losses, later, differences, strict=True):
+        rest = 0.7 * structure.item() / structure_before.item() + 0.3 * difference / unit
+        assert loss == pytest.approx(0.2 * contrast.item() + 0.8 * rest, rel=1e-4)
+    last = later[-1][1].item() / structure_before.item(), differences[-1] / unit, later[-1][0].item()
+    assert min(abs(a - b) for a, b in combinations(last, 2)) > 0.05  # or shares could be swapped
+    terms.clear()
+    losses.clear()
+    train(config(autoencoder=few, permutations=False, contrast=0.2), zoo, tmp_path / "one")
+    assert losses == pytest.approx([0.2 * c.item() + 0.8 * s.item() for c, s, _ in (call[-1] for call in terms)])
+
+
+@torch.no_grad()
+def test_contrast_is_of_the_two_views_and_structure_of_the_values(zoo) -> None:
+    """Padding is no value: whatever is found there is no error."""
+    method = config(temperature=0.3).build()
+    model = method.autoencoder(zoo.structure)
+    positions = model.positions[: model.seen].expand(6, -1, -1)
+    tokens = torch.randn(6, model.seen, MODEL["token_size"])
+    contrast, structure, found = method._terms(model, tokens, positions)
+    codes = model.encode(tokens, positions)
+    projected = model.head(codes.flatten(1))
+    assert contrast.item() == pytest.approx(nt_xent(projected[:3], projected[3:], 0.3).item())
+    torch.testing.assert_close(found, model.decode(codes, positions))
+    wrong = (found - tokens)[:, model.mask[: model.seen]].square().sum()
+    assert structure.item() == pytest.approx(wrong.item() / tokens.numel(), rel=1e-5)
+
+
+def test_both_views_are_multiplied_by_noise_of_their_own(zoo, tmp_path, monkeypatch) -> None:
+    """10 percent, unless another is asked for; what is to be given back is the view with its noise."""
+    cut, terms = noted(monkeypatch, SANE, "_windows"), noted(monkeypatch, SANE, "_terms")
+    few = TRAINING | {"steps": 1}
+    for asked_for, deviation in [({}, 0.1), ({"noise": 0.3}, 0.3)]:
+        train(config(autoencoder=few, permutations=False, **asked_for), zoo, tmp_path / str(deviation))
+        (plain, _), seen = cut[-1][-1], terms[-1][1]
+        factors = torch.where(plain.abs() > 1e-3, seen / plain, torch.nan)
+        for view in factors.chunk(2):
+            values = view[view.isfinite()]
+            assert values.mean().item() == pytest.approx(1, abs=0.02)
+            assert values.std().item() == pytest.approx(deviation, rel=0.05)
+        first, second = (view.flatten() for view in factors.chunk(2))
+        both = torch.stack([first, second])[:, first.isfinite() & second.isfinite()]
+        assert torch.corrcoef(both)[0, 1].abs() < 0.1
+
+
+def test_the_first_view_is_the_second_with_its_hidden_units_in_another_order(zoo, tmp_path, monkeypatch) -> None:
+    cut = noted(monkeypatch, SANE, "_windows")
+    few, whole = TRAINING | {"steps": 1}, MODEL | {"window": 64, "halo": 0}
+    run = train(config(model=whole, autoencoder=few), zoo, tmp_path / "run")
+    model, _, rows, _, _, (tokens, _) = cut[0]
+    first, second = model.vectors(tokens).chunk(2)
+    originals = vectors_of(zoo, run)[torch.from_numpy(rows)][:, : first.shape[1]]
+    torch.testing.assert_close(second, originals, rtol=1e-4, atol=1e-5)
+    behaviour = Behaviour(digits_task(), Vectors(run).layout, {})
+    images = behaviour.images(0, 0, 20)
+    for moved, stays in zip(first, second, strict=True):
+        assert not torch.allclose(moved, stays, rtol=0.1, atol=0.1)
+        outputs = [behaviour.logits(vector, images) for vector in (moved, stays)]
+        torch.testing.assert_close(*outputs, rtol=1e-3, atol=1e-3)
+
+
+# What is learnt and drawn
 
 
 def test_layers_are_standardised_and_come_back(trained):
