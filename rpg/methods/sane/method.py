@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -262,4 +263,10 @@ class SANE(ContrastiveMethod):
         number = len(windows(count, sizes.window, sizes.halo))
         whole = 4 * count * (sizes.latent + 2 * sizes.token_size) + 4 * 3 * layers.values
         draw = draw_cost(lambda: self.autoencoder(structure), window, 1, times=number, beside=whole)
-        return estimated([self.stage(structure, checkpoints)], draw, device, layers.values)
+        found = estimated([self.stage(structure, checkpoints)], draw, device, layers.values)
+        if not self.config.behaviour:
+            return found
+        looked = (
+            f"what {self.config.queries} images a step cost, each through a batch of networks and of reconstructions"
+        )
+        return replace(found, text=f"{found.text}\nnot counted {looked} (method.behaviour)")

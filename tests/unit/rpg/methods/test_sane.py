@@ -307,6 +307,17 @@ def test_a_vit_base_is_estimated_without_taking_memory():
     assert found.draw_bytes > 4 * 145 * 768 * 768
 
 
+def test_an_estimate_says_what_it_leaves_out():
+    specs = [TensorSpec(name=f"{k}.weight", shape=(8, 8), dtype="float32", kind="float") for k in range(2)]
+    for share, said in ((0.0, False), (0.5, True)):
+        found = (
+            config(behaviour=share, queries=64)
+            .build()
+            .estimate(Structure(tensors=tuple(specs)), 3, GenerateConfig(), DEVICES["h200"])
+        )
+        assert ("not counted what 64 images a step cost" in found.text) == said
+
+
 def test_behaviour_takes_its_images_from_where_the_call_says(trained, tmp_path, monkeypatch):
     """Before RPG_DATA, which is for those who say nothing."""
     asked = []
