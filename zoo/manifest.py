@@ -242,6 +242,20 @@ class Manifest(Frozen):
         same = text if self.spent is None else self.model_copy(update={"spent": None}).to_json(indent=1).encode()
         return hashlib.sha256(same).hexdigest()
 
+    @property
+    def selection(self) -> str:
+        """Of networks that a generator chose by validation score (`generate.candidates`), the best of how many they
+        are, for people; empty of others.
+        """
+        asked = self.origin.settings.get("generate")
+        if not isinstance(asked, dict) or not asked.get("candidates"):
+            return ""
+        count = asked.get("n", len(self.entries))  # these may be a part of them
+        return (
+            f"the best {count} of {asked['candidates']} candidates by validation score, a selection, whose mean is not "
+            "that of what the generator makes"
+        )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         ids = {entry.id for entry in self.entries}

@@ -20,7 +20,7 @@ from rpg.methods.base import Machine, TrainingSet
 from rpg.methods.task_data import data_place
 from rpg.methods.vectors import Codec, reconstructed
 from rpg.run import Run
-from zoo.errors import Corrupt, MissingData, MissingExtra
+from zoo.errors import Corrupt, MissingData, MissingExtra, brief
 from zoo.manifest import Entry, Origin
 from zoo.recipe import task_of
 from zoo.store import Zoo, derivation
@@ -66,8 +66,9 @@ def spread_out(networks: list[T], count: int) -> list[T]:
 
 def warn_of_codec(run: Run, data: TrainingSet, machine: Machine) -> None:
     """Log a warning when a run's round trip of training networks scores below ENOUGH percent of what they score, on
-    validation data. Says nothing of a method that has no codec, or where the task or its data are not at hand: those
-    where the machine has them, or under RPG_DATA, and those that come with a library. Nothing is downloaded for this.
+    validation data. Says nothing of a method that has no codec, or of networks without a task. Data are those where the
+    machine has them, or under RPG_DATA, and those that come with a library; nothing is downloaded for this, and where
+    they are not at hand it is said that nobody checked.
     """
     codec, zoo = codec_of(run), data.zoo
     if codec is None or not zoo.manifest.origin.task:
@@ -76,7 +77,13 @@ def warn_of_codec(run: Run, data: TrainingSet, machine: Machine) -> None:
     try:
         score, metric = _validation(zoo, machine)
         before = mean(score(entry, zoo.load(entry)) for entry in entries)
-    except (ValueError, MissingData, MissingExtra, Corrupt):
+    except (ValueError, MissingData, MissingExtra, Corrupt) as error:
+        on_hub = isinstance(error, MissingData) and not data_place(machine.data_root)
+        why = "the task's data are not on this machine, as far as it was told" if on_hub else brief(error)
+        log.info(
+            f"{run.path}: what encoding and decoding networks costs was not checked: {why}; `rpg report` of generated "
+            "networks shows it, and so does training where --data-root, or RPG_DATA, says where the data are"
+        )
         return
     rebuilt = reconstructed(codec, run, zoo, entries, machine.device)
     after = mean(score(entry, weights) for entry, weights in zip(entries, rebuilt, strict=True))

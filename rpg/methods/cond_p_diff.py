@@ -67,6 +67,7 @@ class CondPDiff(PDiff):
     typical: ClassVar[int] = BITS
 
     def refuse(self, data: TrainingSet) -> None:
+        super().refuse(data)
         self._conditions(data)
 
     def _conditions(self, data: TrainingSet) -> tuple[str, ...]:

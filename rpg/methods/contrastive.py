@@ -5,7 +5,6 @@ other networks (NT-Xent).
 from __future__ import annotations
 
 from abc import abstractmethod
-from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
@@ -16,11 +15,11 @@ from torch import Tensor, nn
 from rpg.methods.base import Machine, MethodConfig, TrainingSet
 from rpg.methods.batches import check_several
 from rpg.methods.density import Share, best
-from rpg.methods.measured import check_memory
+from rpg.methods.measured import StageCost, check_memory
 from rpg.methods.training import Optimisation
 from rpg.methods.vectors import Codec, Statistics, VectorMethod
-from rpg.tokens.layers import Layers
 from rpg.tokens.permutations import Permutations, permutations_of
+from zoo.derive.mixtures import dimensions
 from zoo.structure import Structure
 
 
@@ -59,11 +58,15 @@ class ContrastiveMethod(VectorMethod, Codec):
     def autoencoder(self, structure: Structure) -> nn.Module:
         """One for networks of this structure, not yet trained."""
 
+    @abstractmethod
+    def stage(self, structure: Structure, checkpoints: int) -> StageCost:
+        """What training it costs."""
+
     def check(self, data: TrainingSet, machine: Machine) -> None:
         super().check(data, machine)
         structure = data.zoo.structure
-        build, settings = partial(self.autoencoder, structure), self.config.autoencoder
-        check_memory(build, settings, machine.device, Layers(structure).values, self.about_memory)
+        stage = self.stage(structure, len(data.entries))
+        check_memory([stage], machine.device, dimensions(structure), self.about_memory)
 
     def refuse(self, data: TrainingSet) -> None:
         check_several(data)

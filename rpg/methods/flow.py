@@ -15,6 +15,7 @@ Legend: N networks, n of them at a time, k values of a code.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
 
@@ -24,9 +25,11 @@ from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, model_validat
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from rpg.methods.base import About, DrawConfig, Estimate, MethodConfig, TrainingSet
+from rpg.methods.base import About, DrawConfig, Estimate, Machine, MethodConfig, TrainingSet
+from rpg.methods.batches import check_several
 from rpg.methods.closed_form import check_rank
 from rpg.methods.components import Components, piece_bytes
+from rpg.methods.measured import StageCost, check_memory, draw_cost, estimated, stage_cost
 from rpg.methods.training import Optimisation, Trainer
 from rpg.methods.vectors import Codec, Drawn, Statistics, VectorMethod, Vectors
 from zoo.derive.mixtures import dimensions
@@ -157,6 +160,7 @@ class Flow(VectorMethod):
         suits="any task and architecture; networks that are aligned, or of one run; two at least",
         trained=True,
     )
+    about_memory: ClassVar[str] = "use --set method.codes=pca, or smaller method.velocity.hidden"
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -164,7 +168,22 @@ class Flow(VectorMethod):
         self.statistics = config.statistics
 
     def refuse(self, data: TrainingSet) -> None:
-        """There is nothing to refuse."""
+        check_several(data)
+
+    def check(self, data: TrainingSet, machine: Machine) -> None:
+        super().check(data, machine)
+        structure = data.zoo.structure
+        stage = self.stage(self.code_size(structure, len(data.entries)))
+        check_memory([stage], machine.device, dimensions(structure), self.about_memory)
+
+    def code_size(self, structure: Structure, checkpoints: int) -> int:
+        """How many values flow."""
+        return dimensions(structure)
+
+    @property
+    def pass_bytes(self) -> int:
+        """What a pass over the training networks takes before anything is trained."""
+        return 0
 
     def learn(self, vectors: Vectors, data: TrainingSet, trainer: Trainer) -> dict[str, JsonValue]:
         return self.train_velocity(vectors.open()[:, : vectors.values], trainer)
@@ -222,30 +241,27 @@ class Flow(VectorMethod):
             return integrate(velocity, start, request.steps, request.sampler).cpu()
 
     def estimate(self, structure: Structure, checkpoints: int, request: DrawConfig, device: Device) -> Estimate:
-        values = dimensions(structure)
-        return self.estimated(values, values, checkpoints, request, device, beside=0)
-
-    def estimated(
-        self, size: int, values: int, checkpoints: int, request: DrawConfig, device: Device, beside: int
-    ) -> Estimate:
-        """For codes of `size` values; `beside` are bytes that a pass over the training networks takes."""
-        from rpg.methods.measured import draw_cost, estimated, stage_cost
-
+        size, values = self.code_size(structure, checkpoints), dimensions(structure)
         assert isinstance(request, FlowDrawConfig)
-        config = self.config.velocity
         group = min(self.group_of(values), request.n)
-
-        def loss(model: Velocity) -> Tensor:
-            source, clean, noise = (torch.randn(config.batch_size, size) for _ in range(3))
-            return flow_loss(model, source, clean, torch.rand(config.batch_size), noise)
 
         def step(model: Velocity) -> Tensor:
             with torch.no_grad():
                 return integrate(model, torch.randn(group, size), 1, request.sampler)
 
-        stage = stage_cost("velocity", lambda: Velocity(size, config), loss, config)
-        draw = draw_cost(lambda: Velocity(size, config), step, group, times=request.steps, beside=4 * group * values)
-        return estimated([stage], draw, device, values, beside)
+        build, decoded = partial(Velocity, size, self.config.velocity), 4 * group * values
+        draw = draw_cost(build, step, group, times=request.steps, beside=decoded)
+        return estimated([self.stage(size)], draw, device, values, self.pass_bytes)
+
+    def stage(self, size: int) -> StageCost:
+        """What training costs for codes of `size` values."""
+        config = self.config.velocity
+
+        def loss(model: Velocity) -> Tensor:
+            source, clean, noise = (torch.randn(config.batch_size, size) for _ in range(3))
+            return flow_loss(model, source, clean, torch.rand(config.batch_size), noise)
+
+        return stage_cost("velocity", partial(Velocity, size, config), loss, config)
 
 
 class PCAFlow(Flow, Codec):
@@ -276,9 +292,12 @@ class PCAFlow(Flow, Codec):
         components = self._components(vectors)
         return components.decode(components.encode(given))
 
-    def estimate(self, structure: Structure, checkpoints: int, request: DrawConfig, device: Device) -> Estimate:
-        size = min(self.config.rank or checkpoints - 1, checkpoints - 1)
-        return self.estimated(size, dimensions(structure), checkpoints, request, device, beside=piece_bytes())
+    def code_size(self, structure: Structure, checkpoints: int) -> int:
+        return min(self.config.rank or checkpoints - 1, checkpoints - 1)
+
+    @property
+    def pass_bytes(self) -> int:
+        return piece_bytes()
 
     def _components(self, vectors: Vectors) -> Components:
         return Components.load(vectors.open(), vectors.run.path / COMPONENTS)

@@ -18,10 +18,10 @@ from pydantic import AfterValidator, Field, JsonValue
 from torch import Tensor
 
 from rpg.config import DiffusionConfig, Sampler, check_steps
-from rpg.devices import GB, Device, memory_there
+from rpg.devices import Device
 from rpg.diffusion import PUBLISHED, Denoiser, Objective, Scheduler, draw_noise, make_scheduler, sample, squared_error
 from rpg.methods.base import Asked, DrawConfig, Estimate, Machine, TrainingSet
-from rpg.methods.measured import DrawCost, StageCost, estimated
+from rpg.methods.measured import DrawCost, StageCost, check_memory, estimated
 from rpg.methods.vectors import PAD, Codec, VectorMethod, Vectors
 from zoo.checkpoint import load_tensors, save_tensors
 from zoo.conditions import check_condition
@@ -165,15 +165,9 @@ class DiffusionMethod(VectorMethod):
 
     def check(self, data: TrainingSet, machine: Machine) -> None:
         super().check(data, machine)
-        needed = max(stage.bytes for stage in self.stages(data.zoo.structure, len(data.entries)))
-        there = memory_there(machine.device)
-        if needed > there:
-            raise ValueError(
-                f"to learn networks of {dimensions(data.zoo.structure):,} values these settings take "
-                f"{needed / GB:,.3g} GB, and {machine.device} has {there / GB:,.3g} GB; {self.about_memory}, learn a "
-                "part of the network (task.trainable), or take a method for networks as large, such as "
-                "--method rpg-small"
-            )
+        structure = data.zoo.structure
+        stages = self.stages(structure, len(data.entries))
+        check_memory(stages, machine.device, dimensions(structure), self.about_memory)
 
     def requested(self, run: Run, request: DrawConfig, machine: Machine) -> int:
         assert isinstance(request, DiffusionDraw)

@@ -106,26 +106,16 @@ def draw_cost(
     return DrawCost(beside + weights + cost.peak, flops, launches)
 
 
-def parameters_of(build: Callable[[], nn.Module]) -> int:
-    """How many parameters a module has, without making it."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build().parameters())
-
-
-def check_memory(
-    build: Callable[[], nn.Module], settings: Optimisation, device: torch.device, values: int, remedy: str
-) -> None:
-    """Raise ValueError, with the remedy, when a module, its gradients and AdamW's moments alone are more than a device
-    holds; `values` are those of the networks it is for.
+def check_memory(stages: Sequence[StageCost], device: torch.device, values: int, remedy: str) -> None:
+    """Raise ValueError, with the remedy, when one of the stages takes more than a device holds; `values` are those of
+    the networks that are learnt.
     """
-    memory = memory_there(device)
-    parameters = parameters_of(build)
-    needed = 4 * parameters * (5 if settings.ema else 4)
-    if needed > memory:
+    needed, there = max(stage.bytes for stage in stages), memory_there(device)
+    if needed > there:
         raise ValueError(
-            f"for networks of {values:,} values this method has {parameters:,} parameters, which take "
-            f"{needed / GB:,.0f} GB with gradients and moments, and {device} has {memory / GB:,.0f} GB; {remedy}, or "
-            "another method (`rpg methods`)"
+            f"to learn networks of {values:,} values these settings take {needed / GB:,.3g} GB, and {device} has "
+            f"{there / GB:,.3g} GB; {remedy}, learn a part of the network (task.trainable), or take a method for "
+            "networks as large, such as --method rpg-small"
         )
 
 

@@ -198,8 +198,7 @@ class _Members:
 
     @property
     def key(self) -> str:
-        named = self.kind in (self.name, "reconstructed")
-        return self.name if named else f"{self.kind} {self.name}"
+        return self.name if self.kind in (self.name, "reconstructed") else f"{self.kind} {self.name}"
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -303,7 +302,8 @@ def _members(originals: Zoo, split: str, candidates: Sequence[Candidate]) -> lis
                 zoos = [one.zoo for one in (first, *more)]
                 runs = list(map(_run_of, zoos))
                 parts = [(zoo, zoo.entries) for zoo in sorted(zoos, key=lambda zoo: runs.index(_run_of(zoo)))]
-                found.append(_Members(name, first.kind, first.about or ABOUT[first.kind], parts))
+                about = first.about or ", ".join(filter(None, (ABOUT[first.kind], first.zoo.manifest.selection)))
+                found.append(_Members(name, first.kind, about, parts))
     return found
 
 

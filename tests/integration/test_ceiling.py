@@ -82,11 +82,14 @@ def test_training_warns_of_a_codec_that_loses_too_much(runs) -> None:
     )
 
 
-def test_it_says_nothing_twice_nor_without_task_or_data(runs, place, monkeypatch, caplog) -> None:
+def test_it_says_nothing_twice_nor_without_task_and_says_so_without_data(runs, place, monkeypatch, caplog) -> None:
     monkeypatch.chdir(place)
+    monkeypatch.delenv("RPG_DATA", raising=False)
+    caplog.set_level(logging.INFO, "rpg.methods.ceiling")
     rpg.train("zoos/seeds", rank=1, out="runs/one", **FLOW)  # is there already
     unknown = zoo.from_state_dicts(list(Zoo.open("zoos/seeds")), "unknown")
     rpg.train(unknown, rank=1, **FLOW)
+    assert caplog.text == ""
     asked = []
 
     def missing(name: str, data_root: Path | None) -> None:
@@ -95,9 +98,16 @@ def test_it_says_nothing_twice_nor_without_task_or_data(runs, place, monkeypatch
 
     monkeypatch.setattr("zoo.tasks.classification.load_images", missing)
     rpg.train("zoos/seeds", rank=1, out="runs/without", **FLOW)
-    assert "encoding and decoding" not in caplog.text
+    rpg.train("zoos/seeds", rank=1, out="runs/lost", data_root=place, **FLOW)
     assert asked
     assert None not in asked  # which would be the Hub
+    first, second = caplog.messages
+    unchecked = "what encoding and decoding networks costs was not checked: "
+    assert first.startswith(
+        f"runs/without: {unchecked}the task's data are not on this machine, as far as it was told; `rpg report`"
+    )
+    assert second.startswith(f"runs/lost: {unchecked}nothing there; ")
+    assert second.endswith("training where --data-root, or RPG_DATA, says where the data are")
 
 
 def test_a_report_shows_what_a_codec_keeps(comparisons) -> None:

@@ -143,9 +143,10 @@ def _front_matter(metadata: dict[str, Any]) -> str:
 def _what(zoo: Zoo) -> str:
     origin, splits = zoo.manifest.origin, [entry.split for entry in zoo.entries]
     counts = ", ".join(f"{splits.count(split)} of split `{split}`" for split in sorted(set(splits)))
+    chosen = f" They are {zoo.manifest.selection}." if zoo.manifest.selection else ""
     return (
         f"{len(zoo.entries)} checkpoints ({counts}) of {zoo.structure.numel:,} values each, {origin.kind} for task "
-        f"{origin.family} with recipe {origin.name}."
+        f"{origin.family} with recipe {origin.name}.{chosen}"
     )
 
 

@@ -15,7 +15,7 @@ from rpg.methods.batches import distinct_rows, padded
 from rpg.methods.contrastive import ContrastiveConfig, ContrastiveMethod, nt_xent
 from rpg.methods.density import KernelDrawConfig, best, draw_code, load_anchors, parents_of, save_anchors
 from rpg.methods.hyper_representations.model import Autoencoder, Model
-from rpg.methods.measured import draw_cost, estimated, stage_cost
+from rpg.methods.measured import StageCost, draw_cost, estimated, stage_cost
 from rpg.methods.training import Trainer
 from rpg.methods.vectors import Drawn, Vectors
 from rpg.tokens.layers import Layers
@@ -148,24 +148,26 @@ class HyperRepresentations(ContrastiveMethod):
     def _model(self, vectors: Vectors, device: torch.device) -> Autoencoder:
         return self.trained(vectors, "autoencoder", lambda: self.autoencoder(vectors.layout.structure), device)
 
+    def stage(self, structure: Structure, checkpoints: int) -> StageCost:
+        values, settings = Layers(structure).values, self.config.autoencoder
+        rows = 2 * max(2, min(settings.batch_size, checkpoints))
+
+        def loss(model: Autoencoder) -> Tensor:
+            views = torch.zeros(rows, values)
+            return self._objective(model, views, views)
+
+        return stage_cost("autoencoder", lambda: self.autoencoder(structure), loss, settings)
+
     def estimate(self, structure: Structure, checkpoints: int, request: DrawConfig, device: Device) -> Estimate:
-        layers, settings = Layers(structure), self.config.autoencoder
+        layers = Layers(structure)
         if layers.rows == layers.values:
             raise ValueError(
                 f"tokens of hyper-representations are neurons, and these {layers.values:,} values have none of more "
                 "than one; give a recipe instead of --parameters"
             )
-        rows = 2 * max(2, min(settings.batch_size, checkpoints))
-
-        def loss(model: Autoencoder) -> Tensor:
-            views = torch.zeros(rows, layers.values)
-            return self._objective(model, views, views)
 
         def network(model: Autoencoder) -> Tensor:
             return model.decode(torch.zeros(1, self.config.model.latent))
 
-        def build() -> Autoencoder:
-            return self.autoencoder(structure)
-
-        stage, draw = stage_cost("autoencoder", build, loss, settings), draw_cost(build, network, 1)
-        return estimated([stage], draw, device, layers.values)
+        draw = draw_cost(lambda: self.autoencoder(structure), network, 1)
+        return estimated([self.stage(structure, checkpoints)], draw, device, layers.values)

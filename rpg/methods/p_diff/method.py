@@ -22,6 +22,7 @@ from typing_extensions import Self
 from rpg.config import DiffusionConfig
 from rpg.diffusion import make_scheduler
 from rpg.methods.base import About, DrawConfig, MethodConfig, TrainingSet
+from rpg.methods.batches import check_several
 from rpg.methods.latents import (
     DiffusionDraw,
     LatentMethod,
@@ -140,7 +141,14 @@ class PDiff(LatentMethod):
         self.diffusion = config.diffusion
 
     def refuse(self, data: TrainingSet) -> None:
-        pass  # any network is a vector; `check` refuses those that are too large
+        check_several(data)
+        settings, size = self.config.autoencoder, vector_size(data.zoo.structure)
+        if settings and settings.batch_statistics and size >> len(settings.channels) < 2:
+            raise ValueError(
+                f"{len(settings.channels)} autoencoder.channels halve vectors of {size} values down to one, of which a "
+                "network alone has no batch statistics; set fewer, or use "
+                "--set method.autoencoder.batch_statistics=false"
+            )
 
     def told(self, data: TrainingSet) -> Tensor | None:
         """What the denoiser is told of each training network, float32 (N, values): nothing."""

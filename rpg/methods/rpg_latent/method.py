@@ -30,7 +30,7 @@ from rpg.methods.base import About, DrawConfig, Estimate, Machine, TrainingSet
 from rpg.methods.batches import distinct_rows
 from rpg.methods.closed_form import check_rank
 from rpg.methods.components import Components, piece_bytes
-from rpg.methods.measured import DrawCost, check_memory, draw_cost, estimated, stage_cost
+from rpg.methods.measured import DrawCost, StageCost, check_memory, draw_cost, estimated, stage_cost
 from rpg.methods.rpg_latent.config import Config, LatentDraw
 from rpg.methods.rpg_latent.energy import energy_distance, spread_distance
 from rpg.methods.rpg_latent.model import LatentGenerator
@@ -100,9 +100,8 @@ class RPGLatent(VectorMethod, Codec):
     def check(self, data: TrainingSet, machine: Machine) -> None:
         super().check(data, machine)
         structure, rank = data.zoo.structure, check_rank(self.config.rank, data.zoo, len(data.entries))
-        build = partial(self._built, structure, rank)
-        remedy = "use --set method.model.d_model=128 or so"
-        check_memory(build, self.config.generator, machine.device, dimensions(structure), remedy)
+        stage = self._stage(structure, len(data.entries), rank)
+        check_memory([stage], machine.device, dimensions(structure), "use --set method.model.d_model=128 or so")
         if self.config.on_images:
             self._task(data, machine)
         for why in self.config.idle:
@@ -335,24 +334,33 @@ class RPGLatent(VectorMethod, Codec):
 
     # What it costs
 
-    def estimate(self, structure: Structure, checkpoints: int, request: DrawConfig, device: Device) -> Estimate:
-        """With joint denoising, drawn networks and their diversity, but without the networks that classify images for
-        `behaviour`, of which a structure does not say what they compute.
-        """
-        assert isinstance(request, LatentDraw)
-        self._check_estimate(request, checkpoints)
-        settings, size = self.config.generator, self.config.model.token_size
-        rank = min(self.config.rank or checkpoints - 1, checkpoints - 1)
-        build, schedule = partial(self._built, structure, rank), self._schedule()
+    def _length(self, structure: Structure) -> int:
+        """How many tokens a network has."""
         with torch.device("meta"):
-            length = len(build().positions)
-        rows, group = min(settings.batch_size, checkpoints), min(self.group_of(length * size), request.n)
+            return len(self._built(structure, 1).positions)
+
+    def _stage(self, structure: Structure, checkpoints: int, rank: int) -> StageCost:
+        """What training costs, without the networks that classify images for `behaviour`."""
+        settings, length, size = self.config.generator, self._length(structure), self.token_size
+        rows, schedule = min(settings.batch_size, checkpoints), self._schedule()
 
         def loss(model: LatentGenerator) -> Tensor:
             rng = torch.Generator()
             step = self._step(torch.zeros(rows, length, size), torch.zeros(rows, rank), torch.ones(rank), schedule, rng)
             total = self._terms(model, schedule, step, torch.arange(min(length * size, dimensions(structure))))
             return total if self.config.zoo else total + model.read_out(step.drawn)[1].sum()
+
+        return stage_cost("generator", partial(self._built, structure, rank), loss, settings)
+
+    def estimate(self, structure: Structure, checkpoints: int, request: DrawConfig, device: Device) -> Estimate:
+        """With joint denoising, drawn networks and their diversity, but without the networks that classify images for
+        `behaviour`, of which a structure does not say what they compute.
+        """
+        assert isinstance(request, LatentDraw)
+        self._check_estimate(request, checkpoints)
+        rank = min(self.config.rank or checkpoints - 1, checkpoints - 1)
+        build, length, size = partial(self._built, structure, rank), self._length(structure), self.token_size
+        group = min(self.group_of(length * size), request.n)
 
         def read_out(model: LatentGenerator) -> object:
             return model.read_out(torch.zeros(group, rank))
@@ -366,8 +374,9 @@ class RPGLatent(VectorMethod, Codec):
         if request.sampler != "readout":
             steps = draw_cost(build, denoise, group, times=request.steps, beside=beside)
             draw = DrawCost(max(draw.bytes, steps.bytes), draw.flops + steps.flops, draw.launches + steps.launches)
-        stage = stage_cost("generator", build, loss, settings)
-        return estimated([stage], draw, device, dimensions(structure), beside=piece_bytes())
+        return estimated(
+            [self._stage(structure, checkpoints, rank)], draw, device, dimensions(structure), beside=piece_bytes()
+        )
 
     def _check_estimate(self, request: LatentDraw, checkpoints: int) -> None:
         if request.sampler != "readout":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -17,7 +18,7 @@ from rpg.methods.base import About, DrawConfig, Estimate, Machine, TrainingSet
 from rpg.methods.batches import distinct_rows, padded
 from rpg.methods.contrastive import ContrastiveConfig, ContrastiveMethod, nt_xent
 from rpg.methods.density import best, load_anchors, save_anchors
-from rpg.methods.measured import draw_cost, estimated, stage_cost
+from rpg.methods.measured import StageCost, draw_cost, estimated, stage_cost
 from rpg.methods.sane.model import Autoencoder, Model
 from rpg.methods.sane.sampling import GenerateConfig, Sampler
 from rpg.methods.task_data import Behaviour, task_with_data
@@ -237,25 +238,35 @@ class SANE(ContrastiveMethod):
     def _model(self, vectors: Vectors, device: torch.device) -> Autoencoder:
         return self.trained(vectors, "autoencoder", lambda: self.autoencoder(vectors.layout.structure), device)
 
-    def estimate(self, structure: Structure, checkpoints: int, request: DrawConfig, device: Device) -> Estimate:
-        """Without the networks whose outputs `behaviour` compares, and those that a selection scores."""
-        layers, sizes, settings = Layers(structure), self.config.model, self.config.autoencoder
-        rows, count = 2 * max(2, min(settings.batch_size, checkpoints)), Chunks(layers, sizes.token_size).count
-        seen = min(sizes.window, count)
+    def stage(self, structure: Structure, checkpoints: int) -> StageCost:
+        """Without the networks whose outputs `behaviour` compares."""
+        sizes, settings = self.config.model, self.config.autoencoder
+        rows = 2 * max(2, min(settings.batch_size, checkpoints))
+        seen = min(sizes.window, Chunks(Layers(structure), sizes.token_size).count)
 
         def loss(model: Autoencoder) -> Tensor:
             places = torch.zeros(rows, seen, 3, dtype=torch.int64)
             contrast, kept, _ = self._terms(model, torch.zeros(rows, seen, sizes.token_size), places)
             return self.config.contrast * contrast + (1 - self.config.contrast) * kept
 
+        return stage_cost("autoencoder", lambda: self.autoencoder(structure), loss, settings)
+
+    def estimate(self, structure: Structure, checkpoints: int, request: DrawConfig, device: Device) -> Estimate:
+        """Without the networks whose outputs `behaviour` compares, and those that a selection scores."""
+        layers, sizes = Layers(structure), self.config.model
+        count = Chunks(layers, sizes.token_size).count
+        seen = min(sizes.window, count)
+
         def window(model: Autoencoder) -> Tensor:
             return model.decode(torch.zeros(1, seen, sizes.latent), torch.zeros(1, seen, 3, dtype=torch.int64))
 
         number = len(windows(count, sizes.window, sizes.halo))
         whole = 4 * count * (sizes.latent + 2 * sizes.token_size) + 4 * 3 * layers.values
-
-        def build() -> Autoencoder:
-            return self.autoencoder(structure)
-
-        stage = stage_cost("autoencoder", build, loss, settings)
-        return estimated([stage], draw_cost(build, window, 1, times=number, beside=whole), device, layers.values)
+        draw = draw_cost(lambda: self.autoencoder(structure), window, 1, times=number, beside=whole)
+        found = estimated([self.stage(structure, checkpoints)], draw, device, layers.values)
+        if not self.config.behaviour:
+            return found
+        looked = (
+            f"what {self.config.queries} images a step cost, each through a batch of networks and of reconstructions"
+        )
+        return replace(found, text=f"{found.text}\nnot counted {looked} (method.behaviour)")

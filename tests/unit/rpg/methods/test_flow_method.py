@@ -16,6 +16,7 @@ from rpg.devices import DEVICES
 from rpg.methods.base import Machine, TrainingSet
 from rpg.methods.flow import COMPONENTS, Config, FlowDrawConfig, flow_loss
 from rpg.methods.vectors import Codec, Vectors, reconstructed
+from zoo import cuda
 from zoo.checkpoint import load_tensors, save_tensors
 from zoo.errors import Corrupt
 from zoo.manifest import Origin
@@ -163,6 +164,17 @@ def test_whole_networks_are_not_kept_beside_the_field(toy, tmp_path) -> None:
 def test_what_cannot_work_is_refused_before_any_work(toy, settings, message) -> None:
     with pytest.raises(ValueError, match=message):
         config(**settings).build().check(TrainingSet(toy, "train", tuple(toy.entries)), Machine(CPU))
+
+
+@pytest.mark.parametrize("codes", ["pca", "networks"])
+def test_one_network_and_settings_beyond_the_memory_are_refused_before_any_work(toy, codes, monkeypatch) -> None:
+    method, data = config(codes=codes).build(), TrainingSet(toy, "train", tuple(toy.entries))
+    with pytest.raises(ValueError, match=r"has 1 network to learn from.*expected 2 or more"):
+        method.check(TrainingSet(toy, "train", tuple(toy.entries[:1])), Machine(CPU))
+    method.check(data, Machine(CPU))
+    monkeypatch.setattr(cuda, "total_memory", lambda device: 10**4)
+    with pytest.raises(ValueError, match=r"networks of 16 values .* and cpu has 1e-05 GB; use --set method.codes=pca"):
+        method.check(data, Machine(CPU))
 
 
 @pytest.mark.parametrize("damage", ["missing", "shape", "infinite"])

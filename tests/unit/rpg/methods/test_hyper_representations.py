@@ -13,6 +13,7 @@ from tokenised import digits_networks, digits_task, digits_zoo
 import rpg.api
 from learning import content, generate, train
 from rpg.devices import DEVICES
+from rpg.methods.base import Machine, TrainingSet
 from rpg.methods.ceiling import NETWORKS
 from rpg.methods.contrastive import nt_xent
 from rpg.methods.density import load_anchors
@@ -22,6 +23,7 @@ from rpg.methods.task_data import Behaviour
 from rpg.methods.vectors import Vectors, reconstructed
 from rpg.run import Run
 from rpg.tokens.layers import Layers
+from zoo import cuda
 from zoo.errors import Corrupt
 from zoo.recipe import load_method
 from zoo.store import Zoo
@@ -223,13 +225,25 @@ def test_what_cannot_work_is_refused_before_any_work(tmp_path):
     with pytest.raises(ValueError, match="has 1 network to learn from; expected 2 or more"):
         rpg.api.train(one, "hyper-representations", out=tmp_path / "run")
     three = digits_zoo(tmp_path / "three", 3)
-    with pytest.raises(ValueError, match=r"values this method has [\d,]+ parameters, which take .*latent="):
+    with pytest.raises(ValueError, match=r"values these settings take [\d,.e+]+ GB, and .*latent="):
         rpg.api.train(three, "hyper-representations", out=tmp_path / "run", latent=10**9)
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match="batch_size = 1 leaves no other network"):
         config(autoencoder={**TRAINING, "batch_size": 1})
     with pytest.raises(ValueError, match="width = 24 is no multiple of heads = 5"):
         config(model={**MODEL, "heads": 5})
+
+
+def test_activations_count_when_memory_is_checked(tmp_path, monkeypatch):
+    zoo, method = digits_zoo(tmp_path / "zoo", 3), config().build()
+    data = TrainingSet(zoo, "train", tuple(zoo.entries))
+    stage = method.stage(zoo.structure, len(data.entries))
+    assert stage.bytes - 1 > 4 * 4 * stage.parameters  # weights, gradients and two moments
+    monkeypatch.setattr(cuda, "total_memory", lambda device: stage.bytes)
+    method.check(data, Machine(torch.device("cpu")))
+    monkeypatch.setattr(cuda, "total_memory", lambda device: stage.bytes - 1)
+    with pytest.raises(ValueError, match=r"these settings take .* GB.*method\.model\.width=64"):
+        method.check(data, Machine(torch.device("cpu")))
 
 
 def test_the_estimate_counts_what_is_trained(trained):

@@ -310,6 +310,21 @@ def test_networks_that_are_too_large_are_refused_before_any_work(zoo, monkeypatc
         method.check(data, Machine(CPU))
 
 
+def test_what_cannot_be_learnt_is_refused_before_any_work(zoo) -> None:
+    with pytest.raises(ValueError, match="has 1 network to learn from; expected 2 or more"):
+        config().build().check(TrainingSet(zoo, "train", tuple(zoo.entries[:1])), Machine(CPU))
+    data = TrainingSet(zoo, "train", tuple(zoo.entries))
+    for mistaken in (False, True):  # 64 values, halved five times, are two; six times, one
+        for halvings in (5, 6):
+            settings = {**AUTOENCODER, "channels": (4,) * halvings, "batch_statistics": mistaken}
+            method = config(settings).build()
+            if halvings == 6 and mistaken:
+                with pytest.raises(ValueError, match=r"6 autoencoder.channels halve .* 64 values .*statistics=false"):
+                    method.check(data, Machine(CPU))
+            else:
+                method.check(data, Machine(CPU))
+
+
 def test_a_vit_is_estimated_without_its_memory() -> None:
     """Two dense maps between a code and what the convolutions leave, which is as long as the vector: 22 billion
     parameters, more than an H200 holds.

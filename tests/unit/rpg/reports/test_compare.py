@@ -14,6 +14,7 @@ from rpg.reports.printed import comparison_json
 from rpg.reports.report import measures, write_report
 from rpg.reports.verdict import judge
 from zoo.errors import Corrupt, Failed
+from zoo.hub.card import zoo_card
 from zoo.manifest import Origin
 from zoo.structure import Structure
 from zoo.symmetry.specification import Factor, Group, Specification, TensorAxes
@@ -96,6 +97,19 @@ def test_groups_are_the_callers_and_their_order_is_by_kind(result):
     assert (result.group("soup").about, result.group("mine").about) == ("a mean", "networks from a generator")
     assert result.group("soup").scored.accuracy == (80,)
     assert result.group("soup").spread == 0
+
+
+@pytest.mark.parametrize(("settings", "count"), [({}, 3), ({"n": 5}, 5)])
+def test_the_best_of_many_candidates_are_called_a_selection(originals, tmp_path, settings, count):
+    origin = ORIGIN.model_copy(update={"settings": {"generate": {**settings, "candidates": 50}}})
+    best = make(tmp_path / "best", GENERATED, "generated", origin=origin)
+    found = compare(originals, "train", [Candidate("mine", best, "generated")], IntervalTask(), tmp_path / "report")
+    said = f"the best {count} of 50 candidates by validation score, a selection, whose mean is not that of what"
+    assert found.group("mine").about.startswith(f"networks from a generator, {said}")
+    for made, chosen in ((origin, True), (ORIGIN, False)):
+        known = made.model_copy(update={"task": {}})  # a card looks at the task, and this one is a toy
+        shown = make(tmp_path / f"shown-{chosen}", GENERATED, "generated", origin=known)
+        assert (f"They are {said}" in zoo_card(shown, "user/best", "mit")) == chosen
 
 
 def test_yardsticks_leave_the_network_itself_out(result):
