@@ -41,7 +41,7 @@ Beta: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 class Optimisation(Frozen):
     """How a module is trained: AdamW with these `betas`. The learning rate rises along a line over `warmup` steps and
     from there falls along half a cosine to 0 at the last. `gradient_clipping` is the largest norm of the gradient,
-    `ema` the decay per step of an average of the weights (EMA) that is then the trained module.
+    `ema` the decay per step of an average of the weights that is then the trained module.
     """
 
     steps: PositiveInt
@@ -70,8 +70,7 @@ class Settings(Protocol):
 
 
 class EMA:
-    """The exponential moving average of a model's state dict, whose decay climbs to `decay`: it is (1 + n) / (10 + n)
-    after n steps if that is less, so that what the weights were before training is soon forgotten.
+    """The exponential moving average of a model's state dict, from its initial weights on.
 
     BatchNorm's running statistics are averaged like the weights: as they stand they belong to the last weights, and
     lie far from what the averaged ones produce. Counters are the model's own.
@@ -79,11 +78,11 @@ class EMA:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.values = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        self.decay = decay
+        self._average = get_ema_multi_avg_fn(decay)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, steps: int) -> None:
-        """Take in the model's weights after so many steps."""
+    def update(self, model: nn.Module) -> None:
+        """Take in the model's weights after a step."""
         averages: list[Tensor] = []
         currents: list[Tensor] = []
         for name, current in model.state_dict().items():
@@ -92,7 +91,7 @@ class EMA:
                 currents.append(_local(current))
             else:
                 self.values[name].copy_(current)
-        get_ema_multi_avg_fn(min(self.decay, (1 + steps) / (10 + steps)))(averages, currents, 0)
+        self._average(averages, currents, 0)
 
 
 def _local(tensor: Tensor) -> Tensor:
@@ -158,9 +157,9 @@ def optimise(stage: Stage, run: Run, processes: Processes, trackers: bool = True
             if settings.gradient_clipping:
                 torch.nn.utils.clip_grad_norm_(stage.model.parameters(), settings.gradient_clipping)
             stage.optimizer.step()
-            step += 1
             if stage.average:
-                stage.average.update(stage.model, step)
+                stage.average.update(stage.model)
+            step += 1
             if step % LOG_EVERY == 0 or step == settings.steps:
                 curve.draw(step, learning_rate)
                 if step - saved >= settings.save_every:
