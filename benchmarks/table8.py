@@ -6,8 +6,8 @@ Each method learns the zoo's training networks in a process of its own, at most 
 networks; one report then sets all of them beside the originals, those held out, the baselines, and what their codecs
 keep. "best 3" is the mean of a group's best three by the test data, which is D2NWG's statistic: a selection. OUT has
 runs/, zoos/, logs/ and report/; the table is OUT/table8.md and OUT/table8.json. The same call goes on where it was:
-what is there is not done again, more methods may be added. A method that fails, or is not finished within its limit,
-has a row that says so, and the exit code is 1.
+what is there is not done again. The table is of the methods that are named: to add some, name the others, too. A
+method that fails, or is not finished within its limit, has a row that says so, and the exit code is 1.
 
 `rpg compare` sets reports side by side; this trains, and adds what the records of runs and zoos say: seconds to train
 and for a network, learnt parameters, and the most memory that a process had.

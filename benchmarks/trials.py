@@ -46,7 +46,12 @@ def trials_parser(description: str | None, zoo: str, networks: int) -> argparse.
     """For a zoo and trials on it: `zoo` says which one, `networks` how many each seed draws if nobody says it."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("zoo", help=zoo)
-    parser.add_argument("--limit", type=float, default=3600, help="seconds of a training in one call; default 3600")
+    parser.add_argument(
+        "--limit",
+        type=float,
+        default=3600,
+        help="seconds of a training, or of drawing, in one call; default 3600",
+    )
     parser.add_argument("--seeds", type=int, default=1, help="seeds of each method, in training and drawing; default 1")
     parser.add_argument("-n", type=int, default=networks, help=f"networks of each seed; default {networks}")
     add_places(parser)

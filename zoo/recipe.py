@@ -209,7 +209,10 @@ def _read_method(name: str) -> Any:
     if name not in names and name in plugins.names("methods"):
         return OmegaConf.create({"method": {"name": name}})
     if name not in names and not name.endswith((".yaml", ".yml")):
-        raise ValueError(f"no method named {name!r}{suggest(name, names)}")
+        own = [known for known in names if known.startswith(f"{name}-")]  # `rpg` is a method, `rpg-tiny` its settings
+        if own:
+            raise ValueError(f"no settings are named {name!r} alone; expected one of {', '.join(own)}")
+        raise ValueError(f"no method named {name!r}{suggest(name, names) or '; `rpg methods` lists them'}")
     path = names.get(name) or Path(name)
     if not path.is_file():
         raise ValueError(f"no file {path} with a method's settings; `rpg methods` lists the names")

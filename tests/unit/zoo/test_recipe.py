@@ -56,6 +56,9 @@ def test_a_method_takes_the_place_of_the_recipes(write):
     )
     assert recipe.generate is not None
     assert recipe.generate.model_dump()["n"] == 3
+    for name, message in (("rpg", "named 'rpg' alone; expected one of rpg-base"), ("x", "'x'; `rpg methods` lists")):
+        with pytest.raises(ValueError, match=message):
+            load_recipe(write(text), method=name)
     with pytest.raises(ValueError, match=r"no method named 'rpg-smal'; did you mean rpg-small\?"):
         load_recipe(write(text), method="rpg-smal")
 
