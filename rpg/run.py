@@ -35,7 +35,7 @@ from zoo.errors import Corrupt, MissingData, suggest
 from zoo.files import read_limited, read_records, write_bytes
 from zoo.links import link_zoo
 from zoo.manifest import MANIFEST_BYTES, Entry, FileName, FileRecord, Origin, Sha256, differences, settings_of
-from zoo.names import method_names, recipe_meant
+from zoo.names import training_meant
 from zoo.recipe import task_of, validate
 from zoo.spent import Spent, Stopwatch
 from zoo.store import Zoo, absolute
@@ -153,10 +153,7 @@ class Run:
     def require_trained(self) -> Run:
         """This run, its files checked. Raises MissingData unless it is trained, Corrupt when a file has changed."""
         if not self.trained:
-            recipe = recipe_meant(self.name)
-            method = self.name.removeprefix(f"{recipe}-")
-            command = f"rpg train {recipe}" + (f" --method {method}" if method in method_names() else "")
-            what = "holds no run"
+            what, command = "holds no run", training_meant(self.name)
             if self.record_path.is_file():  # with other settings than it was begun with it would be another run
                 begun = self.record().origin.command
                 what, command = "is not finished", command if begun == PYTHON else shlex.join(begun)

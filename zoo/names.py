@@ -46,3 +46,10 @@ def recipe_meant(name: str) -> str:
     one, or else the longest recipe that it begins with; RECIPE where there is none.
     """
     return max((known for known in recipe_names() if f"{name}-".startswith(f"{known}-")), key=len, default="RECIPE")
+
+
+def training_meant(name: str) -> str:
+    """The command that most likely makes a run of this name, RECIPE or RECIPE-METHOD, to type in a message."""
+    recipe = recipe_meant(name)
+    method = name.removeprefix(f"{recipe}-")
+    return f"rpg train {recipe}" + (f" --method {method}" if method in method_names() else "")

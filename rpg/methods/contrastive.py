@@ -5,21 +5,19 @@ other networks (NT-Xent).
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, field_validator
 from torch import Tensor, nn
 
-from rpg.methods.base import Machine, MethodConfig, TrainingSet
+from rpg.methods.base import MethodConfig, TrainingSet
 from rpg.methods.batches import check_several
 from rpg.methods.density import Share, best
-from rpg.methods.measured import StageCost, check_memory
 from rpg.methods.training import Optimisation
 from rpg.methods.vectors import Codec, Statistics, VectorMethod
 from rpg.tokens.permutations import Permutations, permutations_of
-from zoo.derive.mixtures import dimensions
 from zoo.structure import Structure
 
 
@@ -49,24 +47,11 @@ class ContrastiveMethod(VectorMethod, Codec):
     """A VectorMethod that trains one autoencoder on networks as they are."""
 
     statistics: Statistics = "none"
-    about_memory: ClassVar[str]
-    """What to set so that the autoencoder takes less memory."""
-
     config: ContrastiveConfig
 
     @abstractmethod
     def autoencoder(self, structure: Structure) -> nn.Module:
         """One for networks of this structure, not yet trained."""
-
-    @abstractmethod
-    def stage(self, structure: Structure, checkpoints: int) -> StageCost:
-        """What training it costs."""
-
-    def check(self, data: TrainingSet, machine: Machine) -> None:
-        super().check(data, machine)
-        structure = data.zoo.structure
-        stage = self.stage(structure, len(data.entries))
-        check_memory([stage], machine.device, dimensions(structure), self.about_memory)
 
     def refuse(self, data: TrainingSet) -> None:
         check_several(data)

@@ -25,11 +25,11 @@ from pydantic import Field, JsonValue, PositiveFloat, PositiveInt, model_validat
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from rpg.methods.base import About, DrawConfig, Estimate, Machine, MethodConfig, TrainingSet
+from rpg.methods.base import About, DrawConfig, Estimate, MethodConfig, TrainingSet
 from rpg.methods.batches import check_several
 from rpg.methods.closed_form import check_rank
 from rpg.methods.components import Components, piece_bytes
-from rpg.methods.measured import StageCost, check_memory, draw_cost, estimated, stage_cost
+from rpg.methods.measured import StageCost, draw_cost, estimated, stage_cost
 from rpg.methods.training import Optimisation, Trainer
 from rpg.methods.vectors import Codec, Drawn, Statistics, VectorMethod, Vectors
 from zoo.derive.mixtures import dimensions
@@ -170,12 +170,6 @@ class Flow(VectorMethod):
     def refuse(self, data: TrainingSet) -> None:
         check_several(data)
 
-    def check(self, data: TrainingSet, machine: Machine) -> None:
-        super().check(data, machine)
-        structure = data.zoo.structure
-        stage = self.stage(self.code_size(structure, len(data.entries)))
-        check_memory([stage], machine.device, dimensions(structure), self.about_memory)
-
     def code_size(self, structure: Structure, checkpoints: int) -> int:
         """How many values flow."""
         return dimensions(structure)
@@ -251,17 +245,16 @@ class Flow(VectorMethod):
 
         build, decoded = partial(Velocity, size, self.config.velocity), 4 * group * values
         draw = draw_cost(build, step, group, times=request.steps, beside=decoded)
-        return estimated([self.stage(size)], draw, device, values, self.pass_bytes)
+        return estimated(self.stages(structure, checkpoints), draw, device, values, self.pass_bytes)
 
-    def stage(self, size: int) -> StageCost:
-        """What training costs for codes of `size` values."""
-        config = self.config.velocity
+    def stages(self, structure: Structure, checkpoints: int) -> list[StageCost]:
+        size, config = self.code_size(structure, checkpoints), self.config.velocity
 
         def loss(model: Velocity) -> Tensor:
             source, clean, noise = (torch.randn(config.batch_size, size) for _ in range(3))
             return flow_loss(model, source, clean, torch.rand(config.batch_size), noise)
 
-        return stage_cost("velocity", partial(Velocity, size, config), loss, config)
+        return [stage_cost("velocity", partial(Velocity, size, config), loss, config)]
 
 
 class PCAFlow(Flow, Codec):

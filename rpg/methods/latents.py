@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from torch import Tensor
 from rpg.config import DiffusionConfig, Sampler, check_steps
 from rpg.devices import Device
 from rpg.diffusion import PUBLISHED, Denoiser, Objective, Scheduler, draw_noise, make_scheduler, sample, squared_error
-from rpg.methods.base import Asked, DrawConfig, Estimate, Machine, TrainingSet
-from rpg.methods.measured import DrawCost, StageCost, check_memory, estimated
+from rpg.methods.base import Asked, DrawConfig, Estimate, Machine
+from rpg.methods.measured import DrawCost, estimated
 from rpg.methods.vectors import PAD, Codec, VectorMethod, Vectors
 from zoo.checkpoint import load_tensors, save_tensors
 from zoo.conditions import check_condition
@@ -150,24 +150,11 @@ class DiffusionMethod(VectorMethod):
     vectors, or vectors themselves.
     """
 
-    about_memory: ClassVar[str]
-    """What to set so that training takes less memory."""
-
     diffusion: DiffusionConfig
-
-    @abstractmethod
-    def stages(self, structure: Structure, checkpoints: int) -> list[StageCost]:
-        """What training each of the modules costs."""
 
     @abstractmethod
     def draw_cost(self, structure: Structure, request: DiffusionDraw) -> DrawCost:
         """What drawing costs."""
-
-    def check(self, data: TrainingSet, machine: Machine) -> None:
-        super().check(data, machine)
-        structure = data.zoo.structure
-        stages = self.stages(structure, len(data.entries))
-        check_memory(stages, machine.device, dimensions(structure), self.about_memory)
 
     def requested(self, run: Run, request: DrawConfig, machine: Machine) -> int:
         assert isinstance(request, DiffusionDraw)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rpg.devices import Device
 from rpg.methods.base import About, DrawConfig, Estimate, Machine, MethodConfig, TrainingSet
-from rpg.methods.measured import draw_cost, estimated, stage_cost
+from rpg.methods.measured import StageCost, draw_cost, estimated, stage_cost
 from rpg.methods.task_data import Behaviour, task_with_data
 from rpg.methods.training import Optimisation, Trainer
 from rpg.methods.vectors import Drawn, VectorMethod, Vectors
@@ -73,6 +73,7 @@ class Shift(VectorMethod):
         suits="classifiers of images of 1,000 to 100,000 values, aligned, from several seeds",
         trained=True,
     )
+    about_memory = "set a smaller method.shift.batch_size"
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -129,14 +130,17 @@ class Shift(VectorMethod):
 
     def estimate(self, structure: Structure, checkpoints: int, request: DrawConfig, device: Device) -> Estimate:
         """Without the networks that classify images, of which a structure does not say what they compute."""
+        size = dimensions(structure)
+        draw = draw_cost(lambda: Common(size), lambda model: model.shift + torch.zeros(1, size), 1)
+        return estimated(self.stages(structure, checkpoints), draw, device, size)
+
+    def stages(self, structure: Structure, checkpoints: int) -> list[StageCost]:
         settings, size = self.config.shift, dimensions(structure)
 
         def loss(model: Common) -> Tensor:
             return self._networks((torch.zeros(size),) * 2, model.shift, torch.zeros(settings.batch_size, size)).sum()
 
-        stage = stage_cost("shift", lambda: Common(size), loss, settings)
-        draw = draw_cost(lambda: Common(size), lambda model: model.shift + torch.zeros(1, size), 1)
-        return estimated([stage], draw, device, size)
+        return [stage_cost("shift", lambda: Common(size), loss, settings)]
 
 
 def _values(run: Run) -> Path:

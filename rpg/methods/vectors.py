@@ -25,17 +25,19 @@ from torch import Tensor, nn
 
 from evaluators.metrics import Metric
 from rpg.methods.base import About, Asked, DrawConfig, Machine, TrainingSet
+from rpg.methods.measured import StageCost, check_memory
 from rpg.methods.training import Module, Trainer, built
 from rpg.processes import require_trackers, world_size
 from rpg.tokens.files import open_tokens, write_tokens
 from rpg.tokens.layout import Layout
 from rpg.tokens.tokenisation import Rule
-from zoo.derive.mixtures import numbered
+from zoo.derive.mixtures import dimensions, numbered
 from zoo.errors import Failed
 from zoo.files import read_limited
 from zoo.manifest import MANIFEST_BYTES, Entry
 from zoo.progress import Bar, progress
 from zoo.store import Zoo
+from zoo.structure import Structure
 from zoo.writer import ZooWriter
 
 if TYPE_CHECKING:
@@ -122,6 +124,8 @@ class VectorMethod(ABC):
     tokenisation: Rule = "flatten"
     group: ClassVar[int] = 16
     """How many networks are made together, unless they are large."""
+    about_memory: ClassVar[str]
+    """What to set so that training takes less memory."""
 
     def __init__(self) -> None:
         self._loaded: dict[tuple[Path, torch.device], nn.Module] = {}
@@ -140,11 +144,18 @@ class VectorMethod(ABC):
     def make(self, vectors: Vectors, request: DrawConfig, numbers: Sequence[int], device: torch.device) -> Drawn:
         """The networks of these numbers, each a function of (request.seed, its number)."""
 
+    @abstractmethod
+    def stages(self, structure: Structure, checkpoints: int) -> list[StageCost]:
+        """What training each of the modules costs, with so many networks to learn from."""
+
     def check(self, data: TrainingSet, machine: Machine) -> None:
         if world_size() > 1:
             raise ValueError("this method trains in one process; run it without `accelerate launch`")
         require_trackers(machine.trackers)
         self.refuse(data)
+        structure = data.zoo.structure
+        stages = self.stages(structure, len(data.entries))
+        check_memory(stages, machine.device, dimensions(structure), self.about_memory)
 
     def fit(self, data: TrainingSet, run: Run, machine: Machine) -> None:
         vectors = Vectors(run)

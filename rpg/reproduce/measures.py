@@ -116,12 +116,11 @@ class Cell:
             return _parameters(self.zoo)
         if show == "estimated memory":
             return _estimated(self)
-        if spec.statistic == "best 3":
-            return best_3(self._values(self.zoo if show == "original" else self.drawn))
         if show in ("original", "generated"):
-            found = (
-                self._of_task(show) if spec.condition else self._summary(self.zoo if show == "original" else self.drawn)
-            )
+            networks = self.zoo if show == "original" else self.drawn
+            if spec.statistic == "best 3":
+                return best_3(self._values(networks))
+            found = self._of_task(show) if spec.condition else self._summary(networks)
             return found if isinstance(found, float) else float(getattr(found, spec.statistic or "mean"))
         if show in ("noised", "swapped"):
             return self._summary(self.noised if show == "noised" else self.swapped).mean

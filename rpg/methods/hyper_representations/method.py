@@ -148,7 +148,7 @@ class HyperRepresentations(ContrastiveMethod):
     def _model(self, vectors: Vectors, device: torch.device) -> Autoencoder:
         return self.trained(vectors, "autoencoder", lambda: self.autoencoder(vectors.layout.structure), device)
 
-    def stage(self, structure: Structure, checkpoints: int) -> StageCost:
+    def stages(self, structure: Structure, checkpoints: int) -> list[StageCost]:
         values, settings = Layers(structure).values, self.config.autoencoder
         rows = 2 * max(2, min(settings.batch_size, checkpoints))
 
@@ -156,7 +156,7 @@ class HyperRepresentations(ContrastiveMethod):
             views = torch.zeros(rows, values)
             return self._objective(model, views, views)
 
-        return stage_cost("autoencoder", lambda: self.autoencoder(structure), loss, settings)
+        return [stage_cost("autoencoder", lambda: self.autoencoder(structure), loss, settings)]
 
     def estimate(self, structure: Structure, checkpoints: int, request: DrawConfig, device: Device) -> Estimate:
         layers = Layers(structure)
@@ -170,4 +170,4 @@ class HyperRepresentations(ContrastiveMethod):
             return model.decode(torch.zeros(1, self.config.model.latent))
 
         draw = draw_cost(lambda: self.autoencoder(structure), network, 1)
-        return estimated([self.stage(structure, checkpoints)], draw, device, layers.values)
+        return estimated(self.stages(structure, checkpoints), draw, device, layers.values)

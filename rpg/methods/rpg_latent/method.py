@@ -30,7 +30,7 @@ from rpg.methods.base import About, DrawConfig, Estimate, Machine, TrainingSet
 from rpg.methods.batches import distinct_rows
 from rpg.methods.closed_form import check_rank
 from rpg.methods.components import Components, piece_bytes
-from rpg.methods.measured import DrawCost, StageCost, check_memory, draw_cost, estimated, stage_cost
+from rpg.methods.measured import DrawCost, StageCost, draw_cost, estimated, stage_cost
 from rpg.methods.rpg_latent.config import Config, LatentDraw
 from rpg.methods.rpg_latent.energy import energy_distance, spread_distance
 from rpg.methods.rpg_latent.model import LatentGenerator
@@ -81,6 +81,7 @@ class RPGLatent(VectorMethod, Codec):
         suits="networks of 1,000 to 100,000 values, aligned, from many seeds; for behaviour, classifiers of images",
         trained=True,
     )
+    about_memory = "use --set method.model.d_model=128 or so"
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -99,9 +100,6 @@ class RPGLatent(VectorMethod, Codec):
 
     def check(self, data: TrainingSet, machine: Machine) -> None:
         super().check(data, machine)
-        structure, rank = data.zoo.structure, check_rank(self.config.rank, data.zoo, len(data.entries))
-        stage = self._stage(structure, len(data.entries), rank)
-        check_memory([stage], machine.device, dimensions(structure), "use --set method.model.d_model=128 or so")
         if self.config.on_images:
             self._task(data, machine)
         for why in self.config.idle:
@@ -339,10 +337,14 @@ class RPGLatent(VectorMethod, Codec):
         with torch.device("meta"):
             return len(self._built(structure, 1).positions)
 
-    def _stage(self, structure: Structure, checkpoints: int, rank: int) -> StageCost:
-        """What training costs, without the networks that classify images for `behaviour`."""
+    def _rank(self, checkpoints: int) -> int:
+        """How many values the latent of so many networks has."""
+        return min(self.config.rank or checkpoints - 1, checkpoints - 1)
+
+    def stages(self, structure: Structure, checkpoints: int) -> list[StageCost]:
+        """Without the networks that classify images for `behaviour`."""
         settings, length, size = self.config.generator, self._length(structure), self.token_size
-        rows, schedule = min(settings.batch_size, checkpoints), self._schedule()
+        rows, rank, schedule = min(settings.batch_size, checkpoints), self._rank(checkpoints), self._schedule()
 
         def loss(model: LatentGenerator) -> Tensor:
             rng = torch.Generator()
@@ -350,7 +352,7 @@ class RPGLatent(VectorMethod, Codec):
             total = self._terms(model, schedule, step, torch.arange(min(length * size, dimensions(structure))))
             return total if self.config.zoo else total + model.read_out(step.drawn)[1].sum()
 
-        return stage_cost("generator", partial(self._built, structure, rank), loss, settings)
+        return [stage_cost("generator", partial(self._built, structure, rank), loss, settings)]
 
     def estimate(self, structure: Structure, checkpoints: int, request: DrawConfig, device: Device) -> Estimate:
         """With joint denoising, drawn networks and their diversity, but without the networks that classify images for
@@ -358,7 +360,7 @@ class RPGLatent(VectorMethod, Codec):
         """
         assert isinstance(request, LatentDraw)
         self._check_estimate(request, checkpoints)
-        rank = min(self.config.rank or checkpoints - 1, checkpoints - 1)
+        rank = self._rank(checkpoints)
         build, length, size = partial(self._built, structure, rank), self._length(structure), self.token_size
         group = min(self.group_of(length * size), request.n)
 
@@ -374,9 +376,8 @@ class RPGLatent(VectorMethod, Codec):
         if request.sampler != "readout":
             steps = draw_cost(build, denoise, group, times=request.steps, beside=beside)
             draw = DrawCost(max(draw.bytes, steps.bytes), draw.flops + steps.flops, draw.launches + steps.launches)
-        return estimated(
-            [self._stage(structure, checkpoints, rank)], draw, device, dimensions(structure), beside=piece_bytes()
-        )
+        stages = self.stages(structure, checkpoints)
+        return estimated(stages, draw, device, dimensions(structure), beside=piece_bytes())
 
     def _check_estimate(self, request: LatentDraw, checkpoints: int) -> None:
         if request.sampler != "readout":

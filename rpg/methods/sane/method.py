@@ -238,35 +238,32 @@ class SANE(ContrastiveMethod):
     def _model(self, vectors: Vectors, device: torch.device) -> Autoencoder:
         return self.trained(vectors, "autoencoder", lambda: self.autoencoder(vectors.layout.structure), device)
 
-    def stage(self, structure: Structure, checkpoints: int) -> StageCost:
+    def stages(self, structure: Structure, checkpoints: int) -> list[StageCost]:
         """Without the networks whose outputs `behaviour` compares."""
-        sizes, settings = self.config.model, self.config.autoencoder
+        settings, size = self.config.autoencoder, self.config.model.token_size
         rows = 2 * max(2, min(settings.batch_size, checkpoints))
-        seen = min(sizes.window, Chunks(Layers(structure), sizes.token_size).count)
 
         def loss(model: Autoencoder) -> Tensor:
-            places = torch.zeros(rows, seen, 3, dtype=torch.int64)
-            contrast, kept, _ = self._terms(model, torch.zeros(rows, seen, sizes.token_size), places)
+            places = torch.zeros(rows, model.seen, 3, dtype=torch.int64)
+            contrast, kept, _ = self._terms(model, torch.zeros(rows, model.seen, size), places)
             return self.config.contrast * contrast + (1 - self.config.contrast) * kept
 
-        return stage_cost("autoencoder", lambda: self.autoencoder(structure), loss, settings)
+        return [stage_cost("autoencoder", lambda: self.autoencoder(structure), loss, settings)]
 
     def estimate(self, structure: Structure, checkpoints: int, request: DrawConfig, device: Device) -> Estimate:
         """Without the networks whose outputs `behaviour` compares, and those that a selection scores."""
         layers, sizes = Layers(structure), self.config.model
         count = Chunks(layers, sizes.token_size).count
-        seen = min(sizes.window, count)
 
         def window(model: Autoencoder) -> Tensor:
-            return model.decode(torch.zeros(1, seen, sizes.latent), torch.zeros(1, seen, 3, dtype=torch.int64))
+            places = torch.zeros(1, model.seen, 3, dtype=torch.int64)
+            return model.decode(torch.zeros(1, model.seen, sizes.latent), places)
 
         number = len(windows(count, sizes.window, sizes.halo))
         whole = 4 * count * (sizes.latent + 2 * sizes.token_size) + 4 * 3 * layers.values
         draw = draw_cost(lambda: self.autoencoder(structure), window, 1, times=number, beside=whole)
-        found = estimated([self.stage(structure, checkpoints)], draw, device, layers.values)
+        found = estimated(self.stages(structure, checkpoints), draw, device, layers.values)
         if not self.config.behaviour:
             return found
-        looked = (
-            f"what {self.config.queries} images a step cost, each through a batch of networks and of reconstructions"
-        )
-        return replace(found, text=f"{found.text}\nnot counted {looked} (method.behaviour)")
+        looked = f"{self.config.queries} images a step cost, each through a batch of networks and of reconstructions"
+        return replace(found, text=f"{found.text}\nnot counted what {looked} (method.behaviour)")

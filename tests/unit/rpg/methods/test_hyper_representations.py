@@ -237,7 +237,7 @@ def test_what_cannot_work_is_refused_before_any_work(tmp_path):
 def test_activations_count_when_memory_is_checked(tmp_path, monkeypatch):
     zoo, method = digits_zoo(tmp_path / "zoo", 3), config().build()
     data = TrainingSet(zoo, "train", tuple(zoo.entries))
-    stage = method.stage(zoo.structure, len(data.entries))
+    stage = method.stages(zoo.structure, len(data.entries))[0]
     assert stage.bytes - 1 > 4 * 4 * stage.parameters  # weights, gradients and two moments
     monkeypatch.setattr(cuda, "total_memory", lambda device: stage.bytes)
     method.check(data, Machine(torch.device("cpu")))

@@ -17,6 +17,7 @@ import rpg.run
 from killing import check_kills
 from learning import content, generate, train
 from rpg.methods.base import About, DrawConfig, Machine, MethodConfig, TrainingSet
+from rpg.methods.measured import stage_cost
 from rpg.methods.training import EMA, Optimisation, Trainer
 from rpg.methods.vectors import Codec, Drawn, VectorMethod, Vectors, module_path, reconstructed
 from rpg.run import Run
@@ -83,6 +84,11 @@ class Toy(VectorMethod, Codec):
         codec = autoencoder(vectors.size)
         rpg.methods.training.load_module(codec, module_path(vectors.run, "codec"))
         return codec[1]
+
+    about_memory = "take a smaller toy"
+
+    def stages(self, structure, checkpoints):
+        return [stage_cost("codec", lambda: autoencoder(128), lambda model: error(model, torch.zeros(3, 128)), STAGE)]
 
     def estimate(self, *args, **kwargs):
         raise NotImplementedError
