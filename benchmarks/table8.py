@@ -6,8 +6,9 @@ Each method learns the zoo's training networks in a process of its own, at most 
 networks; one report then sets all of them beside the originals, those held out, the baselines, and what their codecs
 keep. "best 3" is the mean of a group's best three by the test data, which is D2NWG's statistic: a selection. OUT has
 runs/, zoos/, logs/ and report/; the table is OUT/table8.md and OUT/table8.json. The same call goes on where it was:
-what is there is not done again. The table is of the methods that are named: to add some, name the others, too. A
-method that fails, or is not finished within its limit, has a row that says so, and the exit code is 1.
+what is there is not done again. The table is of the methods that are named, so a call that leaves out one of OUT's
+table is refused. A method that fails, or is not finished within its limit, has a row that says so, and the exit code
+is 1.
 
 `rpg compare` sets reports side by side; this trains, and adds what the records of runs and zoos say: seconds to train
 and for a network, learnt parameters, and the most memory that a process had.
@@ -16,6 +17,7 @@ and for a network, learnt parameters, and the most memory that a process had.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from rpg.reports.report import measures
 from rpg.reports.stage import plan_report
 from study import table_of, write_table
 from zoo.console import run_cli
+from zoo.recipe import task_of
 from zoo.store import Zoo
 from zoo.table import Record, Table
 
@@ -47,9 +50,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make the table, or the rest of it. Exit code 1 when a method failed."""
     options = parser().parse_args(arguments)
     methods, originals = chosen(options.methods.split(","), options), Zoo.open(options.zoo)
+    place = options.out / "table8"
+    refuse_tasks(originals)
+    refuse_fewer(methods, place)
     trials = trials_of(methods, originals, options)
-    write_table(table(originals, trials, options), options.out / "table8")
+    write_table(table(originals, trials, options), place, title_of(originals, options))
     return int(any(trial.failed for trial in trials))
+
+
+def refuse_tasks(originals: Zoo) -> None:
+    """Raise ValueError for networks of many tasks, whose reports have other columns (benchmarks/tasks.py)."""
+    if originals.manifest.origin.task and task_of(originals.manifest.origin).conditions():
+        raise ValueError(f"{originals.path} is for many binary tasks; expected networks of one task")
+
+
+def refuse_fewer(methods: Sequence[str], place: Path) -> None:
+    """Raise ValueError where the table that is there has methods which these leave out."""
+    there = place.with_suffix(".json")
+    if not there.is_file():
+        return
+    rows = json.loads(there.read_text())
+    lost = dict.fromkeys(str(row["method"]) for row in rows if row.get("method") not in (None, *methods))
+    if lost:
+        raise ValueError(f"{there} has {', '.join(lost)}, too; name all methods in --methods, or another --out")
+
+
+def title_of(originals: Zoo, options: argparse.Namespace) -> str:
+    """What the table is of, and how its columns are meant."""
+    return (
+        f"# Methods on {originals.name}\n\nScores in percent, of {options.n} networks of each seed of a method, all "
+        "counted. Distances over the yardstick, the median distance of an original to its nearest one (of another run, "
+        "where there are several). AUC and shift: against those held out. Peak GB: of the process."
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,8 +113,7 @@ def reported(
         zoos, originals=originals, out=place, runs=runs, data_root=options.data_root, device=options.device
     )
     found = plan.carry_out().comparison
-    if not isinstance(found, Comparison):
-        raise ValueError(f"{originals.path} is for many binary tasks; expected networks of one task")
+    assert isinstance(found, Comparison)  # not of tasks: refuse_tasks
     called = labels(zoos, BASELINES)
     return found, {trial.zoo: called[zoo.sha256] for trial, zoo in zip(trials, zoos, strict=True)}
 

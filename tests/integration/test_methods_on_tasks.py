@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
+import table8
 import tasks
 import trials
 
@@ -98,3 +99,9 @@ def test_methods_and_zoos_that_know_no_tasks_are_refused_before_any_work(place, 
     with pytest.raises(ValueError, match="holds no networks of binary tasks"):
         tasks.main([str(rpg.generate(made, out="zoos/normal").path), "--out", "out", "--methods", "few.yaml"])
     assert commands == []
+
+
+def test_networks_of_many_tasks_have_a_table_of_their_own(place, commands) -> None:
+    with pytest.raises(ValueError, match=r"zoos/binary is for many binary tasks; expected networks of one task"):
+        table8.main(["zoos/binary", "--out", "out", "--methods", "few.yaml"])
+    assert not commands

@@ -97,7 +97,10 @@ def test_methods_stand_in_one_table_with_their_costs(place, commands, capsys) ->
     assert flow["peak GB"] > 0.05
     assert rows["gaussian"]["method"] is None  # the baseline of the report
     assert rows["seed 0"]["failed"] == "train: not finished within 3600 s"
-    assert Path("out/table8.md").read_text().splitlines()[0].startswith("| method")
+    title, _, legend, _, head = Path("out/table8.md").read_text().splitlines()[:5]
+    assert title == "# Methods on seeds"
+    assert "2 networks of each seed" in legend
+    assert head.startswith("| method")
     assert "not finished" in capsys.readouterr().out
     # The second seed is another one, in training and in drawing.
     assert "seed" not in json.dumps(rpg.load("out/runs/tiny").record().origin.settings)
@@ -141,6 +144,17 @@ def test_a_method_with_other_settings_than_its_run_is_a_row_that_says_so(place, 
     assert table8.main(asked) == 1
     (row,) = json.loads(Path("out/table8.json").read_text())
     assert "holds another run: method.velocity.steps 3 -> 4" in row["failed"]
+
+
+def test_a_call_with_fewer_methods_does_not_lose_the_table(place, commands) -> None:
+    asked = ["zoos/seeds", "--out", "out", "-n", "2", "--methods"]
+    assert table8.main([*asked, "gaussian,kde"]) == 0
+    there = Path("out/table8.json").read_bytes()
+    commands.clear()
+    with pytest.raises(ValueError, match=r"table8.json has kde, too; name all methods in --methods, or another --out"):
+        table8.main([*asked, "gaussian,tiny.yaml"])
+    assert not commands
+    assert Path("out/table8.json").read_bytes() == there
 
 
 def test_seeds_are_found_in_any_method() -> None:
