@@ -24,6 +24,7 @@ from rpg.reports.distribution import Distribution
 CLEARLY = 75.0
 TOLD_APART = 3.0  # standard deviations of chance that an AUC has to be above one half
 SHIFTED = 0.5  # of the radius of originals held out, from which all networks were moved one way
+ALIKE = 0.1  # of the originals' spread, below which a codec gives one network back for all
 FAR = 3.0  # times the distance of training checkpoints, from which weights alone say that something may be wrong
 
 
@@ -249,8 +250,8 @@ def _baselines(comparison: Comparison, scoring: Scoring, group: Group) -> str:
     top, score = headline_metric(scoring, best).mean, headline_metric(scoring, group).mean
     accurate = _as_accurate(comparison, scoring, group)
     reach = (
-        f"These reach their mean score: {_listed(scoring, accurate)}. Accuracy alone is then no evidence for the "
-        "generator."
+        f"These reach their mean score, to within one test sample: {_listed(scoring, accurate)}. Accuracy alone is "
+        "then no evidence for the generator."
         if accurate
         else "None reaches their mean score."
     )
@@ -296,10 +297,15 @@ def _codec(comparison: Comparison, group: Group) -> str:
     rows = [one for one in comparison.of_kind("reconstructed") if is_of(one.name, group.name)]
     if not rows:
         return ""
+    sources = {one.name: comparison.of_kind("heldout" if "heldout" in one.name else "original")[0] for one in rows}
     near = [f"{one.name} {median(one.nearest_ratio):.2f}" for one in rows]
     text = f"Encoded and decoded alone, originals lie this far from the nearest training checkpoint: {', '.join(near)}."
+    several = [one for one in rows if len(one.nearest) > 1]
+    if wide := [f"{one.name} {one.spread:.2f} of {sources[one.name].spread:.2f}" for one in several]:
+        text += f" Their spread around one another, of that which the originals have: {', '.join(wide)}."
+    if alike := [one.name for one in several if one.spread < ALIKE * sources[one.name].spread]:
+        text += f" Those of {' and '.join(alike)} are nearly one network, whatever was encoded: no codec."
     if scoring := comparison.scoring:
-        sources = {one.name: comparison.of_kind("heldout" if "heldout" in one.name else "original")[0] for one in rows}
         lost = [f"{one.name} {_mean(scoring, one):.2f} of {_mean(scoring, sources[one.name]):.2f}" for one in rows]
         text = f"What encoding and decoding alone leaves of the mean score: {', '.join(lost)}. {text}"
     return text

@@ -156,7 +156,7 @@ def test_a_verdict_says_it_and_takes_no_ceiling_for_a_baseline(comparisons) -> N
                 f"leaves of the mean score: {its} {kept:.2f} of {comparison.original.scored.metrics['top1'].mean:.2f}"
                 in (found["Codec"])
             )
-            assert found["Codec"].count("by ") == (4 if name == "both" else 0)
+            assert found["Codec"].count("by ") == (5 if name == "both" else 0)  # one held-out network has no spread
 
 
 def test_reconstructing_goes_on_where_it_was(runs, place, tmp_path) -> None:

@@ -276,7 +276,10 @@ def test_verdict_names_a_baseline_that_does_as_well() -> None:
 
     (accurate_but_a_copy,) = judge(comparison(mean_of_all=(97.5, 0.95)))
     assert "No trivial baseline is at once" in accurate_but_a_copy.headline
-    assert "These reach their mean score: mean_of_all (97.50)" in dict(accurate_but_a_copy.findings)["Baselines"]
+    assert (
+        "These reach their mean score, to within one test sample: mean_of_all (97.50)"
+        in dict(accurate_but_a_copy.findings)["Baselines"]
+    )
 
     baselines = dict(judge(comparison())[0].findings)["Baselines"]
     assert "None reaches their mean score" in baselines

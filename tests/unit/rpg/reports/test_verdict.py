@@ -165,6 +165,22 @@ def test_a_soup_is_no_new_network(headline: Any) -> None:
     assert "not closer to a training checkpoint" not in text
 
 
+@pytest.mark.parametrize("scored", [True, False])
+def test_a_codec_that_gives_one_network_back_is_called_out(
+    task: Linear, networks: Tensor, tmp_path: Path, scored: bool
+) -> None:
+    """Even where that network is as good as all: the mean of them here."""
+    originals = networks[:ORIGINALS]
+    one = originals.mean(0, keepdim=True) + 1e-3 * originals.std() * torch.randn(NEW, 10, 65)
+    for k, (back, alike) in enumerate(((one, True), (originals[:NEW], False))):
+        groups = {"mine": ("generated", originals[:NEW]), "reconstructed": ("reconstructed", back)}
+        found = compared(task if scored else None, originals, groups, tmp_path / str(k))
+        said = dict(judge(found)[0].findings)["Codec"]
+        own = found.group("reconstructed").spread
+        assert f"the originals have: reconstructed {own:.2f} of {found.original.spread:.2f}." in said
+        assert ("Those of reconstructed are nearly one network" in said) == alike
+
+
 def test_a_gaussian_that_works_is_beaten_by_itself_as_a_baseline(
     task: Linear, networks: Tensor, tmp_path: Path
 ) -> None:
