@@ -45,7 +45,8 @@ from rpg.options import (
 )
 from rpg.program import app
 from zoo.command_help import AROUND, FIRST, JUDGE, LEARN, examples
-from zoo.console import command_line, describe_push, emit, is_first_process, run_cli, say
+from zoo.console import command_line, describe_push, emit, is_first_process, run_cli, say, say_next
+from zoo.names import typed
 from zoo.options import DataRoot, Device, DryRun, Import, Json, Out, Precision, Set
 
 
@@ -154,6 +155,8 @@ def train(
     spent = run.spent
     took = {} if spent is None else {"spent": spent.model_dump(mode="json")}
     emit(about | run.facts | took, as_json, f"learnt, in {run.path}" + (f"\n{spent.text()}" if spent else ""))
+    unseen = any(entry.split == "unseen" for entry in plan.data.zoo.entries)
+    say_next(["rpg", "generate", typed(run.path, "runs"), *["--split", "unseen"] * unseen], as_json)
 
 
 @app.command(
@@ -217,6 +220,7 @@ def generate(
         found["spent"] = spent.model_dump(mode="json")
         text = f"{text}\n{spent.text()}"
     emit(found, as_json, text)
+    say_next(["rpg", "report", typed(zoo.path, "zoos")], as_json)
 
 
 @app.command(

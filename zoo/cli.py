@@ -11,7 +11,7 @@ import zoo.derive.command  # whose commands are the program's, too
 import zoo.fetch.command  # noqa: F401
 from zoo import cli_options as given
 from zoo.command_help import DERIVE, LOOK, MAKE, SHARE, examples
-from zoo.console import command_line, describe_push, emit, plain, run_cli, say
+from zoo.console import command_line, describe_push, emit, plain, run_cli, say, say_next
 from zoo.options import DataRoot, Device, DryRun, Import, Json, Out, Precision, Set
 from zoo.program import app
 
@@ -87,6 +87,9 @@ def collect(
     found = [describe(zoo) for zoo in zoos]
     text = [f"{len(zoo.entries)} checkpoints in {zoo.path}" for zoo in zoos]
     emit(found[0] if len(found) == 1 else {"zoos": found}, as_json, "\n".join(text))
+    if len(zoos) == 1:
+        recipe = recipes if loaded[0].method else []  # without one RPG learns, in the size that suits the networks
+        say_next(["rpg", "train", *recipe, *(["--zoo", str(places[0])] if out or not recipe else [])], as_json)
 
 
 @app.command(

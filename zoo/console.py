@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,12 @@ def say(message: str) -> None:
     """A line for people, on stderr, so that stdout holds results alone."""
     if is_first_process():
         print(plain(message, keep="\n"), file=sys.stderr)
+
+
+def say_next(words: Sequence[str], as_json: bool) -> None:
+    """The command that comes after this one, for newcomers; programs that read JSON know."""
+    if not as_json:
+        say(f"next: {shlex.join(words)}")
 
 
 @contextmanager

@@ -41,6 +41,11 @@ def table_names() -> dict[str, Path]:
     return {file.stem: file for file in sorted(files, key=order)}
 
 
+def typed(path: Path, room: str) -> str:
+    """What to type for an artefact: its name where it is in the room of its kind, such as `zoos`, or else its path."""
+    return path.name if path.parent == Path(room) else str(path)
+
+
 def recipe_meant(name: str) -> str:
     """The recipe that a zoo or run of this name is most likely of, to type in a message: its own name, where that is
     one, or else the longest recipe that it begins with; RECIPE where there is none.
