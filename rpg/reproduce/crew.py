@@ -18,7 +18,7 @@ from typing import Protocol, TypeAlias
 import torch
 
 from rpg.reproduce.collected import Machine
-from rpg.reproduce.steps import Step, shown
+from rpg.reproduce.steps import Step, require_same, shown
 from zoo.console import pick_device
 from zoo.errors import Corrupt, Failed, MissingData, MissingExtra
 from zoo.plugins import code, run
@@ -51,7 +51,7 @@ class Alone:
             if reasons:
                 failed[step] = reasons[0]
             elif step.done:
-                step.refuse_another(self._machine)
+                require_same(step, self._machine)
             else:
                 log.info("[%d/%d] %s", number, len(steps), shown(step))
                 try:
@@ -149,7 +149,7 @@ class Team:
     def _check(self, step: Step) -> None:
         """Note what is there and was made otherwise."""
         try:
-            step.refuse_another(self._machine)
+            require_same(step, self._machine)
         except RAISED as error:
             self._raised[step] = error
 

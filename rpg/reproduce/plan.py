@@ -14,7 +14,7 @@ from rpg.reproduce.crew import Crew
 from rpg.reproduce.measures import Cell, plus_signs
 from rpg.reproduce.paper import NOT_RUN, PaperTable, load_table
 from rpg.reproduce.result import Found, Result
-from rpg.reproduce.steps import Reported, Scored, Step, in_order, shown
+from rpg.reproduce.steps import Reported, Scored, Step, in_order, require_same, shown
 from zoo.errors import MissingExtra
 from zoo.table import Record, Table
 
@@ -190,7 +190,7 @@ def outlook_of(title: str, steps: Sequence[Step], machine: Device) -> Outlook:
     for step in steps:
         cost, lacks = _cost(step, machine)
         if done := step.done:
-            step.refuse_another(Machine())
+            require_same(step, Machine())
         there = done or (isinstance(step, Scored | Reported) and step.on_record)
         rows.append(
             {

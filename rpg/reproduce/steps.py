@@ -311,6 +311,17 @@ def in_order(wanted: Sequence[Step]) -> list[Step]:
     return list(dict.fromkeys(step for one in wanted for step in walk(one)))
 
 
+def require_same(step: Step, machine: Machine) -> None:
+    """Raise ValueError where what is there was made otherwise. What stages advise, another --out, is not what helps."""
+    try:
+        step.refuse_another(machine)
+    except ValueError as error:
+        raise ValueError(
+            f"{str(error).partition('; choose another')[0]}; `rpg reproduce` makes zoos and runs where it is called, "
+            "whatever --out: call it in another directory, or remove what is there"
+        ) from error
+
+
 def shown(step: Step) -> str:
     """The command that does what a step does."""
     return shlex.join(step.command())

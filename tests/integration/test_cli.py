@@ -505,3 +505,18 @@ def test_import_through_the_command_line(shell, place):
     shell.fails("rpg-zoo import nowhere", 2, "there is no nowhere")
     shell.fails("rpg-zoo import theirs --format tim", 2, "did you mean timm?")
     shell.fails("rpg-zoo import theirs --recipe cifar10-cnn-small", 2, "none of 3 files", "does not fit")
+
+
+def test_commands_say_what_comes_next(shell, place):
+    """The names as they are typed; nothing for programs, and places where somebody chose them."""
+    told = {
+        f"rpg-zoo collect {TINY}": f"next: rpg train {TINY}",
+        f"rpg train {TINY}": "next: rpg generate tiny",
+        "rpg generate tiny": "next: rpg report tiny-generated",
+        f"rpg train {TINY} --out ./elsewhere --method gaussian": "next: rpg generate elsewhere",
+        f"rpg-zoo collect {TINY} --out there": f"next: rpg train {TINY} --zoo there",
+    }
+    for command, expected in told.items():
+        code, _, err = shell(command)
+        assert (code, err.splitlines()[-1]) == (0, expected)
+    assert "next" not in shell(f"rpg train {TINY} --json")[2]

@@ -50,7 +50,7 @@ def test_three_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     originals = Zoo.open("zoos/three")
     assert {entry.condition for entry in originals.entries} == {"001", "010", "011", "100", "101", "110"}
     (unseen,) = {entry.condition for entry in originals.select("unseen")}
-    result("rpg train three.yaml")
+    assert run("rpg train three.yaml")[2].splitlines()[-1] == "next: rpg generate three --split unseen"
     by_name = ",".join(str(k) for k, bit in enumerate(unseen or "") if bit == "1")
     for condition, out in ((unseen, "bits"), (by_name, "names")):
         result(f"rpg generate runs/three --condition {condition} --flip --out {out}")
