@@ -279,7 +279,8 @@ def test_a_zoo_of_other_settings_is_refused(
     call(f"rpg-zoo collect {TINY} --set zoo.checkpoints=3 --set zoo.epochs=1 --out {cell.zoo.place}")
     for carry_out in (lambda: reproduce_one(plan, Alone(Machine("cpu")), Path("out")), lambda: outlook([plan], "h100")):
         with pytest.raises(
-            ValueError, match=r"holds another zoo: zoo\.checkpoints 3 -> 4; .*`rpg reproduce` makes .* in another directory"
+            ValueError,
+            match=r"holds another zoo: zoo\.checkpoints 3 -> 4; .*`rpg reproduce` makes .* in another directory",
         ):
             carry_out()
     shutil.rmtree(cell.zoo.place)
