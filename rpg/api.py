@@ -16,6 +16,7 @@ from rpg.devices import DEVICES, Device, measure
 from rpg.methods.base import DrawConfig, Estimate, Machine, Method, MethodConfig, TrainingSet
 from rpg.methods.ceiling import warn_of_codec
 from rpg.methods.rpg.sizes import CHECKPOINTS, adequate_sizes
+from rpg.methods.training import warn_of_warmup
 from rpg.publish import fetch_run
 from rpg.run import Run
 from rpg.sweep import PARAMETERS, parse_sweep, row
@@ -192,6 +193,7 @@ def plan_training(
     Run(path).refuse_another(origin)
     if not Run(path).trained:  # what is learnt needs nothing more
         config.build().check(data, machine)
+        warn_of_warmup(config)
     return Training(config, request, data, origin, path, machine)
 
 

@@ -5,6 +5,7 @@ A step is a function of (seed, step) alone (zoo.seeds). Its losses go to metrics
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from typing_extensions import Self
 
-from rpg.methods.base import Machine
+from rpg.methods.base import Machine, MethodConfig
 from rpg.processes import Processes
 from rpg.run import Run
 from zoo.checkpoint import load_tensors, save_tensors
@@ -31,6 +32,8 @@ from zoo.spent import Stopwatch
 from zoo.structure import Frozen
 from zoo.training.malloc import keep_freed_memory
 from zoo.training.state import gather_full, pack_state, read_state, unpack_state, write_state
+
+log = logging.getLogger(__name__)
 
 LOG_EVERY = 10  # steps between lines of metrics.jsonl
 
@@ -54,6 +57,16 @@ class Optimisation(Frozen):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     save_every: PositiveInt = 1000
     seed: Seed = 0
+
+
+def warn_of_warmup(config: MethodConfig) -> None:
+    """Say which learning rates a method's settings never reach."""
+    for name, settings in config:
+        if isinstance(settings, Optimisation) and settings.warmup >= settings.steps:
+            log.warning(
+                f"method.{name}.learning_rate = {settings.learning_rate:g} is never reached: it rises over "
+                f"method.{name}.warmup = {settings.warmup}, and there are {settings.steps} steps; lower the warmup"
+            )
 
 
 class Settings(Protocol):

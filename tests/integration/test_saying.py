@@ -107,3 +107,11 @@ def test_nothing_to_learn_from_is_said():
     for nothing in ({}, {"zoo": ""}):
         with pytest.raises(ValueError, match="say what to learn: a recipe, or a zoo by its place or name"):
             rpg.train(None, "gaussian", **nothing)
+
+
+@pytest.mark.parametrize(("warmup", "said"), [(50, True), (49, False)])
+def test_a_learning_rate_that_is_never_reached_is_said(place, warmup, said):
+    sets = f"--set method.denoiser.steps=50 --set method.denoiser.warmup={warmup}"
+    code, _, err = run(f"rpg train zoos/tiny --method p-diff-small {sets} --dry-run")
+    assert code == 0, err
+    assert ("method.denoiser.learning_rate = 0.001 is never reached" in err) is said
