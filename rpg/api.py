@@ -333,6 +333,7 @@ def plan_generation(
     trained = run if isinstance(run, Run) else load(run)
     record, method = trained.record(), trained.method()
     request = validate(trained.config().draw_config, {**record.draw, **settings}, "generate")
+    trained.config().check_draw(request)
     origin = Origin(
         name=record.origin.name,
         kind="generated",

@@ -68,6 +68,9 @@ class MethodConfig(Frozen):
         """The method with these settings."""
         raise TypeError(f"{type(self).__name__} does not say what it builds")
 
+    def check_draw(self, request: DrawConfig) -> None:
+        """Raise ValueError for a request that what is learnt with these settings cannot serve."""
+
     def condition_type(self, run: Run) -> ConditionType | None:
         """What networks of a trained run can be asked for; None where that is the tasks of its zoo, if it has some."""
         return None

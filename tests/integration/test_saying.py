@@ -115,3 +115,18 @@ def test_a_learning_rate_that_is_never_reached_is_said(place, warmup, said):
     code, _, err = run(f"rpg train zoos/tiny --method p-diff-small {sets} --dry-run")
     assert code == 0, err
     assert ("method.denoiser.learning_rate = 0.001 is never reached" in err) is said
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"rpg-zoo collect {TINY} --dry-run --set generate.steps=1001",
+        "rpg train zoos/tiny --method p-diff-small --dry-run --set generate.steps=1001",
+        "rpg demo --dry-run --set method.diffusion.num_steps=10",
+        "rpg generate tiny --dry-run --steps 1001",
+    ],
+)
+def test_steps_that_no_schedule_has_are_refused_by_every_command(place, command):
+    code, _, err = run(command)
+    assert code == 2
+    assert "sampling steps, but the schedule has" in err

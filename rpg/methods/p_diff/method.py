@@ -19,7 +19,7 @@ from pydantic import Field, JsonValue, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from rpg.config import DiffusionConfig
+from rpg.config import DiffusionConfig, check_steps
 from rpg.diffusion import make_scheduler
 from rpg.methods.base import About, DrawConfig, MethodConfig, TrainingSet
 from rpg.methods.batches import check_several
@@ -109,6 +109,10 @@ class PDiffConfig(MethodConfig):
     denoiser: DenoiserConfig
     diffusion: DiffusionConfig = DiffusionConfig()
     rescale_latents: bool = True
+
+    def check_draw(self, request: DrawConfig) -> None:
+        assert isinstance(request, DiffusionDraw)
+        check_steps(self.diffusion, request.steps)
 
 
 class Config(PDiffConfig):
