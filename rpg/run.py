@@ -8,6 +8,7 @@
     ...                    the method's own files
     logs/                  of trackers, if any were asked for; nothing needs them
     spent.json             what an interrupted training took so far
+    finished.json          hashes of what an interrupted training has finished, such as its first stage
     trained.json           hashes of run.json and of what was learnt; what learning took; written last: it means trained
 
 Generating needs neither the zoo nor the task's data.
@@ -70,6 +71,12 @@ class TrainedRecord(Frozen):
     spent: Spent | None = None
 
 
+class FinishedRecord(Frozen):
+    """`finished.json`."""
+
+    files: dict[FileName, FileRecord]
+
+
 class Run:
     """One run directory. `stopwatch`, where one is set, measures what learning takes, for the record."""
 
@@ -82,6 +89,7 @@ class Run:
         self.metrics_path = path / "metrics.jsonl"
         self.trained_path = path / "trained.json"
         self.spent_path = path / "spent.json"
+        self.finished_path = path / "finished.json"
         self.stopwatch: Stopwatch | None = None
 
     @property
@@ -108,6 +116,7 @@ class Run:
                 self.require_trained()
                 return
             self.check(begun.files)
+            self.check(self._finished())
             if begun.networks != tuple(entry.sha256 for entry in data.entries):
                 raise Corrupt(f"{self.record_path} has changed; remove {self.path} and train again")
             return
@@ -167,6 +176,20 @@ class Run:
         for name, file in files.items():
             if problem := file.problem(self.path / name):
                 raise Corrupt(f"{problem}; remove {self.path} and train again")
+
+    def finish(self, files: Sequence[Path]) -> None:
+        """Record files that are read again when this training is continued, which then finds them as they are now.
+        Those on record already are: `begin` has checked them. One that a kill left without a record is taken as it is.
+        """
+        known = self._finished()
+        new = [path for path in files if path.relative_to(self.path).as_posix() not in known]
+        if new:
+            self.write_json(self.finished_path, FinishedRecord(files={**known, **self._records(new)}))
+
+    def _finished(self) -> dict[FileName, FileRecord]:
+        if not self.finished_path.is_file():
+            return {}
+        return FinishedRecord.parse(read_limited(self.finished_path, MANIFEST_BYTES), self.finished_path).files
 
     def seal(self, learnt: Sequence[Path], facts: Mapping[str, JsonValue]) -> None:
         """Record what a method has learnt, files of the run's directory, which makes the run a trained one."""

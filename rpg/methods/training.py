@@ -263,6 +263,11 @@ class Trainer:
         if kind is None:
             self._processes.close()
 
+    def keep(self, *files: Path) -> None:
+        """Files of the run that are finished, and stay: a continued training reads them again."""
+        self.run.finish(files)
+        self.files += files
+
     def train(
         self, name: str, model: nn.Module, settings: Optimisation, loss: Callable[[nn.Module, int], Tensor]
     ) -> nn.Module:
@@ -278,8 +283,8 @@ class Trainer:
         else:
             self._optimise(name, model.train(), settings, loss, state_path)
             save_tensors(path, {key: value.cpu() for key, value in model.state_dict().items()})
+        self.keep(path)
         state_path.unlink(missing_ok=True)
-        self.files.append(path)
         self._before, self._lines = self._before + settings.steps, self._lines + lines_of(settings.steps)
         return model.eval()
 

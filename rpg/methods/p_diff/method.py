@@ -178,7 +178,7 @@ class PDiff(LatentMethod):
     def learn(self, vectors: Vectors, data: TrainingSet, trainer: Trainer) -> dict[str, JsonValue]:
         codes, facts = self._codes(vectors, trainer)
         scale = fitted_scale(scale_path(vectors.run), codes, self.config.rescale_latents)
-        trainer.files.append(scale_path(vectors.run))
+        trainer.keep(scale_path(vectors.run))
         settings, mask = self.config.denoiser, self._mask(vectors, trainer.device)
         schedule = make_scheduler(self.diffusion, "ddpm", self.diffusion.num_steps)
 

@@ -122,7 +122,7 @@ class RPGLatent(VectorMethod, Codec):
             Components.fit(vectors.open(), rank).save(path)
         components = Components.load(vectors.open(), path)
         codes, spread = components.units.float(), self.config.spread(components.alive)
-        trainer.files += [path, vectors.vectors_path]
+        trainer.keep(path, vectors.vectors_path)
         with global_seed(settings.seed, "generator"):
             model = self._built(data.zoo.structure, codes.shape[1])
         behaviour = None
