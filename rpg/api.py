@@ -23,7 +23,7 @@ from rpg.sweep import PARAMETERS, parse_sweep, row
 from zoo.api import PYTHON
 from zoo.conditions import is_text
 from zoo.console import is_first_process, pick_device
-from zoo.errors import Failed, MissingData, MissingExtra, suggest
+from zoo.errors import Corrupt, Failed, MissingData, MissingExtra, suggest
 from zoo.health import warn_of_guessers
 from zoo.hub.client import is_address, parse_address
 from zoo.manifest import Origin, Source, differences, settings_of, versions
@@ -85,12 +85,17 @@ class Training:
     def carry_out(self) -> Run:
         """Train, or continue, into `path`, and warn of a codec that loses too much."""
         run = Run(self.path)
-        fresh = not run.trained
+        fresh, begun = not run.trained, run.record_path.is_file()
         if is_first_process():
             run.begin(self.origin, self.data, self.request)
         if not run.trained:
             run.stopwatch = Stopwatch(self.machine.device, run.spent_path)
-        self.config.build().fit(self.data, run, self.machine)
+        try:
+            self.config.build().fit(self.data, run, self.machine)
+        except (ValueError, Corrupt):  # these networks are no good
+            if is_first_process() and not begun:
+                run.forget()
+            raise
         if fresh and is_first_process():
             warn_of_codec(run, self.data, self.machine)
         return run
@@ -274,7 +279,7 @@ class Generation:
                 writer.stopwatch, there = Stopwatch(self.machine.device), len(writer.done)
                 try:
                     self.method.draw(self.run, self.request, writer, self.machine)
-                except Failed:
+                except (Failed, Corrupt):
                     writer.forget()  # other settings may do, and the place is free for them
                     raise
                 made = len(writer.done) - there

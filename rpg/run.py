@@ -20,7 +20,9 @@ import hashlib
 import json
 import logging
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -154,6 +156,18 @@ class Run:
             raise ValueError(f"{self.path} is a file; expected a directory for the run, choose another with --out")
         elif there - {self.constants_path.name, self.frozen_path.name}:
             raise ValueError(f"{self.path} exists and is not a run; choose another place with --out")
+
+    def forget(self) -> None:
+        """Leave no trace of a run that this call began, unless training has. What is hidden may be of others."""
+        if self.metrics_path.is_file():
+            return
+        for path in self.path.glob("[!.]*"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        with suppress(OSError):
+            self.path.rmdir()
 
     @property
     def trained(self) -> bool:
