@@ -97,8 +97,11 @@ class TrainingSet:
         return cls(zoo, split, tuple(chosen))
 
     def __post_init__(self) -> None:
-        if all(spec.kind == "constant" for spec in self.zoo.structure):
-            raise ValueError(f"there is nothing to learn from {self.zoo.path}: its networks hold integers alone")
+        if not any(spec.numel for spec in self.zoo.structure if spec.kind != "constant"):
+            raise ValueError(
+                f"there is nothing to learn from {self.zoo.path}: its networks hold no values, or integers alone; "
+                "expected a zoo of networks with weights"
+            )
 
     def require_finite(self) -> None:
         """Raise ValueError, naming tensor and network, where values are not finite. Reads everything once."""

@@ -356,6 +356,18 @@ def test_settings_that_do_not_fit_are_refused(section, change, message) -> None:
         config(**{**sections, section: {**sections[section], **change}})
 
 
+@pytest.mark.parametrize(
+    ("section", "autoencoder"), [("denoiser", {"code": 1}), ("autoencoder", {"channels": (4,) * 6})]
+)
+def test_batches_of_one_value_are_refused_before_training(zoo, section, autoencoder) -> None:
+    sections = {"autoencoder": {**AUTOENCODER, **autoencoder}, "denoiser": DENOISER}
+    one, two = (config(**{**sections, section: {**sections[section], "batch_size": n}}).build() for n in (1, 2))
+    data, machine = TrainingSet.of(zoo, "train"), Machine(CPU)
+    with pytest.raises(ValueError, match=f"has no batch statistics.*--set method.{section}.batch_size=2"):
+        one.check(data, machine)
+    two.check(data, machine)
+
+
 def test_more_sampling_steps_than_levels_are_refused(short) -> None:
     with pytest.raises(ValueError, match="1001 sampling steps, but the schedule has 1000"):
         generate(short, Path("nowhere"), DiffusionDraw(steps=1001))
