@@ -198,6 +198,7 @@ def plan_training(
     Run(path).refuse_another(origin)
     if not Run(path).trained:  # what is learnt needs nothing more
         config.build().check(data, machine)
+        config.check_draw(request, data)
         warn_of_warmup(config)
     return Training(config, request, data, origin, path, machine)
 

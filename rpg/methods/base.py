@@ -68,8 +68,10 @@ class MethodConfig(Frozen):
         """The method with these settings."""
         raise TypeError(f"{type(self).__name__} does not say what it builds")
 
-    def check_draw(self, request: DrawConfig) -> None:
-        """Raise ValueError for a request that what is learnt with these settings cannot serve."""
+    def check_draw(self, request: DrawConfig, data: TrainingSet | None = None) -> None:
+        """Raise ValueError for a request that what is learnt with these settings cannot serve: from anything, or from
+        these data.
+        """
 
     def condition_type(self, run: Run) -> ConditionType | None:
         """What networks of a trained run can be asked for; None where that is the tasks of its zoo, if it has some."""

@@ -54,7 +54,7 @@ class ChunkedConfig(MethodConfig):
     transformer: TransformerConfig
     diffusion: DiffusionConfig = DiffusionConfig()
 
-    def check_draw(self, request: DrawConfig) -> None:
+    def check_draw(self, request: DrawConfig, data: TrainingSet | None = None) -> None:
         assert isinstance(request, DiffusionDraw)
         check_steps(self.diffusion, request.steps)
 

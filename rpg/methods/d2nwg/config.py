@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 from typing_extensions import Self
 
 from rpg.config import DiffusionConfig, check_steps
-from rpg.methods.base import DrawConfig, MethodConfig
+from rpg.methods.base import DrawConfig, MethodConfig, TrainingSet
 from rpg.methods.d2nwg.dataset import DatasetConfig
 from rpg.methods.latents import DiffusionDraw
 from rpg.methods.training import Optimisation
@@ -92,7 +92,7 @@ class Config(MethodConfig):
             raise ValueError(f"dataset.drawn = {self.dataset.drawn} exceeds dataset.kept = {self.dataset.kept}")
         return self
 
-    def check_draw(self, request: DrawConfig) -> None:
+    def check_draw(self, request: DrawConfig, data: TrainingSet | None = None) -> None:
         assert isinstance(request, DiffusionDraw)
         check_steps(self.diffusion, request.steps)
 

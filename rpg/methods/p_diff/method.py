@@ -110,7 +110,7 @@ class PDiffConfig(MethodConfig):
     diffusion: DiffusionConfig = DiffusionConfig()
     rescale_latents: bool = True
 
-    def check_draw(self, request: DrawConfig) -> None:
+    def check_draw(self, request: DrawConfig, data: TrainingSet | None = None) -> None:
         assert isinstance(request, DiffusionDraw)
         check_steps(self.diffusion, request.steps)
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, Posi
 from typing_extensions import Self
 
 from rpg.config import DiffusionConfig, Prediction, SamplerOrReadout, check_steps
-from rpg.methods.base import DrawConfig, Method, MethodConfig
+from rpg.methods.base import DrawConfig, Method, MethodConfig, TrainingSet
 from rpg.tokens.tokenisation import Rule
 from zoo.conditions import check_condition
 from zoo.seeds import Seed
@@ -252,7 +252,7 @@ class RPGConfig(MethodConfig):
         """Whether clean tokens are read out of prototypes."""
         return self.prototype_loss > 0
 
-    def check_draw(self, request: DrawConfig) -> None:
+    def check_draw(self, request: DrawConfig, data: TrainingSet | None = None) -> None:
         """Also for a read-out of a generator without one."""
         assert isinstance(request, GenerateConfig)
         if request.sampler != "readout":

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
 from rpg.config import DiffusionConfig, SamplerOrReadout, check_steps
-from rpg.methods.base import DrawConfig, MethodConfig
+from rpg.methods.base import DrawConfig, MethodConfig, TrainingSet
 from rpg.methods.rpg.config import GeneratorConfig
 from rpg.methods.training import Optimisation
 
@@ -120,7 +120,7 @@ class Config(MethodConfig):
             )
         return self
 
-    def check_draw(self, request: DrawConfig) -> None:
+    def check_draw(self, request: DrawConfig, data: TrainingSet | None = None) -> None:
         assert isinstance(request, LatentDraw)
         if request.sampler != "readout":
             check_steps(self.diffusion, request.steps)
