@@ -399,12 +399,15 @@ def estimate_recipe(
     """`plan_estimate` on a device that is known."""
     checkpoints = CHECKPOINTS
     if recipe in method_names():
-        if parameters is None:
-            raise ValueError(f"{recipe} is a method and has no network; say how large one is: --parameters 50000")
         if method is not None:
             raise ValueError(f"{recipe} and {method} are both methods; expected one of them, or a recipe")
         name = recipe
         config, request = load_method(recipe, overrides)
+        assert isinstance(config, MethodConfig)
+        if config.by_neuron:
+            raise _of_neurons(config, f"give a recipe: rpg estimate digits --method {recipe}")
+        if parameters is None:
+            raise ValueError(f"{recipe} is a method and has no network; say how large one is: --parameters 50000")
     else:
         plan = load_recipe(recipe, overrides, method)
         if plan.method is None or plan.generate is None:
@@ -412,11 +415,17 @@ def estimate_recipe(
         name, config, request = plan.name, plan.method, plan.generate
         training = [job for job in jobs(plan.zoo, plan.task.conditions()) if job.split == "train"]
         assert isinstance(plan.method, MethodConfig)
+        if parameters and plan.method.by_neuron:
+            raise _of_neurons(plan.method, "leave --parameters out")
         checkpoints = (plan.zoo.saved if plan.method.along else plan.zoo.checkpoints) * len(training)
-    structure = _one_tensor(parameters) if parameters else plan.task.structure()
     assert isinstance(config, MethodConfig)
     assert isinstance(request, DrawConfig)
+    structure = _one_tensor(parameters) if parameters else plan.task.structure()
     return name, config.build().estimate(structure, checkpoints, request, device)
+
+
+def _of_neurons(config: MethodConfig, remedy: str) -> ValueError:
+    return ValueError(f"tokens of {config.name} are neurons, of which a number of values says nothing; {remedy}")
 
 
 def _one_tensor(values: int) -> Structure:

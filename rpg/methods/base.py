@@ -56,11 +56,13 @@ class Asked:
 
 class MethodConfig(Frozen):
     """Section `method:`. `name` is that of the method; each has its own fields beside it. `draw_config` is the schema
-    of the section `generate:` that goes with it; `along` says whether the method learns early checkpoints, too.
+    of the section `generate:` that goes with it; `along` says whether the method learns early checkpoints, too;
+    `by_neuron` whether its tokens are neurons, so that the number of a network's values does not say what it costs.
     """
 
     draw_config: ClassVar[type[DrawConfig]] = DrawConfig
     along: ClassVar[bool] = False
+    by_neuron: ClassVar[bool] = False
 
     name: str
 

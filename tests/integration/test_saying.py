@@ -130,3 +130,16 @@ def test_steps_that_no_schedule_has_are_refused_by_every_command(place, command)
     code, _, err = run(command)
     assert code == 2
     assert "sampling steps, but the schedule has" in err
+
+
+@pytest.mark.parametrize(
+    ("asked", "remedy"),
+    [
+        ("sane --parameters 1000000000000", "give a recipe: rpg estimate digits --method sane"),
+        ("hyper-representations-small", "give a recipe: rpg estimate digits --method hyper-representations-small"),
+        ("digits --method sane-small --parameters 1000", "leave --parameters out"),
+    ],
+)
+def test_methods_whose_tokens_are_neurons_are_not_estimated_by_a_number_of_values(asked, remedy):
+    message = call(f"rpg estimate {asked}", 2)
+    assert message.endswith(f"are neurons, of which a number of values says nothing; {remedy}")
