@@ -24,6 +24,7 @@ from zoo.api import PYTHON
 from zoo.conditions import is_text
 from zoo.console import is_first_process, pick_device
 from zoo.errors import Corrupt, Failed, MissingData, MissingExtra, suggest
+from zoo.files import remove_temporary
 from zoo.health import warn_of_guessers
 from zoo.hub.client import is_address, parse_address
 from zoo.manifest import Origin, Source, differences, settings_of, versions
@@ -96,6 +97,8 @@ class Training:
             if is_first_process() and not begun:
                 run.forget()
             raise
+        if is_first_process():
+            remove_temporary(run.path)
         if fresh and is_first_process():
             warn_of_codec(run, self.data, self.machine)
         return run

@@ -25,7 +25,7 @@ from rpg.processes import Processes
 from rpg.run import Run
 from zoo.checkpoint import load_tensors, save_tensors
 from zoo.errors import Corrupt, Failed
-from zoo.files import Journal, sha256_file
+from zoo.files import Journal, remove_temporary, sha256_file
 from zoo.progress import Bar, progress
 from zoo.seeds import Seed
 from zoo.spent import Stopwatch
@@ -220,6 +220,7 @@ def _curve(run: Run, stage: Stage, step: int, processes: Processes) -> Iterator[
     with Journal(run.metrics_path) as journal, progress(what, steps) as bar:
         if run.trained:  # by another process, while this one had not yet got the curve for itself
             raise Failed(f"{run.path} was trained by another process meanwhile; it is ready")
+        remove_temporary(run.path)  # nobody else writes to the run: they would hold the curve
         logged = stage.lines + lines_of(step)
         if len(journal.records) < logged:
             raise Corrupt(f"{run.metrics_path} has lost lines; remove {run.path} and train again")
