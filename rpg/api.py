@@ -16,13 +16,15 @@ from rpg.devices import DEVICES, Device, measure
 from rpg.methods.base import DrawConfig, Estimate, Machine, Method, MethodConfig, TrainingSet
 from rpg.methods.ceiling import warn_of_codec
 from rpg.methods.rpg.sizes import CHECKPOINTS, adequate_sizes
+from rpg.methods.training import warn_of_warmup
 from rpg.publish import fetch_run
 from rpg.run import Run
 from rpg.sweep import PARAMETERS, parse_sweep, row
 from zoo.api import PYTHON
 from zoo.conditions import is_text
 from zoo.console import is_first_process, pick_device
-from zoo.errors import Failed, MissingData, MissingExtra, suggest
+from zoo.errors import Corrupt, Failed, MissingData, MissingExtra, suggest
+from zoo.files import remove_temporary
 from zoo.health import warn_of_guessers
 from zoo.hub.client import is_address, parse_address
 from zoo.manifest import Origin, Source, differences, settings_of, versions
@@ -84,12 +86,19 @@ class Training:
     def carry_out(self) -> Run:
         """Train, or continue, into `path`, and warn of a codec that loses too much."""
         run = Run(self.path)
-        fresh = not run.trained
+        fresh, begun = not run.trained, run.record_path.is_file()
         if is_first_process():
             run.begin(self.origin, self.data, self.request)
         if not run.trained:
             run.stopwatch = Stopwatch(self.machine.device, run.spent_path)
-        self.config.build().fit(self.data, run, self.machine)
+        try:
+            self.config.build().fit(self.data, run, self.machine)
+        except (ValueError, Corrupt):  # these networks are no good
+            if is_first_process() and not begun:
+                run.forget()
+            raise
+        if is_first_process():
+            remove_temporary(run.path)
         if fresh and is_first_process():
             warn_of_codec(run, self.data, self.machine)
         return run
@@ -192,6 +201,8 @@ def plan_training(
     Run(path).refuse_another(origin)
     if not Run(path).trained:  # what is learnt needs nothing more
         config.build().check(data, machine)
+        config.check_draw(request, data)
+        warn_of_warmup(config)
     return Training(config, request, data, origin, path, machine)
 
 
@@ -272,7 +283,7 @@ class Generation:
                 writer.stopwatch, there = Stopwatch(self.machine.device), len(writer.done)
                 try:
                     self.method.draw(self.run, self.request, writer, self.machine)
-                except Failed:
+                except (Failed, Corrupt):
                     writer.forget()  # other settings may do, and the place is free for them
                     raise
                 made = len(writer.done) - there
@@ -331,6 +342,7 @@ def plan_generation(
     trained = run if isinstance(run, Run) else load(run)
     record, method = trained.record(), trained.method()
     request = validate(trained.config().draw_config, {**record.draw, **settings}, "generate")
+    trained.config().check_draw(request)
     origin = Origin(
         name=record.origin.name,
         kind="generated",
@@ -390,12 +402,15 @@ def estimate_recipe(
     """`plan_estimate` on a device that is known."""
     checkpoints = CHECKPOINTS
     if recipe in method_names():
-        if parameters is None:
-            raise ValueError(f"{recipe} is a method and has no network; say how large one is: --parameters 50000")
         if method is not None:
             raise ValueError(f"{recipe} and {method} are both methods; expected one of them, or a recipe")
         name = recipe
         config, request = load_method(recipe, overrides)
+        assert isinstance(config, MethodConfig)
+        if config.by_neuron:
+            raise _of_neurons(config, f"give a recipe: rpg estimate digits --method {recipe}")
+        if parameters is None:
+            raise ValueError(f"{recipe} is a method and has no network; say how large one is: --parameters 50000")
     else:
         plan = load_recipe(recipe, overrides, method)
         if plan.method is None or plan.generate is None:
@@ -403,11 +418,17 @@ def estimate_recipe(
         name, config, request = plan.name, plan.method, plan.generate
         training = [job for job in jobs(plan.zoo, plan.task.conditions()) if job.split == "train"]
         assert isinstance(plan.method, MethodConfig)
+        if parameters and plan.method.by_neuron:
+            raise _of_neurons(plan.method, "leave --parameters out")
         checkpoints = (plan.zoo.saved if plan.method.along else plan.zoo.checkpoints) * len(training)
-    structure = _one_tensor(parameters) if parameters else plan.task.structure()
     assert isinstance(config, MethodConfig)
     assert isinstance(request, DrawConfig)
+    structure = _one_tensor(parameters) if parameters else plan.task.structure()
     return name, config.build().estimate(structure, checkpoints, request, device)
+
+
+def _of_neurons(config: MethodConfig, remedy: str) -> ValueError:
+    return ValueError(f"tokens of {config.name} are neurons, of which a number of values says nothing; {remedy}")
 
 
 def _one_tensor(values: int) -> Structure:

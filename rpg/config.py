@@ -58,7 +58,8 @@ def check_steps(config: DiffusionConfig, steps: int) -> None:
     """Raise ValueError when a sampler's steps are none, or more than the schedule has levels."""
     if not 1 <= steps <= config.num_steps:
         raise ValueError(
-            f"{steps} sampling steps, but the schedule has {config.num_steps}; use 1 to {config.num_steps}"
+            f"{steps} sampling steps, but the schedule has {config.num_steps}; "
+            f"use --set generate.steps={config.num_steps}, or fewer"
         )
 
 

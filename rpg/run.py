@@ -8,6 +8,7 @@
     ...                    the method's own files
     logs/                  of trackers, if any were asked for; nothing needs them
     spent.json             what an interrupted training took so far
+    finished.json          hashes of what an interrupted training has finished, such as its first stage
     trained.json           hashes of run.json and of what was learnt; what learning took; written last: it means trained
 
 Generating needs neither the zoo nor the task's data.
@@ -19,7 +20,9 @@ import hashlib
 import json
 import logging
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,6 +73,12 @@ class TrainedRecord(Frozen):
     spent: Spent | None = None
 
 
+class FinishedRecord(Frozen):
+    """`finished.json`."""
+
+    files: dict[FileName, FileRecord]
+
+
 class Run:
     """One run directory. `stopwatch`, where one is set, measures what learning takes, for the record."""
 
@@ -82,6 +91,7 @@ class Run:
         self.metrics_path = path / "metrics.jsonl"
         self.trained_path = path / "trained.json"
         self.spent_path = path / "spent.json"
+        self.finished_path = path / "finished.json"
         self.stopwatch: Stopwatch | None = None
 
     @property
@@ -108,6 +118,7 @@ class Run:
                 self.require_trained()
                 return
             self.check(begun.files)
+            self.check(self._finished())
             if begun.networks != tuple(entry.sha256 for entry in data.entries):
                 raise Corrupt(f"{self.record_path} has changed; remove {self.path} and train again")
             return
@@ -146,6 +157,18 @@ class Run:
         elif there - {self.constants_path.name, self.frozen_path.name}:
             raise ValueError(f"{self.path} exists and is not a run; choose another place with --out")
 
+    def forget(self) -> None:
+        """Leave no trace of a run that this call began, unless training has. What is hidden may be of others."""
+        if self.metrics_path.is_file():
+            return
+        for path in self.path.glob("[!.]*"):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        with suppress(OSError):
+            self.path.rmdir()
+
     @property
     def trained(self) -> bool:
         return self.trained_path.is_file()
@@ -167,6 +190,20 @@ class Run:
         for name, file in files.items():
             if problem := file.problem(self.path / name):
                 raise Corrupt(f"{problem}; remove {self.path} and train again")
+
+    def finish(self, files: Sequence[Path]) -> None:
+        """Record files that are read again when this training is continued, which then finds them as they are now.
+        Those on record already are: `begin` has checked them. One that a kill left without a record is taken as it is.
+        """
+        known = self._finished()
+        new = [path for path in files if path.relative_to(self.path).as_posix() not in known]
+        if new:
+            self.write_json(self.finished_path, FinishedRecord(files={**known, **self._records(new)}))
+
+    def _finished(self) -> dict[FileName, FileRecord]:
+        if not self.finished_path.is_file():
+            return {}
+        return FinishedRecord.parse(read_limited(self.finished_path, MANIFEST_BYTES), self.finished_path).files
 
     def seal(self, learnt: Sequence[Path], facts: Mapping[str, JsonValue]) -> None:
         """Record what a method has learnt, files of the run's directory, which makes the run a trained one."""

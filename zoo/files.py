@@ -46,6 +46,15 @@ def put_in_place(temporary: Path, path: Path) -> None:
     _sync(path.parent)
 
 
+def remove_temporary(directory: Path) -> None:
+    """Remove what kills left of files half-written in a directory, which this process must hold, or nobody writes to:
+    ours, and those of safetensors, which have another name each time.
+    """
+    for pattern in (".*.tmp", ".tmp??????"):
+        for leftover in directory.rglob(pattern):
+            leftover.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a whole file atomically."""
     with atomic_path(path) as temporary:

@@ -326,8 +326,9 @@ def _method(name: str, tree: Any) -> tuple[Frozen | None, Frozen | None]:
             raise ValueError(f"recipe {name}: generate needs a method; set method.name or leave generate out")
         return None, None
     section: Any = _section(name, "method", tree["method"])
-    schema = section.draw_config
-    return section, _validate_section(schema, name, "generate", tree.get("generate", {}))
+    draw = _validate_section(section.draw_config, name, "generate", tree.get("generate", {}))
+    section.check_draw(draw)
+    return section, draw
 
 
 def _schema(key: str, tree: Mapping[str, Any]) -> type[Frozen]:

@@ -27,7 +27,7 @@ from zoo.checkpoint import (
     write_tensors,
 )
 from zoo.errors import Corrupt
-from zoo.files import Journal, read_records, write_bytes
+from zoo.files import Journal, read_records, remove_temporary, write_bytes
 from zoo.index import write_index
 from zoo.manifest import Entry, FileRecord, Manifest, Origin, Sha256
 from zoo.plugins import changed
@@ -269,7 +269,5 @@ class ZooWriter:
 
     def _clean(self) -> None:
         shutil.rmtree(self.path / ".parts", ignore_errors=True)
-        for pattern in (".*.tmp", ".tmp??????"):  # ours, and those of safetensors, which have another name each time
-            for leftover in self.path.rglob(pattern):
-                leftover.unlink(missing_ok=True)
+        remove_temporary(self.path)
         (self.path / "journal.jsonl").unlink(missing_ok=True)

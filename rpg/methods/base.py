@@ -56,17 +56,24 @@ class Asked:
 
 class MethodConfig(Frozen):
     """Section `method:`. `name` is that of the method; each has its own fields beside it. `draw_config` is the schema
-    of the section `generate:` that goes with it; `along` says whether the method learns early checkpoints, too.
+    of the section `generate:` that goes with it; `along` says whether the method learns early checkpoints, too;
+    `by_neuron` whether its tokens are neurons, so that the number of a network's values does not say what it costs.
     """
 
     draw_config: ClassVar[type[DrawConfig]] = DrawConfig
     along: ClassVar[bool] = False
+    by_neuron: ClassVar[bool] = False
 
     name: str
 
     def build(self) -> Method:
         """The method with these settings."""
         raise TypeError(f"{type(self).__name__} does not say what it builds")
+
+    def check_draw(self, request: DrawConfig, data: TrainingSet | None = None) -> None:
+        """Raise ValueError for a request that what is learnt with these settings cannot serve: from anything, or from
+        these data.
+        """
 
     def condition_type(self, run: Run) -> ConditionType | None:
         """What networks of a trained run can be asked for; None where that is the tasks of its zoo, if it has some."""
@@ -94,8 +101,11 @@ class TrainingSet:
         return cls(zoo, split, tuple(chosen))
 
     def __post_init__(self) -> None:
-        if all(spec.kind == "constant" for spec in self.zoo.structure):
-            raise ValueError(f"there is nothing to learn from {self.zoo.path}: its networks hold integers alone")
+        if not any(spec.numel for spec in self.zoo.structure if spec.kind != "constant"):
+            raise ValueError(
+                f"there is nothing to learn from {self.zoo.path}: its networks hold no values, or integers alone; "
+                "expected a zoo of networks with weights"
+            )
 
     def require_finite(self) -> None:
         """Raise ValueError, naming tensor and network, where values are not finite. Reads everything once."""

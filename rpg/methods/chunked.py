@@ -15,10 +15,10 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from rpg.config import DiffusionConfig
+from rpg.config import DiffusionConfig, check_steps
 from rpg.methods.attention import check_heads
-from rpg.methods.base import MethodConfig, TrainingSet
-from rpg.methods.latents import DiffusionMethod
+from rpg.methods.base import DrawConfig, MethodConfig, TrainingSet
+from rpg.methods.latents import DiffusionDraw, DiffusionMethod
 from rpg.methods.training import Optimisation
 from rpg.methods.vectors import Statistics
 from rpg.tokens.layout import generated
@@ -53,6 +53,10 @@ class ChunkedConfig(MethodConfig):
     permutations: bool = True
     transformer: TransformerConfig
     diffusion: DiffusionConfig = DiffusionConfig()
+
+    def check_draw(self, request: DrawConfig, data: TrainingSet | None = None) -> None:
+        assert isinstance(request, DiffusionDraw)
+        check_steps(self.diffusion, request.steps)
 
 
 class ChunkedMethod(DiffusionMethod):

@@ -5,7 +5,7 @@ other networks (NT-Xent).
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,8 @@ class ContrastiveConfig(MethodConfig):
     - `permutations`: views of a network have their hidden units in other orders.
     - `contrast`: the share of the contrastive loss in the loss, `temperature` its temperature.
     """
+
+    by_neuron: ClassVar[bool] = True
 
     autoencoder: Optimisation
     best: Share = 0.3

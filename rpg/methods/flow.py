@@ -271,7 +271,7 @@ class PCAFlow(Flow, Codec):
             rank = check_rank(self.config.rank, data.zoo, len(data.entries))
             Components.fit(vectors.open(), rank).save(path)
         components = Components.load(vectors.open(), path)
-        trainer.files += [path, vectors.vectors_path]
+        trainer.keep(path, vectors.vectors_path)
         codes = (components.codes / self._unit(components)).float()
         return self.train_velocity(codes.numpy(), trainer)
 

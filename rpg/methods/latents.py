@@ -17,7 +17,7 @@ import torch
 from pydantic import AfterValidator, Field, JsonValue
 from torch import Tensor
 
-from rpg.config import DiffusionConfig, Sampler, check_steps
+from rpg.config import DiffusionConfig, Sampler
 from rpg.devices import Device
 from rpg.diffusion import PUBLISHED, Denoiser, Objective, Scheduler, draw_noise, make_scheduler, sample, squared_error
 from rpg.methods.base import Asked, DrawConfig, Estimate, Machine
@@ -157,13 +157,10 @@ class DiffusionMethod(VectorMethod):
         """What drawing costs."""
 
     def requested(self, run: Run, request: DrawConfig, machine: Machine) -> int:
-        assert isinstance(request, DiffusionDraw)
-        check_steps(self.diffusion, request.steps)
         return sum(asked.request.n for asked in request.asked())
 
     def estimate(self, structure: Structure, checkpoints: int, request: DrawConfig, device: Device) -> Estimate:
         assert isinstance(request, DiffusionDraw)
-        check_steps(self.diffusion, request.steps)
         stages, draw = self.stages(structure, checkpoints), self.draw_cost(structure, request)
         return estimated(stages, draw, device, dimensions(structure))
 

@@ -95,7 +95,7 @@ class Shift(VectorMethod):
         if not path.is_file():
             found = ValueStatistics.fit(vectors.layout, data.zoo.checkpoints(data.entries))
             save_tensors(path, found.tensors())
-        trainer.files.append(path)
+        trainer.keep(path)
         values = self._statistics(vectors, trainer.device)
         task = self._task(data, Machine(trainer.device, data_root=trainer.data_root))
         behaviour = Behaviour(task, vectors.layout, data.zoo.frozen())

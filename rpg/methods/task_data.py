@@ -36,17 +36,22 @@ def data_place(data_root: Path | None) -> Path | None:
 def task_with_data(
     origin: Origin, device: torch.device, remedy: str, data_root: Path | None = None, told: bool = False
 ) -> ClassificationTask:
-    """The task, with the data there, or else under RPG_DATA. Raises ValueError, with the remedy, unless it is
-    classification of images, or many binary tasks on them where the method is `told` which, MissingData without them.
+    """The task, with the data there, or else under RPG_DATA. Raises as `image_task`, MissingData without them."""
+    task = image_task(origin, remedy, told).build(data_place(data_root), device)
+    assert isinstance(task, ClassificationTask)
+    return task
+
+
+def image_task(origin: Origin, remedy: str, told: bool = False) -> ImagesConfig:
+    """What the networks do. Raises ValueError, with the remedy, unless it is classification of images, or many binary
+    tasks on them where the method is `told` which.
     """
     config = task_of(origin) if origin.task else None
     if isinstance(config, ImagesConfig) and config.conditions() and not told:
         raise ValueError(f"the networks of {origin.name} are for many tasks, and this looks at images of one; {remedy}")
     if not isinstance(config, ImagesConfig) or bool(config.conditions()) != told:
         raise ValueError(f"the networks of {origin.name} do not classify images, as far as anybody said; {remedy}")
-    task = config.build(data_place(data_root), device)
-    assert isinstance(task, ClassificationTask)
-    return task
+    return config
 
 
 class Behaviour:

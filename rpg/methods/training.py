@@ -5,6 +5,7 @@ A step is a function of (seed, step) alone (zoo.seeds). Its losses go to metrics
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,18 +20,20 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from typing_extensions import Self
 
-from rpg.methods.base import Machine
+from rpg.methods.base import Machine, MethodConfig
 from rpg.processes import Processes
 from rpg.run import Run
 from zoo.checkpoint import load_tensors, save_tensors
 from zoo.errors import Corrupt, Failed
-from zoo.files import Journal, sha256_file
+from zoo.files import Journal, remove_temporary, sha256_file
 from zoo.progress import Bar, progress
 from zoo.seeds import Seed
 from zoo.spent import Stopwatch
 from zoo.structure import Frozen
 from zoo.training.malloc import keep_freed_memory
 from zoo.training.state import gather_full, pack_state, read_state, unpack_state, write_state
+
+log = logging.getLogger(__name__)
 
 LOG_EVERY = 10  # steps between lines of metrics.jsonl
 
@@ -54,6 +57,16 @@ class Optimisation(Frozen):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     save_every: PositiveInt = 1000
     seed: Seed = 0
+
+
+def warn_of_warmup(config: MethodConfig) -> None:
+    """Say which learning rates a method's settings never reach."""
+    for name, settings in config:
+        if isinstance(settings, Optimisation) and settings.warmup >= settings.steps:
+            log.warning(
+                f"method.{name}.learning_rate = {settings.learning_rate:g} is never reached: it rises over "
+                f"method.{name}.warmup = {settings.warmup}, and there are {settings.steps} steps; lower the warmup"
+            )
 
 
 class Settings(Protocol):
@@ -207,6 +220,7 @@ def _curve(run: Run, stage: Stage, step: int, processes: Processes) -> Iterator[
     with Journal(run.metrics_path) as journal, progress(what, steps) as bar:
         if run.trained:  # by another process, while this one had not yet got the curve for itself
             raise Failed(f"{run.path} was trained by another process meanwhile; it is ready")
+        remove_temporary(run.path)  # nobody else writes to the run: they would hold the curve
         logged = stage.lines + lines_of(step)
         if len(journal.records) < logged:
             raise Corrupt(f"{run.metrics_path} has lost lines; remove {run.path} and train again")
@@ -250,6 +264,11 @@ class Trainer:
         if kind is None:
             self._processes.close()
 
+    def keep(self, *files: Path) -> None:
+        """Files of the run that are finished, and stay: a continued training reads them again."""
+        self.run.finish(files)
+        self.files += files
+
     def train(
         self, name: str, model: nn.Module, settings: Optimisation, loss: Callable[[nn.Module, int], Tensor]
     ) -> nn.Module:
@@ -265,8 +284,8 @@ class Trainer:
         else:
             self._optimise(name, model.train(), settings, loss, state_path)
             save_tensors(path, {key: value.cpu() for key, value in model.state_dict().items()})
+        self.keep(path)
         state_path.unlink(missing_ok=True)
-        self.files.append(path)
         self._before, self._lines = self._before + settings.steps, self._lines + lines_of(settings.steps)
         return model.eval()
 

@@ -136,8 +136,9 @@ class VectorMethod(ABC):
 
     @abstractmethod
     def learn(self, vectors: Vectors, data: TrainingSet, trainer: Trainer) -> dict[str, JsonValue]:
-        """Train, and keep what else drawing needs as files of the run (add them to `trainer.files`; the vectors, too,
-        if they are to stay). Returns what is worth knowing of the result, for people.
+        """Train, and keep what else drawing needs as files of the run (`trainer.keep`; `trainer.files` for what a
+        continued call makes anew; the vectors, too, if they are to stay). Returns what is worth knowing of the result,
+        for people.
         """
 
     @abstractmethod
@@ -161,12 +162,13 @@ class VectorMethod(ABC):
         vectors = Vectors(run)
         if not run.trained:
             vectors.prepare(data, self.statistics, self.token_size, self.tokenisation)
+            run.finish([vectors.layout_path, vectors.vectors_path])
             with Trainer(run, machine) as trainer:
                 facts = self.learn(vectors, data, trainer)
                 curve = [run.metrics_path] if run.metrics_path.is_file() else []
                 run.seal([vectors.layout_path, *trainer.files, *curve], {"checkpoints": len(data.entries), **facts})
         kept = vectors.vectors_path.name in run.files
-        for leftover in (run.spent_path, *([] if kept else [vectors.vectors_path])):
+        for leftover in (run.spent_path, run.finished_path, *([] if kept else [vectors.vectors_path])):
             leftover.unlink(missing_ok=True)
 
     def group_of(self, values: int) -> int:

@@ -250,3 +250,10 @@ def test_all_zeros_in_a_generated_zoo_cannot_come_about() -> None:
     err = refused("rpg generate runs/all --condition 0000000000 --out zeros")
     assert "0000000000" in err
     assert not Path("zeros").exists()
+
+
+def test_networks_of_many_tasks_are_not_learnt_to_be_measured_on_images_of_one() -> None:
+    command = "rpg train zoos/binary --method sane-small --out runs/sane --set method.best=1"
+    message = refused(f"{command} --dry-run")
+    assert "are for many tasks, and this looks at images of one; use --set generate.batchnorm_passes=0" in message
+    call(f"{command} --dry-run --set generate.batchnorm_passes=0")

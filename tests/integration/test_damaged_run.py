@@ -13,6 +13,7 @@ from commands import TINY, call
 import rpg
 import zoo
 from rpg.run import Run
+from zoo.errors import Corrupt
 
 SETS = "--set method.train.steps=20 --set method.generator.channels=[1,4,1] --set method.state_per=seed"
 TRAIN = f"rpg train {TINY} --zoo zoos/mine --out run {SETS}"
@@ -81,3 +82,55 @@ def test_networks_that_are_not_finite_are_named_and_nothing_is_begun(method: str
 
 def test_a_method_without_a_name_is_refused() -> None:
     assert "the name of the method is empty" in call("rpg train --zoo zoos/mine --method= --out new", 2)
+
+
+def odd(change: str) -> zoo.Zoo:
+    """A zoo that no method can learn, which shows when a run of it was begun."""
+    networks = [
+        {"fc.weight": torch.full((4, 3), float(k), dtype=torch.float64), "bn.running_var": torch.ones(4)}
+        for k in range(3)
+    ]
+    if change == "negative":
+        networks[2]["bn.running_var"] *= -1
+    else:
+        networks[2]["fc.weight"] += 1e200
+    return zoo.from_state_dicts(networks, "odd")
+
+
+@pytest.mark.parametrize("method", ["p-diff-small", "rpg-tiny-supervised"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("negative", "bn.running_var holds values that are .* negative"),
+        ("huge", "fc.weight of training checkpoint 3 holds values too large to square"),
+    ],
+)
+def test_networks_that_cannot_be_learnt_leave_no_run(method: str, change: str, message: str) -> None:
+    made = odd(change)
+    with pytest.raises(ValueError, match=message):
+        rpg.train(made, method, out="new")
+    assert not Path("new").exists()
+    Path("new").mkdir()
+    Path("new/.mine").touch()
+    with pytest.raises(ValueError, match=message):
+        rpg.train(made, method, out="new")
+    assert [path.name for path in Path("new").iterdir()] == [".mine"]
+
+
+def test_a_run_that_was_begun_before_stays_when_its_zoo_has_changed() -> None:
+    for name in ("trained.json", "metrics.jsonl", "rpg.json"):
+        Path("run", name).unlink()
+    before = sorted(Path("run").iterdir())
+    (path,) = Path("zoos/mine/checkpoints").iterdir()
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    call(TRAIN, 1)
+    assert sorted(Path("run").iterdir()) == before
+
+
+def test_a_generator_that_changes_while_it_is_asked_leaves_no_zoo() -> None:
+    plan = rpg.api.plan_generation("run", {"n": 1})
+    path = Path("run/generator.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(Corrupt):
+        plan.carry_out()
+    assert not plan.path.exists()

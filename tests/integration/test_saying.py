@@ -107,3 +107,39 @@ def test_nothing_to_learn_from_is_said():
     for nothing in ({}, {"zoo": ""}):
         with pytest.raises(ValueError, match="say what to learn: a recipe, or a zoo by its place or name"):
             rpg.train(None, "gaussian", **nothing)
+
+
+@pytest.mark.parametrize(("warmup", "said"), [(50, True), (49, False)])
+def test_a_learning_rate_that_is_never_reached_is_said(place, warmup, said):
+    sets = f"--set method.denoiser.steps=50 --set method.denoiser.warmup={warmup}"
+    code, _, err = run(f"rpg train zoos/tiny --method p-diff-small {sets} --dry-run")
+    assert code == 0, err
+    assert ("method.denoiser.learning_rate = 0.001 is never reached" in err) is said
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"rpg-zoo collect {TINY} --dry-run --set generate.steps=1001",
+        "rpg train zoos/tiny --method p-diff-small --dry-run --set generate.steps=1001",
+        "rpg demo --dry-run --set method.diffusion.num_steps=10",
+        "rpg generate tiny --dry-run --steps 1001",
+    ],
+)
+def test_steps_that_no_schedule_has_are_refused_by_every_command(place, command):
+    code, _, err = run(command)
+    assert code == 2
+    assert "sampling steps, but the schedule has" in err
+
+
+@pytest.mark.parametrize(
+    ("asked", "remedy"),
+    [
+        ("sane --parameters 1000000000000", "give a recipe: rpg estimate digits --method sane"),
+        ("hyper-representations-small", "give a recipe: rpg estimate digits --method hyper-representations-small"),
+        ("digits --method sane-small --parameters 1000", "leave --parameters out"),
+    ],
+)
+def test_methods_whose_tokens_are_neurons_are_not_estimated_by_a_number_of_values(asked, remedy):
+    message = call(f"rpg estimate {asked}", 2)
+    assert message.endswith(f"are neurons, of which a number of values says nothing; {remedy}")

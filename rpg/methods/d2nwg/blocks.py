@@ -15,9 +15,24 @@ from torch import Tensor, nn
 GROUPS = 32  # of channels that are normalised together
 
 
-def norm(channels: int) -> nn.GroupNorm:
+class Norm(nn.GroupNorm):
+    """Normalises images (N, C, H, W). In training it raises ValueError where groups hold one value each, of which
+    nothing is left.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training and images[0].numel() == self.num_groups:
+            raise ValueError(
+                f"a level of 1 x 1 pixels has {self.num_channels} channels, which are normalised one by one, to "
+                "nothing; give method.autoencoder.multipliers or method.denoiser.multipliers fewer numbers, or "
+                "method.autoencoder.side a larger one"
+            )
+        return super().forward(images)
+
+
+def norm(channels: int) -> Norm:
     """Over GROUPS groups, or as many as divide the channels."""
-    return nn.GroupNorm(math.gcd(GROUPS, channels), channels, eps=1e-6)
+    return Norm(math.gcd(GROUPS, channels), channels, eps=1e-6)
 
 
 def conv(width_in: int, width_out: int, stride: int = 1) -> nn.Conv2d:

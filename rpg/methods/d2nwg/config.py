@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
 from pydantic import Field, PositiveInt, model_validator
 from typing_extensions import Self
 
-from rpg.config import DiffusionConfig
-from rpg.methods.base import DrawConfig, MethodConfig
+from rpg.config import DiffusionConfig, check_steps
+from rpg.methods.base import DrawConfig, MethodConfig, TrainingSet
 from rpg.methods.d2nwg.dataset import DatasetConfig
 from rpg.methods.latents import DiffusionDraw
 from rpg.methods.training import Optimisation
@@ -91,6 +91,10 @@ class Config(MethodConfig):
         if self.dataset.drawn > self.dataset.kept:
             raise ValueError(f"dataset.drawn = {self.dataset.drawn} exceeds dataset.kept = {self.dataset.kept}")
         return self
+
+    def check_draw(self, request: DrawConfig, data: TrainingSet | None = None) -> None:
+        assert isinstance(request, DiffusionDraw)
+        check_steps(self.diffusion, request.steps)
 
     def build(self) -> D2NWG:
         from rpg.methods.d2nwg.method import D2NWG

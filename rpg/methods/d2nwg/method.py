@@ -84,6 +84,7 @@ class D2NWG(LatentMethod):
         if not path.is_file():
             bank = kept_images(data, self.config.dataset, machine.data_root, self.config.denoiser.seed)
             save_tensors(path, {NAME: bank})
+            run.finish([path])
         super().fit(data, run, machine)
 
     def learn(self, vectors: Vectors, data: TrainingSet, trainer: Trainer) -> dict[str, JsonValue]:
@@ -100,7 +101,7 @@ class D2NWG(LatentMethod):
         noise = float(np.exp(codes[:, 1], dtype=np.float64).mean())  # that of the encoder, as wide as the codes or more
         scale = fitted_scale(scale_path(vectors.run), codes[:, 0], rescale=True, noise=noise)
         bank, settings = load_bank(bank_path(vectors.run)), self.config.denoiser
-        trainer.files += [bank_path(vectors.run), scale_path(vectors.run)]
+        trainer.keep(bank_path(vectors.run), scale_path(vectors.run))
         schedule = make_scheduler(self.diffusion, "ddpm", self.diffusion.num_steps)
 
         def loss(model: nn.Module, step: int) -> Tensor:

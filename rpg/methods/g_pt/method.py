@@ -67,7 +67,7 @@ class GPT(ChunkedMethod):
     def learn(self, vectors: Vectors, data: TrainingSet, trainer: Trainer) -> dict[str, JsonValue]:
         settings, known = self.config.transformer, trainings(data.entries, self.config.metric)
         prompts = self._prompts(vectors, known)
-        trainer.files.append(prompts_path(vectors.run))
+        trainer.keep(prompts_path(vectors.run))
         given, told = vectors.open(), prompts.scaled(known.metric).float()
         mask, permutations = vectors.layout.mask().view(-1), self.permutations(data)
         schedule = make_scheduler(self.diffusion, "ddpm", self.diffusion.num_steps)

@@ -160,11 +160,6 @@ class HyperRepresentations(ContrastiveMethod):
 
     def estimate(self, structure: Structure, checkpoints: int, request: DrawConfig, device: Device) -> Estimate:
         layers = Layers(structure)
-        if layers.rows == layers.values:
-            raise ValueError(
-                f"tokens of hyper-representations are neurons, and these {layers.values:,} values have none of more "
-                "than one; give a recipe instead of --parameters"
-            )
 
         def network(model: Autoencoder) -> Tensor:
             return model.decode(torch.zeros(1, self.config.model.latent))

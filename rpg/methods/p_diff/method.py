@@ -19,7 +19,7 @@ from pydantic import Field, JsonValue, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from rpg.config import DiffusionConfig
+from rpg.config import DiffusionConfig, check_steps
 from rpg.diffusion import make_scheduler
 from rpg.methods.base import About, DrawConfig, MethodConfig, TrainingSet
 from rpg.methods.batches import check_several
@@ -110,6 +110,10 @@ class PDiffConfig(MethodConfig):
     diffusion: DiffusionConfig = DiffusionConfig()
     rescale_latents: bool = True
 
+    def check_draw(self, request: DrawConfig, data: TrainingSet | None = None) -> None:
+        assert isinstance(request, DiffusionDraw)
+        check_steps(self.diffusion, request.steps)
+
 
 class Config(PDiffConfig):
     """Section `method:`."""
@@ -174,7 +178,7 @@ class PDiff(LatentMethod):
     def learn(self, vectors: Vectors, data: TrainingSet, trainer: Trainer) -> dict[str, JsonValue]:
         codes, facts = self._codes(vectors, trainer)
         scale = fitted_scale(scale_path(vectors.run), codes, self.config.rescale_latents)
-        trainer.files.append(scale_path(vectors.run))
+        trainer.keep(scale_path(vectors.run))
         settings, mask = self.config.denoiser, self._mask(vectors, trainer.device)
         schedule = make_scheduler(self.diffusion, "ddpm", self.diffusion.num_steps)
 
@@ -243,6 +247,7 @@ class PDiff(LatentMethod):
 
     def stages(self, structure: Structure, checkpoints: int) -> list[StageCost]:
         size, found = vector_size(structure), []
+        self._check_batches(size)
         if settings := self.config.autoencoder:
 
             def reconstruction(model: Autoencoder) -> Tensor:
@@ -263,6 +268,20 @@ class PDiff(LatentMethod):
         kept = 4 * checkpoints * code if settings else 0  # codes; vectors stay on disk
         denoiser = partial(self.denoiser, code, self.typical)
         return [*found, stage_cost("denoiser", denoiser, denoising, self.config.denoiser, kept)]
+
+    def _check_batches(self, size: int) -> None:
+        """Raise ValueError where a batch holds one value, of which BatchNorm knows no deviation."""
+        settings, denoiser = self.config.autoencoder, self.config.denoiser
+        if settings and settings.batch_size * (size >> len(settings.channels)) == 1:
+            raise ValueError(
+                f"{len(settings.channels)} autoencoder.channels halve vectors of {size} values down to one, of which a "
+                "batch of one network has no batch statistics; use --set method.autoencoder.batch_size=2, or more"
+            )
+        if denoiser.batch_size * (settings.code if settings else size) == 1:
+            raise ValueError(
+                "a code of one value in batches of one network has no batch statistics; use "
+                "--set method.denoiser.batch_size=2, or more, or a larger method.autoencoder.code"
+            )
 
     def draw_cost(self, structure: Structure, request: DiffusionDraw) -> DrawCost:
         settings, size = self.config.autoencoder, vector_size(structure)

@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
-from rpg.config import DiffusionConfig, Prediction, SamplerOrReadout
-from rpg.methods.base import DrawConfig, Method, MethodConfig
+from rpg.config import DiffusionConfig, Prediction, SamplerOrReadout, check_steps
+from rpg.methods.base import DrawConfig, Method, MethodConfig, TrainingSet
 from rpg.tokens.tokenisation import Rule
 from zoo.conditions import check_condition
 from zoo.seeds import Seed
@@ -251,6 +251,17 @@ class RPGConfig(MethodConfig):
     def has_readout(self) -> bool:
         """Whether clean tokens are read out of prototypes."""
         return self.prototype_loss > 0
+
+    def check_draw(self, request: DrawConfig, data: TrainingSet | None = None) -> None:
+        """Also for a read-out of a generator without one."""
+        assert isinstance(request, GenerateConfig)
+        if request.sampler != "readout":
+            check_steps(self.diffusion, request.steps)
+        elif not self.has_readout:
+            raise ValueError(
+                "generate.sampler = readout needs supervised prototypes, but this generator has method.prototype_loss "
+                "= 0; use ddpm, ddim or dpm++, or train one with --set method.prototype_loss=1"
+            )
 
     def build(self) -> Method:
         from rpg.methods.rpg.method import RPG  # which trains: a recipe needs its settings alone

@@ -15,7 +15,6 @@ from rpg.methods.rpg.config import GenerateConfig, RPGConfig
 from rpg.methods.rpg.costs import Part, Pass, denoising_bytes, parameters_of, parts_of, peak
 from rpg.methods.rpg.models.generator import check_states
 from rpg.methods.rpg.models.kernels import has_fast_scan
-from rpg.methods.rpg.objective import check_sampling
 from rpg.methods.rpg.optimizer import moment_bytes
 from rpg.methods.rpg.sizes import adequate_sizes, beside_the_paper
 from rpg.methods.rpg.windows import CHUNK, GROUP_VALUES, windows
@@ -44,7 +43,7 @@ def estimate(
     parameters = sum(p.numel for p in places)
     if not length:
         raise ValueError("this network has no floating-point values, so there is nothing to generate")
-    check_sampling(config, sampling)
+    config.check_draw(sampling)
     check_states(settings, num_states)
     kernels = device.cuda and has_fast_scan()
     again = recomputes(config, length, num_states, device.memory, kernels=kernels)

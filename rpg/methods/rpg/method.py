@@ -11,7 +11,6 @@ from rpg.methods.rpg.config import GenerateConfig, RPGConfig
 from rpg.methods.rpg.estimate import describe, estimate
 from rpg.methods.rpg.generate import draw, requested
 from rpg.methods.rpg.learnt import Learnt
-from rpg.methods.rpg.objective import sampling_schedule
 from rpg.methods.rpg.train import check, conditions_of, fit
 from rpg.run import Run
 from rpg.tokens.layout import generated
@@ -42,9 +41,7 @@ class RPG:
 
     def requested(self, run: Run, request: DrawConfig, machine: Machine) -> int:
         assert isinstance(request, GenerateConfig)
-        learnt = Learnt(run)
-        sampling_schedule(learnt.config(), request)  # refuses what does not suit the generator
-        return len(requested(learnt, request))
+        return len(requested(Learnt(run), request))
 
     def draw(self, run: Run, request: DrawConfig, writer: ZooWriter, machine: Machine) -> None:
         assert isinstance(request, GenerateConfig)

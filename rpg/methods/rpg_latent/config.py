@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
-from rpg.config import DiffusionConfig, SamplerOrReadout
-from rpg.methods.base import DrawConfig, MethodConfig
+from rpg.config import DiffusionConfig, SamplerOrReadout, check_steps
+from rpg.methods.base import DrawConfig, MethodConfig, TrainingSet
 from rpg.methods.rpg.config import GeneratorConfig
 from rpg.methods.training import Optimisation
 
@@ -119,6 +119,11 @@ class Config(MethodConfig):
                 f"{self.generator.batch_size}; set {self.fewest} or more"
             )
         return self
+
+    def check_draw(self, request: DrawConfig, data: TrainingSet | None = None) -> None:
+        assert isinstance(request, LatentDraw)
+        if request.sampler != "readout":
+            check_steps(self.diffusion, request.steps)
 
     @property
     def fewest(self) -> int:

@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from rpg.config import check_steps
 from rpg.devices import Device
 from rpg.diffusion import Objective, Scheduler, draw_noise, make_scheduler, sample, squared_error
 from rpg.methods.base import About, DrawConfig, Estimate, Machine, TrainingSet
@@ -123,7 +122,7 @@ class RPGLatent(VectorMethod, Codec):
             Components.fit(vectors.open(), rank).save(path)
         components = Components.load(vectors.open(), path)
         codes, spread = components.units.float(), self.config.spread(components.alive)
-        trainer.files += [path, vectors.vectors_path]
+        trainer.keep(path, vectors.vectors_path)
         with global_seed(settings.seed, "generator"):
             model = self._built(data.zoo.structure, codes.shape[1])
         behaviour = None
@@ -235,10 +234,8 @@ class RPGLatent(VectorMethod, Codec):
 
     def requested(self, run: Run, request: DrawConfig, machine: Machine) -> int:
         assert isinstance(request, LatentDraw)
-        if request.sampler != "readout":
-            if not self.config.zoo:
-                raise ValueError(f"{run.path} learnt no denoiser (method.zoo = 0); use --set generate.sampler=readout")
-            check_steps(self.config.diffusion, request.steps)
+        if request.sampler != "readout" and not self.config.zoo:
+            raise ValueError(f"{run.path} learnt no denoiser (method.zoo = 0); use --set generate.sampler=readout")
         if request.guidance:
             self._guiding_task(run, machine.device, machine.data_root)
         return request.n
@@ -380,7 +377,6 @@ class RPGLatent(VectorMethod, Codec):
         return estimated(stages, draw, device, dimensions(structure), beside=piece_bytes())
 
     def _check_estimate(self, request: LatentDraw, checkpoints: int) -> None:
-        if request.sampler != "readout":
-            check_steps(self.config.diffusion, request.steps)
+        self.config.check_draw(request)
         if checkpoints < 2:
             raise ValueError(f"{checkpoints} network spans nothing; expected 2 or more")

@@ -21,7 +21,7 @@ from rpg.methods.density import best, load_anchors, save_anchors
 from rpg.methods.measured import StageCost, draw_cost, estimated, stage_cost
 from rpg.methods.sane.model import Autoencoder, Model
 from rpg.methods.sane.sampling import GenerateConfig, Sampler
-from rpg.methods.task_data import Behaviour, task_with_data
+from rpg.methods.task_data import Behaviour, image_task, task_with_data
 from rpg.methods.training import Trainer
 from rpg.methods.vectors import Drawn, Vectors
 from rpg.tokens.layers import Chunks, Layers, windows
@@ -56,6 +56,11 @@ class Config(ContrastiveConfig):
     contrast: Annotated[float, Field(ge=0, le=1)] = 0.05
     behaviour: Annotated[float, Field(ge=0, le=1)] = 0.0
     queries: PositiveInt = 256
+
+    def check_draw(self, request: DrawConfig, data: TrainingSet | None = None) -> None:
+        assert isinstance(request, GenerateConfig)
+        if data is not None and request.looks(data.zoo.structure):
+            image_task(data.zoo.manifest.origin, request.remedy)
 
     def build(self) -> SANE:
         return SANE(self)

@@ -26,6 +26,7 @@ from rpg.methods.sane.model import Autoencoder
 from rpg.methods.task_data import condition_batchnorm, has_batchnorm, task_with_data
 from rpg.methods.vectors import Drawn, Vectors
 from zoo.progress import progress
+from zoo.structure import Structure
 
 PASS_IMAGES = 32
 
@@ -58,6 +59,19 @@ class GenerateConfig(KernelDrawConfig):
     def selects(self) -> bool:
         return self.candidates is not None
 
+    def conditions(self, structure: Structure) -> bool:
+        """Whether running statistics are measured of networks of this structure."""
+        return has_batchnorm(structure) and self.batchnorm_passes > 0
+
+    def looks(self, structure: Structure) -> bool:
+        """Whether images are looked at."""
+        return self.conditions(structure) or self.selects
+
+    @property
+    def remedy(self) -> str:
+        """How none are."""
+        return "use --set generate.batchnorm_passes=0" + (" and no generate.candidates" if self.selects else "")
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -86,11 +100,10 @@ class Sampler:
     ) -> None:
         self.vectors, self.request, self.model, self.device = vectors, request, model, device
         self.anchors, self.hashes = anchors, hashes
-        self.conditions = has_batchnorm(vectors.layout.structure) and request.batchnorm_passes > 0
-        self.task = None
-        if self.conditions or request.selects:
-            remedy = "ask for generate.batchnorm_passes=0" + (" and no generate.candidates" if request.selects else "")
-            self.task = task_with_data(vectors.run.record().origin, device, remedy, vectors.data_root)
+        structure, self.task = vectors.layout.structure, None
+        self.conditions = request.conditions(structure)
+        if request.looks(structure):
+            self.task = task_with_data(vectors.run.record().origin, device, request.remedy, vectors.data_root)
             self.network = self.task.build(0)
             self.frozen, self.constants = vectors.run.frozen(), vectors.run.constants()
 

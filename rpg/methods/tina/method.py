@@ -86,7 +86,7 @@ class Tina(ChunkedMethod):
         if not (path := _classes(run)).is_file():
             save_tensors(path, {NAME: self._features(data)})
         features, scale = load_features(path), self._fit_scale(vectors, data)
-        trainer.files += [path, _values(run)]
+        trainer.keep(path, _values(run))
         told, given = signed(self._conditions(data), features), vectors.open()
         mask, permutations = vectors.layout.mask().view(-1), self.permutations(data)
         schedule = make_scheduler(self.diffusion, "ddpm", self.diffusion.num_steps)

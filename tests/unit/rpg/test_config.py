@@ -10,7 +10,7 @@ import torch
 from rpg.config import DiffusionConfig
 from rpg.diffusion import make_scheduler
 from rpg.methods.rpg.config import GeneratorConfig
-from zoo.recipe import validate
+from zoo.recipe import load_method, validate
 
 
 def config(**settings: Any) -> GeneratorConfig:
@@ -71,3 +71,19 @@ def test_schedules_that_are_not_refused_can_be_sampled(settings: dict[str, Any],
         value = steps.steps.step(noise, level, value).prev_sample
     assert torch.isfinite(value).all()
     assert float(value.std()) == pytest.approx(1.0, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["rpg-tiny", "rpg-latent-small", "p-diff-small", "cond-p-diff-small", "d2nwg-small", "g.pt-small", "tina-small"],
+)
+def test_more_sampling_steps_than_levels_are_no_settings(method: str) -> None:
+    levels = load_method(method)[0].diffusion.num_steps  # type: ignore[attr-defined]
+    load_method(method, [f"generate.steps={levels}"])
+    with pytest.raises(ValueError, match=f"^{levels + 1} sampling steps, .*; use --set generate.steps={levels}, or"):
+        load_method(method, [f"generate.steps={levels + 1}"])
+
+
+def test_reading_out_takes_no_steps() -> None:
+    load_method("rpg-latent-small", ["generate.sampler=readout", "generate.steps=1001"])
+    load_method("rpg-tiny-supervised", ["generate.sampler=readout", "generate.steps=1001"])

@@ -343,11 +343,12 @@ def test_trackers_processes_and_networks_without_values_are_refused(data, tmp_pa
     method = config("gaussian").build()
     with pytest.raises(ValueError, match="leave --track out"):
         method.check(data, Machine(torch.device("cpu"), ("tensorboard",)))
-    with ZooWriter(tmp_path / "empty", ORIGIN, Structure.of({"n": torch.tensor(1)})) as writer:
-        writer.add("a", {"n": torch.tensor(1)}, seed=0, split="train")
-        empty = writer.finish()
-    with pytest.raises(ValueError, match="integers alone"):
-        method.check(TrainingSet(empty, "train", empty.entries), CPU)
+    for k, nothing in enumerate(({"n": torch.tensor(1)}, {"n": torch.tensor(1), "w": torch.zeros(0, 3)})):
+        with ZooWriter(tmp_path / f"empty-{k}", ORIGIN, Structure.of(nothing)) as writer:
+            writer.add("a", nothing, seed=0, split="train")
+            empty = writer.finish()
+        with pytest.raises(ValueError, match="no values, or integers alone"):
+            method.check(TrainingSet(empty, "train", empty.entries), CPU)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="without `accelerate launch`"):
         method.check(data, CPU)

@@ -385,6 +385,21 @@ def test_settings_that_do_not_fit_are_refused(section, change, message) -> None:
         config(**{section: change})
 
 
+@pytest.mark.parametrize(
+    ("changes", "channels"),
+    [
+        ({"autoencoder": {"side": 4}}, 32),  # codes are images of 4 pixels a side, halved twice
+        ({"autoencoder": {"side": 2}, "denoiser": {"multipliers": (1,)}}, 8),
+    ],
+)
+def test_levels_of_which_normalisation_leaves_nothing_are_refused_before_training(zoo, changes, channels) -> None:
+    settings = {"denoiser": {"multipliers": (1, 2, 2)}, **changes}
+    with pytest.raises(ValueError, match=f"a level of 1 x 1 pixels has {channels} channels, .*multipliers fewer"):
+        config(**settings).build().check(TrainingSet.of(zoo, "train"), Machine(torch.device("cpu")))
+    settings = {**settings, "denoiser": {**settings["denoiser"], "width": 64}, "autoencoder": {"side": 4, "width": 64}}
+    config(**settings).build().check(TrainingSet.of(zoo, "train"), Machine(torch.device("cpu")))
+
+
 def test_images_may_be_seen_by_a_frozen_encoder(tmp_path, monkeypatch) -> None:
     """Of every class as many unit vectors of CLIP's as images are kept, before they are brought to mean 0, deviation 1
     together.

@@ -4,8 +4,10 @@ interruptions.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 import rpg.devices
 import rpg.methods.latents
 import rpg.methods.p_diff.method
+from killing import Killed
 from learning import content, generate, train
 from rpg.devices import DEVICES
 from rpg.methods.base import Machine, TrainingSet
@@ -24,6 +27,7 @@ from rpg.methods.p_diff.method import Config, PDiff
 from rpg.methods.p_diff.modules import Autoencoder, Denoiser, reconstruction_error
 from rpg.methods.vectors import Vectors, reconstructed
 from rpg.run import Run
+from zoo.errors import Corrupt
 from zoo.recipe import load_method
 from zoo.seeds import generator
 from zoo.store import Zoo
@@ -352,6 +356,46 @@ def test_settings_that_do_not_fit_are_refused(section, change, message) -> None:
         config(**{**sections, section: {**sections[section], **change}})
 
 
+@pytest.mark.parametrize(
+    ("section", "autoencoder"), [("denoiser", {"code": 1}), ("autoencoder", {"channels": (4,) * 6})]
+)
+def test_batches_of_one_value_are_refused_before_training(zoo, section, autoencoder) -> None:
+    sections = {"autoencoder": {**AUTOENCODER, **autoencoder}, "denoiser": DENOISER}
+    one, two = (config(**{**sections, section: {**sections[section], "batch_size": n}}).build() for n in (1, 2))
+    data, machine = TrainingSet.of(zoo, "train"), Machine(CPU)
+    with pytest.raises(ValueError, match=f"has no batch statistics.*--set method.{section}.batch_size=2"):
+        one.check(data, machine)
+    two.check(data, machine)
+
+
 def test_more_sampling_steps_than_levels_are_refused(short) -> None:
     with pytest.raises(ValueError, match="1001 sampling steps, but the schedule has 1000"):
         generate(short, Path("nowhere"), DiffusionDraw(steps=1001))
+
+
+@pytest.fixture(scope="module")
+def unfinished(zoo) -> Path:
+    """A run that was killed in its second stage."""
+    path = zoo.path.parent / "unfinished"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rpg.methods.p_diff.method, "noise_error", Mock(side_effect=Killed))
+        with pytest.raises(Killed):
+            train(brief(), zoo, path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["autoencoder.safetensors", "scale.safetensors", "layout.json", "vectors.npy"])
+def test_what_an_unfinished_run_has_finished_is_not_taken_changed(zoo, unfinished, tmp_path, name) -> None:
+    place = shutil.copytree(unfinished, tmp_path / "run")
+    data = (place / name).read_bytes()
+    (place / name).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(Corrupt, match=rf"{name} has changed .*; remove .*run and train again"):
+        train(brief(), zoo, place)
+    (place / name).write_bytes(data)
+    assert not (train(brief(), zoo, place).path / "finished.json").exists()
+
+
+def test_unfinished_runs_without_such_a_record_go_on(zoo, short, unfinished, tmp_path) -> None:
+    place = shutil.copytree(unfinished, tmp_path / "run")
+    (place / "finished.json").unlink()
+    assert content(train(brief(), zoo, place).path) == content(short.path)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import rpg.methods.training
 import rpg.run
-from killing import check_kills
+from killing import Killed, check_kills
 from learning import content, generate, train
 from rpg.methods.base import About, DrawConfig, Machine, MethodConfig, TrainingSet
 from rpg.methods.measured import stage_cost
@@ -261,3 +261,33 @@ def test_without_statistics_values_are_as_they_are_and_variances_their_logarithm
     np.testing.assert_allclose(values[:, :6], torch.stack([weights["w"] for weights in networks]), rtol=1e-6)
     logs = torch.stack([weights["norm.running_var"] for weights in networks]).log()
     np.testing.assert_allclose(np.ptp(values[:, 6:], 0), np.ptp(logs.numpy(), 0), rtol=0.1)
+
+
+def test_what_kills_left_half_written_goes_when_a_training_is_continued(zoo, tmp_path, monkeypatch):
+    """At once, should it be killed again; and of files that are written after the last step, when it ends."""
+    names = {".tmpAbC123", ".codec.state.safetensors.tmp"}
+    path = tmp_path / "run"
+
+    def leave() -> None:
+        path.mkdir(exist_ok=True)
+        for name in names:
+            (path / name).write_bytes(b"half")
+
+    def left() -> set[str]:
+        return names & {file.name for file in path.iterdir()}
+
+    leave()
+    with monkeypatch.context() as patch:
+        patch.setattr(Toy, "learn", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            train(TOY, zoo, path)
+    assert left() == names  # nobody holds the directory yet
+    with monkeypatch.context() as patch:
+        patch.setattr(rpg.methods.training, "cosine", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            train(TOY, zoo, path)
+    assert left() == set()
+    train(TOY, zoo, path)
+    leave()
+    train(TOY, zoo, path)
+    assert left() == set()
