@@ -174,6 +174,12 @@ def test_methods_of_many_kinds_stand_in_one_table() -> None:
     latex = call("rpg compare reports/all --format latex")
     assert latex.count(" & ") > 20
     assert "did you mean latex" in call("rpg compare reports/all --format latx", 2)
+    apart = [f"tiny-{method}-generated" for method in ("gaussian", "soup")]
+    for name in apart:
+        call(f"rpg report zoos/{name} --no-baselines")
+    lines = call(f"rpg compare {' '.join(apart)}").splitlines()
+    assert lines[0] == "Scores: accuracy (top1), %"
+    assert [line.split()[0] for line in lines[1:]] == ["group", "original", *apart]
     listed = {row["name"]: row for row in json.loads(call("rpg ls --json"))["artefacts"]}
     assert listed["tiny-soup"]["method"] == "soup"
     assert listed["all"]["what"] == "report"
