@@ -24,7 +24,7 @@ from rpg.reports.printed import comparison_json
 from rpg.reports.report import summary, write_report
 from rpg.reports.task_report import headline, tasks_json, tasks_text, write_task_report
 from rpg.reports.tasks import TaskComparison, compare_tasks
-from rpg.reports.together import Named, together
+from rpg.reports.together import Named, together, without_baselines
 from rpg.run import Run, read_losses
 from zoo.api import PYTHON
 from zoo.console import pick_device
@@ -342,13 +342,14 @@ def comparisons_of(
     command: tuple[str, ...],
 ) -> list[Comparison]:
     """The comparisons behind these reports, and of these zoos, those of the same originals together, as one
-    (rpg.reports.together). Raises ValueError for zoos of binary tasks, whose reports are task by task.
+    (rpg.reports.together); without `baselines` those of reports are left out, too. Raises ValueError for zoos of binary
+    tasks, whose reports are task by task.
     """
     found: list[tuple[Path, Comparison]] = []
     zoos: dict[str, list[Zoo]] = {}
     for place in places:
         if (there := _reported(place)) is not None:
-            found.append((find(place, "reports"), there))
+            found.append((find(place, "reports"), there if baselines else without_baselines(there)))
         else:
             zoo = Zoo.open(place)
             source = zoo.manifest.origin.source

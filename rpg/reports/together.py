@@ -28,6 +28,12 @@ def together(reports: Sequence[Named]) -> list[Comparison]:
     return [_merged(found) for found in alike.values()]
 
 
+def without_baselines(comparison: Comparison) -> Comparison:
+    """As a report that was made without baselines: without what codecs give back, too."""
+    groups = tuple(group for group in comparison.groups if group.kind not in ("baseline", "reconstructed"))
+    return comparison.model_copy(update={"groups": groups})
+
+
 def _merged(reports: Sequence[Named]) -> Comparison:
     taken = {group.name for _, comparison in reports for group in comparison.groups}
     found: list[tuple[str, Group]] = []

@@ -119,6 +119,14 @@ def test_names_that_are_taken_have_their_reports_behind_them() -> None:
     assert [group.name for group in merged.of_kind("generated")] == ["mine (a)", "mine (b)"]
 
 
+def test_without_baselines_a_report_that_has_them_is_shown_without(tmp_path: Path) -> None:
+    write(generated("reconstructed", 2.0, codec=True), tmp_path / "report")
+    (shown,) = comparisons_of([str(tmp_path / "report")], False, (), None, "cpu", PYTHON)
+    assert [group.name for group in shown.groups] == ["original", "heldout", "report"]
+    (whole,) = comparisons_of([str(tmp_path / "report")], True, (), None, "cpu", PYTHON)
+    assert len(whole.groups) == 9
+
+
 def test_reports_of_the_same_name_are_told_apart_by_their_places(tmp_path: Path) -> None:
     for place, ratio in (("a", 2.0), ("b", 3.0)):
         write(generated("", ratio), tmp_path / place / "report")
