@@ -18,6 +18,7 @@ from rpg.reports.compare import Candidate, Comparison, compare
 from rpg.reports.comparisons import read_comparison
 from rpg.reports.inputs import REPORT, networks, refuse_foreign
 from rpg.reports.labels import BASELINES, kind_of, labels
+from rpg.reports.made_by import made_by
 from rpg.reports.page import provenance_of
 from rpg.reports.plots import check_forms
 from rpg.reports.printed import comparison_json
@@ -122,7 +123,9 @@ class Reporting:
     def compared(self, task: Task | None) -> Comparison:
         """All groups beside the originals; without a task by their weights alone."""
         names = self._labels()
-        candidates = [Candidate(names[zoo.sha256], zoo, kind_of(zoo)) for zoo in self.zoos]
+        candidates = [
+            Candidate(names[zoo.sha256], zoo, kind_of(zoo), made_by(zoo, find_run(zoo, self.runs))) for zoo in self.zoos
+        ]
         if self.baselines:
             beside = self.path / "baselines"
             candidates += make_baselines(self.originals, self.split, self.config, beside, self.device)
