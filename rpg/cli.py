@@ -339,7 +339,7 @@ def report(
 def compare(
     places: Places,
     form: Form = "table",
-    baselines: Annotated[bool, typer.Option(help="Set baselines beside the zoos.")] = True,
+    baselines: Annotated[bool, typer.Option(help="Show baselines, those of reports, too.")] = True,
     overrides: Set = [],  # noqa: B006
     data_root: DataRoot = None,
     device: Device = "auto",

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from rpg.board.methods import together
 from rpg.board.plots import accuracy_plot
 from rpg.board.shelf import DAMAGED, FOLDERS, KINDS, Item, Shelf, Unknown
 from rpg.board.view import Linked, Links, Part, Press, View, address, listed
@@ -20,6 +19,7 @@ from rpg.reports.plots import distance_plot, loss_plot, similarity_plot
 from rpg.reports.report import EXPLAINED, LOSS_CAPTION, SIMILARITY_CAPTION, tables, whole_table
 from rpg.reports.task_report import gap_table, headline, task_table
 from rpg.reports.tasks import TaskComparison
+from rpg.reports.together import together
 from rpg.reports.verdict import judge
 from rpg.run import Run, read_losses
 from zoo.errors import Corrupt, brief

@@ -20,6 +20,9 @@ MAIN = (
 )
 WHERE_DIFFERENT = ("originals", "metric", "protocol", "seeds", "std of seeds")
 
+BELOW_TITLE = {"table": "\n", "markdown": "\n\n"}
+IN_WORDS = {"top1": "accuracy (top1)"}  # of metrics whose names do not say what they are
+
 
 def read_comparison(place: Path) -> Comparison:
     """The comparison of a report, by its directory. Raises MissingData when there is none, ValueError for a report that
@@ -37,12 +40,22 @@ def read_comparison(place: Path) -> Comparison:
 
 def comparisons_table(comparisons: Sequence[Comparison], form: str = "table") -> str:
     """All groups of all comparisons, a row each, in a format of zoo.table.FORMATS: CSV and JSON with all measures, the
-    others, which are for people, with the main ones.
+    others, which are for people, with the main ones; text and Markdown below a line that says what the scores are.
 
     Raises ValueError for an unknown format.
     """
     table = whole_table(comparisons)
-    return (table if form in ("csv", "json") else main_columns(table)).render(form)
+    text = (table if form in ("csv", "json") else main_columns(table)).render(form)
+    between, title = BELOW_TITLE.get(form), scores_title(comparisons)
+    return text if between is None or not title else f"{title}{between}{text}"
+
+
+def scores_title(comparisons: Sequence[Comparison]) -> str:
+    """Metric and unit of the scores; nothing where there are none."""
+    metrics = {comparison.scoring.headline for comparison in comparisons if comparison.scoring}
+    if len(metrics) > 1:
+        return "Scores: the metric of each row, %"
+    return "".join(f"Scores: {IN_WORDS.get(metric, metric)}, %" for metric in metrics)
 
 
 def main_columns(table: Table) -> Table:

@@ -9,6 +9,7 @@ from rpg.listing import method_name
 from zoo.manifest import Origin
 from zoo.store import Zoo
 
+GENERATED = "generated"  # a single kind of generated networks
 BASELINES = ("gaussian", "mean_of_all")  # of their names those that a method could have
 
 
@@ -35,7 +36,7 @@ def labels(zoos: Sequence[Zoo], taken: Sequence[str] = ()) -> dict[str, str]:
         alike = sum(other.name == first.name for other in firsts) > 1
         name = (str(first.path) if alike else first.name) if unclear else str(method)
         if len(generated) == 1 and first is generated[0]:
-            name = "generated"
+            name = GENERATED
         names |= {zoo.sha256: name for zoo in members}
     return names
 

@@ -45,9 +45,9 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """What a report says. `about` is what it compares, `headlines` the answer. Rows of tables whose first cell is in
-    `marks` get its colour, those in `strong` stand out; `explained` says what a column's title means. `links` are
-    places relative to the page, by what they are.
+    """What a report says. `about` is what it compares, `headlines` the answer, `notes` what to know beside it. Rows of
+    tables whose first cell is in `marks` get its colour, those in `strong` stand out; `explained` says what a column's
+    title means. `links` are places relative to the page, by what they are.
     """
 
     title: str
@@ -59,6 +59,7 @@ class Page:
     strong: frozenset[str] = frozenset()
     explained: Mapping[str, str] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 def write_page(page: Page, record: Frozen, inputs: Inputs, numbers: Table, out: Path, plots: Sequence[str]) -> Path:
@@ -126,7 +127,7 @@ def _commit() -> str:
 
 
 def _markdown(page: Page) -> str:
-    parts = [f"# {markdown_text(page.title)}: {page.about}", *map(markdown_text, page.headlines)]
+    parts = [f"# {markdown_text(page.title)}: {page.about}", *map(markdown_text, [*page.headlines, *page.notes])]
     for section in page.sections:
         parts.append(f"## {markdown_text(section.title)}")
         if section.terms:

@@ -27,7 +27,8 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
                 similarity["aligned"]["distribution"] = aligned.distribution.model_dump(mode="json")
         if group.distribution:
             similarity["distribution"] = group.distribution.model_dump(mode="json")
-        shown: dict[str, Any] = {"kind": group.kind, "seeds": len(group.seeds), "similarity": similarity}
+        shown: dict[str, Any] = {"kind": group.kind, "about": group.about}
+        shown |= {"seeds": len(group.seeds), "similarity": similarity}
         if behaviour := group.behaviour:
             shown["metrics"] = {name: summary.to_json() for name, summary in behaviour.metrics.items()}
             similarity["max_error_iou"] = summarize(behaviour.max_error_iou).to_json()
@@ -37,4 +38,4 @@ def comparison_json(comparison: Comparison) -> dict[str, Any]:
             shown["working"] = scoring.working(group) if scoring else None
         groups[group.name] = shown
     about = {"protocol": scoring.protocol if scoring else None, "chance": scoring.chance if scoring else None}
-    return {"task": comparison.originals, **about, "groups": groups}
+    return {"task": comparison.originals, **about, "runs": comparison.runs, "groups": groups}

@@ -215,9 +215,21 @@ def tables(comparison: Comparison) -> list[tuple[str, Table]]:
 
 
 def summary(comparison: Comparison) -> str:
-    """The tables and the verdicts, for the terminal."""
+    """The tables, what was compared, and the verdicts, for the terminal."""
     parts = [f"{title}\n{table.text()}" for title, table in tables(comparison)]
-    return "\n\n".join([*parts, *_headlines(comparison)])
+    return "\n\n".join([*parts, "\n".join(notes(comparison)), *_headlines(comparison)])
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What made each group of generated networks, and from how many runs the training checkpoints come, a line each."""
+    count, runs = len(comparison.original.ids), comparison.runs
+    origin = f"The {count} training checkpoints come from {runs} runs."
+    if runs == 1:
+        origin = (
+            f"All {count} training checkpoints are of one run, by their record: the yardstick is how far checkpoints "
+            "of one training lie apart, so distances over it say little of how new a network is."
+        )
+    return [*(f"{group.name}: {group.about}." for group in comparison.of_kind("generated")), origin]
 
 
 def write_report(
@@ -243,6 +255,7 @@ def write_report(
         title=comparison.originals,
         about="originals, generated networks and baselines",
         headlines=_headlines(comparison),
+        notes=notes(comparison),
         sections=_sections(comparison, losses, worth),
         provenance=made_of | dict(provenance),
         marks=marks(comparison.groups),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,14 @@ from rpg.reports.compare import Candidate, Comparison, compare
 from rpg.reports.comparisons import read_comparison
 from rpg.reports.inputs import REPORT, networks, refuse_foreign
 from rpg.reports.labels import BASELINES, kind_of, labels
+from rpg.reports.made_by import made_by
 from rpg.reports.page import provenance_of
 from rpg.reports.plots import check_forms
 from rpg.reports.printed import comparison_json
 from rpg.reports.report import summary, write_report
 from rpg.reports.task_report import headline, tasks_json, tasks_text, write_task_report
 from rpg.reports.tasks import TaskComparison, compare_tasks
+from rpg.reports.together import Named, together, without_baselines
 from rpg.run import Run, read_losses
 from zoo.api import PYTHON
 from zoo.console import pick_device
@@ -31,7 +34,7 @@ from zoo.errors import MissingData
 from zoo.manifest import settings_of
 from zoo.recipe import eval_of, load_recipe, task_of
 from zoo.spent import Spent
-from zoo.store import Zoo, find
+from zoo.store import Zoo, absolute, find
 from zoo.tasks.base import LabelledTask, Task, TaskConfig
 from zoo.tasks.recalibrated import recalibrated
 from zoo.tasks.scripted import Script, with_script
@@ -120,7 +123,9 @@ class Reporting:
     def compared(self, task: Task | None) -> Comparison:
         """All groups beside the originals; without a task by their weights alone."""
         names = self._labels()
-        candidates = [Candidate(names[zoo.sha256], zoo, kind_of(zoo)) for zoo in self.zoos]
+        candidates = [
+            Candidate(names[zoo.sha256], zoo, kind_of(zoo), made_by(zoo, find_run(zoo, self.runs))) for zoo in self.zoos
+        ]
         if self.baselines:
             beside = self.path / "baselines"
             candidates += make_baselines(self.originals, self.split, self.config, beside, self.device)
@@ -339,14 +344,15 @@ def comparisons_of(
     device: str,
     command: tuple[str, ...],
 ) -> list[Comparison]:
-    """The comparisons behind these reports, and of these zoos, those of the same originals together. Raises ValueError
-    for zoos of binary tasks, whose reports are task by task.
+    """The comparisons behind these reports, and of these zoos, those of the same originals together, as one
+    (rpg.reports.together); without `baselines` those of reports are left out, too. Raises ValueError for zoos of binary
+    tasks, whose reports are task by task.
     """
-    found: list[Comparison] = []
+    found: list[tuple[Path, Comparison]] = []
     zoos: dict[str, list[Zoo]] = {}
     for place in places:
         if (there := _reported(place)) is not None:
-            found.append(there)
+            found.append((find(place, "reports"), there if baselines else without_baselines(there)))
         else:
             zoo = Zoo.open(place)
             source = zoo.manifest.origin.source
@@ -360,8 +366,14 @@ def comparisons_of(
             raise ValueError(
                 f"{group[0].path} is for many binary tasks; `rpg report {group[0].path}` sets them side by side"
             )
-        found.append(made)
-    return found
+        found.append((plan.path, made))
+    return together(_named(found))
+
+
+def _named(reports: Sequence[tuple[Path, Comparison]]) -> list[Named]:
+    """Comparisons by the names of their reports' directories; by their places, where two have the same name."""
+    names = Counter(path.name for path in {absolute(path) for path, _ in reports})
+    return [(absolute(path).name if names[absolute(path).name] == 1 else str(path), made) for path, made in reports]
 
 
 def _reported(place: str) -> Comparison | None:

@@ -18,10 +18,10 @@ import pytest
 from commands import call
 
 import shown
-from rpg.board.methods import together
 from rpg.board.pages import CURVE_POINTS, thinned
 from rpg.board.view import Press
 from rpg.reports.comparisons import read_comparison
+from rpg.reports.together import together
 from zoo.store import Zoo
 
 pytest.importorskip("uvicorn", reason="the board needs uvicorn")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,15 @@ def test_methods_of_many_kinds_stand_in_one_table() -> None:
     latex = call("rpg compare reports/all --format latex")
     assert latex.count(" & ") > 20
     assert "did you mean latex" in call("rpg compare reports/all --format latx", 2)
+    apart = [f"tiny-{method}-generated" for method in ("gaussian", "soup")]
+    for name in apart:
+        call(f"rpg report zoos/{name} --no-baselines")
+    shown = call("rpg report zoos/tiny-generated --no-baselines --out reports/one")
+    assert re.search(r"\ngenerated: networks from a generator, [\d,]+ training steps, settings \S+", shown)
+    assert "training checkpoints are of one run" in shown
+    lines = call(f"rpg compare {' '.join(apart)}").splitlines()
+    assert lines[0] == "Scores: accuracy (top1), %"
+    assert [line.split()[0] for line in lines[1:]] == ["group", "original", *apart]
     listed = {row["name"]: row for row in json.loads(call("rpg ls --json"))["artefacts"]}
     assert listed["tiny-soup"]["method"] == "soup"
     assert listed["all"]["what"] == "report"

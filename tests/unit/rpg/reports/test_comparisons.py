@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 from test_report import comparison, weights_alone, with_seeds, write
 
+from made_up import replaced
 from rpg.reports.compare import Comparison
 from rpg.reports.comparisons import comparisons_table, read_comparison
 from rpg.reports.report import measures, write_report
+from rpg.reports.stage import comparisons_of
+from rpg.reports.together import together
+from zoo.api import PYTHON
 from zoo.errors import Corrupt, MissingData
 
 
@@ -45,10 +49,10 @@ def test_rows_are_originals_by_groups_with_all_measures() -> None:
 
 def test_text_shows_the_main_measures_and_only_what_differs() -> None:
     one = comparisons_table([comparison()]).splitlines()
-    assert one[0].split()[:5] == ["group", "networks", "best", "mean", "std"]
+    assert one[1].split()[:5] == ["group", "networks", "best", "mean", "std"]
     several = comparisons_table([with_seeds(comparison()), other(comparison())]).splitlines()
-    assert several[0].startswith("originals")
-    assert "std of seeds" in several[0]
+    assert several[1].startswith("originals")
+    assert "std of seeds" in several[1]
     assert several[-1].startswith("other")
     latex = comparisons_table([comparison()], "latex")
     assert r"novel and good, \%" in latex
@@ -57,9 +61,81 @@ def test_text_shows_the_main_measures_and_only_what_differs() -> None:
 
 def test_weights_alone_stand_beside_scores() -> None:
     lines = comparisons_table([comparison(), other(weights_alone(comparison()))]).splitlines()
-    assert len(lines) == 17
-    assert lines[1].count("  -") == 0
-    assert lines[9].count("  -") >= 4
+    assert len(lines) == 18
+    assert lines[2].count("  -") == 0
+    assert lines[10].count("  -") >= 4
+    assert not comparisons_table([weights_alone(comparison())]).startswith("Scores")
+
+
+def test_text_and_markdown_say_metric_and_unit_once() -> None:
+    made = comparison()
+    assert made.scoring
+    boxes = {"scoring": made.scoring.model_copy(update={"headline": "box_AP"})}
+    boxes["groups"] = tuple(
+        group.model_copy(
+            update={"behaviour": group.scored.model_copy(update={"metrics": {"box_AP": group.scored.metrics["top1"]}})}
+        )
+        for group in made.groups
+    )
+    for form, between in (("table", "\n"), ("markdown", "\n\n")):
+        text = comparisons_table([made, other(made)], form)
+        assert text.startswith(f"Scores: accuracy (top1), %{between}")
+        assert text.count("top1") == 1
+    assert comparisons_table([other(made).model_copy(update=boxes)]).startswith("Scores: box_AP, %\n")
+    both = comparisons_table([made, other(made).model_copy(update=boxes)])
+    assert both.startswith("Scores: the metric of each row, %\n")
+    assert both.splitlines()[1].split()[1] == "metric"
+    for form in ("csv", "json", "latex"):
+        assert "accuracy (top1)" not in comparisons_table([made], form)
+
+
+def generated(name: str, ratio: float, codec: bool = False) -> Comparison:
+    """A comparison whose only generated networks are called `generated`, so far from the originals."""
+    made = replaced(comparison((97.0, 0.6, ratio)), "mine", name="generated")
+    rows = [made.group("generated").model_copy(update={"kind": "reconstructed", "name": name})] * codec
+    return made.model_copy(update={"groups": (*made.groups, *rows)})
+
+
+def test_runs_of_several_reports_are_told_apart_by_their_reports() -> None:
+    """What is the same in both stands once; the others are called as their reports, the rows of codecs, too."""
+    reports = [
+        ("digits-small", generated("reconstructed", 2.0, codec=True)),
+        ("digits-large", generated("reconstructed heldout by generated and noisy", 3.0, codec=True)),
+    ]
+    (merged,) = together(reports)
+    assert [group.name for group in merged.groups] == [
+        *("original", "heldout", "digits-small", "digits-large"),
+        *("reconstructed by digits-small", "reconstructed heldout by digits-large and noisy"),
+        *("noised_0.01", "noised_0.1", "mean_of_all", "average_of_16", "gaussian"),
+    ]
+    assert merged.group("digits-large").nearest == reports[1][1].group("generated").nearest
+
+
+def test_names_that_are_taken_have_their_reports_behind_them() -> None:
+    """Of a report that is called as a baseline, and of a method that two reports have."""
+    (merged,) = together([("gaussian", generated("", 2.0)), ("other", generated("", 3.0))])
+    assert [group.name for group in merged.of_kind("generated")] == ["generated (gaussian)", "other"]
+    (merged,) = together([("a", comparison()), ("b", comparison((97.0, 0.6, 3.0)))])
+    assert [group.name for group in merged.of_kind("generated")] == ["mine (a)", "mine (b)"]
+
+
+def test_without_baselines_a_report_that_has_them_is_shown_without(tmp_path: Path) -> None:
+    write(generated("reconstructed", 2.0, codec=True), tmp_path / "report")
+    (shown,) = comparisons_of([str(tmp_path / "report")], False, (), None, "cpu", PYTHON)
+    assert [group.name for group in shown.groups] == ["original", "heldout", "report"]
+    (whole,) = comparisons_of([str(tmp_path / "report")], True, (), None, "cpu", PYTHON)
+    assert len(whole.groups) == 9
+
+
+def test_reports_of_the_same_name_are_told_apart_by_their_places(tmp_path: Path) -> None:
+    for place, ratio in (("a", 2.0), ("b", 3.0)):
+        write(generated("", ratio), tmp_path / place / "report")
+    write(generated("", 4.0), tmp_path / "third")
+    places = [str(tmp_path / place) for place in ("a/report", "b/report", "third")]
+    (merged,) = comparisons_of(places, True, (), None, "cpu", PYTHON)
+    assert [group.name for group in merged.of_kind("generated")] == [*places[:2], "third"]
+    (merged,) = comparisons_of([places[0]] * 2, True, (), None, "cpu", PYTHON)
+    assert [group.name for group in merged.of_kind("generated")] == ["report"]
 
 
 def test_an_unknown_format_is_refused() -> None:
