@@ -46,6 +46,8 @@ def test_what_it_is_worth_is_printed_and_measured_once(place, monkeypatch):
     for name in ("4 networks, 1 held out", "objective", "midpoint", "mean of all", "soup of 4", "loss barrier"):
         assert any(line.startswith(name) for line in text.splitlines()), name
     aligned = Zoo.open("seeds-aligned")
+    titles = [call(f"rpg-zoo card {zoo}").partition("\n# ")[2].partition(":")[0] for zoo in ("seeds", "seeds-aligned")]
+    assert titles == ["tiny", "tiny (align)"]
     about = read_alignment(aligned)
     assert about.config.match == "both"
     assert about.refined

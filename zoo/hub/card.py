@@ -67,7 +67,7 @@ def zoo_card(
     metadata = {
         "license": license,
         "library_name": SITE,
-        "pretty_name": f"Neural networks: {zoo.manifest.origin.name}",
+        "pretty_name": f"Neural networks: {_named(zoo.manifest.origin)}",
         "tags": [SITE, "neural-network-weights", "model-zoo", zoo.manifest.origin.kind],
         "size_categories": [_size_category(len(zoo.entries))],
         "configs": [{"config_name": "default", "data_files": "index.parquet"}],
@@ -76,7 +76,7 @@ def zoo_card(
     tick = "```"
     first = zoo.entries[0].id
     parts = [
-        f"# {zoo.manifest.origin.name}: {len(zoo.entries)} neural networks as data",
+        f"# {_named(zoo.manifest.origin)}: {len(zoo.entries)} neural networks as data",
         f"{_what(zoo)} `index.parquet` has a row per checkpoint; it is what the viewer shows and what "
         f'`datasets.load_dataset("{repo_id}")` reads. `manifest.json` has the hash of every file and checkpoint.',
         "## Loading",
@@ -138,6 +138,12 @@ def read_plots(report: Path) -> list[tuple[str, bytes]]:
 
 def _front_matter(metadata: dict[str, Any]) -> str:
     return f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n"
+
+
+def _named(origin: Origin) -> str:
+    """Its name, and what a derived zoo was derived by, such as `align`: its source has the same name."""
+    by = [key for key in origin.settings if key != "split"] if origin.kind == "derived" else []
+    return f"{origin.name} ({', '.join(by)})" if by else origin.name
 
 
 def _what(zoo: Zoo) -> str:
