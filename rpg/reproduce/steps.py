@@ -317,7 +317,7 @@ def require_same(step: Step, machine: Machine) -> None:
         step.refuse_another(machine)
     except ValueError as error:
         raise ValueError(
-            f"{str(error).partition('; choose another')[0]}; `rpg reproduce` makes zoos and runs where it is called, "
+            f"{str(error).partition('; choose another')[0]}; zoos and runs are made where this is called, "
             "whatever --out: call it in another directory, or remove what is there"
         ) from error
 

@@ -280,7 +280,7 @@ def test_a_zoo_of_other_settings_is_refused(
     for carry_out in (lambda: reproduce_one(plan, Alone(Machine("cpu")), Path("out")), lambda: outlook([plan], "h100")):
         with pytest.raises(
             ValueError,
-            match=r"holds another zoo: zoo\.checkpoints 3 -> 4; .*`rpg reproduce` makes .* in another directory",
+            match=r"holds another zoo: zoo\.checkpoints 3 -> 4; .* made where this is called, .* in another directory",
         ):
             carry_out()
     shutil.rmtree(cell.zoo.place)
