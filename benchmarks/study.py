@@ -96,9 +96,7 @@ def table_of(records: Sequence[Record], titles: Sequence[str], digits: Mapping[s
 def write_table(table: Table, place: Path, title: str = "") -> None:
     """Print it, and write it beside `place`, as .json and, below its title, .md."""
     write_bytes(place.with_suffix(".json"), table.json_text().encode())
-    write_bytes(
-        place.with_suffix(".md"), (f"{title}\n\n{table.markdown()}\n" if title else f"{table.markdown()}\n").encode()
-    )
+    write_bytes(place.with_suffix(".md"), ("\n\n".join(filter(None, (title, table.markdown()))) + "\n").encode())
     print(table.text())
 
 

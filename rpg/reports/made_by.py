@@ -8,7 +8,8 @@ from rpg.reports.compare import ABOUT
 from rpg.reports.labels import kind_of
 from rpg.run import Run, read_losses
 from zoo.manifest import Origin, differences, settings_of
-from zoo.recipe import load_method, load_recipe, method_names, recipe_names
+from zoo.names import method_names, recipe_names
+from zoo.recipe import load_method, load_recipe
 from zoo.store import Zoo
 
 MOST = 3  # changed settings that are named
